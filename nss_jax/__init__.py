@@ -1,0 +1,108 @@
+"""Network Space Search in JAX.
+
+The names below are the library: search spaces and their cost, distributions
+over spaces, the supernet, and the pure steps. See `README.md` for the program.
+"""
+
+from nss_jax.runtime.artifacts import load_space
+from nss_jax.spaces.cost import (
+  arch_macs,
+  arch_params,
+  flops_penalty,
+  macs_range,
+  mean_macs,
+  space_macs,
+)
+from nss_jax.spaces.distribution import (
+  EliteSpace,
+  SpaceLogits,
+  elite_space,
+  entropy,
+  gumbel_softmax,
+  init_logits,
+  most_probable_space,
+  probabilities,
+  sample_space,
+)
+from nss_jax.spaces.search_space import (
+  Arch,
+  SearchSpace,
+  Space,
+  describe_space,
+  enumerate_archs,
+  enumerate_spaces,
+  format_arch,
+  format_space,
+  parse_arch,
+  parse_space,
+  sample_archs,
+  sample_bin_archs,
+)
+from nss_jax.steps.losses import cross_entropy
+from nss_jax.steps.search_step import (
+  SearchState,
+  init_search_state,
+  search_step,
+)
+from nss_jax.steps.weight_step import (
+  WeightState,
+  init_weight_state,
+  weight_step,
+)
+from nss_jax.supernet.masks import (
+  Masks,
+  Sample,
+  arch_masks,
+  gumbel_sampler,
+  mix_masks,
+  warmup_sampler,
+)
+from nss_jax.supernet.network import apply_masked, init_weights
+from nss_jax.version import __version__
+
+__all__ = [
+  "Arch",
+  "EliteSpace",
+  "Masks",
+  "Sample",
+  "SearchSpace",
+  "SearchState",
+  "Space",
+  "SpaceLogits",
+  "WeightState",
+  "__version__",
+  "apply_masked",
+  "arch_macs",
+  "arch_masks",
+  "arch_params",
+  "cross_entropy",
+  "describe_space",
+  "elite_space",
+  "entropy",
+  "enumerate_archs",
+  "enumerate_spaces",
+  "flops_penalty",
+  "format_arch",
+  "format_space",
+  "gumbel_sampler",
+  "gumbel_softmax",
+  "init_logits",
+  "init_search_state",
+  "init_weight_state",
+  "init_weights",
+  "load_space",
+  "macs_range",
+  "mean_macs",
+  "mix_masks",
+  "most_probable_space",
+  "parse_arch",
+  "parse_space",
+  "probabilities",
+  "sample_archs",
+  "sample_bin_archs",
+  "sample_space",
+  "search_step",
+  "space_macs",
+  "warmup_sampler",
+  "weight_step",
+]

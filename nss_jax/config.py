@@ -1,0 +1,255 @@
+"""The config of a run: every field, its unit, and what is accepted.
+
+Config files in `configs/` start from `base()` and say what differs. FLOPs are
+multiply-adds, everywhere.
+"""
+
+import math
+from typing import Any
+
+import ml_collections
+
+from nss_jax.spaces import cost
+from nss_jax.spaces.search_space import SearchSpace
+
+
+class ConfigError(ValueError):
+  """A field with a value that is not accepted, in one line."""
+
+
+def base() -> ml_collections.ConfigDict:
+  """The paper's settings where it gives them, DARTS' elsewhere."""
+  return ml_collections.ConfigDict(
+    {
+      "name": "unnamed",  # of the workdir: runs/<name>
+      "seed": 0,
+      "data": {
+        "source": "digits",  # digits | cifar10_binary | cifar100_binary | tfds
+        "path": "",  # archive or folder; empty: cache, fetched once
+        "name": "",  # of the data set, for tfds
+        "validation_fraction": 0.5,  # of the training images, for the logits
+        "split_seed": 0,
+        "crop_padding": 0,  # pixels on each side; 0: no random crop
+        "flip": False,  # left to right
+      },
+      "space": {
+        "max_depth": 16,  # blocks per stage
+        "max_width": 512,  # channels per stage
+        "num_depth_bins": 4,
+        "num_width_bins": 16,
+        "strides": (1, 2, 2),  # one per stage
+        "stem_width": 16,
+        "block": "basic",
+        "num_classes": 10,
+      },
+      "objective": {
+        "target_flops": 600e6,  # multiply-adds of one image
+        "cost_weight": 1.0,  # lambda of Eq. 5
+        "cost_from": "sample",  # sample (paper) | expected
+      },
+      "search": {
+        "epochs": 50,
+        "warmup_epochs": 15,  # logits frozen
+        "batch_size": 64,  # of all devices together
+        "temperature_start": 5.0,
+        "temperature_end": 0.001,
+        "estimator": "soft",  # soft (paper) | straight_through
+        "num_elite_samples": 5,
+        "sync_batch_norm": False,  # statistics over all devices
+        "steps_per_dispatch": 16,  # at most; one call of the device
+        "checkpoint_every": 1,  # epochs
+        "keep_checkpoints": 3,
+      },
+      "weights": {
+        "learning_rate": 0.025,  # cosine to final_learning_rate
+        "final_learning_rate": 0.001,
+        "momentum": 0.9,
+        "weight_decay": 3e-4,
+        "clip_norm": 5.0,
+      },
+      "logits": {
+        "learning_rate": 0.02,  # DARTS' 3e-4 hardly moves a 16-way softmax
+        "b1": 0.5,
+        "b2": 0.999,
+        "weight_decay": 1e-3,
+      },
+    }
+  )
+
+
+def search_space(
+  config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
+) -> SearchSpace:
+  """The search space of `config.space` for images of that shape.
+
+  Raises:
+    ConfigError: if the fields do not make one.
+  """
+  fields = dict(config.space)
+  try:
+    return SearchSpace.expanded(
+      **fields, image_shape=tuple(int(n) for n in image_shape)
+    )
+  except ValueError as error:
+    raise ConfigError(f"config.space: {error}") from error
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks every field that can be checked without the data.
+
+  Raises:
+    ConfigError: naming the field, the value and what is accepted.
+  """
+  _check_fields(config.to_dict(), base().to_dict(), "config")
+  for path, choices in _CHOICES.items():
+    value = _get(config, path)
+    if value not in choices:
+      raise ConfigError(_message(path, value, f"one of {', '.join(choices)}"))
+  for path, (accepts, words) in _RANGES.items():
+    value = _get(config, path)
+    if isinstance(value, float) and not math.isfinite(value):
+      raise ConfigError(_message(path, value, words))
+    if not accepts(value):
+      raise ConfigError(_message(path, value, words))
+  search = config.search
+  if search.warmup_epochs >= search.epochs:
+    raise ConfigError(
+      _message(
+        "search.warmup_epochs",
+        search.warmup_epochs,
+        f"fewer than the {search.epochs} of config.search.epochs",
+      )
+    )
+  if search.temperature_end > search.temperature_start:
+    raise ConfigError(
+      _message(
+        "search.temperature_end",
+        search.temperature_end,
+        f"at most search.temperature_start, {search.temperature_start}",
+      )
+    )
+  if not str(config.name).strip() or "/" in config.name or config.name[0] == ".":
+    raise ConfigError(_message("name", config.name, "a plain folder name"))
+
+
+def validate_target(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> None:
+  """Refuses a target that no space can meet.
+
+  Raises:
+    ConfigError: with the range that can be met.
+  """
+  target = config.objective.target_flops
+  low, high = cost.macs_range(search_space)
+  if not low <= target <= high:
+    raise ConfigError(
+      _message(
+        "objective.target_flops",
+        f"{target:g}",
+        f"{low:.6g} to {high:.6g} multiply-adds, the mean costs that a space "
+        "of this search space can have",
+      )
+    )
+
+
+def differences(old: Any, new: Any, path: str = "config") -> list[str]:
+  """Fields in which two nested dicts differ: `config.seed: 0 is now 1`."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    found = []
+    for key in [*old, *(k for k in new if k not in old)]:
+      if key not in old:
+        found.append(f"{path}.{key}: new, {new[key]!r}")
+      elif key not in new:
+        found.append(f"{path}.{key}: {old[key]!r} is gone")
+      else:
+        found += differences(old[key], new[key], f"{path}.{key}")
+    return found
+  return [] if old == new else [f"{path}: {old!r} is now {new!r}"]
+
+
+def to_json(value: Any) -> Any:
+  """A config as plain JSON values."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  if isinstance(value, dict):
+    return {k: to_json(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [to_json(v) for v in value]
+  return value
+
+
+def _positive(value) -> bool:
+  return value > 0
+
+
+def _count(value) -> bool:
+  return value >= 1
+
+
+_CHOICES = {
+  "space.block": ("basic",),
+  "objective.cost_from": ("sample", "expected"),
+  "search.estimator": ("soft", "straight_through"),
+}
+_NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
+_RANGES = {
+  "seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+  "data.validation_fraction": (lambda v: 0 < v < 1, "above 0 and below 1"),
+  "data.split_seed": _NOT_NEGATIVE,
+  "data.crop_padding": _NOT_NEGATIVE,
+  "objective.target_flops": (_positive, "above 0, in multiply-adds"),
+  "objective.cost_weight": _NOT_NEGATIVE,
+  "search.epochs": (_count, "1 or more"),
+  "search.warmup_epochs": _NOT_NEGATIVE,
+  "search.batch_size": (lambda v: v >= 2, "2 or more"),
+  "search.temperature_start": (_positive, "above 0"),
+  "search.temperature_end": (_positive, "above 0"),
+  "search.num_elite_samples": (_count, "1 or more"),
+  "search.steps_per_dispatch": (_count, "1 or more"),
+  "search.checkpoint_every": (_count, "1 or more"),
+  "search.keep_checkpoints": (lambda v: v >= 2, "2 or more"),
+  "weights.learning_rate": (_positive, "above 0"),
+  "weights.final_learning_rate": _NOT_NEGATIVE,
+  "weights.momentum": (lambda v: 0 <= v < 1, "0 up to, not including, 1"),
+  "weights.weight_decay": _NOT_NEGATIVE,
+  "weights.clip_norm": (_positive, "above 0"),
+  "logits.learning_rate": (_positive, "above 0"),
+  "logits.b1": (lambda v: 0 <= v < 1, "0 up to, not including, 1"),
+  "logits.b2": (lambda v: 0 <= v < 1, "0 up to, not including, 1"),
+  "logits.weight_decay": _NOT_NEGATIVE,
+}
+
+
+def _check_fields(given: Any, known: Any, path: str) -> None:
+  """Same fields and types as the base config, all the way down."""
+  if isinstance(known, dict):
+    if not isinstance(given, dict):
+      raise ConfigError(f"{path}: {given!r} is not a group of fields")
+    if set(given) != set(known):
+      missing, extra = sorted(set(known) - set(given)), set(given) - set(known)
+      raise ConfigError(
+        f"{path} has the fields {sorted(known)}; missing {missing}, unknown "
+        f"{sorted(extra)}"
+      )
+    for key in known:
+      _check_fields(given[key], known[key], f"{path}.{key}")
+    return
+  kinds = {float: (float, int), tuple: (tuple, list)}
+  accepted = kinds.get(type(known), (type(known),))
+  wrong_bool = isinstance(given, bool) and not isinstance(known, bool)
+  if wrong_bool or not isinstance(given, accepted):
+    raise ConfigError(
+      f"{path}: {given!r} is a {type(given).__name__}; expected "
+      f"{type(known).__name__}"
+    )
+
+
+def _get(config: ml_collections.ConfigDict, path: str) -> Any:
+  for name in path.split("."):
+    config = config[name]
+  return config
+
+
+def _message(path: str, value: Any, accepted: str) -> str:
+  return f"config.{path}: {value} is not accepted; expected {accepted}"

@@ -1,0 +1,1 @@
+"""The programs: they read the config, own the loops and call jit."""

@@ -1,0 +1,53 @@
+"""From uint8 images on the device to the batch a step takes."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+# (key of one image, image [H, W, C]) -> image [H, W, C]
+AugmentFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def make_augment(*, crop_padding: int = 0, flip: bool = False) -> AugmentFn:
+  """The usual CIFAR augmentation of one image, by parts.
+
+  Args:
+    crop_padding: pixels of zeros added on each side before a random crop of
+      the original size; 0 for no crop.
+    flip: mirror left to right with probability one half.
+  """
+
+  def augment(rng, image):
+    crop_rng, flip_rng = jax.random.split(rng)
+    if crop_padding:
+      pad = (crop_padding, crop_padding)
+      padded = jnp.pad(image, (pad, pad, (0, 0)))
+      row, column = jax.random.randint(crop_rng, (2,), 0, 2 * crop_padding + 1)
+      image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+    if flip:
+      image = jnp.where(jax.random.bernoulli(flip_rng), image[:, ::-1], image)
+    return image
+
+  return augment
+
+
+def augment_batch(
+  rng: jax.Array, positions: jax.Array, images: jax.Array, augment: AugmentFn
+) -> jax.Array:
+  """Augments `[B, H, W, C]`, each image by the key of its position.
+
+  A position in the global batch `[B]`, not on the device, gives the key: any
+  number of devices makes the same images.
+  """
+  keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(positions)
+  return jax.vmap(augment)(keys, images)
+
+
+def normalize(
+  images: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+  """`(images / 255 - mean) / std` of `[B, H, W, C]` uint8, float32."""
+  channels = (None, None, None, slice(None))
+  mean, std = (jnp.asarray(x, jnp.float32)[channels] for x in (mean, std))
+  return (images.astype(jnp.float32) / 255 - mean) / std

@@ -1,0 +1,317 @@
+"""Checkpoints that are restored as they were saved, or not at all.
+
+orbax writes and reads the arrays, and restores one with a flipped bit without
+a word. So every checkpoint `00000042/` has a file `00000042.sha256.json`
+beside it, with a digest per file. It is written after orbax has finished and
+is the last word: without it a checkpoint does not count, and if it disagrees
+the one before is used.
+"""
+
+import hashlib
+import pathlib
+import re
+import shutil
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from nss_jax.runtime import artifacts
+
+# A checkpoint, its digest, or what a killed save has left of it.
+_NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
+
+
+class CheckpointError(ValueError):
+  """A checkpoint can not be written or used; one line that names it."""
+
+  def __init__(self, message: str):
+    super().__init__(artifacts.one_line(message))
+
+
+class Checkpoints:
+  """The checkpoints of one run, in one folder, written by one process.
+
+  Args:
+    directory: the folder; made by the first save.
+    keep: how many verified checkpoints stay; the one before the newest is
+      what a damaged newest falls back to, so 2 at least is wise.
+    warn: receives one line for each damaged checkpoint that is passed over.
+
+  Raises:
+    ValueError: if `keep` is not at least 1.
+  """
+
+  def __init__(
+    self,
+    directory: artifacts.Path,
+    keep: int = 3,
+    *,
+    warn: Callable[[str], None] = warnings.warn,
+  ):
+    if keep < 1:
+      raise ValueError(f"keep must be at least 1; got {keep}")
+    # orbax takes absolute paths only.
+    self._directory = pathlib.Path(directory).absolute()
+    self._keep = keep
+    self._warn = warn
+    self._thread: threading.Thread | None = None
+    self._error: Exception | None = None
+    self._current: int | None = None
+    self._damaged: set[int] = set()
+
+  @property
+  def latest_step(self) -> int | None:
+    """The newest step that has a digest and is not known to be damaged."""
+    return max(self._steps(), default=None)
+
+  def save(self, step: int, state: Any, *, block: bool = False) -> None:
+    """Saves a pytree; the disk is written to while the caller goes on.
+
+    The state is copied before this returns, so it may be donated or deleted
+    at once. A save still under way is waited for. The step that was saved or
+    restored last is not written again: the same step has the same state.
+
+    Args:
+      step: names the checkpoint; not negative.
+      state: a pytree of arrays and Python numbers. Arrays must be whole on
+        this process (on one device, or replicated).
+      block: return when all is on disk, as `wait` does.
+
+    Raises:
+      ValueError: if the step is negative.
+      CheckpointError: if this save can not start, or the one before (with
+        `block`, this one) has failed. Older checkpoints are as they were.
+    """
+    if step < 0:
+      raise ValueError(f"a step can not be negative; got {step}")
+    self.wait()
+    if step == self._current:
+      return
+    try:
+      host_state = _copy_to_host(state)
+      self._remove(step)
+      response = ocp.save_async(self._folder(step), host_state)
+    except Exception as error:  # orbax has no common type of error
+      raise self._save_error(step, error) from error
+    self._thread = threading.Thread(
+      target=self._finish, args=(step, response), name=f"checkpoint {step}"
+    )
+    self._thread.start()
+    if block:
+      self.wait()
+
+  def wait(self) -> None:
+    """Returns when the last save and its digest are on disk.
+
+    Raises:
+      CheckpointError: if that save has failed; once, so that a caller may
+        try another.
+    """
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+    if self._error is not None:
+      error, self._error = self._error, None
+      raise error
+
+  def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
+    """Loads the newest checkpoint whose files all agree with their digests.
+
+    Args:
+      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings, to
+        which the arrays go (without, to the first local device); arrays do
+        too, and Python numbers stand for themselves.
+
+    Returns:
+      The step and the state, or None if there is no checkpoint.
+
+    Raises:
+      CheckpointError: if every checkpoint is damaged, if the state is not of
+        the saved structure, shapes and types, or if a save has failed.
+    """
+    self.wait()
+    self._damaged.clear()
+    steps = sorted(self._steps(), reverse=True)
+    for i, step in enumerate(steps):
+      damage = self._find_damage(step)
+      if damage is None:
+        state = self._load(step, abstract_state)
+        self._current = step
+        return step, state
+      self._damaged.add(step)
+      if i + 1 < len(steps):
+        self._warn(
+          artifacts.one_line(
+            f"{damage}; using the checkpoint before, of step {steps[i + 1]}"
+          )
+        )
+      else:
+        raise CheckpointError(
+          f"{self._directory}: every checkpoint is damaged (the oldest: "
+          f"{damage}); delete the folder to start anew"
+        )
+    return None
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return self._directory / f"{step:08d}"
+
+  def _digest_file(self, step: int) -> pathlib.Path:
+    return self._directory / f"{step:08d}.sha256.json"
+
+  def _steps(self) -> set[int]:
+    """Steps with a digest that are not known to be damaged."""
+    steps = {
+      step for step, path in self._entries() if path == self._digest_file(step)
+    }
+    return steps - self._damaged
+
+  def _entries(self) -> list[tuple[int, pathlib.Path]]:
+    """Everything in the folder that belongs to a step."""
+    if not self._directory.is_dir():
+      return []
+    matches = (
+      (_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()
+    )
+    return [(int(match[1]), path) for match, path in matches if match]
+
+  def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+    """The background half of a save."""
+    try:
+      response.result()
+      self._write_digest(step)
+      self._current = step
+      self._damaged.discard(step)
+      self._remove_oldest(step)
+    except Exception as error:
+      self._error = self._save_error(step, error)
+      self._error.__cause__ = error
+
+  def _write_digest(self, step: int) -> None:
+    folder = self._folder(step)
+    # The digest says that all is on disk; orbax does not sync what it renames.
+    for path in (self._directory, folder, *folder.rglob("*")):
+      artifacts.fsync(path)
+    artifacts.write_json(self._digest_file(step), _digest(folder))
+    if damage := self._find_damage(step):
+      self._digest_file(step).unlink()
+      raise CheckpointError(f"{damage} (right after it was written)")
+
+  def _find_damage(self, step: int) -> str | None:
+    """What is wrong with a checkpoint, file first; None if nothing is."""
+    folder = self._folder(step)
+    try:
+      expected = artifacts.read_json(self._digest_file(step))
+      actual = _digest(folder)
+    except artifacts.ArtifactError as error:
+      return str(error)
+    except OSError as error:
+      return f"{error.filename or folder}: {error.strerror}"
+    if not actual:
+      return f"{folder}: missing"
+    for name in sorted(expected.keys() | actual.keys()):
+      if name not in actual:
+        return f"{folder / name}: missing"
+      if name not in expected:
+        return f"{folder / name}: not a file of this checkpoint"
+      if expected[name] != actual[name]:
+        return f"{folder / name}: damaged, its digest differs"
+    return None
+
+  def _remove_oldest(self, newest: int) -> None:
+    # Steps after the newest are of a run that was damaged: they do not count
+    # here, and are written over when this run gets there.
+    steps = sorted(step for step in self._steps() if step <= newest)
+    oldest_kept = steps[-self._keep :][0]
+    for step in sorted({step for step, _ in self._entries()}):
+      if step < oldest_kept:
+        self._remove(step)
+
+  def _remove(self, step: int) -> None:
+    """Removes a checkpoint and what killed saves have left of it."""
+    # First the digest: what a crash leaves of the rest then does not count.
+    self._digest_file(step).unlink(missing_ok=True)
+    for other, path in self._entries():
+      if other == step:
+        shutil.rmtree(path)
+
+  def _load(self, step: int, abstract_state: Any) -> Any:
+    folder = self._folder(step)
+    try:
+      stored = ocp.metadata(folder).metadata
+      difference = _find_difference(stored, abstract_state)
+      if difference is None:
+        return ocp.load(folder, jax.tree.map(_place, abstract_state))
+    except Exception as error:  # orbax has no common type of error
+      raise CheckpointError(f"{folder}: can not be loaded: {error}") from error
+    raise CheckpointError(
+      f"{folder}: is of another program or config than this: {difference}"
+    )
+
+  def _save_error(self, step: int, error: Exception) -> CheckpointError:
+    return CheckpointError(
+      f"{self._folder(step)}: could not be saved: "
+      f"{type(error).__name__}: {error}"
+    )
+
+
+def _copy_to_host(tree: Any) -> Any:
+  """Own copies of all arrays, as numpy.
+
+  orbax would copy too, but on a CPU a jax array and "its" numpy array can be
+  the same memory, which the caller's next step may be given to write to.
+  """
+  for leaf in jax.tree.leaves(tree):
+    if isinstance(leaf, jax.Array):
+      leaf.copy_to_host_async()  # all transfers at once
+  return jax.tree.map(
+    lambda x: np.array(x, copy=True) if hasattr(x, "dtype") else x, tree
+  )
+
+
+def _place(leaf: Any) -> Any:
+  """What orbax needs to know of where an array goes."""
+  if not isinstance(leaf, (jax.ShapeDtypeStruct, jax.Array)):
+    return leaf
+  sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
+    jax.local_devices()[0]
+  )
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _find_difference(stored: Any, abstract_state: Any) -> str | None:
+  """The first leaf that differs; orbax would cast types without a word."""
+  old, new = _describe(stored), _describe(abstract_state)
+  for name in sorted(old.keys() | new.keys()):
+    before, now = old.get(name, "nothing"), new.get(name, "nothing")
+    if before != now:
+      return f"{name} is {before} in the checkpoint and {now} in the program"
+  return None
+
+
+def _describe(tree: Any) -> dict[str, str]:
+  """Type and shape of each leaf, by a name that ignores kinds of nodes."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): (
+      f"{leaf.dtype}{list(leaf.shape)}"
+      if hasattr(leaf, "dtype")
+      else type(leaf).__name__
+    )
+    for path, leaf in leaves
+  }
+
+
+def _digest(folder: pathlib.Path) -> dict[str, str]:
+  """sha256 of every file below a folder, by its path in there."""
+  digests = {}
+  for path in sorted(folder.rglob("*")):
+    if not path.is_dir():
+      with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+      digests[path.relative_to(folder).as_posix()] = digest
+  return digests

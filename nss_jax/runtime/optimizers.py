@@ -1,0 +1,36 @@
+"""The optimizers of the search (settings of DARTS; paper 6.4.1)."""
+
+import optax
+
+
+def weight_optimizer(
+  *,
+  learning_rate: float,
+  final_learning_rate: float,
+  momentum: float,
+  weight_decay: float,
+  clip_norm: float,
+  num_steps: int,
+) -> optax.GradientTransformation:
+  """SGD with momentum; cosine from `learning_rate` over `num_steps` steps.
+
+  The gradient's norm is clipped before weight decay is added, as DARTS does.
+  """
+  schedule = optax.cosine_decay_schedule(
+    learning_rate, num_steps, alpha=final_learning_rate / learning_rate
+  )
+  return optax.chain(
+    optax.clip_by_global_norm(clip_norm),
+    optax.add_decayed_weights(weight_decay),
+    optax.sgd(schedule, momentum=momentum),
+  )
+
+
+def logit_optimizer(
+  *, learning_rate: float, b1: float, b2: float, weight_decay: float
+) -> optax.GradientTransformation:
+  """Adam with weight decay in the gradient, as DARTS does."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.adam(learning_rate, b1=b1, b2=b2),
+  )

@@ -1,0 +1,68 @@
+"""SIGTERM: save what there is, then exit with the code "run me again"."""
+
+import os
+import signal
+import threading
+
+# EX_TEMPFAIL. Schedulers read 0 as "done" and never start the job again.
+EXIT_SAVED = 75
+
+
+class Preemption:
+  """Notices SIGTERM at once, even while Python waits for a compilation.
+
+  The loop asks `requested` between dispatches, saves and exits. Python runs
+  signal handlers only between its own instructions, so the signal also goes
+  through a pipe to a thread: if the loop has not ended the process when the
+  grace time is over, the thread does, with the same code. What was saved
+  before then stays whole, since every file is renamed into place.
+
+  A context manager; outside the main thread (notebooks' workers) it does
+  nothing, and `requested` stays False.
+
+  Attributes:
+    grace_seconds: time from the signal to the end of the process.
+    requested: whether SIGTERM has come.
+  """
+
+  def __init__(self, grace_seconds: float = 9.0):
+    self.grace_seconds = grace_seconds
+    self._event = threading.Event()
+    self._finished = threading.Event()
+
+  @property
+  def requested(self) -> bool:
+    return self._event.is_set()
+
+  def __enter__(self) -> "Preemption":
+    self._active = threading.current_thread() is threading.main_thread()
+    if not self._active:
+      return self
+    self._read, self._write = os.pipe()
+    os.set_blocking(self._write, False)
+    self._old_handler = signal.signal(signal.SIGTERM, self._on_signal)
+    self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+    self._thread = threading.Thread(target=self._watch, daemon=True)
+    self._thread.start()
+    return self
+
+  def __exit__(self, *_):
+    if not self._active:
+      return
+    signal.set_wakeup_fd(self._old_fd)
+    signal.signal(signal.SIGTERM, self._old_handler)
+    os.close(self._write)  # ends the thread: it reads end of file
+    self._finished.set()
+    self._thread.join()
+    os.close(self._read)
+
+  def _on_signal(self, *_):
+    self._event.set()
+
+  def _watch(self):
+    while byte := os.read(self._read, 1):
+      if byte[0] == signal.SIGTERM:
+        self._event.set()
+        if not self._finished.wait(self.grace_seconds):
+          os._exit(EXIT_SAVED)
+        return

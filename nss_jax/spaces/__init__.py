@@ -1,0 +1,1 @@
+"""What can be searched: spaces, their cost, and distributions over them."""

@@ -1,0 +1,164 @@
+"""Distributions over spaces: logits, Gumbel-Softmax, the Elite Space.
+
+The logits are the paper's Theta. Depth and width of each stage have their own
+categorical distribution, and all of them are independent.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from nss_jax.spaces.search_space import SearchSpace, Space, bin_exists
+
+# The logit of a bin that a stage does not own: finite, so that weight decay
+# and Adam's ratio of moments stay finite too, and far below any real logit.
+ABSENT = -1e9
+
+
+@struct.dataclass
+class SpaceLogits:
+  """A distribution over spaces, or the weights of its bins.
+
+  Attributes:
+    depth: `[S, Kd]` float32.
+    width: `[S, Kw]` float32.
+  """
+
+  depth: jax.Array
+  width: jax.Array
+
+
+class EliteSpace(NamedTuple):
+  """What `elite_space` found.
+
+  Attributes:
+    space: the candidate closest to the target, fields `[S]`.
+    cost: its cost, in the units of the target.
+    candidates: all the spaces drawn, fields `[n, S]`.
+    costs: their costs, `[n]`.
+    index: which candidate it is.
+  """
+
+  space: Space
+  cost: jax.Array
+  candidates: Space
+  costs: jax.Array
+  index: jax.Array
+
+
+def init_logits(search_space: SearchSpace) -> SpaceLogits:
+  """Zero logits: every space equally likely."""
+  return SpaceLogits(
+    depth=_zeros(bin_exists(search_space.depth_bins)),
+    width=_zeros(bin_exists(search_space.width_bins)),
+  )
+
+
+def probabilities(logits: Any) -> Any:
+  """softmax over the last axis of every array of a pytree."""
+  return jax.tree.map(jax.nn.softmax, logits)
+
+
+def entropy(logits: Any) -> Any:
+  """Entropy in nats over the last axis of every array of a pytree."""
+  return jax.tree.map(
+    lambda x: -(jax.nn.softmax(x) * jax.nn.log_softmax(x)).sum(-1), logits
+  )
+
+
+def gumbel_softmax(
+  rng: jax.Array,
+  logits: Any,
+  temperature: jax.Array | float,
+  *,
+  hard: bool = False,
+) -> Any:
+  """Draws relaxed one-hot weights: `softmax((logits + gumbel) / temperature)`.
+
+  Args:
+    rng: random key, consumed.
+    logits: pytree of arrays; the last axis holds the choices.
+    temperature: near 0 the weights are one-hot, with probability
+      `softmax(logits)`; large, they are uniform.
+    hard: straight-through: the value is exactly one-hot, the gradient is that
+      of the relaxed weights.
+
+  Returns:
+    A pytree like `logits`; every last axis sums to one.
+
+  Source: Jang et al., Categorical Reparameterization with Gumbel-Softmax;
+  paper 3.3 and 6.4.1.
+  """
+  leaves, tree = jax.tree.flatten(logits)
+  keys = jax.random.split(rng, len(leaves))
+  weights = []
+  for key, leaf in zip(keys, leaves, strict=True):
+    noise = jax.random.gumbel(key, leaf.shape, leaf.dtype)
+    soft = jax.nn.softmax((leaf + noise) / temperature)
+    weights.append(_straight_through(soft) if hard else soft)
+  return tree.unflatten(weights)
+
+
+def sample_space(
+  rng: jax.Array, logits: SpaceLogits, shape: tuple[int, ...] = ()
+) -> Space:
+  """Draws spaces from `softmax(logits)`: indices `[*shape, S]`."""
+  keys = jax.random.split(rng)
+  depth, width = (
+    jax.random.categorical(key, x, shape=(*shape, x.shape[0]))
+    for key, x in zip(keys, (logits.depth, logits.width), strict=True)
+  )
+  return Space(depth=depth.astype(jnp.int32), width=width.astype(jnp.int32))
+
+
+def most_probable_space(logits: SpaceLogits) -> Space:
+  """The space of the largest probability."""
+  return Space(
+    depth=logits.depth.argmax(-1).astype(jnp.int32),
+    width=logits.width.argmax(-1).astype(jnp.int32),
+  )
+
+
+def one_hot(space: Space, logits: SpaceLogits) -> SpaceLogits:
+  """The weights of one space, shaped as `logits`."""
+  return SpaceLogits(
+    depth=jax.nn.one_hot(space.depth, logits.depth.shape[-1]),
+    width=jax.nn.one_hot(space.width, logits.width.shape[-1]),
+  )
+
+
+def elite_space(
+  rng: jax.Array,
+  logits: SpaceLogits,
+  *,
+  cost_fn: Callable[[SpaceLogits], jax.Array],
+  target: float,
+  num_samples: int = 5,
+) -> EliteSpace:
+  """Draws n spaces and keeps the one closest to the target (paper 3.4, 4.1).
+
+  Args:
+    rng: random key, consumed.
+    logits: the searched distribution.
+    cost_fn: mean cost of a space from the weights of its bins.
+    target: the cost to be met, in the units of `cost_fn`.
+    num_samples: n; the paper draws 5.
+  """
+  candidates = sample_space(rng, logits, (num_samples,))
+  costs = jax.vmap(lambda space: cost_fn(one_hot(space, logits)))(candidates)
+  index = jnp.abs(costs / target - 1).argmin()
+  space = jax.tree.map(lambda x: x[index], candidates)
+  return EliteSpace(space, costs[index], candidates, costs, index)
+
+
+def _zeros(exists) -> jax.Array:
+  return jnp.where(exists, 0.0, ABSENT).astype(jnp.float32)
+
+
+def _straight_through(soft: jax.Array) -> jax.Array:
+  hard = jax.nn.one_hot(soft.argmax(-1), soft.shape[-1], dtype=soft.dtype)
+  # Zero in value, so the weights are exactly one-hot; only the gradient stays.
+  return hard + (soft - jax.lax.stop_gradient(soft))

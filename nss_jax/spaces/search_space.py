@@ -1,0 +1,483 @@
+"""Search spaces, the spaces in them, and the archs in those.
+
+Letters used in every docstring of the package: S stages, D largest depth,
+W largest width, Kd and Kw depth and width bins per stage, B batch, C classes,
+N archs.
+
+Vocabulary (paper 3.2-3.3): a *search space* offers, per stage, bins of depths
+and bins of widths; a *space* takes one bin of each per stage; an *arch* takes
+one depth and one width per stage.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+Bin = tuple[int, int]
+Bins = tuple[tuple[Bin, ...], ...]
+
+
+@struct.dataclass
+class Space:
+  """One depth bin and one width bin per stage, by index.
+
+  Attributes:
+    depth: `[..., S]` int32, index of the depth bin of each stage.
+    width: `[..., S]` int32, index of the width bin of each stage.
+  """
+
+  depth: jax.Array
+  width: jax.Array
+
+
+@struct.dataclass
+class Arch:
+  """One network body: blocks and channels per stage.
+
+  Attributes:
+    depth: `[..., S]` int32, number of blocks of each stage.
+    width: `[..., S]` int32, number of channels of each stage.
+  """
+
+  depth: jax.Array
+  width: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+  """The bins on offer and all that is fixed about the networks (hashable).
+
+  Attributes:
+    depth_bins: `[S][Kd]` inclusive ranges `(low, high)` of blocks.
+    width_bins: `[S][Kw]` inclusive ranges `(low, high)` of channels.
+    strides: `[S]` stride of the first block of each stage.
+    stem_width: channels of the stem's 3x3 convolution.
+    block: name of the block of the body.
+    image_shape: `(height, width, channels)` of an image.
+    num_classes: outputs of the network.
+
+  Raises:
+    ValueError: with the numbers, if the bins of a stage are not ascending
+      ranges of positive integers without overlap, or the stages disagree.
+  """
+
+  depth_bins: Bins
+  width_bins: Bins
+  strides: tuple[int, ...] = (1, 2, 2)
+  stem_width: int = 16
+  block: str = "basic"
+  image_shape: tuple[int, int, int] = (32, 32, 3)
+  num_classes: int = 10
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = _as_tuple(getattr(self, field.name))
+      object.__setattr__(self, field.name, value)
+    lengths = (len(self.depth_bins), len(self.width_bins), len(self.strides))
+    if len(set(lengths)) != 1 or lengths[0] == 0:
+      raise ValueError(
+        "depth_bins, width_bins and strides need one entry per stage, at "
+        f"least one; got {lengths[0]}, {lengths[1]} and {lengths[2]}"
+      )
+    for name in ("depth_bins", "width_bins"):
+      for stage, bins in enumerate(getattr(self, name)):
+        _check_bins(f"{name}[{stage}]", bins)
+    if len(self.image_shape) != 3 or not _positive(self.image_shape):
+      raise ValueError(
+        "image_shape must be (height, width, channels), all at least 1; got "
+        f"{self.image_shape}"
+      )
+    if not _positive(self.strides):
+      raise ValueError(f"strides must be at least 1; got {self.strides}")
+    if not _positive((self.stem_width, self.num_classes)):
+      raise ValueError(
+        "stem_width and num_classes must be at least 1; got "
+        f"{self.stem_width} and {self.num_classes}"
+      )
+
+  @classmethod
+  def expanded(
+    cls,
+    *,
+    max_depth: int = 16,
+    max_width: int = 512,
+    num_depth_bins: int = 4,
+    num_width_bins: int = 16,
+    strides: Sequence[int] = (1, 2, 2),
+    **fixed: Any,
+  ) -> "SearchSpace":
+    """The Expanded Search Space (paper 3.2, 4.1): equal bins in every stage.
+
+    Args:
+      max_depth: largest number of blocks of a stage.
+      max_width: largest number of channels of a stage.
+      num_depth_bins: equal depth bins per stage; must divide `max_depth`.
+      num_width_bins: equal width bins per stage; must divide `max_width`.
+      strides: stride of each stage; its length is the number of stages.
+      **fixed: `stem_width`, `block`, `image_shape`, `num_classes`.
+
+    Raises:
+      ValueError: if the bins do not divide the largest depth or width.
+    """
+    return cls(
+      depth_bins=(_equal_bins("depth", max_depth, num_depth_bins),)
+      * len(strides),
+      width_bins=(_equal_bins("width", max_width, num_width_bins),)
+      * len(strides),
+      strides=tuple(strides),
+      **fixed,
+    )
+
+  @property
+  def num_stages(self) -> int:
+    return len(self.strides)
+
+  @property
+  def max_depths(self) -> tuple[int, ...]:
+    """Largest depth of each stage, `[S]`."""
+    return tuple(bins[-1][1] for bins in self.depth_bins)
+
+  @property
+  def max_widths(self) -> tuple[int, ...]:
+    """Largest width of each stage, `[S]`."""
+    return tuple(bins[-1][1] for bins in self.width_bins)
+
+  @property
+  def max_depth(self) -> int:
+    """D."""
+    return max(self.max_depths)
+
+  @property
+  def max_width(self) -> int:
+    """W."""
+    return max(self.max_widths)
+
+  @property
+  def num_depth_bins(self) -> int:
+    """Kd, of the stage that has most."""
+    return max(map(len, self.depth_bins))
+
+  @property
+  def num_width_bins(self) -> int:
+    """Kw, of the stage that has most."""
+    return max(map(len, self.width_bins))
+
+  @property
+  def num_spaces(self) -> int:
+    """Number of spaces on offer: the product of the numbers of bins."""
+    return math.prod(map(len, (*self.depth_bins, *self.width_bins)))
+
+  @property
+  def num_archs(self) -> int:
+    """Number of archs in all the spaces together."""
+    return math.prod(
+      sum(high - low + 1 for low, high in bins)
+      for bins in (*self.depth_bins, *self.width_bins)
+    )
+
+  def num_archs_in(self, space: Space) -> int:
+    """Number of archs in one space."""
+    ranges = space_ranges(self, space)
+    return math.prod(
+      high - low + 1 for kind in ranges.values() for low, high in kind
+    )
+
+  def refine(self, space: Space) -> "SearchSpace":
+    """The search space whose bins are the single depths and widths of `space`.
+
+    Architecture search inside a space is network space search with bins of
+    size one, so the result goes through the same search.
+    """
+    ranges = space_ranges(self, space)
+    return dataclasses.replace(
+      self,
+      depth_bins=tuple(_singletons(*r) for r in ranges["depth"]),
+      width_bins=tuple(_singletons(*r) for r in ranges["width"]),
+    )
+
+  def to_dict(self) -> dict[str, Any]:
+    """Plain lists and numbers, for JSON."""
+    return _as_list(dataclasses.asdict(self))
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> "SearchSpace":
+    """The inverse of `to_dict`.
+
+    Raises:
+      ValueError: if a field is missing, unknown or out of range.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if set(fields) != known:
+      missing, extra = sorted(known - set(fields)), sorted(set(fields) - known)
+      raise ValueError(
+        f"a search space has the fields {sorted(known)}; missing {missing}, "
+        f"unknown {extra}"
+      )
+    try:
+      return cls(**{k: _as_tuple(v) for k, v in fields.items()})
+    except (TypeError, IndexError) as error:
+      raise ValueError(f"not a search space: {error}") from error
+
+
+def space_ranges(search_space: SearchSpace, space: Space) -> dict[str, list]:
+  """A space as `{"depth": [(low, high), ...], "width": [...]}`, per stage."""
+  ranges = {}
+  for kind, bins, indices in (
+    ("depth", search_space.depth_bins, space.depth),
+    ("width", search_space.width_bins, space.width),
+  ):
+    picked = [int(i) for i in np.asarray(indices)]
+    if len(picked) != len(bins):
+      raise ValueError(
+        f"{kind}: a space of {len(bins)} stages needs {len(bins)} bins; got "
+        f"{len(picked)}"
+      )
+    for stage, index in enumerate(picked):
+      if not 0 <= index < len(bins[stage]):
+        raise ValueError(
+          f"{kind}: stage {stage + 1} has bins 0 to {len(bins[stage]) - 1}; "
+          f"got {index}"
+        )
+    ranges[kind] = [bins[s][i] for s, i in enumerate(picked)]
+  return ranges
+
+
+def space_from_ranges(
+  search_space: SearchSpace, ranges: Mapping[str, Sequence[Sequence[int]]]
+) -> Space:
+  """The inverse of `space_ranges`.
+
+  Raises:
+    ValueError: if a range is not a bin of its stage.
+  """
+  indices = {}
+  for kind, bins in (
+    ("depth", search_space.depth_bins),
+    ("width", search_space.width_bins),
+  ):
+    given = [_as_tuple(r) for r in ranges[kind]]
+    if len(given) != len(bins):
+      raise ValueError(
+        f"{kind}: expected {len(bins)} ranges, one per stage; got {len(given)}"
+      )
+    for stage, pair in enumerate(given):
+      if pair not in bins[stage]:
+        raise ValueError(
+          f"{kind}: {list(pair)} is not a bin of stage {stage + 1}, which has "
+          f"{[list(b) for b in bins[stage]]}"
+        )
+    indices[kind] = np.asarray(
+      [bins[s].index(pair) for s, pair in enumerate(given)], np.int32
+    )
+  return Space(**indices)
+
+
+def enumerate_spaces(search_space: SearchSpace) -> Iterator[Space]:
+  """Every space, last stage's width fastest. For tiny search spaces."""
+  counts = map(len, (*search_space.depth_bins, *search_space.width_bins))
+  for indices in itertools.product(*map(range, counts)):
+    depth, width = np.split(np.asarray(indices, np.int32), 2)
+    yield Space(depth=depth, width=width)
+
+
+def enumerate_archs(search_space: SearchSpace, space: Space) -> Iterator[Arch]:
+  """Every arch of a space. For tiny spaces."""
+  ranges = space_ranges(search_space, space)
+  values = [range(low, high + 1) for k in ranges.values() for low, high in k]
+  for numbers in itertools.product(*values):
+    depth, width = np.split(np.asarray(numbers, np.int32), 2)
+    yield Arch(depth=depth, width=width)
+
+
+def sample_archs(
+  rng: jax.Array, search_space: SearchSpace, space: Space, num_archs: int
+) -> Arch:
+  """Draws archs uniformly from a space (P_theta of Eq. 3, paper 3.3).
+
+  Args:
+    rng: random key, consumed.
+    search_space: the bins.
+    space: one space, indices `[S]`.
+    num_archs: N.
+
+  Returns:
+    An `Arch` with fields `[N, S]`.
+  """
+  offers = sample_bin_archs(rng, search_space, num_archs)
+  return Arch(
+    depth=_pick(offers.depth, space.depth),
+    width=_pick(offers.width, space.width),
+  )
+
+
+def sample_bin_archs(
+  rng: jax.Array, search_space: SearchSpace, num_archs: int
+) -> Arch:
+  """Draws one depth and one width uniformly from **each** bin of each stage.
+
+  Returns:
+    An `Arch` whose fields are `[N, S, Kd]` and `[N, S, Kw]`: the candidates
+    that the bins' weights choose from or mix.
+  """
+  depth_rng, width_rng = jax.random.split(rng)
+  fields = {}
+  for kind, key, bins in (
+    ("depth", depth_rng, search_space.depth_bins),
+    ("width", width_rng, search_space.width_bins),
+  ):
+    # Ranks agree, so that `jax_numpy_rank_promotion="raise"` has no complaint.
+    low, high = (edge[None] for edge in bin_edges(bins))
+    shape = (num_archs, *low.shape[1:])
+    fields[kind] = jax.random.randint(key, shape, low, high + 1, jnp.int32)
+  return Arch(**fields)
+
+
+def bin_edges(bins: Bins) -> tuple[np.ndarray, np.ndarray]:
+  """Low and high ends, `[S, K]` each; absent bins repeat the stage's last."""
+  count = max(map(len, bins))
+  padded = [stage + (stage[-1],) * (count - len(stage)) for stage in bins]
+  edges = np.asarray(padded, np.int32)
+  return edges[..., 0], edges[..., 1]
+
+
+def bin_exists(bins: Bins) -> np.ndarray:
+  """`[S, K]` bool: stages may own different numbers of bins."""
+  count = max(map(len, bins))
+  return np.asarray([np.arange(count) < len(stage) for stage in bins])
+
+
+def format_arch(arch: Arch) -> str:
+  """One arch as text: `d3-3-3_w16-32-64`."""
+  depth, width = (
+    "-".join(str(int(n)) for n in np.asarray(field))
+    for field in (arch.depth, arch.width)
+  )
+  return f"d{depth}_w{width}"
+
+
+def parse_arch(text: str) -> Arch:
+  """The inverse of `format_arch`.
+
+  Raises:
+    ValueError: if the text is not of that form.
+  """
+  match = re.fullmatch(r"d(\d+(?:-\d+)*)_w(\d+(?:-\d+)*)", text, re.ASCII)
+  if match:
+    depth, width = ([int(n) for n in g.split("-")] for g in match.groups())
+    numbers = (*depth, *width)
+    fits = _positive(numbers) and max(numbers) <= np.iinfo(np.int32).max
+    if len(depth) == len(width) and fits:
+      return Arch(
+        depth=np.asarray(depth, np.int32), width=np.asarray(width, np.int32)
+      )
+  raise ValueError(
+    f"not an arch: {text!r}; expected positive depths and widths, one per "
+    "stage, like 'd3-3-3_w16-32-64'"
+  )
+
+
+def format_space(search_space: SearchSpace, space: Space) -> str:
+  """One space as text: `d1:4-5:8-1:4_w1:32-33:64-65:96`."""
+  ranges = space_ranges(search_space, space)
+  depth, width = (
+    "-".join(f"{low}:{high}" for low, high in ranges[kind])
+    for kind in ("depth", "width")
+  )
+  return f"d{depth}_w{width}"
+
+
+def parse_space(search_space: SearchSpace, text: str) -> Space:
+  """The inverse of `format_space`.
+
+  Raises:
+    ValueError: if the text is not of that form or names no bin.
+  """
+  ranges = r"(\d+:\d+(?:-\d+:\d+)*)"
+  match = re.fullmatch(f"d{ranges}_w{ranges}", text, re.ASCII)
+  if not match:
+    raise ValueError(
+      f"not a space: {text!r}; expected ranges like "
+      "'d1:4-5:8-1:4_w1:32-33:64-65:96'"
+    )
+  depth, width = (
+    [tuple(map(int, r.split(":"))) for r in g.split("-")]
+    for g in match.groups()
+  )
+  return space_from_ranges(search_space, {"depth": depth, "width": width})
+
+
+def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
+  """One line of words per stage: `stage 1: 1-4 blocks, 33-64 channels`."""
+  ranges = space_ranges(search_space, space)
+  lines = []
+  for stage, ((d0, d1), (w0, w1)) in enumerate(
+    zip(ranges["depth"], ranges["width"], strict=True)
+  ):
+    depth = f"{d0}-{d1} blocks" if d0 != d1 else f"{d0} blocks"
+    width = f"{w0}-{w1} channels" if w0 != w1 else f"{w0} channels"
+    lines.append(f"stage {stage + 1}: {depth}, {width}")
+  return lines
+
+
+def _pick(offers: jax.Array, indices: jax.Array) -> jax.Array:
+  """`[N, S, K]` at the indices `[S]` -> `[N, S]`."""
+  index = jnp.asarray(indices)[None, :, None]
+  return jnp.take_along_axis(offers, index, axis=-1)[..., 0]
+
+
+def _equal_bins(kind: str, largest: int, count: int) -> tuple[Bin, ...]:
+  if count < 1 or largest < 1 or largest % count:
+    raise ValueError(
+      f"num_{kind}_bins must divide max_{kind}; got {count} bins for {largest}"
+    )
+  size = largest // count
+  return tuple((size * k + 1, size * (k + 1)) for k in range(count))
+
+
+def _singletons(low: int, high: int) -> tuple[Bin, ...]:
+  return tuple((n, n) for n in range(low, high + 1))
+
+
+def _check_bins(name: str, bins: tuple[Bin, ...]) -> None:
+  if not isinstance(bins, tuple) or not all(isinstance(b, tuple) for b in bins):
+    raise ValueError(f"{name}: {bins} is not a list of pairs (low, high)")
+  if not bins:
+    raise ValueError(f"{name} is empty; every stage needs a bin")
+  previous = 0
+  for pair in bins:
+    if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
+      raise ValueError(f"{name}: {pair} is not a pair of integers (low, high)")
+    low, high = pair
+    if not previous < low <= high:
+      raise ValueError(
+        f"{name}: bins must be ascending, at least 1 and without overlap; "
+        f"got {bins}"
+      )
+    previous = high
+
+
+def _positive(numbers: Sequence[int]) -> bool:
+  return all(isinstance(n, int) and n >= 1 for n in numbers)
+
+
+def _as_tuple(value: Any) -> Any:
+  """Lists to tuples and numpy integers to ints, all the way down."""
+  if isinstance(value, (list, tuple)):
+    return tuple(_as_tuple(v) for v in value)
+  return int(value) if isinstance(value, np.integer) else value
+
+
+def _as_list(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {k: _as_list(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_as_list(v) for v in value]
+  return value

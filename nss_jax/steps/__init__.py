@@ -1,0 +1,1 @@
+"""Pure step functions over callables and pytrees; the caller jits."""

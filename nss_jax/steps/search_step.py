@@ -1,0 +1,116 @@
+"""One update of the distribution over spaces; the weights are read only."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import optax
+from flax import struct
+
+from nss_jax.spaces.cost import flops_penalty
+from nss_jax.spaces.distribution import probabilities
+from nss_jax.steps.losses import (
+  LossFn,
+  Metrics,
+  mean_over_devices,
+  vary_over_devices,
+)
+
+CostFrom = Literal["sample", "expected"]
+
+
+@struct.dataclass
+class SearchState:
+  """Attributes: step (int32 scalar), logits and opt_state (pytrees)."""
+
+  step: jax.Array
+  logits: Any
+  opt_state: Any
+
+
+def init_search_state(
+  logits: Any, optimizer: optax.GradientTransformation
+) -> SearchState:
+  """Step 0."""
+  return SearchState(
+    step=jax.numpy.zeros((), jax.numpy.int32),
+    logits=logits,
+    opt_state=optimizer.init(logits),
+  )
+
+
+def search_step(
+  state: SearchState,
+  weights: Any,
+  batch: Any,
+  rng: jax.Array,
+  *,
+  loss_fn: LossFn,
+  cost_fn: Callable[[Any], jax.Array],
+  sample_fn,
+  optimizer: optax.GradientTransformation,
+  target: float,
+  cost_weight: float,
+  cost_from: CostFrom = "sample",
+  axis_name: str | None = None,
+) -> tuple[SearchState, Metrics]:
+  """Descends `task loss + cost_weight * |cost / target - 1|` (Eq. 3-5).
+
+  Args:
+    state: logits (the paper's Theta) and optimizer state.
+    weights: of the supernet, read only.
+    batch: passed to `loss_fn`; held-out images.
+    rng: base key, the same for every step; the draw uses
+      `fold_in(rng, state.step)`.
+    loss_fn: `(weights, masks, batch) -> (loss, metrics)`.
+    cost_fn: cost of a space from its bins' weights, shaped as the logits.
+    sample_fn: `(rng, logits, step) -> Sample`, differentiable in the logits.
+    optimizer: of the logits.
+    target: cost to be met, in the units of `cost_fn`.
+    cost_weight: lambda of Eq. 5.
+    cost_from: the bins' weights that the penalty sees: those of the draw
+      (`"sample"`, the paper) or `softmax(logits)` (`"expected"`).
+    axis_name: device axis over which gradients and metrics are averaged.
+
+  Returns:
+    The next state, and `loss`, `penalty`, `sampled_cost` and `expected_cost`
+    (over target) with the metrics of `loss_fn`.
+
+  Raises:
+    ValueError: if `cost_from` is neither of the two.
+  """
+  if cost_from not in ("sample", "expected"):
+    raise ValueError(
+      f"cost_from must be 'sample' or 'expected'; got {cost_from!r}"
+    )
+  rng = jax.random.fold_in(rng, state.step)
+
+  def objective(logits):
+    sample = sample_fn(rng, logits, state.step)
+    loss, metrics = loss_fn(weights, sample.masks, batch)
+    costs = {
+      "sample": cost_fn(sample.weights),
+      "expected": cost_fn(probabilities(logits)),
+    }
+    penalty = flops_penalty(costs[cost_from], target)
+    metrics = {
+      "loss": loss,
+      "penalty": penalty,
+      "sampled_cost": costs["sample"] / target,
+      "expected_cost": costs["expected"] / target,
+      **metrics,
+    }
+    return loss + cost_weight * penalty, metrics
+
+  logits = vary_over_devices(state.logits, axis_name)
+  gradients, metrics = jax.grad(objective, has_aux=True)(logits)
+  gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
+  updates, opt_state = optimizer.update(
+    gradients, state.opt_state, state.logits
+  )
+  state = SearchState(
+    step=state.step + 1,
+    logits=optax.apply_updates(state.logits, updates),
+    opt_state=opt_state,
+  )
+  return state, metrics

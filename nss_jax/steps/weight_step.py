@@ -1,0 +1,80 @@
+"""One update of the supernet's weights; the logits are read only."""
+
+from typing import Any
+
+import jax
+import optax
+from flax import struct
+
+from nss_jax.steps.losses import (
+  LossFn,
+  Metrics,
+  mean_over_devices,
+  vary_over_devices,
+)
+
+
+@struct.dataclass
+class WeightState:
+  """Attributes: step (int32 scalar), params and opt_state (pytrees)."""
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+
+def init_weight_state(
+  params: Any, optimizer: optax.GradientTransformation
+) -> WeightState:
+  """Step 0."""
+  return WeightState(
+    step=jax.numpy.zeros((), jax.numpy.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+  )
+
+
+def weight_step(
+  state: WeightState,
+  logits: Any,
+  batch: Any,
+  rng: jax.Array,
+  *,
+  loss_fn: LossFn,
+  sample_fn,
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None = None,
+) -> tuple[WeightState, Metrics]:
+  """Draws an arch and descends the task loss: the inner `min` of Eq. 3.
+
+  Args:
+    state: weights and optimizer state.
+    logits: distribution over spaces, read only.
+    batch: passed to `loss_fn`.
+    rng: base key, the same for every step; the draw uses
+      `fold_in(rng, state.step)`, so a restart repeats it.
+    loss_fn: `(weights, masks, batch) -> (loss, metrics)`.
+    sample_fn: `(rng, logits, step) -> Sample`.
+    optimizer: of the weights.
+    axis_name: device axis over which gradients and metrics are averaged.
+
+  Returns:
+    The next state, and `loss` with the metrics of `loss_fn`.
+  """
+  rng = jax.random.fold_in(rng, state.step)
+  masks = sample_fn(rng, logits, state.step).masks
+  params = vary_over_devices(state.params, axis_name)
+  gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  (loss, metrics), gradients = gradient_fn(params, masks, batch)
+  loss, metrics, gradients = mean_over_devices(
+    (loss, metrics, gradients), axis_name
+  )
+  updates, opt_state = optimizer.update(
+    gradients, state.opt_state, state.params
+  )
+  state = WeightState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+  )
+  return state, {"loss": loss, **metrics}

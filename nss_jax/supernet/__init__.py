@@ -1,0 +1,1 @@
+"""The network: blocks, masks, the weight-sharing supernet."""

@@ -1,0 +1,116 @@
+"""Channels-last convolution whose gradients stay fast inside loops on CPU.
+
+XLA on CPU rewrites convolutions into the form its fast kernel takes in the
+entry computation only, so the filter gradient that autodiff writes, which is
+not channels-last, runs 20 to 40 times slower inside `scan`, `cond` or `switch`
+(jax issue 12868). Here both gradients are written channels-last by hand. They
+are the same sums. Other platforms choose their own layouts, so they keep the
+gradient of autodiff; `tests/benchmarks/conv_in_scan.py` measures when CPU no
+longer needs this file.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv2d(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+  """Convolves with an odd square kernel, padded by (k - 1) / 2 on all sides.
+
+  Args:
+    images: `[B, H, W, Cin]`.
+    kernel: `[k, k, Cin, Cout]`.
+    stride: step in both directions.
+
+  Returns:
+    `[B, ceil(H / stride), ceil(W / stride), Cout]`.
+  """
+  return _conv(images, kernel, stride)
+
+
+def _conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  pad = (kernel.shape[0] - 1) // 2
+  return lax.conv_general_dilated(
+    images,
+    kernel,
+    (stride, stride),
+    ((pad, pad), (pad, pad)),
+    dimension_numbers=_NHWC,
+  )
+
+
+def _forward(images, kernel, stride):
+  return _conv(images, kernel, stride), (images, kernel)
+
+
+def _backward(stride, saved, upstream):
+  images, kernel = saved
+  return lax.platform_dependent(
+    images,
+    kernel,
+    upstream,
+    cpu=functools.partial(_channels_last_gradients, stride),
+    default=functools.partial(_autodiff_gradients, stride),
+  )
+
+
+def _autodiff_gradients(stride, images, kernel, upstream):
+  _, vjp = jax.vjp(lambda x, k: _conv(x, k, stride), images, kernel)
+  return vjp(upstream)
+
+
+def _channels_last_gradients(stride, images, kernel, upstream):
+  return (
+    _image_gradient(stride, images, kernel, upstream),
+    _kernel_gradient(stride, images, kernel, upstream),
+  )
+
+
+def _image_gradient(stride, images, kernel, upstream):
+  """The upstream gradient, spread by the stride, with the flipped kernel."""
+  size = kernel.shape[0]
+  low = size - 1 - (size - 1) // 2
+  padding = []
+  for full, small in zip(images.shape[1:3], upstream.shape[1:3], strict=True):
+    spread = (small - 1) * stride + 1
+    padding.append((low, full - spread - low + size - 1))
+  return lax.conv_general_dilated(
+    upstream,
+    jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+    (1, 1),
+    padding,
+    lhs_dilation=(stride, stride),
+    dimension_numbers=_NHWC,
+  )
+
+
+def _kernel_gradient(stride, images, kernel, upstream):
+  """Images `[Cin, H, W, B]` against the upstream gradient `[H, W, B, Cout]`."""
+  size = kernel.shape[0]
+  low = (size - 1) // 2
+  padding, seen = [], []
+  for full, small in zip(images.shape[1:3], upstream.shape[1:3], strict=True):
+    high = size - full - low + (small - 1) * stride
+    # The last rows may be out of every window's reach. They are cut off, not
+    # padded by a negative amount, which XLA computes wrongly on CPU for few
+    # channels (openxla issue 48713).
+    seen.append(full + min(high, 0))
+    padding.append((low, max(high, 0)))
+  columns = images[:, : seen[0], : seen[1]].transpose(3, 1, 2, 0)
+  gradient = lax.conv_general_dilated(
+    columns,
+    upstream.transpose(1, 2, 0, 3),
+    (1, 1),
+    padding,
+    rhs_dilation=(stride, stride),
+    dimension_numbers=_NHWC,
+  )
+  return gradient.transpose(1, 2, 0, 3)
+
+
+conv2d.defvjp(_forward, _backward)

@@ -1,0 +1,155 @@
+"""From archs to masks, and the samplers that mix or choose them.
+
+A width mask is a prefix: the first w channels are one, the others zero. A
+depth mask holds the weight of every block's output in the stage's output.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from nss_jax.spaces import distribution
+from nss_jax.spaces.distribution import SpaceLogits
+from nss_jax.spaces.search_space import Arch, SearchSpace, sample_bin_archs
+
+
+@struct.dataclass
+class Masks:
+  """Which part of the supernet runs.
+
+  Attributes:
+    depth: `[S, D]` weights over the outputs of a stage's blocks; one-hot when
+      hard.
+    width: `[S, W]` prefix masks; 0 or 1 when hard, between them when mixed.
+  """
+
+  depth: jax.Array
+  width: jax.Array
+
+
+class Sample(NamedTuple):
+  """One draw of a sampler.
+
+  Attributes:
+    weights: weights of the bins, like the logits: what the cost depends on.
+    masks: what the network runs with.
+  """
+
+  weights: Any
+  masks: Any
+
+
+SampleFn = Callable[[jax.Array, Any, jax.Array], Sample]
+
+
+def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
+  """The hard masks of one arch with fields `[S]`."""
+  return Masks(
+    depth=jax.nn.one_hot(arch.depth - 1, search_space.max_depth),
+    width=_prefix(arch.width, search_space.max_width),
+  )
+
+
+def all_masks(search_space: SearchSpace) -> Masks:
+  """Every channel and block of every stage on."""
+  return arch_masks(
+    search_space,
+    Arch(
+      depth=jnp.asarray(search_space.max_depths),
+      width=jnp.asarray(search_space.max_widths),
+    ),
+  )
+
+
+def mix_masks(
+  search_space: SearchSpace, offers: Arch, weights: SpaceLogits
+) -> Masks:
+  """Weighted sums of the masks of one candidate per bin (paper 6.3.1).
+
+  Width mask of a stage: `sum_k g_k prefix(w_k)`; its output:
+  `sum_k g_k x_(d_k)`. With one-hot weights they are the masks of one arch.
+
+  Args:
+    search_space: the bins.
+    offers: a depth and a width from each bin, `[S, Kd]` and `[S, Kw]`.
+    weights: weights of the bins, `[S, Kd]` and `[S, Kw]`.
+  """
+  depth = jax.nn.one_hot(offers.depth - 1, search_space.max_depth)
+  width = _prefix(offers.width, search_space.max_width)
+  return Masks(
+    depth=jnp.einsum("sk,skd->sd", weights.depth, depth),
+    width=jnp.einsum("sk,skw->sw", weights.width, width),
+  )
+
+
+def gumbel_sampler(
+  search_space: SearchSpace,
+  temperature_fn: Callable[[jax.Array], jax.Array],
+  *,
+  hard: bool = False,
+) -> SampleFn:
+  """Samples archs by Gumbel-Softmax bins and uniform draws inside them (Eq. 3).
+
+  Args:
+    search_space: the bins.
+    temperature_fn: temperature from the step.
+    hard: straight-through one-hot weights instead of soft ones.
+  """
+
+  def sample(rng, logits, step):
+    bins_rng, offers_rng = jax.random.split(rng)
+    weights = distribution.gumbel_softmax(
+      bins_rng, logits, temperature_fn(step), hard=hard
+    )
+    return Sample(weights, _mix(offers_rng, search_space, weights))
+
+  return sample
+
+
+def warmup_sampler(
+  search_space: SearchSpace, probability_fn: Callable[[jax.Array], jax.Array]
+) -> SampleFn:
+  """Uniform hard archs, with coins that turn whole stages on (paper 6.3.2).
+
+  Per stage, one coin for width and one for depth: with the step's probability
+  all the channels, or all the blocks, replace what was drawn.
+
+  Args:
+    search_space: the bins.
+    probability_fn: probability of the coins from the step.
+  """
+
+  def sample(rng, logits, step):
+    bins_rng, offers_rng, depth_rng, width_rng = jax.random.split(rng, 4)
+    weights = distribution.gumbel_softmax(
+      bins_rng, distribution.init_logits(search_space), 1.0, hard=True
+    )
+    drawn = _mix(offers_rng, search_space, weights)
+    whole = all_masks(search_space)
+    coin = (search_space.num_stages, 1)
+    p = probability_fn(step)
+    masks = Masks(
+      depth=jnp.where(
+        jax.random.bernoulli(depth_rng, p, coin), whole.depth, drawn.depth
+      ),
+      width=jnp.where(
+        jax.random.bernoulli(width_rng, p, coin), whole.width, drawn.width
+      ),
+    )
+    return Sample(weights, masks)
+
+  return sample
+
+
+def _mix(rng, search_space, weights):
+  offers = sample_bin_archs(rng, search_space, 1)
+  offers = jax.tree.map(lambda x: x[0], offers)
+  return mix_masks(search_space, offers, weights)
+
+
+def _prefix(widths: jax.Array, size: int) -> jax.Array:
+  channels = jnp.arange(size).reshape((1,) * jnp.ndim(widths) + (size,))
+  return (channels < jnp.asarray(widths)[..., None]).astype(jnp.float32)

@@ -1,0 +1,522 @@
+"""Checkpoints: bit-exact, and never restored when damaged."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import struct
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nss_jax.runtime import artifacts, checkpoint
+from nss_jax.runtime.checkpoint import CheckpointError, Checkpoints
+
+
+@struct.dataclass
+class State:
+  step: Any
+  params: Any
+  opt_state: Any
+  epoch: Any
+
+
+def make_state(seed=0):
+  rng = np.random.default_rng(seed)
+  params = {
+    "stem": {"w": jnp.asarray(rng.normal(size=(3, 3, 4)), jnp.float32)},
+    "blocks": [
+      jnp.asarray(rng.normal(size=(5,)), jnp.bfloat16),
+      jnp.asarray(rng.integers(0, 99, (2, 0)), jnp.uint8),
+    ],
+  }
+  optimizer = optax.chain(optax.clip(1.0), optax.adam(1e-3))
+  state = State(
+    step=jnp.int32(seed),
+    params=params,
+    opt_state=optimizer.init(params),
+    epoch=seed + 1,
+  )
+  mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+  sharding = NamedSharding(mesh, P())
+  return jax.tree.map(
+    lambda x: jax.device_put(x, sharding) if hasattr(x, "dtype") else x, state
+  )
+
+
+def abstract(tree):
+  return jax.tree.map(
+    lambda x: (
+      jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+      if hasattr(x, "dtype")
+      else x
+    ),
+    tree,
+  )
+
+
+def assert_same(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+  for a, b in pairs:
+    if not hasattr(b, "dtype"):
+      assert type(a) is type(b) and a == b
+      continue
+    assert isinstance(a, jax.Array)
+    assert (a.dtype, a.shape, a.sharding) == (b.dtype, b.shape, b.sharding)
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def names(folder):
+  return sorted(os.listdir(folder))
+
+
+def restore(folder):
+  """A restart: everything is read from the folder; (restored, warnings)."""
+  warned = []
+  checkpoints = Checkpoints(folder, warn=warned.append)
+  return checkpoints.restore(abstract(make_state())), warned
+
+
+@pytest.fixture
+def two(tmp_path):
+  """A folder with the checkpoints of steps 1 and 2."""
+  folder = tmp_path / "checkpoints"
+  checkpoints = Checkpoints(folder)
+  for step in (1, 2):
+    checkpoints.save(step, make_state(step))
+  checkpoints.wait()
+  return folder
+
+
+def files_of(folder, step):
+  """All the files of a checkpoint, with its digest."""
+  files = [p for p in (folder / f"{step:08d}").rglob("*") if p.is_file()]
+  return sorted([*files, folder / f"{step:08d}.sha256.json"])
+
+
+def test_round_trip_is_bit_exact(tmp_path):
+  checkpoints = Checkpoints(tmp_path / "a" / "b")
+  assert checkpoints.latest_step is None
+  assert checkpoints.restore(abstract(make_state())) is None
+  assert not (tmp_path / "a").exists()
+  checkpoints.save(7, make_state(7), block=True)
+  assert checkpoints.latest_step == 7
+  (step, state), warned = restore(tmp_path / "a" / "b")
+  assert step == 7 and not warned
+  assert_same(state, make_state(7))
+  digest = artifacts.read_json(tmp_path / "a" / "b" / "00000007.sha256.json")
+  assert all(len(value) == 64 for value in digest.values())
+
+
+def test_restore_takes_arrays_and_shapes_without_sharding(two):
+  plain = jax.tree.map(
+    lambda x: (
+      jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "dtype") else x
+    ),
+    make_state(),
+  )
+  for template in (make_state(), plain):
+    step, state = Checkpoints(two).restore(template)
+    assert step == 2
+    assert np.array_equal(state.params["stem"]["w"], W2)
+
+
+W2 = np.random.default_rng(2).normal(size=(3, 3, 4)).astype(np.float32)
+
+
+def test_keep_leaves_the_newest(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=2)
+  for step in (1, 5, 30):
+    checkpoints.save(step, make_state(step))
+  checkpoints.wait()
+  assert names(tmp_path) == [
+    "00000005",
+    "00000005.sha256.json",
+    "00000030",
+    "00000030.sha256.json",
+  ]
+  with pytest.raises(ValueError, match="keep must be at least 1; got 0"):
+    Checkpoints(tmp_path, keep=0)
+  with pytest.raises(ValueError, match="negative; got -1"):
+    checkpoints.save(-1, make_state())
+
+
+def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  checkpoints.save(1, make_state(1), block=True)
+  write_json = artifacts.write_json
+
+  def write(path, obj):
+    assert (tmp_path / "00000001.sha256.json").exists()
+    assert (tmp_path / "00000002").exists()
+    write_json(path, obj)
+    # The disk has lied: what was hashed is not what is read back.
+    (tmp_path / "00000002" / "commit_success.txt").write_text("?")
+
+  monkeypatch.setattr(artifacts, "write_json", write)
+  checkpoints.save(2, make_state(2))
+  with pytest.raises(CheckpointError, match="commit_success.txt: damaged"):
+    checkpoints.wait()
+  (step, state), warned = restore(tmp_path)
+  assert step == 1 and not warned
+  assert_same(state, make_state(1))
+
+
+def damages(path):
+  """What can happen to a file: (name, new content or None)."""
+  data = path.read_bytes()
+  yield "removed", None
+  for size in sorted({0, len(data) // 2, max(len(data) - 1, 0)}):
+    if size < len(data):
+      yield f"cut to {size} of {len(data)}", data[:size]
+  yield "longer", data + b"\0"
+  for position in sorted({0, len(data) // 3, len(data) // 2, len(data) - 1}):
+    if 0 <= position < len(data):
+      for bit in (0, 6):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << bit
+        yield f"bit {bit} of byte {position}", bytes(flipped)
+
+
+def test_any_damage_to_any_file_falls_back(two):
+  digest_file = two / "00000002.sha256.json"
+  template, expected = abstract(make_state()), make_state(1)
+  count = 0
+  for path in files_of(two, 2):
+    original = path.read_bytes()
+    for name, data in damages(path):
+      if path == digest_file and (data is None or data == original[:-1]):
+        continue  # no digest: the next test; no line end: nothing is lost
+      path.unlink() if data is None else path.write_bytes(data)
+      warned = []
+      step, state = Checkpoints(two, warn=warned.append).restore(template)
+      assert step == 1, (path, name)
+      assert_same(state, expected)
+      assert len(warned) == 1 and warned[0].isprintable()
+      if path != digest_file or "cut" in name:
+        assert str(path) in warned[0], (name, warned)
+      assert "using the checkpoint before, of step 1" in warned[0]
+      path.write_bytes(original)
+      count += 1
+  assert count > 100
+  assert restore(two)[0][0] == 2
+
+
+def test_extra_file_is_damage(two):
+  (two / "00000002" / "state" / "stray").write_text("")
+  (step, _), warned = restore(two)
+  assert step == 1 and "stray: not a file of this checkpoint" in warned[0]
+
+
+def test_missing_checkpoint_or_digest(two):
+  shutil.rmtree(two / "00000002")
+  (step, _), warned = restore(two)
+  assert step == 1 and "00000002: missing" in warned[0]
+  (two / "00000002.sha256.json").unlink()
+  (step, _), warned = restore(two)
+  assert step == 1 and not warned
+  (two / "00000001.sha256.json").unlink()
+  assert Checkpoints(two).latest_step is None
+  assert restore(two) == (None, [])
+
+
+def test_all_damaged_is_an_error_and_no_new_start(two):
+  for step in (1, 2):
+    path = two / f"{step:08d}" / "state" / "manifest.ocdbt"
+    path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(CheckpointError, match="every checkpoint is dam") as error:
+    restore(two)
+  assert str(error.value).startswith(f"{two}: ")
+  assert str(error.value).isprintable()
+
+
+def test_run_goes_on_after_falling_back(two):
+  """A damaged newest neither counts for `keep` nor blocks its name."""
+  path = two / "00000002" / "state" / "manifest.ocdbt"
+  path.write_bytes(b"")
+  warned = []
+  checkpoints = Checkpoints(two, keep=1, warn=warned.append)
+  checkpoints.restore(abstract(make_state()))
+  assert len(warned) == 1 and checkpoints.latest_step == 1
+  checkpoints.save(2, make_state(2), block=True)
+  assert names(two) == ["00000002", "00000002.sha256.json"]
+  assert checkpoints.latest_step == 2
+  (step, state), warned = restore(two)
+  assert step == 2 and not warned
+  assert_same(state, make_state(2))
+
+
+def test_save_below_a_damaged_newest_survives(two):
+  (two / "00000002" / "state" / "manifest.ocdbt").write_bytes(b"")
+  checkpoints = Checkpoints(two, keep=1, warn=lambda _: None)
+  os.rename(two / "00000002", two / "00000009")
+  os.rename(two / "00000002.sha256.json", two / "00000009.sha256.json")
+  checkpoints.restore(abstract(make_state()))
+  checkpoints.save(5, make_state(5), block=True)
+  (step, state), warned = restore(two)
+  assert step == 5 and "00000009" in warned[0]
+  assert_same(state, make_state(5))
+
+
+def test_current_step_is_not_written_again(two, monkeypatch):
+  checkpoints = Checkpoints(two)
+  checkpoints.restore(abstract(make_state()))
+  monkeypatch.setattr(checkpoint.ocp, "save_async", None)
+  checkpoints.save(2, make_state(2), block=True)
+  monkeypatch.undo()
+  # Without a restore the folder is of another run, and is written over.
+  Checkpoints(two).save(2, make_state(3), block=True)
+  assert_same(restore(two)[0][1], make_state(3))
+
+
+def test_leftovers_of_killed_saves_are_ignored_then_removed(two):
+  leftovers = [
+    two / "00000000.orbax-checkpoint-tmp",
+    two / "00000003.orbax-checkpoint-tmp",
+    two / "00000004",
+  ]
+  for path in leftovers:
+    (path / "state").mkdir(parents=True)
+  (two / "notes").mkdir()
+  assert restore(two)[0][0] == 2
+  checkpoints = Checkpoints(two, keep=1)
+  assert checkpoints.latest_step == 2
+  checkpoints.save(3, make_state(3), block=True)
+  assert names(two) == [
+    "00000003",
+    "00000003.sha256.json",
+    "00000004",
+    "notes",
+  ]
+  checkpoints.save(4, make_state(4), block=True)
+  assert_same(restore(two)[0][1], make_state(4))
+
+
+@pytest.mark.parametrize(
+  ("where", "name"),
+  [(artifacts, "write_json"), (checkpoint, "_digest"), (artifacts, "fsync")],
+)
+def test_background_failure_surfaces_once(two, monkeypatch, where, name):
+  checkpoints = Checkpoints(two)
+
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  for surface in (checkpoints.wait, lambda: checkpoints.save(4, make_state(4))):
+    with monkeypatch.context() as patch:
+      patch.setattr(where, name, fail)
+      checkpoints.save(3, make_state(3))
+      with pytest.raises(
+        CheckpointError, match="00000003: .*No space"
+      ) as error:
+        surface()
+    assert str(error.value).isprintable()
+    assert checkpoints.latest_step == 2
+    assert restore(two)[0][0] == 2
+  # The caller may try again.
+  checkpoints.save(3, make_state(3), block=True)
+  assert_same(restore(two)[0][1], make_state(3))
+
+
+def test_failure_in_orbax_surfaces(two, monkeypatch):
+  class Response:
+    def result(self):
+      raise OSError(28, "No space left on device")
+
+  checkpoints = Checkpoints(two)
+  monkeypatch.setattr(checkpoint.ocp, "save_async", lambda *_: Response())
+  with pytest.raises(CheckpointError, match="00000003: .*No space"):
+    checkpoints.save(3, make_state(3), block=True)
+
+  def fail(*_):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(checkpoint.ocp, "save_async", fail)
+  with pytest.raises(CheckpointError, match="00000003: .*Permission denied"):
+    checkpoints.save(3, make_state(3))
+  checkpoints.wait()
+  assert checkpoints.latest_step == 2
+
+
+def test_folder_that_can_not_be_made(tmp_path):
+  (tmp_path / "file").write_text("")
+  checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
+  with pytest.raises(CheckpointError, match="could not be saved"):
+    checkpoints.save(1, make_state(), block=True)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (
+      lambda s: s.replace(step=jnp.float32(0)),
+      r"step is int32\[\] in the checkpoint and float32\[\] in the program",
+    ),
+    (
+      lambda s: s.replace(params={**s.params, "new": jnp.zeros(2)}),
+      "params.new is nothing in the checkpoint",
+    ),
+    (
+      lambda s: s.replace(params={"stem": {"w": jnp.zeros((3, 3, 5))}}),
+      r"params.blocks.0 is bfloat16\[5\] in the checkpoint and nothing",
+    ),
+    (
+      lambda s: s.replace(opt_state=optax.sgd(0.1).init(s.params)),
+      "opt_state.*nothing in the program",
+    ),
+    (lambda s: s.replace(epoch=0.5), "epoch is int in the .* and float in"),
+  ],
+)
+def test_other_structure_is_an_error(two, change, message):
+  with pytest.raises(CheckpointError, match=message) as error:
+    Checkpoints(two).restore(change(make_state()))
+  assert str(error.value).startswith(f"{two / '00000002'}: ")
+  assert str(error.value).isprintable()
+
+
+def test_donation_right_after_save(tmp_path):
+  """The next step may write to the memory of the state that is being saved."""
+
+  @jax.jit
+  def identity(x):
+    return jax.tree.map(lambda a: a + 0, x)
+
+  update = jax.jit(
+    lambda x: jax.tree.map(lambda a: a * 1.5 + 1, x), donate_argnums=0
+  )
+  checkpoints = Checkpoints(tmp_path, keep=20)
+  state = identity({"a": jnp.ones((256, 256)), "b": jnp.arange(5.0)})
+  saved = {}
+  for step in range(20):
+    saved[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    checkpoints.save(step, state)
+    before = state
+    state = update(state)
+    assert before["a"].is_deleted()
+  checkpoints.wait()
+  for step in reversed(range(20)):
+    found, restored = Checkpoints(tmp_path).restore(state)
+    assert found == step
+    expected = saved[step]
+    for name in expected:
+      assert np.array_equal(restored[name], expected[name])
+    update(restored)  # and memory that was restored may be donated
+    shutil.rmtree(tmp_path / f"{step:08d}")
+    (tmp_path / f"{step:08d}.sha256.json").unlink()
+
+
+def test_numpy_leaves_are_copied(tmp_path, monkeypatch):
+  """What the caller owns is read before `save` returns."""
+  leaf = np.ones(1000, np.float32)
+  checkpoints = Checkpoints(tmp_path)
+  save_async, given = checkpoint.ocp.save_async, []
+  monkeypatch.setattr(
+    checkpoint.ocp,
+    "save_async",
+    lambda path, state: (given.append(state), save_async(path, state))[1],
+  )
+  state = {"numpy": leaf, "jax": jnp.asarray(leaf), "zero": np.float32(3)}
+  checkpoints.save(1, state, block=True)
+  assert not np.shares_memory(given[0]["numpy"], leaf)
+  assert not np.shares_memory(given[0]["jax"], np.asarray(state["jax"]))
+  _, restored = Checkpoints(tmp_path).restore(given[0])
+  assert restored["zero"] == 3 and np.array_equal(restored["numpy"], leaf)
+
+
+CHILD = textwrap.dedent(
+  """
+  import os, signal, sys
+  import jax, jax.numpy as jnp
+  from jax.sharding import NamedSharding, PartitionSpec as P
+  from nss_jax.runtime import artifacts, checkpoint
+
+  folder, moment = sys.argv[1:]
+  checkpoints = checkpoint.Checkpoints(folder, keep=2)
+
+  def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+  def arm():
+    if moment == "digest":
+      artifacts.write_json = die
+    elif moment == "rename":
+      artifacts.os.replace = die
+    elif moment == "delete":
+      checkpoint.shutil.rmtree = die
+    elif moment == "orbax":
+      save_async = checkpoint.ocp.save_async
+      checkpoint.ocp.save_async = lambda *a: (save_async(*a), die())
+
+  mesh = jax.make_mesh((2,), ("data",))
+  for step in range(1, 2000):
+    if step == 4:
+      arm()
+    state = {"w": jnp.full((400, 400), step, jnp.float32)}
+    state = jax.device_put(state, NamedSharding(mesh, P()))
+    checkpoints.save(step, state)
+    if step == 3:
+      checkpoints.wait()
+      print("ready", flush=True)
+  """
+)
+
+
+def start_child(folder, moment):
+  env = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+  }
+  return subprocess.Popen(
+    [sys.executable, "-c", CHILD, str(folder), moment],
+    stdout=subprocess.PIPE,
+    env=env,
+  )
+
+
+def test_sigkill_during_save_leaves_a_restorable_folder(tmp_path):
+  """Killed inside each part of a save, and at moments nobody chose."""
+  moments = ["orbax", "digest", "rename", "delete", "0.013", "0.05", "0.2"]
+  children = {m: start_child(tmp_path / m, m) for m in moments}
+  try:
+    for moment, child in children.items():
+      assert child.stdout.readline() == b"ready\n"
+      if moment[0] == "0":
+        time.sleep(float(moment))
+        child.kill()
+    for child in children.values():
+      assert child.wait(30) == -signal.SIGKILL
+  finally:
+    for child in children.values():
+      child.kill()
+      child.communicate()
+  newest = {"orbax": 3, "digest": 3, "rename": 3, "delete": 4}
+  template = {"w": jnp.zeros((400, 400))}
+  for moment in moments:
+    warned = []
+    checkpoints = Checkpoints(tmp_path / moment, keep=2, warn=warned.append)
+    step, state = checkpoints.restore(template)
+    assert not warned
+    assert step == newest.get(moment, step) and step >= 3
+    assert np.all(np.asarray(state["w"]) == step)
+    # The next save clears up and uses the name that the killed one took.
+    for later in (step + 1, step + 2):
+      checkpoints.save(later, {"w": jnp.full((400, 400), later, jnp.float32)})
+    checkpoints.wait()
+    kept = [n for n in names(tmp_path / moment) if n[0] != "."]
+    assert kept == [
+      f"{s:08d}{end}"
+      for s in (step + 1, step + 2)
+      for end in ("", ".sha256.json")
+    ]

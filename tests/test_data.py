@@ -1,0 +1,783 @@
+"""The data sources: what they deliver, and what they refuse."""
+
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nss_jax.runtime import data
+from nss_jax.runtime.data import dataset as dataset_lib
+
+CIFAR10 = data.ARCHIVES["cifar10_binary"]
+CIFAR100 = data.ARCHIVES["cifar100_binary"]
+FOLDER = CIFAR10.folder
+
+
+def refusal(**kwargs) -> str:
+  """Loads, expects `DataError`, returns its message after common checks."""
+  with pytest.raises(data.DataError) as caught:
+    data.load(**kwargs)
+  message = str(caught.value)
+  assert "\n" not in message
+  assert "accepted" in message or "--config.data.path=" in message
+  assert len(message) < 800
+  return message
+
+
+def records(count: int, label_bytes: int, num_classes: int) -> bytes:
+  """Black images but one; labels count up, coarse labels are 255.
+
+  Image 7 has one red, one green and one blue pixel at places that no wrong
+  order of axes maps onto each other.
+  """
+  rows = np.zeros((count, label_bytes + 3072), np.uint8)
+  rows[:, : label_bytes - 1] = 255
+  rows[:, label_bytes - 1] = np.arange(count) % num_classes
+  rows[7, label_bytes + 0 * 1024 + 1 * 32 + 2] = 11
+  rows[7, label_bytes + 1 * 1024 + 3 * 32 + 4] = 22
+  rows[7, label_bytes + 2 * 1024 + 31 * 32 + 0] = 33
+  return rows.tobytes()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes = b"", **fields):
+  """Adds a member with whatever header fields a test wants."""
+  member = tarfile.TarInfo(name)
+  member.size = len(content)
+  for field, value in fields.items():
+    setattr(member, field, value)
+  tar.addfile(member, io.BytesIO(content))
+
+
+def add_data(tar: tarfile.TarFile, archive: data.Archive, skip: str = ""):
+  record = archive.label_bytes + 3072
+  for name, size in archive.members.items():
+    if name != skip:
+      content = records(
+        size // record, archive.label_bytes, archive.num_classes
+      )
+      add(tar, name, content)
+
+
+def write(
+  file: pathlib.Path,
+  archive: data.Archive,
+  attack: Callable[[tarfile.TarFile], None] | None = None,
+  skip: str = "",
+) -> pathlib.Path:
+  """Writes an archive of the true form, `attack` being its last members."""
+  with tarfile.open(file, "w:gz", compresslevel=1) as tar:
+    add(tar, archive.folder, type=tarfile.DIRTYPE)
+    add(tar, f"{archive.folder}/readme.html", b"see the web page")
+    add_data(tar, archive, skip)
+    if attack:
+      attack(tar)
+  return file
+
+
+@pytest.fixture(scope="session")
+def official_form(tmp_path_factory) -> pathlib.Path:
+  """A folder with both archives at their true names and sizes of members."""
+  folder = tmp_path_factory.mktemp("cifar")
+  for archive in (CIFAR10, CIFAR100):
+    write(folder / archive.filename, archive)
+  return folder
+
+
+@pytest.fixture
+def small(monkeypatch) -> data.Archive:
+  """CIFAR-10 with two files of 20 and 10 records in place of the true one."""
+  archive = dataclasses.replace(
+    CIFAR10,
+    train={"data_batch_1.bin": 20 * 3073},
+    test={"test_batch.bin": 10 * 3073},
+  )
+  monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
+  return archive
+
+
+def check_pixels(image: np.ndarray):
+  assert image[1, 2].tolist() == [11, 0, 0]
+  assert image[3, 4].tolist() == [0, 22, 0]
+  assert image[31, 0].tolist() == [0, 0, 33]
+  assert int(image.sum()) == 66
+
+
+# Digits.
+
+
+def test_digits():
+  digits = data.load("digits")
+  assert digits.name == "digits"
+  assert digits.train_images.shape == (1437, 8, 8, 1)
+  assert digits.test_images.shape == (360, 8, 8, 1)
+  assert digits.train_images.dtype == digits.test_images.dtype == np.uint8
+  assert digits.train_labels.dtype == digits.test_labels.dtype == np.int32
+  assert digits.num_classes == 10
+  # Sixteen levels, spread over the whole range.
+  levels = {round(v * 255 / 16) for v in range(17)}
+  assert set(np.unique(digits.train_images)) == levels
+
+
+def test_digits_test_split_is_balanced_and_deterministic():
+  first, second = data.load("digits"), data.load("digits")
+  train = np.bincount(first.train_labels, minlength=10)
+  test = np.bincount(first.test_labels, minlength=10)
+  np.testing.assert_allclose(test, (train + test) * 360 / 1797, atol=1)
+  np.testing.assert_array_equal(first.train_images, second.train_images)
+  np.testing.assert_array_equal(first.test_labels, second.test_labels)
+
+
+def test_digits_splits_share_no_index():
+  from sklearn.datasets import load_digits
+
+  digits = data.load("digits")
+  images = np.concatenate([digits.train_images, digits.test_images])
+  expected = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
+  as_rows = [np.sort(x.reshape(1797, 64), axis=0) for x in (images, expected)]
+  np.testing.assert_array_equal(*as_rows)
+
+
+def test_statistics_are_those_of_the_training_images():
+  digits = data.load("digits")
+  scaled = digits.train_images.astype(np.float64) / 255
+  np.testing.assert_allclose(digits.mean, scaled.mean((0, 1, 2)), rtol=1e-12)
+  np.testing.assert_allclose(digits.std, scaled.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_statistics_are_per_channel_and_std_is_never_zero():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (1003, 4, 5, 3), np.uint8)
+  images[..., 1] = 7
+  part = images, np.zeros(1003, np.int32)
+  made = dataset_lib.make("made", part, part, num_classes=1)
+  scaled = images.astype(np.float64) / 255
+  np.testing.assert_allclose(made.mean, scaled.mean((0, 1, 2)), rtol=1e-12)
+  np.testing.assert_allclose(made.std[0], scaled[..., 0].std(), rtol=1e-12)
+  assert made.std[1] == 1.0
+
+
+def test_statistics_of_white_images_do_not_overflow():
+  images = np.full((2001, 3, 3, 1), 255, np.uint8)
+  images[0] = 254
+  part = images, np.zeros(2001, np.int32)
+  made = dataset_lib.make("white", part, part, num_classes=1)
+  share = 1 / 2001
+  np.testing.assert_allclose(made.mean, 1 - share / 255, rtol=1e-12)
+  expected = np.sqrt(share * (1 - share)) / 255
+  np.testing.assert_allclose(made.std, expected, rtol=1e-12)
+
+
+def test_unknown_source_names_the_accepted_ones():
+  message = refusal(source="cifar")
+  for word in ("data.source='cifar'", *data.SOURCES):
+    assert word in message
+
+
+def test_import_loads_no_data_set_library():
+  code = (
+    "import sys, nss_jax.runtime.data; "
+    "print({'sklearn', 'tensorflow_datasets', 'tensorflow', 'pooch'}"
+    " & set(sys.modules))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+  )
+  assert done.stdout.strip() == "set()", done.stderr
+
+
+# CIFAR archives of the true form.
+
+
+def test_cifar10_of_true_size_from_a_folder(official_form):
+  cifar = data.load("cifar10_binary", path=str(official_form))
+  assert cifar.train_images.shape == (50_000, 32, 32, 3)
+  assert cifar.test_images.shape == (10_000, 32, 32, 3)
+  assert cifar.train_images.dtype == np.uint8
+  assert cifar.train_labels.dtype == np.int32
+  np.testing.assert_array_equal(cifar.train_labels, np.arange(50_000) % 10)
+  np.testing.assert_array_equal(cifar.test_labels, np.arange(10_000) % 10)
+  for batch in range(5):
+    check_pixels(cifar.train_images[batch * 10_000 + 7])
+  check_pixels(cifar.test_images[7])
+  assert int(cifar.train_images.sum()) == 5 * 66
+  assert cifar.num_classes == 10
+
+
+def test_cifar100_of_true_size_from_a_file(official_form):
+  file = official_form / "cifar-100-binary.tar.gz"
+  cifar = data.load("cifar100_binary", path=str(file))
+  assert cifar.train_images.shape == (50_000, 32, 32, 3)
+  assert cifar.test_images.shape == (10_000, 32, 32, 3)
+  # The fine label: the coarse ones are all 255.
+  np.testing.assert_array_equal(cifar.train_labels, np.arange(50_000) % 100)
+  check_pixels(cifar.train_images[7])
+  assert cifar.num_classes == 100
+
+
+def test_training_files_are_joined_in_their_order(tmp_path, monkeypatch):
+  archive = dataclasses.replace(
+    CIFAR10,
+    train={"data_batch_1.bin": 20 * 3073, "data_batch_2.bin": 30 * 3073},
+    test={"test_batch.bin": 10 * 3073},
+  )
+  monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
+  file = tmp_path / "any_name.tar.gz"
+  with tarfile.open(file, "w:gz") as tar:
+    for name, size in reversed(archive.members.items()):
+      content = np.frombuffer(records(size // 3073, 1, 10), np.uint8)
+      content = content.reshape(-1, 3073).copy()
+      # One label per file, to tell which came first.
+      content[10:, 0] = 1 + ("batch_2" in name)
+      add(tar, name, content.tobytes())
+  labels = data.load("cifar10_binary", path=str(file)).train_labels
+  assert labels[10:20].tolist() == [1] * 10
+  assert labels[30:].tolist() == [2] * 20
+
+
+# Archives that are refused.
+
+
+def _member(name: str, content: bytes = b"x", **fields):
+  return lambda tar: add(tar, name, content, **fields)
+
+
+def _label_out_of_range(tar: tarfile.TarFile):
+  rows = bytearray(records(10, 1, 10))
+  rows[0] = 10
+  add(tar, f"{FOLDER}/test_batch.bin", bytes(rows))
+
+
+TEST_FILE = f"{FOLDER}/test_batch.bin"
+# name: (last members of the archive, member left out, word in the message)
+ATTACKS = {
+  "absolute path": (_member("/nss_jax_escaped"), "", "escaped"),
+  "parent folder": (_member("../escaped"), "", "escaped"),
+  "parent inside": (_member(f"{FOLDER}/../../escaped"), "", "escaped"),
+  "other folder": (_member("elsewhere/test_batch.bin"), "", "elsewhere"),
+  "new line in name": (_member("a\nb"), "", r"a\nb"),
+  "symlink": (
+    _member(TEST_FILE, b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    TEST_FILE,
+    "type b'2'",
+  ),
+  "hardlink": (
+    _member(
+      TEST_FILE,
+      b"",
+      type=tarfile.LNKTYPE,
+      linkname=f"{FOLDER}/data_batch_1.bin",
+    ),
+    TEST_FILE,
+    "type b'1'",
+  ),
+  "device": (
+    _member(TEST_FILE, b"", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
+    TEST_FILE,
+    "type b'3'",
+  ),
+  "pipe": (_member(TEST_FILE, b"", type=tarfile.FIFOTYPE), TEST_FILE, "b'6'"),
+  "folder of that name": (
+    _member(TEST_FILE, b"", type=tarfile.DIRTYPE),
+    TEST_FILE,
+    "30,730 bytes",
+  ),
+  # Links and folders that claim the right size, and ones beside the data.
+  "symlink of right size": (
+    _member(TEST_FILE, bytes(30_730), type=tarfile.SYMTYPE, linkname="x"),
+    TEST_FILE,
+    "type b'2'",
+  ),
+  "folder of right size": (
+    _member(TEST_FILE, bytes(30_730), type=tarfile.DIRTYPE),
+    TEST_FILE,
+    "type b'5'",
+  ),
+  "symlink beside": (
+    _member(f"{FOLDER}/up", b"", type=tarfile.SYMTYPE, linkname="../.."),
+    "",
+    "type b'2'",
+  ),
+  "hardlink beside": (
+    _member(f"{FOLDER}/up", b"", type=tarfile.LNKTYPE, linkname=TEST_FILE),
+    "",
+    "type b'1'",
+  ),
+  "device beside": (
+    _member(f"{FOLDER}/zero", b"", type=tarfile.BLKTYPE),
+    "",
+    "type b'4'",
+  ),
+  "sparse": (
+    _member(f"{FOLDER}/sparse", b"", type=tarfile.GNUTYPE_SPARSE),
+    "",
+    "type b'S'",
+  ),
+  "duplicate": (_member(TEST_FILE, records(10, 1, 10)), "", "one member"),
+  "too small": (
+    _member(TEST_FILE, records(9, 1, 10)),
+    TEST_FILE,
+    "27,657 bytes",
+  ),
+  "too large": (
+    _member(TEST_FILE, records(11, 1, 10)),
+    TEST_FILE,
+    "33,803 bytes",
+  ),
+  "missing": (lambda tar: None, TEST_FILE, "lacks"),
+  "label out of range": (_label_out_of_range, TEST_FILE, "0..9"),
+  "large company": (
+    _member(f"{FOLDER}/more.bin", bytes(2**20 + 1)),
+    "",
+    "more.bin",
+  ),
+  "endless company": (
+    lambda tar: [add(tar, f"{FOLDER}/{i}.bin", bytes(2**20)) for i in range(3)],
+    "",
+    "more data",
+  ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_hostile_archive_is_refused(attack, small, tmp_path, monkeypatch):
+  inside, outside = tmp_path / "in" / "cwd", tmp_path / "data"
+  inside.mkdir(parents=True)
+  outside.mkdir()
+  monkeypatch.chdir(inside)
+  last, skip, word = ATTACKS[attack]
+  file = write(outside / small.filename, small, last, skip)
+  before = sorted(tmp_path.rglob("*"))
+  message = refusal(source="cifar10_binary", path=str(file))
+  assert word in message
+  assert sorted(tmp_path.rglob("*")) == before
+  assert not pathlib.Path("/nss_jax_escaped").exists()
+
+
+def _truncated(good: bytes) -> bytes:
+  return good[: len(good) // 2]
+
+
+def _truncated_at_its_end(good: bytes) -> bytes:
+  return good[:-4]
+
+
+def _truncated_after_the_tar(good: bytes) -> bytes:
+  """Ends in padding that reading the members alone would not touch."""
+  return gzip.compress(gzip.decompress(good) + bytes(2**18))[:-4]
+
+
+def _truncated_tar(good: bytes) -> bytes:
+  return gzip.compress(gzip.decompress(good)[:-30_000])
+
+
+def _bad_checksum(good: bytes) -> bytes:
+  return good[:-8] + bytes([good[-8] ^ 1]) + good[-7:]
+
+
+def _negative_size(good: bytes) -> bytes:
+  """A member that says to go back in the file: tarfile once looped on it."""
+  header = bytearray(tarfile.TarInfo(f"{FOLDER}/loop").tobuf())
+  header[124:136] = b"\xff" * 10 + b"\xfc\x00"
+  header[148:156] = b" " * 8
+  header[148:156] = b"%06o\0 " % sum(header)
+  return gzip.compress(bytes(header) + gzip.decompress(good))
+
+
+def _header_chain(good: bytes) -> bytes:
+  """Long-name headers one after another: tarfile recurses once for each."""
+  name = tarfile.TarInfo("././@LongLink")
+  name.type, name.size = tarfile.GNUTYPE_LONGNAME, 2
+  block = name.tobuf() + b"x\0".ljust(512, b"\0")
+  return gzip.compress(block * 1500 + gzip.decompress(good))
+
+
+def _large_header(good: bytes) -> bytes:
+  """A header that tarfile would read into memory whole."""
+  header = tarfile.TarInfo("pax")
+  header.type, header.size = tarfile.XHDTYPE, 2**26
+  return gzip.compress(header.tobuf() + bytes(2**26), 1)
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    _truncated,
+    _truncated_at_its_end,
+    _truncated_after_the_tar,
+    _truncated_tar,
+    _bad_checksum,
+    _negative_size,
+    _header_chain,
+    _large_header,
+    lambda good: b"",
+    lambda good: b"<html>not found</html>",
+    lambda good: gzip.compress(b"not a tar"),
+    lambda good: gzip.decompress(good),
+    lambda good: good + b"trailing",
+  ],
+)
+def test_damaged_archive_is_refused(damage, small, tmp_path):
+  file = tmp_path / small.filename
+  file.write_bytes(damage(write(file, small).read_bytes()))
+  message = refusal(source="cifar10_binary", path=str(tmp_path))
+  assert small.filename in message
+  assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_small_archive_itself_is_accepted(small, tmp_path):
+  write(tmp_path / small.filename, small)
+  cifar = data.load("cifar10_binary", path=str(tmp_path))
+  assert cifar.train_images.shape == (20, 32, 32, 3)
+
+
+@pytest.mark.parametrize("digest", ["right", "wrong"])
+def test_file_of_official_size_needs_the_official_sha256(
+  digest, small, tmp_path, monkeypatch
+):
+  content = write(tmp_path / small.filename, small).read_bytes()
+  sha256 = hashlib.sha256(content).hexdigest()
+  archive = dataclasses.replace(
+    small,
+    bytes=len(content),
+    sha256=sha256 if digest == "right" else "0" * 64,
+  )
+  monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
+  if digest == "right":
+    assert len(data.load("cifar10_binary", path=str(tmp_path)).test_labels)
+  else:
+    message = refusal(source="cifar10_binary", path=str(tmp_path))
+    assert sha256 in message and "0" * 64 in message
+
+
+@pytest.mark.parametrize("kind", ["nothing", "empty folder", "pipe"])
+def test_path_without_archive_is_refused(kind, tmp_path):
+  path = tmp_path / "x"
+  if kind == "empty folder":
+    path.mkdir()
+  elif kind == "pipe":
+    # Opening it would wait for a writer for ever.
+    os.mkfifo(path)
+  message = refusal(source="cifar10_binary", path=str(path))
+  assert str(path) in message and CIFAR10.filename in message
+
+
+# Fetching.
+
+
+@dataclasses.dataclass
+class Server:
+  """A web server for one file that counts what it is asked."""
+
+  url: str
+  content: bytes
+  requests: int = 0
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+  # A proxy of the machine must not see loopback addresses.
+  monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+  monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      state.requests += 1
+      self.send_response(200)
+      self.send_header("Content-Length", str(len(state.content)))
+      self.end_headers()
+      self.wfile.write(state.content)
+
+    def log_message(self, format, *args):
+      pass
+
+  with http.server.HTTPServer(("127.0.0.1", 0), Handler) as httpd:
+    address = f"http://127.0.0.1:{httpd.server_port}"
+    state = Server(f"{address}/cifar-10-binary.tar.gz", b"")
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+    thread.start()
+    yield state
+    httpd.shutdown()
+    thread.join(timeout=10)
+
+
+@pytest.fixture
+def remote(small, server, tmp_path, monkeypatch) -> data.Archive:
+  """The small archive, with the server as its official address."""
+  content = write(tmp_path / "source.tar.gz", small).read_bytes()
+  server.content = content
+  archive = dataclasses.replace(
+    small,
+    url=server.url,
+    bytes=len(content),
+    sha256=hashlib.sha256(content).hexdigest(),
+  )
+  monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
+  return archive
+
+
+def test_archive_is_fetched_once(remote, server, tmp_path):
+  cache = tmp_path / "cache"
+  for _ in range(2):
+    cifar = data.load("cifar10_binary", cache_dir=str(cache), progress=False)
+    assert cifar.train_images.shape == (20, 32, 32, 3)
+    assert server.requests == 1
+  assert [file.name for file in cache.iterdir()] == [remote.filename]
+
+
+def test_progress_bar_is_shown_if_asked(remote, tmp_path, capsys):
+  data.load("cifar10_binary", cache_dir=str(tmp_path / "a"), progress=False)
+  assert "%" not in capsys.readouterr().err
+  data.load("cifar10_binary", cache_dir=str(tmp_path / "b"), progress=True)
+  assert "100%" in capsys.readouterr().err
+
+
+def test_altered_cached_archive_is_fetched_again(remote, server, tmp_path):
+  cache = tmp_path / "cache"
+  cache.mkdir()
+  (cache / remote.filename).write_bytes(b"altered")
+  data.load("cifar10_binary", cache_dir=str(cache), progress=False)
+  assert server.requests == 1
+  assert (cache / remote.filename).read_bytes() == server.content
+
+
+def test_fetched_archive_with_wrong_sha256_is_not_kept(
+  remote, server, tmp_path
+):
+  cache = tmp_path / "cache"
+  server.content = server.content[:-1] + b"x"
+  message = refusal(
+    source="cifar10_binary", cache_dir=str(cache), progress=False
+  )
+  assert "SHA256" in message and remote.url in message
+  assert list(cache.iterdir()) == []
+
+
+def test_without_network_the_message_says_where_to_put_the_file(
+  small, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+  monkeypatch.setenv("no_proxy", "127.0.0.1")
+  with socket.socket() as closed:
+    # Bound but not listening: connections are refused, nobody else gets it.
+    closed.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{closed.getsockname()[1]}/{small.filename}"
+    archive = dataclasses.replace(small, url=url)
+    monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
+    message = refusal(source="cifar10_binary", cache_dir=str(tmp_path))
+  assert url in message
+  assert "--config.data.path=FILE_OR_FOLDER" in message
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_cache_dir_that_is_a_file_is_refused(remote, tmp_path):
+  cache = tmp_path / "cache"
+  cache.write_text("a file")
+  message = refusal(
+    source="cifar10_binary", cache_dir=str(cache), progress=False
+  )
+  assert f"data.cache_dir={str(cache)!r}" in message
+
+
+def test_official_addresses_and_sizes():
+  for archive, files in ((CIFAR10, 6), (CIFAR100, 2)):
+    assert archive.url.startswith("https://www.cs.toronto.edu/~kriz/cifar-")
+    assert len(archive.sha256) == 64 and len(archive.members) == files
+    record = archive.label_bytes + 3072
+    assert sum(archive.train.values()) == 50_000 * record
+    assert sum(archive.test.values()) == 10_000 * record
+
+
+# TensorFlow Datasets.
+
+
+class Source(list):
+  """What `tfds.data_source` returns, as far as it is used."""
+
+  def __init__(self, examples, info):
+    super().__init__(examples)
+    self.dataset_info = info
+
+
+def mocked(examples: list[dict], **kwargs) -> data.Dataset:
+  import tensorflow_datasets as tfds
+
+  def source(self, split, **_):
+    return [Source(examples, self.info) for _ in split]
+
+  with tfds.testing.mock_data(as_data_source_fn=source):
+    return data.load("tfds", **{"name": "cifar10", **kwargs})
+
+
+def test_tfds_without_tensorflow(tmp_path):
+  import tensorflow_datasets as tfds
+
+  with tfds.testing.mock_data(num_examples=40):
+    cifar = data.load("tfds", name="cifar10", path=str(tmp_path))
+  assert cifar.name == "cifar10"
+  assert cifar.train_images.shape == (40, 32, 32, 3)
+  assert cifar.train_images.dtype == np.uint8
+  assert cifar.train_labels.dtype == np.int32
+  assert cifar.num_classes == 10
+  assert "tensorflow" not in sys.modules
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_tfds_keeps_images_and_labels_in_order():
+  images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
+  labels = [3, 1, 4, 1, 5, 9]
+  examples = [
+    {"image": image, "label": np.int64(label)}
+    for image, label in zip(images, labels, strict=True)
+  ]
+  made = mocked(examples)
+  np.testing.assert_array_equal(made.train_images, images)
+  assert made.test_labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
+  "name", ["cifar10", "no_such_data_set", "cifar10:9.9.9"]
+)
+def test_tfds_not_prepared_says_how(name, tmp_path):
+  message = refusal(source="tfds", name=name, path=str(tmp_path))
+  assert f"tfds build {name} --file_format=array_record" in message
+  assert f"--data_dir={tmp_path}" in message
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  "name", ["", "huggingface:mnist", "../x", "/etc", "cifar10/a=1", "a\nb"]
+)
+def test_tfds_name_of_another_form_is_refused(name):
+  assert f"data.name={name!r}" in refusal(source="tfds", name=name)
+
+
+@pytest.mark.parametrize(
+  "shapes, dtype, label, word",
+  [
+    ([(4, 4, 3), (5, 4, 3)], np.uint8, 0, "one size"),
+    ([(4, 4, 3), (4, 4, 3)], np.float32, 0, "float32"),
+    ([(4, 4), (4, 4)], np.uint8, 0, "[N, H, W, C]"),
+    ([(4, 4, 3)], np.uint8, 10, "0..9"),
+    # Would be label 0 if cast to int32 before the check.
+    ([(4, 4, 3)], np.uint8, 2**32, "0..9"),
+    ([], np.uint8, 0, "at least 1"),
+  ],
+)
+def test_tfds_examples_of_another_form_are_refused(shapes, dtype, label, word):
+  examples = [
+    {"image": np.zeros(shape, dtype), "label": label} for shape in shapes
+  ]
+  with pytest.raises(data.DataError) as caught:
+    mocked(examples)
+  assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_tfds_without_a_class_label_is_refused():
+  with pytest.raises(data.DataError, match="an image and a class label"):
+    mocked([{"image": np.zeros((4, 4, 3), np.uint8)}], name="div2k")
+
+
+# The check that every source passes through.
+
+
+def part(shape=(4, 2, 2, 3), dtype=np.uint8, labels=(0, 1, 2, 0)):
+  return np.zeros(shape, dtype), np.array(labels)
+
+
+BAD = {
+  "empty": (part((0, 2, 2, 3), labels=np.zeros(0, int)), part(), "equal"),
+  "no pixels": (part((4, 0, 2, 3)), part(), "equal"),
+  "unequal": (part(labels=(0, 1, 2)), part(), "4 images"),
+  "negative": (part(labels=(0, 1, 2, -1)), part(), "-1..2"),
+  "too large": (part(labels=(0, 1, 2, 3)), part(), "0..3"),
+  "not uint8": (part(dtype=np.int32), part(), "int32"),
+  "not 4-d": (part((4, 2, 2)), part(), "(4, 2, 2)"),
+  "float labels": (part(labels=(0.0, 1, 2, 0)), part(), "float64"),
+  "2-d labels": (part(labels=np.zeros((4, 1), int)), part(), "(4, 1)"),
+  "two sizes": (part(), part((4, 2, 2, 1)), "(2, 2, 1)"),
+  "new class": (part(labels=(0, 1, 1, 0)), part(), "[2]"),
+  "bad test": (part(), part(labels=(0, 1, 2)), "test has 4 images"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_arrays_that_are_no_data_set_are_refused(case):
+  train, test, word = BAD[case]
+  with pytest.raises(data.DataError) as caught:
+    dataset_lib.make("bad", train, test, num_classes=3)
+  message = str(caught.value)
+  assert "data 'bad'" in message and word in message
+  assert "accepted" in message and "\n" not in message
+
+
+def test_good_arrays_are_a_data_set():
+  made = dataset_lib.make("good", part(), part(), num_classes=3)
+  assert made.std == (1.0, 1.0, 1.0)
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    made.name = "other"
+
+
+# Splits.
+
+
+@settings(deadline=None)
+@given(
+  num_images=st.integers(2, 2000),
+  fraction=st.floats(0.01, 0.99),
+  seed=st.integers(0, 2**32),
+)
+def test_halves_are_disjoint_cover_all_and_repeat(num_images, fraction, seed):
+  expected = round(num_images * fraction)
+  if not 0 < expected < num_images:
+    with pytest.raises(data.DataError):
+      data.split_halves(num_images, fraction, seed, 1)
+    return
+  train, validation = data.split_halves(num_images, fraction, seed, 1)
+  assert len(validation) == expected
+  both = np.concatenate([train, validation])
+  np.testing.assert_array_equal(np.sort(both), np.arange(num_images))
+  again = data.split_halves(num_images, fraction, seed, 1)
+  np.testing.assert_array_equal(np.concatenate(again), both)
+
+
+def test_halves_are_shuffled_by_the_seed():
+  train, validation = data.split_halves(1000, 0.5, 0, 64)
+  other, _ = data.split_halves(1000, 0.5, 1, 64)
+  assert not np.array_equal(train, other)
+  for indices in (train, validation):
+    assert not np.array_equal(indices, np.sort(indices))
+    # An unshuffled split would put the means at 250 and 750.
+    assert abs(indices.mean() - 499.5) < 50
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan")])
+def test_fraction_out_of_range_is_refused(fraction):
+  with pytest.raises(data.DataError, match=r"data\.validation_fraction="):
+    data.split_halves(100, fraction, 0, 1)
+
+
+@pytest.mark.parametrize("fraction, accepted", [(0.1, True), (0.09, False)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_each_part_holds_a_batch(fraction, accepted, mirrored):
+  fraction = 1 - fraction if mirrored else fraction
+  if accepted:
+    parts = data.split_halves(640, fraction, 0, 64)
+    assert min(map(len, parts)) == 64
+  else:
+    with pytest.raises(data.DataError, match="one batch of 64") as caught:
+      data.split_halves(640, fraction, 0, 64)
+    assert "640" in str(caught.value) and "58" in str(caught.value)
