@@ -15,7 +15,12 @@ def get_config():
   config.data.source = "digits"
   config.space.max_depth = 8
   config.space.max_width = 64
-  config.objective.target_flops = 1.9e6
-  config.search.epochs = 40
-  config.search.warmup_epochs = 10
+  config.objective.target_flops = 1.917e6
+  config.search.batch_size = 32
+  config.search.epochs = 30
+  config.search.warmup_epochs = 8
+  config.search.steps_per_dispatch = 22
+  # Measured over 3 seeds, see the README: on target and committed at the end.
+  config.search.estimator = "straight_through"
+  config.logits.learning_rate = 0.1
   return config

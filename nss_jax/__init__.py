@@ -24,19 +24,19 @@ from nss_jax.spaces.distribution import (
   probabilities,
   sample_space,
 )
-from nss_jax.spaces.search_space import (
-  Arch,
-  SearchSpace,
-  Space,
-  describe_space,
+from nss_jax.spaces.sampling import (
   enumerate_archs,
   enumerate_spaces,
+  sample_archs,
+  sample_bin_archs,
+)
+from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+from nss_jax.spaces.text import (
+  describe_space,
   format_arch,
   format_space,
   parse_arch,
   parse_space,
-  sample_archs,
-  sample_bin_archs,
 )
 from nss_jax.steps.losses import cross_entropy
 from nss_jax.steps.search_step import (

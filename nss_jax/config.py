@@ -77,6 +77,24 @@ def base() -> ml_collections.ConfigDict:
   )
 
 
+def paper(target_mf: str) -> ml_collections.ConfigDict:
+  """The paper's search on CIFAR, for a target given as text, in MF.
+
+  Raises:
+    ConfigError: if the target is not a positive number.
+  """
+  config = base()
+  try:
+    config.objective.target_flops = float(target_mf) * 1e6
+  except ValueError:
+    raise ConfigError(
+      f"config file: target {target_mf!r} is not a number of MF, like 600"
+    ) from None
+  config.data.crop_padding = 4
+  config.data.flip = True
+  return config
+
+
 def search_space(
   config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
 ) -> SearchSpace:
@@ -128,8 +146,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f"at most search.temperature_start, {search.temperature_start}",
       )
     )
-  if not str(config.name).strip() or "/" in config.name or config.name[0] == ".":
-    raise ConfigError(_message("name", config.name, "a plain folder name"))
+  name = config.name
+  if not name.strip() or "/" in name or name.startswith("."):
+    raise ConfigError(_message("name", name, "a plain folder name"))
 
 
 def validate_target(

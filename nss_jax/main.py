@@ -16,7 +16,7 @@ run the same command to go on.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nss_jax import config as config_lib
@@ -50,6 +50,8 @@ def main(argv: list[str]) -> int:
       f"--phases: {','.join(unknown)!r} is not accepted; expected a list of "
       f"{', '.join(PHASES)}"
     )
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # orbax tells each file it writes
   config = _CONFIG.value
   try:
     config_lib.validate(config)

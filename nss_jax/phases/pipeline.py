@@ -96,9 +96,7 @@ def claim_workdir(
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "config.json").exists():
-      artifacts.write_json(
-        workdir / "config.json", config_lib.to_json(config)
-      )
+      artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
   except OSError as error:
     raise WorkdirError(
       f"--workdir: {workdir} cannot be written: {error.strerror}"

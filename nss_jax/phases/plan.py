@@ -72,9 +72,7 @@ def memory_estimate(search_space: SearchSpace, batch_size: int) -> float:
   convolution about three float32 tensors of its output's size stay for the
   backward pass.
   """
-  largest = Arch(
-    depth=search_space.max_depths, width=search_space.max_widths
-  )
+  largest = Arch(depth=search_space.max_depths, width=search_space.max_widths)
   numbers = int(cost.arch_params(search_space, largest))
   activations = int(cost.arch_activations(search_space, largest))
   return 4.0 * (5 * numbers + 3 * activations * batch_size)

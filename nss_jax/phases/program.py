@@ -108,23 +108,19 @@ def make_schedule(
   steps = min(num_train, num_validation) // search.batch_size
   pieces = -(-steps // search.steps_per_dispatch)
   lengths = [len(part) for part in np.array_split(np.arange(steps), pieces)]
-  starts = np.cumsum([0, *lengths[:-1]])
+  starts = np.cumsum([0, *lengths[:-1]]).tolist()
   return Schedule(
     steps_per_epoch=steps,
     epochs=search.epochs,
     warmup_epochs=search.warmup_epochs,
-    dispatches=tuple(
-      (int(start), length) for start, length in zip(starts, lengths, strict=True)
-    ),
+    dispatches=tuple(zip(starts, lengths, strict=True)),
   )
 
 
 def base_keys(seed: int) -> dict[str, jax.Array]:
   """The key of every stream of randomness."""
   base = jax.random.key(seed)
-  return {
-    name: jax.random.fold_in(base, i) for i, name in enumerate(STREAMS)
-  }
+  return {name: jax.random.fold_in(base, i) for i, name in enumerate(STREAMS)}
 
 
 def temperature_schedule(
@@ -145,9 +141,7 @@ def build(
   Raises:
     ConfigError, DataError: if config and data do not make a search.
   """
-  search_space = config_lib.search_space(
-    config, dataset.train_images.shape[1:]
-  )
+  search_space = config_lib.search_space(config, dataset.train_images.shape[1:])
   _check(config, dataset, mesh)
   config_lib.validate_target(config, search_space)
   halves = data.split_halves(

@@ -16,11 +16,8 @@ from nss_jax.runtime.checkpoint import Checkpoints
 from nss_jax.runtime.log import Progress, format_macs, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, distribution
-from nss_jax.spaces.search_space import (
-  Space,
-  describe_space,
-  space_ranges,
-)
+from nss_jax.spaces.search_space import Space, space_ranges
+from nss_jax.spaces.text import describe_space
 from nss_jax.version import __version__
 
 
@@ -146,7 +143,7 @@ def report(
     "",
     f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",
     "Next: draw archs from it,",
-    "  python -c \"import jax, nss_jax as nss; space = nss.load_space("
+    '  python -c "import jax, nss_jax as nss; space = nss.load_space('
     f"'{folder / 'elite_space.json'}'); print(nss.sample_archs("
     'jax.random.key(0), *space, 5))"',
   ]

@@ -78,7 +78,8 @@ class Checkpoints:
 
     Args:
       step: names the checkpoint; not negative.
-      state: a pytree of arrays and Python numbers. Arrays must be whole on
+      state: a pytree of arrays (none of size 0, which orbax can not save)
+        and Python numbers. Arrays must be whole on
         this process (on one device, or replicated).
       block: return when all is on disk, as `wait` does.
 

@@ -58,9 +58,7 @@ def arch_moments(search_space: SearchSpace, arch: Arch) -> Moments:
   before = np.concatenate([stem, width[..., :-1]], axis=-1)
   stride_one = np.asarray(search_space.strides) == 1
   same = ((width == before) & stride_one).astype(np.int64)
-  return Moments(
-    depth, width, width**2, same, same * width, same * width**2
-  )
+  return Moments(depth, width, width**2, same, same * width, same * width**2)
 
 
 def mean_moments(search_space: SearchSpace, weights: Any) -> Moments:
@@ -224,7 +222,8 @@ def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
 
 def flops_penalty(cost: Array, target: float) -> Array:
   """The FLOPs loss, `|cost / target - 1|` (Eq. 4, paper 3.4)."""
-  return abs(cost / target - 1)
+  # jax takes a Python integer for int32, and 3.2 GF are more than that holds.
+  return abs(cost / (1.0 * target) - 1)
 
 
 def _pixel_macs(before, depth, width, width_sq, same_width_sq) -> Array:
@@ -256,11 +255,11 @@ def _same_moments(search_space: SearchSpace, width: Array, stage: int) -> tuple:
 
 def _same_tables(search_space: SearchSpace, stage: int) -> np.ndarray:
   """`[3, K', K]`: those moments for each bin before (or the stem) and here."""
+  if search_space.strides[stage] != 1:
+    return np.zeros((3, 1, 1))  # Never the same: one zero for all the bins.
   stem = search_space.stem_width
   all_bins = (((stem, stem),), *search_space.width_bins)
   before, here = (np.asarray(all_bins[s], np.int64) for s in (stage, stage + 1))
-  if search_space.strides[stage] != 1:
-    return np.zeros((3, len(before), len(here)))
   before, here = before[:, None], here[None, :]
   low = np.maximum(before[..., 0], here[..., 0])
   high = np.minimum(before[..., 1], here[..., 1])

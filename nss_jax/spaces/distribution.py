@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from nss_jax.spaces.cost import flops_penalty
 from nss_jax.spaces.search_space import SearchSpace, Space, bin_exists
 
 # The logit of a bin that a stage does not own: finite, so that weight decay
@@ -149,7 +150,7 @@ def elite_space(
   """
   candidates = sample_space(rng, logits, (num_samples,))
   costs = jax.vmap(lambda space: cost_fn(one_hot(space, logits)))(candidates)
-  index = jnp.abs(costs / target - 1).argmin()
+  index = flops_penalty(costs, target).argmin()
   space = jax.tree.map(lambda x: x[index], candidates)
   return EliteSpace(space, costs[index], candidates, costs, index)
 

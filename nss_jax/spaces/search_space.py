@@ -10,14 +10,11 @@ one depth and one width per stage.
 """
 
 import dataclasses
-import itertools
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -81,6 +78,9 @@ class SearchSpace:
     for field in dataclasses.fields(self):
       value = _as_tuple(getattr(self, field.name))
       object.__setattr__(self, field.name, value)
+    for name in ("depth_bins", "width_bins", "strides", "image_shape"):
+      if not isinstance(getattr(self, name), tuple):
+        raise ValueError(f"{name} must be a list; got {getattr(self, name)}")
     lengths = (len(self.depth_bins), len(self.width_bins), len(self.strides))
     if len(set(lengths)) != 1 or lengths[0] == 0:
       raise ValueError(
@@ -92,14 +92,16 @@ class SearchSpace:
         _check_bins(f"{name}[{stage}]", bins)
     if len(self.image_shape) != 3 or not _positive(self.image_shape):
       raise ValueError(
-        "image_shape must be (height, width, channels), all at least 1; got "
-        f"{self.image_shape}"
+        "image_shape must be (height, width, channels), integers of at least "
+        f"1; got {self.image_shape}"
       )
     if not _positive(self.strides):
-      raise ValueError(f"strides must be at least 1; got {self.strides}")
+      raise ValueError(
+        f"strides must be integers of at least 1; got {self.strides}"
+      )
     if not _positive((self.stem_width, self.num_classes)):
       raise ValueError(
-        "stem_width and num_classes must be at least 1; got "
+        "stem_width and num_classes must be integers of at least 1; got "
         f"{self.stem_width} and {self.num_classes}"
       )
 
@@ -280,66 +282,6 @@ def space_from_ranges(
   return Space(**indices)
 
 
-def enumerate_spaces(search_space: SearchSpace) -> Iterator[Space]:
-  """Every space, last stage's width fastest. For tiny search spaces."""
-  counts = map(len, (*search_space.depth_bins, *search_space.width_bins))
-  for indices in itertools.product(*map(range, counts)):
-    depth, width = np.split(np.asarray(indices, np.int32), 2)
-    yield Space(depth=depth, width=width)
-
-
-def enumerate_archs(search_space: SearchSpace, space: Space) -> Iterator[Arch]:
-  """Every arch of a space. For tiny spaces."""
-  ranges = space_ranges(search_space, space)
-  values = [range(low, high + 1) for k in ranges.values() for low, high in k]
-  for numbers in itertools.product(*values):
-    depth, width = np.split(np.asarray(numbers, np.int32), 2)
-    yield Arch(depth=depth, width=width)
-
-
-def sample_archs(
-  rng: jax.Array, search_space: SearchSpace, space: Space, num_archs: int
-) -> Arch:
-  """Draws archs uniformly from a space (P_theta of Eq. 3, paper 3.3).
-
-  Args:
-    rng: random key, consumed.
-    search_space: the bins.
-    space: one space, indices `[S]`.
-    num_archs: N.
-
-  Returns:
-    An `Arch` with fields `[N, S]`.
-  """
-  offers = sample_bin_archs(rng, search_space, num_archs)
-  return Arch(
-    depth=_pick(offers.depth, space.depth),
-    width=_pick(offers.width, space.width),
-  )
-
-
-def sample_bin_archs(
-  rng: jax.Array, search_space: SearchSpace, num_archs: int
-) -> Arch:
-  """Draws one depth and one width uniformly from **each** bin of each stage.
-
-  Returns:
-    An `Arch` whose fields are `[N, S, Kd]` and `[N, S, Kw]`: the candidates
-    that the bins' weights choose from or mix.
-  """
-  depth_rng, width_rng = jax.random.split(rng)
-  fields = {}
-  for kind, key, bins in (
-    ("depth", depth_rng, search_space.depth_bins),
-    ("width", width_rng, search_space.width_bins),
-  ):
-    # Ranks agree, so that `jax_numpy_rank_promotion="raise"` has no complaint.
-    low, high = (edge[None] for edge in bin_edges(bins))
-    shape = (num_archs, *low.shape[1:])
-    fields[kind] = jax.random.randint(key, shape, low, high + 1, jnp.int32)
-  return Arch(**fields)
-
-
 def bin_edges(bins: Bins) -> tuple[np.ndarray, np.ndarray]:
   """Low and high ends, `[S, K]` each; absent bins repeat the stage's last."""
   count = max(map(len, bins))
@@ -352,85 +294,6 @@ def bin_exists(bins: Bins) -> np.ndarray:
   """`[S, K]` bool: stages may own different numbers of bins."""
   count = max(map(len, bins))
   return np.asarray([np.arange(count) < len(stage) for stage in bins])
-
-
-def format_arch(arch: Arch) -> str:
-  """One arch as text: `d3-3-3_w16-32-64`."""
-  depth, width = (
-    "-".join(str(int(n)) for n in np.asarray(field))
-    for field in (arch.depth, arch.width)
-  )
-  return f"d{depth}_w{width}"
-
-
-def parse_arch(text: str) -> Arch:
-  """The inverse of `format_arch`.
-
-  Raises:
-    ValueError: if the text is not of that form.
-  """
-  match = re.fullmatch(r"d(\d+(?:-\d+)*)_w(\d+(?:-\d+)*)", text, re.ASCII)
-  if match:
-    depth, width = ([int(n) for n in g.split("-")] for g in match.groups())
-    numbers = (*depth, *width)
-    fits = _positive(numbers) and max(numbers) <= np.iinfo(np.int32).max
-    if len(depth) == len(width) and fits:
-      return Arch(
-        depth=np.asarray(depth, np.int32), width=np.asarray(width, np.int32)
-      )
-  raise ValueError(
-    f"not an arch: {text!r}; expected positive depths and widths, one per "
-    "stage, like 'd3-3-3_w16-32-64'"
-  )
-
-
-def format_space(search_space: SearchSpace, space: Space) -> str:
-  """One space as text: `d1:4-5:8-1:4_w1:32-33:64-65:96`."""
-  ranges = space_ranges(search_space, space)
-  depth, width = (
-    "-".join(f"{low}:{high}" for low, high in ranges[kind])
-    for kind in ("depth", "width")
-  )
-  return f"d{depth}_w{width}"
-
-
-def parse_space(search_space: SearchSpace, text: str) -> Space:
-  """The inverse of `format_space`.
-
-  Raises:
-    ValueError: if the text is not of that form or names no bin.
-  """
-  ranges = r"(\d+:\d+(?:-\d+:\d+)*)"
-  match = re.fullmatch(f"d{ranges}_w{ranges}", text, re.ASCII)
-  if not match:
-    raise ValueError(
-      f"not a space: {text!r}; expected ranges like "
-      "'d1:4-5:8-1:4_w1:32-33:64-65:96'"
-    )
-  depth, width = (
-    [tuple(map(int, r.split(":"))) for r in g.split("-")]
-    for g in match.groups()
-  )
-  return space_from_ranges(search_space, {"depth": depth, "width": width})
-
-
-def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
-  """One line of words per stage: `stage 1: 1-4 blocks, 33-64 channels`."""
-  ranges = space_ranges(search_space, space)
-  lines = []
-  for stage, ((d0, d1), (w0, w1)) in enumerate(
-    zip(ranges["depth"], ranges["width"], strict=True)
-  ):
-    depth = f"{d0}-{d1} blocks" if d0 != d1 else f"{d0} blocks"
-    width = f"{w0}-{w1} channels" if w0 != w1 else f"{w0} channels"
-    lines.append(f"stage {stage + 1}: {depth}, {width}")
-  return lines
-
-
-def _pick(offers: jax.Array, indices: jax.Array) -> jax.Array:
-  """`[N, S, K]` at the indices `[S]` -> `[N, S]`."""
-  index = jnp.asarray(indices)[None, :, None]
-  return jnp.take_along_axis(offers, index, axis=-1)[..., 0]
 
 
 def _equal_bins(kind: str, largest: int, count: int) -> tuple[Bin, ...]:

@@ -13,7 +13,8 @@ from flax import struct
 
 from nss_jax.spaces import distribution
 from nss_jax.spaces.distribution import SpaceLogits
-from nss_jax.spaces.search_space import Arch, SearchSpace, sample_bin_archs
+from nss_jax.spaces.sampling import sample_bin_archs
+from nss_jax.spaces.search_space import Arch, SearchSpace
 
 
 @struct.dataclass

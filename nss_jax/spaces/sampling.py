@@ -1,0 +1,82 @@
+"""Enumeration of spaces and archs, and uniform draws of archs."""
+
+import itertools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nss_jax.spaces.search_space import (
+  Arch,
+  SearchSpace,
+  Space,
+  bin_edges,
+  space_ranges,
+)
+
+
+def enumerate_spaces(search_space: SearchSpace) -> Iterator[Space]:
+  """Every space, last stage's width fastest. For tiny search spaces."""
+  counts = map(len, (*search_space.depth_bins, *search_space.width_bins))
+  for indices in itertools.product(*map(range, counts)):
+    depth, width = np.split(np.asarray(indices, np.int32), 2)
+    yield Space(depth=depth, width=width)
+
+
+def enumerate_archs(search_space: SearchSpace, space: Space) -> Iterator[Arch]:
+  """Every arch of a space. For tiny spaces."""
+  ranges = space_ranges(search_space, space)
+  values = [range(low, high + 1) for k in ranges.values() for low, high in k]
+  for numbers in itertools.product(*values):
+    depth, width = np.split(np.asarray(numbers, np.int32), 2)
+    yield Arch(depth=depth, width=width)
+
+
+def sample_archs(
+  rng: jax.Array, search_space: SearchSpace, space: Space, num_archs: int
+) -> Arch:
+  """Draws archs uniformly from a space (P_theta of Eq. 3, paper 3.3).
+
+  Args:
+    rng: random key, consumed.
+    search_space: the bins.
+    space: one space, indices `[S]`.
+    num_archs: N.
+
+  Returns:
+    An `Arch` with fields `[N, S]`.
+  """
+  offers = sample_bin_archs(rng, search_space, num_archs)
+  return Arch(
+    depth=_pick(offers.depth, space.depth),
+    width=_pick(offers.width, space.width),
+  )
+
+
+def sample_bin_archs(
+  rng: jax.Array, search_space: SearchSpace, num_archs: int
+) -> Arch:
+  """Draws one depth and one width uniformly from **each** bin of each stage.
+
+  Returns:
+    An `Arch` whose fields are `[N, S, Kd]` and `[N, S, Kw]`: the candidates
+    that the bins' weights choose from or mix.
+  """
+  depth_rng, width_rng = jax.random.split(rng)
+  fields = {}
+  for kind, key, bins in (
+    ("depth", depth_rng, search_space.depth_bins),
+    ("width", width_rng, search_space.width_bins),
+  ):
+    # Ranks agree, so that `jax_numpy_rank_promotion="raise"` has no complaint.
+    low, high = (edge[None] for edge in bin_edges(bins))
+    shape = (num_archs, *low.shape[1:])
+    fields[kind] = jax.random.randint(key, shape, low, high + 1, jnp.int32)
+  return Arch(**fields)
+
+
+def _pick(offers: jax.Array, indices: jax.Array) -> jax.Array:
+  """`[N, S, K]` at the indices `[S]` -> `[N, S]`."""
+  index = jnp.asarray(indices)[None, :, None]
+  return jnp.take_along_axis(offers, index, axis=-1)[..., 0]

@@ -1,0 +1,86 @@
+"""Archs and spaces as text, for file names, flags and people."""
+
+import re
+
+import numpy as np
+
+from nss_jax.spaces.search_space import (
+  Arch,
+  SearchSpace,
+  Space,
+  space_from_ranges,
+  space_ranges,
+)
+
+
+def format_arch(arch: Arch) -> str:
+  """One arch as text: `d3-3-3_w16-32-64`."""
+  depth, width = (
+    "-".join(str(int(n)) for n in np.asarray(field))
+    for field in (arch.depth, arch.width)
+  )
+  return f"d{depth}_w{width}"
+
+
+def parse_arch(text: str) -> Arch:
+  """The inverse of `format_arch`.
+
+  Raises:
+    ValueError: if the text is not of that form.
+  """
+  match = re.fullmatch(r"d(\d+(?:-\d+)*)_w(\d+(?:-\d+)*)", text, re.ASCII)
+  if match:
+    depth, width = ([int(n) for n in g.split("-")] for g in match.groups())
+    numbers = (*depth, *width)
+    fits = min(numbers) >= 1 and max(numbers) <= np.iinfo(np.int32).max
+    if len(depth) == len(width) and fits:
+      return Arch(
+        depth=np.asarray(depth, np.int32), width=np.asarray(width, np.int32)
+      )
+  raise ValueError(
+    f"not an arch: {text!r}; expected positive depths and widths, one per "
+    "stage, like 'd3-3-3_w16-32-64'"
+  )
+
+
+def format_space(search_space: SearchSpace, space: Space) -> str:
+  """One space as text: `d1:4-5:8-1:4_w1:32-33:64-65:96`."""
+  ranges = space_ranges(search_space, space)
+  depth, width = (
+    "-".join(f"{low}:{high}" for low, high in ranges[kind])
+    for kind in ("depth", "width")
+  )
+  return f"d{depth}_w{width}"
+
+
+def parse_space(search_space: SearchSpace, text: str) -> Space:
+  """The inverse of `format_space`.
+
+  Raises:
+    ValueError: if the text is not of that form or names no bin.
+  """
+  ranges = r"(\d+:\d+(?:-\d+:\d+)*)"
+  match = re.fullmatch(f"d{ranges}_w{ranges}", text, re.ASCII)
+  if not match:
+    raise ValueError(
+      f"not a space: {text!r}; expected ranges like "
+      "'d1:4-5:8-1:4_w1:32-33:64-65:96'"
+    )
+  depth, width = (
+    [tuple(map(int, r.split(":"))) for r in g.split("-")]
+    for g in match.groups()
+  )
+  return space_from_ranges(search_space, {"depth": depth, "width": width})
+
+
+def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
+  """One line of words per stage: `stage 1: 1-4 blocks, 33-64 channels`."""
+  ranges = space_ranges(search_space, space)
+  lines = []
+  for stage, ((d0, d1), (w0, w1)) in enumerate(
+    zip(ranges["depth"], ranges["width"], strict=True)
+  ):
+    depth = f"{d0}-{d1} blocks" if d0 != d1 else f"{d0} blocks"
+    width = f"{w0}-{w1} channels" if w0 != w1 else f"{w0} channels"
+    lines.append(f"stage {stage + 1}: {depth}, {width}")
+  return lines

@@ -1,0 +1,179 @@
+"""A stranger's model, loss, optimizers and loop around our steps."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import nss_jax as nss
+
+SEARCH_SPACE = nss.SearchSpace.expanded(
+  max_depth=4,
+  max_width=16,
+  num_depth_bins=4,
+  num_width_bins=8,
+  strides=(1, 2),
+  stem_width=4,
+  image_shape=(8, 8, 1),
+  num_classes=3,
+)
+TARGET = 40_000.0
+
+
+def _model(weights, masks, x):
+  """Two layers whose units are gated by the width masks. Not our supernet."""
+  for stage, layer in enumerate(weights["layers"]):
+    x = jnp.tanh(x @ layer) * masks.width[None, stage]
+  return x @ weights["head"]
+
+
+def _loss(weights, masks, batch):
+  x, y = batch
+  return nss.cross_entropy(_model(weights, masks, x), y)
+
+
+def _data(rng):
+  x = jax.random.normal(rng, (64, 6))
+  return x, jnp.argmax(x[:, :3], axis=-1)
+
+
+@pytest.mark.parametrize("cost_from", ["sample", "expected"])
+def test_a_stranger_reaches_the_target(cost_from):
+  chex.clear_trace_counter()  # it counts by name, over both parameters
+  keys = jax.random.split(jax.random.key(0), 4)
+  weights = {
+    "layers": [
+      jax.random.normal(keys[0], (6, 16)) / 3,
+      jax.random.normal(keys[1], (16, 16)) / 4,
+    ],
+    "head": jnp.zeros((16, 3)),
+  }
+  weight_opt, logit_opt = optax.sgd(0.1), optax.adam(0.05)
+  cost_fn = functools.partial(nss.mean_macs, SEARCH_SPACE)
+
+  def sample_fn(rng, logits, step):
+    bins_rng, offers_rng = jax.random.split(rng)
+    bins = nss.gumbel_softmax(bins_rng, logits, 1.0, hard=True)
+    offers = nss.sample_bin_archs(offers_rng, SEARCH_SPACE, 1)
+    offers = jax.tree.map(lambda x: x[0], offers)
+    return nss.Sample(bins, nss.mix_masks(SEARCH_SPACE, offers, bins))
+
+  # One trace serves every step.
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def train(state, logits, batch):
+    return nss.weight_step(
+      state,
+      logits,
+      batch,
+      keys[2],
+      loss_fn=_loss,
+      sample_fn=sample_fn,
+      optimizer=weight_opt,
+    )
+
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def search(state, weights, batch):
+    return nss.search_step(
+      state,
+      weights,
+      batch,
+      keys[3],
+      loss_fn=_loss,
+      cost_fn=cost_fn,
+      sample_fn=sample_fn,
+      optimizer=logit_opt,
+      target=TARGET,
+      cost_weight=1.0,
+      cost_from=cost_from,
+    )
+
+  state = nss.init_weight_state(weights, weight_opt)
+  found = nss.init_search_state(nss.init_logits(SEARCH_SPACE), logit_opt)
+  start = float(cost_fn(nss.probabilities(found.logits)) / TARGET)
+  assert abs(start - 1) > 0.5  # the search has something to do
+  losses = []
+  for step in range(300):
+    found, _ = search(found, state.params, _data(jax.random.key(2 * step)))
+    state, metrics = train(
+      state, found.logits, _data(jax.random.key(2 * step + 1))
+    )
+    losses.append(float(metrics["loss"]))
+
+  assert float(cost_fn(nss.probabilities(found.logits))) == pytest.approx(
+    TARGET, rel=0.1
+  )
+  assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+  elite = nss.elite_space(
+    jax.random.key(9), found.logits, cost_fn=cost_fn, target=TARGET
+  )
+  assert float(elite.cost) == pytest.approx(
+    nss.space_macs(SEARCH_SPACE, elite.space), rel=1e-5
+  )
+  drawn = nss.sample_space(jax.random.key(1), found.logits, (1000,))
+  assert drawn.depth.shape == (1000, 2)
+  archs = nss.sample_archs(jax.random.key(2), SEARCH_SPACE, elite.space, 10)
+  assert nss.arch_macs(SEARCH_SPACE, archs).shape == (10,)
+
+
+def test_cost_weight_zero_ignores_the_cost():
+  logits = nss.init_logits(SEARCH_SPACE)
+  optimizer = optax.sgd(1.0)
+
+  def moved(cost_weight, target):
+    state, _ = nss.search_step(
+      nss.init_search_state(logits, optimizer),
+      None,
+      None,
+      jax.random.key(0),
+      loss_fn=lambda w, masks, b: (masks.width.sum(), {}),
+      cost_fn=functools.partial(nss.mean_macs, SEARCH_SPACE),
+      sample_fn=nss.gumbel_sampler(SEARCH_SPACE, lambda step: 1.0),
+      optimizer=optimizer,
+      target=target,
+      cost_weight=cost_weight,
+    )
+    return state.logits
+
+  chex.assert_trees_all_equal(moved(0.0, 1e3), moved(0.0, 1e9))
+  low, high = moved(10.0, 1.0), moved(10.0, 1e9)
+  cost = functools.partial(nss.mean_macs, SEARCH_SPACE)
+  assert cost(nss.probabilities(low)) < cost(nss.probabilities(high))
+
+
+def test_steps_refuse_an_unknown_cost_source():
+  with pytest.raises(ValueError, match="'sample' or 'expected'; got 'x'"):
+    nss.search_step(
+      nss.init_search_state({}, optax.sgd(1.0)),
+      None,
+      None,
+      jax.random.key(0),
+      loss_fn=None,
+      cost_fn=None,
+      sample_fn=None,
+      optimizer=optax.sgd(1.0),
+      target=1.0,
+      cost_weight=1.0,
+      cost_from="x",
+    )
+
+
+def test_steps_never_change_what_they_only_read():
+  """`weight_step` returns no logits, `search_step` no weights."""
+  optimizer = optax.sgd(0.1)
+  state = nss.init_weight_state({"w": jnp.ones(3)}, optimizer)
+  after, _ = nss.weight_step(
+    state,
+    None,
+    jnp.ones(3),
+    jax.random.key(0),
+    loss_fn=lambda w, masks, batch: ((w["w"] * batch).sum(), {}),
+    sample_fn=lambda rng, logits, step: nss.Sample(None, None),
+    optimizer=optimizer,
+  )
+  assert after.step == 1
+  chex.assert_trees_all_close(after.params, {"w": jnp.full(3, 0.9)})
