@@ -4,6 +4,8 @@
 
 1,797 images of 8x8 (scikit-learn's digits, in the package: no download);
 262,144 spaces; target 4 % of the largest network.
+Hardware: two CPU cores, a few minutes. Expected, over 3 seeds: deviation from
+the target +0.7, -3.0 and +4.5 %.
 """
 
 from nss_jax import config as config_lib

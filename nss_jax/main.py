@@ -68,17 +68,30 @@ def parse_flags(argv: list[str]) -> list[str]:
   """absl's parser, with one line and exit code 2 for what is wrong."""
   try:
     rest = flags.FLAGS(argv)
-    if _CONFIG.value is None and not flags.FLAGS.help:
+    if _CONFIG.value is None:
       raise ValueError("--config is missing; try configs/quickstart.py")
+    # A file that cannot be loaded is reported at its first use only.
+    _CONFIG.value.to_dict()
     return rest
+  except SystemExit:
+    sys.exit(0)  # --help was answered; absl would exit with 1
   except Exception as error:
     # A config file is code, so anything can come out of it.
-    sys.exit(_refuse(" ".join(str(error).split()) or type(error).__name__))
+    sys.exit(_refuse(_one_line(error)))
 
 
 def _refuse(line: str) -> int:
   print(f"error: {line}", file=sys.stderr)
   return 2
+
+
+def _one_line(error: Exception) -> str:
+  text = str(error)
+  if "Traceback" in text:  # ml_collections quotes the whole of it
+    text = text.strip().splitlines()[-1]
+  # A KeyError prints its message as a literal.
+  text = text.replace("\\n", " ").replace("\\'", "'")
+  return " ".join(text.split()).strip("\"'") or type(error).__name__
 
 
 def run() -> None:

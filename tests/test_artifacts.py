@@ -153,6 +153,7 @@ def test_missing_file_and_folder_are_named(tmp_path, read):
 def test_one_line_is_printable():
   assert artifacts.one_line("a\n\x1b[31m \ud800b") == "a [31m b"
   assert len(artifacts.one_line("x" * 5000)) == 1000
+  assert str(ArtifactError("a\nb")) == "a b"
 
 
 # JSON lines.

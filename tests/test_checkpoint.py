@@ -121,6 +121,7 @@ def test_round_trip_is_bit_exact(tmp_path):
   assert_same(state, make_state(7))
   digest = artifacts.read_json(tmp_path / "a" / "b" / "00000007.sha256.json")
   assert all(len(value) == 64 for value in digest.values())
+  assert str(CheckpointError("a\nb")) == "a b"
 
 
 def test_restore_takes_arrays_and_shapes_without_sharding(two):

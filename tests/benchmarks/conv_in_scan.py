@@ -1,0 +1,106 @@
+"""Is `supernet/conv.py` still needed? Gradients of convolutions in a loop.
+
+Run `python tests/benchmarks/conv_in_scan.py` on a CPU. It times the gradient,
+in images and kernels, of four 3x3 convolutions (16x16 images, batch 64):
+
+* plain: `lax.conv_general_dilated` and autodiff inside `scan` and `cond`;
+* ours: `conv2d` in the same loop;
+* unrolled: the plain ones without any loop, the floor.
+
+MEASURED
+
+When plain/ours falls under 2, supernet/conv.py can go.
+"""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from nss_jax.supernet.conv import conv2d
+
+LAYERS, SIZE, BATCH, SIDE = 4, 3, 64, 16
+REPEATS = 3
+
+
+def plain_conv(images, kernel):
+  return lax.conv_general_dilated(
+    images,
+    kernel,
+    (1, 1),
+    ((1, 1), (1, 1)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+def gradient_fn(conv, *, loop):
+  """The jitted gradient of the stack; `flags` `[LAYERS]` says which run."""
+
+  def loss(operands, flags):
+    images, kernels = operands
+    if not loop:
+      for kernel in kernels:
+        images = jax.nn.relu(conv(images, kernel))
+      return jnp.square(images).mean()
+
+    def body(x, layer):
+      kernel, flag = layer
+
+      def run(x, kernel):
+        return jax.nn.relu(conv(x, kernel))
+
+      # The flag is an argument, so the compiler cannot drop the branch.
+      return lax.cond(flag, run, lambda x, kernel: x, x, kernel), None
+
+    images, _ = lax.scan(body, images, (kernels, flags))
+    return jnp.square(images).mean()
+
+  return jax.jit(jax.grad(loss))
+
+
+def seconds(fn, *args):
+  start = time.perf_counter()
+  jax.block_until_ready(fn(*args))
+  return time.perf_counter() - start
+
+
+def measure(channels):
+  """Median seconds of each variant, taken in turns: the load is shared."""
+  keys = jax.random.split(jax.random.key(0))
+  images = jax.random.normal(keys[0], (BATCH, SIDE, SIDE, channels))
+  shape = (LAYERS, SIZE, SIZE, channels, channels)
+  scale = (2 / (SIZE * SIZE * channels)) ** 0.5
+  kernels = scale * jax.random.normal(keys[1], shape)
+  args = ((images, kernels), jnp.ones(LAYERS, bool))
+  variants = {
+    "plain": gradient_fn(plain_conv, loop=True),
+    "ours": gradient_fn(conv2d, loop=True),
+    "unrolled": gradient_fn(plain_conv, loop=False),
+  }
+  for fn in variants.values():
+    jax.block_until_ready(fn(*args))
+  times = {name: [] for name in variants}
+  for _ in range(REPEATS):
+    for name, fn in variants.items():
+      times[name].append(seconds(fn, *args))
+  return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main():
+  print(f"jax {jax.__version__}, {jax.default_backend()}")
+  for channels in (32, 64):
+    times = measure(channels)
+    # Forward, gradient of the images, gradient of the kernels.
+    macs = 3 * LAYERS * BATCH * SIDE**2 * SIZE**2 * channels**2
+    print(f"{channels} channels, {macs / 1e9:.1f} GMAC")
+    for name, value in times.items():
+      rate = macs / value / 1e9
+      print(f"  {name:9} {1e3 * value:8.1f} ms {rate:7.1f} GMAC/s")
+    print(f"  plain/ours    {times['plain'] / times['ours']:6.2f}")
+    print(f"  ours/unrolled {times['ours'] / times['unrolled']:6.2f}")
+
+
+if __name__ == "__main__":
+  main()

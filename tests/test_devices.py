@@ -1,0 +1,86 @@
+"""Eight CPU devices compute what one computes."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import runs
+from jax.sharding import PartitionSpec as P
+
+import nss_jax as nss
+from nss_jax import config as config_lib
+from nss_jax.phases import program
+from nss_jax.runtime import data, sharding
+
+DIGITS = data.load("digits")
+
+
+def _two_dispatches(num_devices, **overrides):
+  config = runs.load_config(
+    **{
+      **runs.TINY,
+      "data.crop_padding": 1,
+      "data.flip": True,
+      "search.steps_per_dispatch": 2,
+      **overrides,
+    }
+  )
+  built = program.build(config, DIGITS, sharding.make_mesh(num_devices))
+  state = built.init()
+  state, _ = built.dispatch(state, 0, 0, 2, True)
+  state, _ = built.dispatch(state, 2, 0, 2, False)
+  return jax.device_get(state)
+
+
+def test_eight_devices_equal_one():
+  one = _two_dispatches(1, **{"search.sync_batch_norm": True})
+  eight = _two_dispatches(8, **{"search.sync_batch_norm": True})
+  chex.assert_trees_all_close(one, eight, rtol=2e-3, atol=2e-4)
+  assert np.abs(one.search.logits.width).max() > 0.01
+  apart = _two_dispatches(8, **{"search.sync_batch_norm": False})
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_close(one, apart, rtol=2e-3, atol=2e-4)
+
+
+def test_batch_must_divide():
+  with pytest.raises(
+    config_lib.ConfigError, match=r"60 is not accepted.*multiple of the 8"
+  ):
+    _two_dispatches(8, **{"search.batch_size": 60})
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_steps_average_in_any_shard_map(check_vma):
+  """The mean of the devices' gradients, not their sum."""
+  optimizer = optax.sgd(1.0)
+  state = nss.init_weight_state({"w": jnp.ones(3)}, optimizer)
+  batch = jnp.arange(24.0).reshape(8, 3)
+
+  def step(state, batch, axis_name=None):
+    return nss.weight_step(
+      state,
+      None,
+      batch,
+      jax.random.key(0),
+      loss_fn=lambda w, m, b: (jnp.square(b @ w["w"]).mean() / 100, {}),
+      sample_fn=lambda rng, logits, step: nss.Sample(None, None),
+      optimizer=optimizer,
+      axis_name=axis_name,
+    )
+
+  sharded = jax.jit(
+    jax.shard_map(
+      lambda s, b: step(s, b, sharding.AXIS),
+      mesh=sharding.make_mesh(8),
+      in_specs=(P(), P(sharding.AXIS)),
+      out_specs=P(),
+      check_vma=check_vma,
+    )
+  )
+  chex.assert_trees_all_close(
+    jax.device_get(sharded(state, batch)),
+    jax.device_get(step(state, batch)),
+    rtol=1e-5,
+  )

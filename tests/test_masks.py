@@ -1,0 +1,103 @@
+"""Masks, their mixtures, and the samplers of warmup and search."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nss_jax as nss
+
+SPACE = nss.SearchSpace.expanded(
+  max_depth=4,
+  max_width=8,
+  num_depth_bins=2,
+  num_width_bins=4,
+  image_shape=(8, 8, 1),
+)
+
+
+@pytest.mark.parametrize("text", ["d1-2-4_w1-5-8", "d4-4-4_w8-8-8"])
+def test_masks_of_an_arch(text):
+  arch = nss.parse_arch(text)
+  masks = nss.arch_masks(SPACE, arch)
+  width, depth = np.asarray(masks.width), np.asarray(masks.depth)
+  assert set(np.unique(width)) <= {0.0, 1.0}
+  assert (np.diff(width, axis=-1) <= 0).all()  # a prefix
+  np.testing.assert_array_equal(width.sum(-1), arch.width)
+  np.testing.assert_array_equal(depth.argmax(-1), arch.depth - 1)
+  np.testing.assert_array_equal(np.sort(depth)[:, -2:], [[0, 1]] * 3)
+
+
+def test_mixed_masks_are_the_weighted_sum():
+  offers = jax.tree.map(
+    lambda x: x[0], nss.sample_bin_archs(jax.random.key(0), SPACE, 1)
+  )
+  weights = nss.gumbel_softmax(
+    jax.random.key(1), nss.init_logits(SPACE), temperature=2.0
+  )
+  masks = nss.mix_masks(SPACE, offers, weights)
+  for stage in range(3):
+    width = sum(
+      float(weights.width[stage, k])
+      * (np.arange(8) < int(offers.width[stage, k]))
+      for k in range(4)
+    )
+    np.testing.assert_allclose(masks.width[stage], width, rtol=1e-6)
+  np.testing.assert_allclose(masks.depth.sum(-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_gumbel_sampler(hard):
+  sampler = nss.gumbel_sampler(SPACE, lambda step: 1.0, hard=hard)
+
+  def total(logits):
+    sample = sampler(jax.random.key(3), logits, 0)
+    return sample.masks.width.sum() + sample.masks.depth[:, 0].sum(), sample
+
+  gradient, sample = jax.grad(total, has_aux=True)(nss.init_logits(SPACE))
+  assert all(float(jnp.abs(g).sum()) > 0 for g in jax.tree.leaves(gradient))
+  values = set(np.unique(sample.masks.width))
+  assert (values <= {0.0, 1.0}) == hard
+
+
+def _warmup(p, count, logits=None):
+  sampler = nss.warmup_sampler(SPACE, lambda step: p)
+  logits = nss.init_logits(SPACE) if logits is None else logits
+  keys = jax.random.split(jax.random.key(5), count)
+  return jax.jit(jax.vmap(lambda key: sampler(key, logits, 0).masks))(keys)
+
+
+def test_warmup_coins():
+  """All on by the coin, or by a uniform draw of the largest: independent."""
+  p, count = 0.3, 4000
+  masks = _warmup(p, count)
+  width_on = np.asarray(masks.width[..., -1])  # [N, S]
+  depth_on = np.asarray(masks.depth[..., -1])
+  for on, chance in ((width_on, 1 / 8), (depth_on, 1 / 4)):
+    expected = p + (1 - p) * chance
+    sigma = np.sqrt(expected * (1 - expected) / count)
+    np.testing.assert_allclose(on.mean(0), expected, atol=4 * sigma)
+  correlation = np.corrcoef(np.concatenate([width_on, depth_on], -1).T)
+  off = correlation[~np.eye(6, dtype=bool)]
+  assert np.abs(off).max() < 4 / np.sqrt(count)
+
+
+def test_warmup_ends_uniform_and_begins_whole():
+  whole = _warmup(1.0, 10)
+  assert float(whole.width.min()) == 1.0
+  assert float(whole.depth[..., -1].min()) == 1.0
+  widths = np.asarray(_warmup(0.0, 4000).width.sum(-1), int)[:, 0]
+  counts = np.bincount(widths, minlength=9)[1:]
+  chi_square = ((counts - 500) ** 2 / 500).sum()
+  assert chi_square < 24.3  # 7 degrees of freedom, p = 0.001
+
+
+def test_warmup_never_looks_at_the_logits():
+  logits = nss.init_logits(SPACE)
+  other = logits.replace(width=logits.width.at[:, 0].set(50.0))
+  for a, b in zip(
+    jax.tree.leaves(_warmup(0.2, 50)),
+    jax.tree.leaves(_warmup(0.2, 50, other)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
