@@ -15,7 +15,7 @@ Measured on 2 cores that ran other jobs too, so trust the ratios only:
 | 0.12.0.1 (3.12)   | 64       | 64         | 1.0           |
 | 0.10.1 (3.11)     | 32       | 55, 60     | 1.6, 1.2      |
 
-A run takes two to four minutes, nearly all of it in plain.
+A run takes minutes, nearly all of them in plain.
 
 When plain/ours falls under 2, supernet/conv.py can go.
 """
