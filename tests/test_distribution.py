@@ -31,7 +31,7 @@ from nss_jax.spaces.distribution import (
 from nss_jax.spaces.search_space import SearchSpace, Space, bin_exists
 
 # Every example compiles its own shapes.
-compiling = settings(deadline=None, max_examples=5)
+compiling = settings(deadline=None, max_examples=4)
 SKEWED = np.asarray([0.5, -1.0, 1.5, 0.0], np.float32)
 
 

@@ -48,7 +48,7 @@ GOLDEN = json.loads(
 )
 quick = settings(deadline=None, max_examples=60)
 # Every example compiles its own shapes.
-compiling = settings(deadline=None, max_examples=6)
+compiling = settings(deadline=None, max_examples=4)
 
 
 def make_space(depth, width):
