@@ -96,7 +96,7 @@ class Checkpoints:
     try:
       host_state = _copy_to_host(state)
       self._remove(step)
-      response = ocp.save_async(self._folder(step), host_state)
+      response = ocp.save_async(self.path(step), host_state)
     except Exception as error:  # orbax has no common type of error
       raise self._save_error(step, error) from error
     self._thread = threading.Thread(
@@ -158,7 +158,8 @@ class Checkpoints:
         )
     return None
 
-  def _folder(self, step: int) -> pathlib.Path:
+  def path(self, step: int) -> pathlib.Path:
+    """The folder of a step's checkpoint."""
     return self._directory / f"{step:08d}"
 
   def _digest_file(self, step: int) -> pathlib.Path:
@@ -193,7 +194,7 @@ class Checkpoints:
       self._error.__cause__ = error
 
   def _write_digest(self, step: int) -> None:
-    folder = self._folder(step)
+    folder = self.path(step)
     # The digest says that all is on disk; orbax does not sync what it renames.
     for path in (self._directory, folder, *folder.rglob("*")):
       artifacts.fsync(path)
@@ -204,7 +205,7 @@ class Checkpoints:
 
   def _find_damage(self, step: int) -> str | None:
     """What is wrong with a checkpoint, file first; None if nothing is."""
-    folder = self._folder(step)
+    folder = self.path(step)
     try:
       expected = artifacts.read_json(self._digest_file(step))
       actual = _digest(folder)
@@ -241,7 +242,7 @@ class Checkpoints:
         shutil.rmtree(path)
 
   def _load(self, step: int, abstract_state: Any) -> Any:
-    folder = self._folder(step)
+    folder = self.path(step)
     try:
       stored = ocp.metadata(folder).metadata
       difference = _find_difference(stored, abstract_state)
@@ -255,8 +256,7 @@ class Checkpoints:
 
   def _save_error(self, step: int, error: Exception) -> CheckpointError:
     return CheckpointError(
-      f"{self._folder(step)}: could not be saved: "
-      f"{type(error).__name__}: {error}"
+      f"{self.path(step)}: could not be saved: {type(error).__name__}: {error}"
     )
 
 
