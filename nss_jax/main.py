@@ -13,8 +13,11 @@ Exit codes: 0 done, 1 the search diverged, 2 bad input, 75 saved after SIGTERM:
 run the same command to go on.
 """
 
+import difflib
 import pathlib
+import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -22,6 +25,7 @@ from ml_collections import config_flags
 from nss_jax import config as config_lib
 
 PHASES = ("search",)
+_NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "config file, or file:argument", lock_config=True
@@ -68,30 +72,78 @@ def parse_flags(argv: list[str]) -> list[str]:
   """absl's parser, with one line and exit code 2 for what is wrong."""
   try:
     rest = flags.FLAGS(argv)
-    if _CONFIG.value is None:
-      raise ValueError("--config is missing; try configs/quickstart.py")
+    if not flags.FLAGS["config"].present:
+      raise flags.Error(_NO_CONFIG)
+    config = _CONFIG.value
     # A file that cannot be loaded is reported at its first use only.
-    _CONFIG.value.to_dict()
+    if not hasattr(config, "to_dict"):
+      raise flags.Error(
+        f"--config: get_config() returned a {type(config).__name__}; expected "
+        "a ConfigDict, such as nss_jax.config.base()"
+      )
     return rest
   except SystemExit:
     sys.exit(0)  # --help was answered; absl would exit with 1
   except Exception as error:
     # A config file is code, so anything can come out of it.
-    sys.exit(_refuse(_one_line(error)))
+    sys.exit(_refuse(_explain(error, argv)))
+
+
+def _explain(error: Exception, argv: list[str]) -> str:
+  """What was wrong on the command line, in one line."""
+  text = str(error)
+  match error:
+    case flags.UnrecognizedFlagError(flagname=name) if "." in name:
+      text = _NO_CONFIG  # or config.seed would be a flag
+    case flags.IllegalFlagValueError():
+      text = _explain_value(text)
+    case OSError():
+      text = f"--config: cannot be loaded: {text.splitlines()[-1].strip()}"
+    case flags.Error():
+      pass
+    case _:
+      text = _unknown_field(argv)
+      if not text:
+        text = f"--config: {type(error).__name__}: {error}"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not re.search(r"ml_collections|^<", last.filename):
+          text += f" ({last.filename}, line {last.lineno})"
+  return " ".join(text.split())
+
+
+def _explain_value(text: str) -> str:
+  """absl's `flag --name=value: reason`, in the words of a ConfigError."""
+  name, value = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL).groups()
+  if name == "config":  # the reason is a traceback; its end says why
+    reason = text.strip().splitlines()[-1]
+    return f"--config: {value} cannot be loaded: {reason}"
+  kind = flags.FLAGS[name].parser.flag_type()
+  if "as a ConfigDict" in text:
+    kind = f"one of its fields, such as {name}.field"
+  name = name if "." in name else f"--{name}"
+  return f"{name}: {value!r} is not accepted; expected {kind}"
+
+
+def _unknown_field(argv: list[str]) -> str:
+  """The first `--config.field` that no config has, or an empty string."""
+  for argument in argv[1:]:
+    path, _, value = argument.lstrip("-").partition("=")
+    if not argument.startswith("-") or not path.startswith("config."):
+      continue
+    group = config_lib.base().to_dict()
+    for name in path.split(".")[1:]:
+      if not isinstance(group, dict) or name not in group:
+        known = list(group) if isinstance(group, dict) else []
+        close = difflib.get_close_matches(name, known, 1) or known
+        accepted = f"; expected {', '.join(close)}" if known else ""
+        return f"{path}: no field {name!r} to be set to {value!r}{accepted}"
+      group = group[name]
+  return ""
 
 
 def _refuse(line: str) -> int:
   print(f"error: {line}", file=sys.stderr)
   return 2
-
-
-def _one_line(error: Exception) -> str:
-  text = str(error)
-  if "Traceback" in text:  # ml_collections quotes the whole of it
-    text = text.strip().splitlines()[-1]
-  # A KeyError prints its message as a literal.
-  text = text.replace("\\n", " ").replace("\\'", "'")
-  return " ".join(text.split()).strip("\"'") or type(error).__name__
 
 
 def run() -> None:

@@ -1,80 +1,279 @@
 """The command line: what is wrong is one line and exit code 2."""
 
+import os
+import sys
+
 import pytest
 import runs
+from absl.testing import flagsaver
 
 from nss_jax import config as config_lib
+from nss_jax import main
 
-CONFIG = runs.ROOT / "configs"
-# flags -> words of the line
+CONFIGS = runs.ROOT / "configs"
+FIELD = "--config."
+# flag -> words of the line: the field, the value and what is accepted
 WRONG = {
-  "--config.search.epocs=3": "epochs",
-  "--config.seed=abc": "seed",
-  "--config.seed=-1": "config.seed: -1",
-  "--config.objective.target_flops=-1.0": "config.objective.target_flops: -1",
-  "--config.objective.target_flops=0.0": "above 0",
-  "--config.objective.target_flops=nan": "above 0",
-  "--config.objective.target_flops=1e12": "47441 to",
-  "--config.data.validation_fraction=1.5": "above 0 and below 1",
-  "--config.data.validation_fraction=0.01": "data.validation_fraction",
-  "--config.data.source=nowhere": "digits",
-  "--config.space.num_classes=5": "at least the 10 classes",
-  "--config.space.num_width_bins=7": "must divide",
-  "--config.search.estimator=magic": "straight_through",
-  "--config.search.warmup_epochs=99": "fewer than",
-  "--phases=dance": "search",
-  "stray": "stray",
+  f"{FIELD}search.epocs=3": ("config.search.epocs", "expected epochs"),
+  f"{FIELD}serach.epochs=3": ("'serach'", "expected search"),
+  f"{FIELD}seed.foo=3": ("config.seed.foo", "no field 'foo'"),
+  f"{FIELD}seed=abc": ("config.seed: 'abc'", "expected int"),
+  f"{FIELD}search.epochs=2.5": ("config.search.epochs: '2.5'", "int"),
+  f"{FIELD}data.flip=maybe": ("config.data.flip: 'maybe'", "expected bool"),
+  f"{FIELD}space=3": ("config.space: '3'", "one of its fields"),
+  f"{FIELD}seed=-1": ("config.seed: -1", "0 to 2^32 - 1"),
+  f"{FIELD}objective.target_flops=few": ("target_flops: 'few'", "float"),
+  f"{FIELD}objective.target_flops=-1.0": ("target_flops: -1", "above 0"),
+  f"{FIELD}objective.target_flops=0": ("target_flops: 0", "above 0"),
+  f"{FIELD}objective.target_flops=nan": ("target_flops: nan", "above 0"),
+  f"{FIELD}objective.target_flops=inf": ("target_flops: inf", "above 0"),
+  f"{FIELD}objective.target_flops=1e12": (
+    "config.objective.target_flops: 1e+12",
+    "47441 to 4.27881e+07 multiply-adds",
+  ),
+  f"{FIELD}objective.target_flops=9": ("target_flops: 9 ", "47441 to"),
+  f"{FIELD}data.validation_fraction=0": ("fraction: 0.0", "below 1"),
+  f"{FIELD}data.validation_fraction=1": ("fraction: 1.0", "below 1"),
+  f"{FIELD}data.validation_fraction=1.5": ("fraction: 1.5", "below 1"),
+  f"{FIELD}data.validation_fraction=0.01": (
+    "data.validation_fraction=0.01",
+    "1423 and 14",
+    "one batch of 32",
+  ),
+  f"{FIELD}search.batch_size=100000": ("718", "one batch of 100000"),
+  f"{FIELD}data.source=nowhere": ("data.source='nowhere'", "digits, cifar10"),
+  f"{FIELD}data.crop_padding=-1": ("crop_padding: -1", "0 or more"),
+  f"{FIELD}space.num_classes=5": (
+    "config.space.num_classes: 5",
+    "at least the 10 classes",
+  ),
+  f"{FIELD}space.num_width_bins=7": ("7 bins for 64", "must divide"),
+  f"{FIELD}space.max_width=-4": ("config.space", "-4"),
+  f"{FIELD}space.strides=()": ("config.space", "at least one"),
+  f"{FIELD}search.estimator=magic": ("estimator: magic", "straight_through"),
+  f"{FIELD}search.warmup_epochs=99": ("warmup_epochs: 99", "fewer than the 30"),
+  f"{FIELD}search.keep_checkpoints=1": ("keep_checkpoints: 1", "2 or more"),
+  f"{FIELD}search.temperature_end=9": ("temperature_end: 9", "at most"),
+  f"{FIELD}weights.clip_norm=inf": ("clip_norm: inf", "above 0"),
+  f"{FIELD}name=a/b": ("config.name: a/b", "a plain folder name"),
+  "--phases=search,dance": ("--phases: 'dance'", "list of search"),
+  "--phases=": ("--phases: ''", "list of search"),
+  "--dry_run=maybe": ("--dry_run: 'maybe'", "expected bool"),
+  "--workdri=x": ("'workdri'", "workdir"),
+  "stray": ("'stray'", "--help"),
 }
 
 
-@pytest.mark.parametrize(("flag", "words"), WRONG.items(), ids=str)
-def test_wrong_input(flag, words, tmp_path):
-  code, _, err = runs.run(f"--workdir={tmp_path}/w", flag, tiny=False)
-  assert code == 2
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path):
+  """The command in this process, much faster: `(exit code, out, err)`."""
+  monkeypatch.chdir(tmp_path)
+
+  def call(*flags, **kwargs):
+    argv = ["nss_jax", *runs.command(*flags, **kwargs)[3:]]
+    # ml_collections looks for fields there, and loads the file into one
+    # module that would keep the names of the file before.
+    monkeypatch.setattr(sys, "argv", argv)
+    sys.modules.pop("config_config", None)
+    with flagsaver.flagsaver():
+      try:
+        code = main.main(main.parse_flags(argv))
+      except SystemExit as exited:
+        code = exited.code
+    return code, *capsys.readouterr()
+
+  return call
+
+
+# Python deprecates how ml_collections loads a file.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module.*")
+
+
+def _assert_refused(result, *words):
+  """One line on standard error that holds the words, and exit code 2."""
+  code, _, err = result
+  assert code == 2, err
   assert err.startswith("error: ")
   assert err.count("\n") == 1, err
-  assert words in err
-  assert not (tmp_path / "w").exists()
+  assert err.endswith("\n")
+  for word in words:
+    assert word in err
+
+
+def _everything(folder):
+  return sorted(p for p in folder.rglob("*") if "__pycache__" not in p.parts)
+
+
+@pytest.mark.parametrize(("flag", "words"), WRONG.items(), ids=str)
+def test_wrong_input(flag, words, call, tmp_path):
+  _assert_refused(call("--workdir=w", flag, tiny=False), *words)
+  assert not _everything(tmp_path)
 
 
 @pytest.mark.parametrize(
-  ("config", "words"),
+  ("source", "path", "words"),
   [
-    (None, "--config is missing"),
-    ("nothing.py", "nothing.py"),
-    (f"{CONFIG / 'cifar10_600mf.py'}:fast", "'fast' is not a number of MF"),
+    ("cifar10_binary", "nothing", ("'nothing'", "cifar-10-binary.tar.gz")),
+    ("cifar100_binary", "file", ("'file'", "cifar-100-binary.tar.gz")),
+    ("tfds", "", ("data.name=''", "accepted are names like cifar10")),
   ],
 )
-def test_wrong_config_file(config, words):
-  code, _, err = runs.run(config=config)
-  assert code == 2
-  assert words in err
-  assert err.count("\n") == 1
+def test_data_that_cannot_be_had(source, path, words, call, tmp_path):
+  (tmp_path / "file").write_text("no archive")
+  result = call(
+    "--workdir=w",
+    f"{FIELD}data.source={source}",
+    f"{FIELD}data.path={path}",
+    tiny=False,
+  )
+  _assert_refused(result, *words)
+  assert _everything(tmp_path) == [tmp_path / "file"]
 
 
-def test_unwritable_workdir(tmp_path):
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    (None, ("No such file", "config.py")),
+    ("def get_config(:", ("SyntaxError", "config.py, line 1")),
+    ("x = 1", ("get_config",)),
+    ("import nothing_like_it", ("nothing_like_it", "config.py, line 1")),
+    ("def get_config(): return 1 / 0", ("division by zero", "config.py")),
+    ("def get_config(): raise ValueError('a\\nb')", ("config.py", "b")),
+    ("def get_config(): return {'seed': 0}", ("dict", "ConfigDict")),
+    ("def get_config(): pass", ("NoneType", "ConfigDict")),
+    (
+      "from nss_jax import config\n"
+      "def get_config():\n"
+      "  fields = config.base()\n"
+      "  fields.search.epocs = 3\n"
+      "  return fields\n",
+      ("config.search", "epochs", "unknown ['epocs']"),
+    ),
+  ],
+)
+def test_wrong_config_file(text, words, call, tmp_path):
+  if text is not None:
+    (tmp_path / "config.py").write_text(text)
+  before = _everything(tmp_path)
+  _assert_refused(call("--workdir=w", config="config.py"), "config", *words)
+  assert _everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+  ("argument", "words"),
+  [
+    ("fast", "'fast' is not a number of MF"),
+    ("", "'' is not a number of MF"),
+    ("nan", "config.objective.target_flops: nan"),
+    ("-5", "config.objective.target_flops: -5"),
+  ],
+)
+def test_wrong_argument_of_a_config_file(argument, words, call):
+  config = f"{CONFIGS / 'cifar10_600mf.py'}:{argument}"
+  _assert_refused(call("--workdir=w", config=config), words)
+
+
+@pytest.mark.parametrize("flags", [(), (f"{FIELD}seed=1",)])
+def test_missing_config(flags, call):
+  _assert_refused(call(*flags, config=None), "--config is missing")
+
+
+@pytest.mark.parametrize(
+  ("workdir", "words"),
+  [
+    ("file", "file is not a folder"),
+    ("file/w", "file is not a folder"),
+    ("taken", "search is not a folder"),
+    ("x" * 300, "File name too long"),
+    ("broken", "config.json: not JSON"),
+  ],
+)
+def test_unusable_workdir(workdir, words, call, tmp_path):
   (tmp_path / "file").write_text("")
-  code, _, err = runs.run(f"--workdir={tmp_path}/file/w")
-  assert code == 2
-  assert "cannot be written" in err
+  (tmp_path / "taken").mkdir()
+  (tmp_path / "taken" / "search").write_text("")
+  (tmp_path / "broken").mkdir()
+  (tmp_path / "broken" / "config.json").write_text('{"seed": ')
+  before = _everything(tmp_path)
+  _assert_refused(call(f"--workdir={workdir}"), words)
+  assert _everything(tmp_path) == before
 
 
-def test_dry_run(tmp_path):
-  code, out, _ = runs.run(f"--workdir={tmp_path}/w", "--dry_run", tiny=False)
-  assert code == 0
-  for words in ("262144 spaces", "archs", "MF", "steps", "GiB", "devices"):
-    assert words in out
+@pytest.mark.parametrize("workdir", ["locked", "locked/a/w"])
+def test_workdir_without_permission(workdir, call, tmp_path, monkeypatch):
+  folder = tmp_path / "locked"
+  folder.mkdir()
+  # Permission bits do not bind root, who runs the tests in many containers.
+  allowed = os.access
+  monkeypatch.setattr(
+    os, "access", lambda p, m: os.fspath(p) != "locked" and allowed(p, m)
+  )
+  result = call(f"--workdir={workdir}")
+  _assert_refused(result, "no permission to write to locked")
+  assert not _everything(folder)
+
+
+def test_another_config_names_every_field(call, tmp_path):
+  config = runs.load_config(**runs.TINY)
+  config.seed = 3
+  config.search.epochs = 7
+  (tmp_path / "w").mkdir()
+  path = tmp_path / "w" / "config.json"
+  path.write_text(config.to_json())
+  before = path.stat().st_mtime_ns
+  _assert_refused(
+    call("--workdir=w"),
+    "config.seed: 3 is now 0",
+    "config.search.epochs: 7 is now 5",
+    "another workdir",
+  )
+  assert path.stat().st_mtime_ns == before
+  assert _everything(tmp_path) == [tmp_path / "w", path]
+
+
+@pytest.mark.parametrize("flag", ["stray", f"{FIELD}search.epocs=3"])
+def test_wrong_input_of_the_true_command(flag, tmp_path):
+  _assert_refused(runs.run(f"--workdir={tmp_path}/w", flag))
   assert not (tmp_path / "w").exists()
+
+
+def test_dry_run(call, tmp_path):
+  code, out, err = call("--workdir=w", "--dry_run", tiny=False)
+  assert code == 0
+  assert not err
+  for words in (
+    "1437 training images of 8x8x1, 10 classes",
+    "262144 spaces, 1.34e+08 archs",
+    "0.0474 MF to 42.8 MF",
+    "30 epochs (8 of warmup) of 22 steps, 660 in all",
+    "multiply-adds in all",
+    "GiB per device",
+    "devices    8 x cpu",
+  ):
+    assert words in out
+  assert not _everything(tmp_path)
+
+
+def test_dry_run_counts_the_passes_of_the_search(call):
+  """Once for warmup, twice after; forward and twice back; largest network."""
+  _, out, _ = call("--workdir=w", "--dry_run", tiny=False)
+  (line,) = [line for line in out.splitlines() if line.startswith("compute")]
+  images = 22 * 32 * (8 + 2 * 22)
+  (cost,) = [line for line in out.splitlines() if line.startswith("cost")]
+  largest = float(cost.split("largest network ")[1].split(" MF")[0]) * 1e6
+  assert float(line.split()[1]) == pytest.approx(images * 3 * largest, rel=1e-2)
 
 
 def test_help_says_what_flops_are():
-  code, out, _ = runs.run("--help")
+  code, out, err = runs.run("--help", config=None)
   assert code == 0
-  assert "multiply-adds" in out
+  assert not err
+  for words in ("multiply-adds", "--workdir", "--phases", "--[no]dry_run"):
+    assert words in out
 
 
 @pytest.mark.parametrize(
-  "name", sorted(p.stem for p in CONFIG.glob("*.py")), ids=str
+  "name", sorted(p.stem for p in CONFIGS.glob("*.py")), ids=str
 )
 def test_config_files(name):
   config = runs.load_config(name)
@@ -83,7 +282,7 @@ def test_config_files(name):
   space = config_lib.search_space(config, shape)
   config_lib.validate_target(config, space)
   assert space.num_spaces == 2**18
-  text = (CONFIG / f"{name}.py").read_text()
+  text = (CONFIGS / f"{name}.py").read_text()
   assert f"--config=configs/{name}.py" in text
 
 
@@ -94,4 +293,8 @@ def test_differences_name_the_fields():
     "config.b.c: [1, 2] is now [1, 3]",
     "config.d: 0 is gone",
     "config.e: new, 0",
+  ]
+  assert config_lib.differences(old, old) == []
+  assert config_lib.differences({"a": {"b": 1}}, {"a": 2}) == [
+    "config.a: {'b': 1} is now 2"
   ]

@@ -1,7 +1,9 @@
 """The search as a program: its files, and what interruptions leave."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -11,6 +13,8 @@ import pytest
 import runs
 
 import nss_jax as nss
+from nss_jax.phases import program, search
+from nss_jax.runtime import data, log, sharding
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +84,19 @@ def test_files(whole):
 def test_metrics(whole):
   lines = _lines(whole)
   assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
-  assert [line["step"] for line in lines] == [11, 22, 33, 44, 55]
+  assert [line["step"] for line in lines] == [9, 18, 27, 36, 45]
   assert lines[-1]["temperature"] == pytest.approx(0.001)
+  for line in lines:
+    assert set(line) == {
+      "step",
+      "epoch",
+      "temperature",
+      *program.METRICS,
+      "expected_cost",
+      "depth_entropy",
+      "width_entropy",
+      "probabilities",
+    }
   for line in lines[:2]:  # warmup: frozen, uniform
     assert line["validation_loss"] is None
     assert line["probabilities"]["depth"] == [[0.5, 0.5]] * 3
@@ -90,41 +105,109 @@ def test_metrics(whole):
   assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_killed_and_run_again(whole, tmp_path, epochs):
-  process = runs.start(f"--workdir={tmp_path}")
-  _wait_for_epochs(process, tmp_path, epochs)
-  process.kill()
-  process.communicate()
+# The process gets a signal right before the n-th call of a function of
+# artifacts: a search this small would end while a test looks for the moment.
+_SIGNALLED = """
+import os, signal, sys
+from nss_jax import main
+from nss_jax.runtime import artifacts
+
+def watched(path, *args):
+  global left
+  left -= path.name.endswith({suffix!r})
+  if left == 0:
+    os.kill(os.getpid(), {number})
+  call(path, *args)
+
+left, call = {count}, artifacts.{name}
+artifacts.{name} = watched
+main.run()
+"""
+
+
+def _run_signalled(workdir, number, name, suffix, count):
+  script = _SIGNALLED.format(
+    number=int(number), name=name, suffix=suffix, count=count
+  )
+  process = runs.start(f"--workdir={workdir}", script=script)
+  out, err = process.communicate(timeout=300)
+  assert not (workdir / "search" / "elite_space.json").exists()
+  return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+  ("name", "suffix", "count"),
+  [
+    ("append_line", "metrics.jsonl", 1),  # in warmup, before all checkpoints
+    ("write_json", ".sha256.json", 1),  # a checkpoint without its digest
+    ("write_json", ".sha256.json", 5),  # the last line is ahead of its state
+    ("write_json", "elite_space.json", 1),  # all but the result
+  ],
+)
+def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):
+  code, _, err = _run_signalled(tmp_path, signal.SIGKILL, name, suffix, count)
+  assert code == -signal.SIGKILL, err
   # A line that was being written when the power went.
   with (tmp_path / "search" / "metrics.jsonl").open("a") as file:
     file.write('{"step": 9')
+  code, _, err = runs.run(f"--workdir={tmp_path}")
+  assert code == 0, err
+  _assert_same(tmp_path, whole)
+
+
+def test_killed_from_outside(whole, tmp_path):
+  process = runs.start(f"--workdir={tmp_path}")
+  _wait_for_epochs(process, tmp_path, 2)
+  process.kill()
+  process.communicate()
   assert runs.run(f"--workdir={tmp_path}")[0] == 0
   _assert_same(tmp_path, whole)
 
 
-def test_sigterm_saves_and_exits_75(whole, tmp_path):
-  process = runs.start(f"--workdir={tmp_path}")
-  _wait_for_epochs(process, tmp_path, 3)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """The workdir of a run that SIGTERM has stopped in its fourth epoch."""
+  workdir = tmp_path_factory.mktemp("saved") / "run"
+  code, out, err = _run_signalled(
+    workdir, signal.SIGTERM, "append_line", "metrics.jsonl", 3
+  )
+  assert code == 75, err
+  # In the middle of an epoch: at the end of the dispatch that was next.
+  assert "SIGTERM: saved at step 30 of 45; run the same command" in out
+  return workdir
+
+
+def test_sigterm_saves_and_goes_on(whole, saved, tmp_path):
+  shutil.copytree(saved, tmp_path / "w")
+  code, out, err = runs.run(f"--workdir={tmp_path}/w")
+  assert code == 0, err
+  assert "resuming at step 30 of 45" in out
+  _assert_same(tmp_path / "w", whole)
+
+
+def test_sigterm_while_it_compiles(tmp_path):
+  """Python runs no signal handler then; 10 seconds are 10 seconds."""
+  # Another number of steps is another program: not one of the cache.
+  flags = "--config.search.epochs=50", f"--workdir={tmp_path}"
+  process = runs.start(*flags)
+  deadline = time.monotonic() + 120
+  while time.monotonic() < deadline and process.poll() is None:
+    if (tmp_path / "search").exists():
+      break
+    time.sleep(0.01)
+  time.sleep(1)
   process.send_signal(signal.SIGTERM)
   began = time.monotonic()
-  out, _ = process.communicate()
-  assert process.returncode == 75
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 75, err
   assert time.monotonic() - began < 10
-  assert "run the same command to go on" in out
-  code, out, _ = runs.run(f"--workdir={tmp_path}")
-  assert code == 0
-  assert "resuming at step" in out
-  _assert_same(tmp_path, whole)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
-def test_damaged_checkpoint(whole, tmp_path, damage):
-  process = runs.start(f"--workdir={tmp_path}")
-  _wait_for_epochs(process, tmp_path, 3)
-  process.send_signal(signal.SIGTERM)
-  process.communicate()
-  folder = tmp_path / "search" / "checkpoints"
+def test_damaged_checkpoint(whole, saved, tmp_path, damage):
+  workdir = tmp_path / "w"
+  shutil.copytree(saved, workdir)
+  folder = workdir / "search" / "checkpoints"
   newest = max(p for p in folder.iterdir() if p.is_dir())
   victim = max(
     (p for p in newest.rglob("*") if p.is_file()),
@@ -133,11 +216,12 @@ def test_damaged_checkpoint(whole, tmp_path, damage):
   data = bytearray(victim.read_bytes())
   data[len(data) // 2] ^= 1
   victim.write_bytes(data if damage == "flip" else data[: len(data) // 2])
-  code, out, err = runs.run(f"--workdir={tmp_path}")
+  code, out, err = runs.run(f"--workdir={workdir}")
   assert code == 0, err
-  assert "warning:" in out
-  assert victim.name in out
-  _assert_same(tmp_path, whole)
+  (warning,) = [x for x in out.splitlines() if x.startswith("warning:")]
+  assert str(victim) in warning
+  assert "resuming at step 27 of 45" in out
+  _assert_same(workdir, whole)
 
 
 def test_finished_workdir_answers_at_once(whole):
@@ -161,6 +245,51 @@ def test_another_config_is_refused(whole):
   assert state() == before
 
 
+@pytest.fixture
+def built():
+  """A tiny search on one device, in this process."""
+  config = runs.load_config(**{**runs.TINY, "search.epochs": 3})
+  mesh = sharding.make_mesh(1)
+  return config, program.build(config, data.load("digits"), mesh)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_diverged_loss_names_step_and_checkpoint(built, tmp_path, value):
+  config, whole = built
+
+  def dispatch(state, epoch, first, length, warmup):
+    losses = np.ones((length, 2))
+    if epoch == 1 and first == 3:
+      losses[1, 0] = value
+    return state, losses
+
+  broken = dataclasses.replace(whole, dispatch=dispatch)
+  with pytest.raises(search.Diverged) as raised:
+    search.run(config, broken, tmp_path, log.make_console())
+  assert "the loss at step 14 is" in str(raised.value)
+  good = tmp_path / "search" / "checkpoints" / "00000009"
+  assert str(good) in str(raised.value)
+  assert good.is_dir()
+
+
+def test_diverged_weights_are_never_saved(built, tmp_path):
+  """The loss of the step that breaks them is still finite."""
+  config, whole = built
+
+  def dispatch(state, epoch, first, length, warmup):
+    if epoch == 1:
+      logits = jax.tree.map(lambda x: x * np.nan, state.search.logits)
+      state = state.replace(search=state.search.replace(logits=logits))
+    return state, np.ones((length, 2))
+
+  broken = dataclasses.replace(whole, dispatch=dispatch)
+  with pytest.raises(search.Diverged, match=r"after step 18.*00000009"):
+    search.run(config, broken, tmp_path, log.make_console())
+  folder = tmp_path / "search" / "checkpoints"
+  assert [p.name for p in folder.iterdir() if p.is_dir()] == ["00000009"]
+  assert [line["step"] for line in _lines(tmp_path)] == [9]
+
+
 def test_diverged(tmp_path):
   code, out, _ = runs.run(
     f"--workdir={tmp_path}",
@@ -170,3 +299,4 @@ def test_diverged(tmp_path):
   assert code == 1
   assert "the loss at step" in out
   assert "last good checkpoint" in out
+  assert not (tmp_path / "search" / "elite_space.json").exists()

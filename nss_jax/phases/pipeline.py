@@ -72,21 +72,39 @@ def check_workdir(
   Raises:
     WorkdirError: naming the fields that differ, or the folder.
   """
-  path = workdir / "config.json"
-  if path.exists():
-    changes = config_lib.differences(
-      artifacts.read_json(path), config_lib.to_json(config)
+  try:
+    _check_folders(workdir)
+    claimed = (workdir / "config.json").exists()
+  except OSError as error:  # a name too long, a folder that is not ours
+    raise WorkdirError(
+      f"--workdir: {workdir} cannot be used: {error.strerror}"
+    ) from error
+  if not claimed:
+    return
+  changes = config_lib.differences(
+    artifacts.read_json(workdir / "config.json"), config_lib.to_json(config)
+  )
+  if changes:
+    raise WorkdirError(
+      f"--workdir: {workdir} holds a run of another config "
+      f"({'; '.join(changes)}); choose another workdir"
     )
-    if changes:
-      raise WorkdirError(
-        f"--workdir: {workdir} holds a run of another config "
-        f"({'; '.join(changes)}); choose another workdir"
-      )
-  existing = workdir
-  while not existing.exists() and existing != existing.parent:
-    existing = existing.parent
-  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-    raise WorkdirError(f"--workdir: {workdir} cannot be written")
+
+
+def _check_folders(workdir: pathlib.Path) -> None:
+  """All folders of a run, or the nearest that exist, can be written to."""
+  search_folder = workdir / "search"
+  for folder in (workdir, search_folder, search_folder / "checkpoints"):
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+      existing = existing.parent
+    reason = ""
+    if not existing.is_dir():
+      reason = f"{existing} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+      reason = f"no permission to write to {existing}"
+    if reason:
+      raise WorkdirError(f"--workdir: {workdir} cannot be written: {reason}")
 
 
 def claim_workdir(

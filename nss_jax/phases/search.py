@@ -51,16 +51,17 @@ def run(
     keep=config.search.keep_checkpoints,
     warn=lambda line: say(console, f"warning: {line}"),
   )
-  state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
+  # From the start, which compiles, to the last file: SIGTERM is always 75.
   with Preemption() as preemption:
+    state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
     state = _loop(
       config, program, state, checkpoints, folder, console, preemption
     )
-  checkpoints.wait()
-  elite = find_elite(config, program, state.search.logits)
-  draw_trajectory(program, elite, folder)
-  # Last: this file says that the search is finished.
-  artifacts.write_json(folder / "elite_space.json", elite)
+    checkpoints.wait()
+    elite = find_elite(config, program, state.search.logits)
+    draw_trajectory(program, elite, folder)
+    # Last: this file says that the search is finished.
+    artifacts.write_json(folder / "elite_space.json", elite)
   return elite
 
 
@@ -172,9 +173,14 @@ def _loop(config, program, state, checkpoints, folder, console, preemption):
       state, losses = program.dispatch(state, epoch, first, length, warmup)
       _check_finite(np.asarray(losses), step, checkpoints)
       step += length
+      ended = first + length == schedule.steps_per_epoch
+      stop = preemption.requested
+      if ended or stop:
+        # Before it is written: the loss sees the last update a step later.
+        _check_state(state, step, checkpoints)
       line = _metrics(program, state, step, epoch)
       progress.update(step, _describe(line, schedule))
-      if first + length == schedule.steps_per_epoch:
+      if ended:
         now = time.monotonic()
         images = _images(config, step - began_step, warmup)
         line["images_per_second"] = round(images / (now - began), 1)
@@ -184,7 +190,7 @@ def _loop(config, program, state, checkpoints, folder, console, preemption):
         last = epoch + 1 == schedule.epochs
         if last or (epoch + 1) % config.search.checkpoint_every == 0:
           checkpoints.save(step, state)
-      if preemption.requested:
+      if stop:
         if checkpoints.latest_step != step:
           checkpoints.wait()
         if checkpoints.latest_step != step:
@@ -240,12 +246,23 @@ def _check_finite(losses: np.ndarray, step: int, checkpoints) -> None:
   bad = np.flatnonzero(~np.isfinite(losses).all(-1))
   if not len(bad):
     return
-  checkpoints.wait()
-  good = checkpoints.latest_step
-  where = "none was written yet"
-  if good is not None:
-    where = str(checkpoints.path(good))
   raise Diverged(
     f"the loss at step {step + int(bad[0]) + 1} is {losses[bad[0]].tolist()}; "
-    f"last good checkpoint: {where}"
+    f"last good checkpoint: {_last_good(checkpoints)}"
   )
+
+
+def _check_state(state: LoopState, step: int, checkpoints) -> None:
+  numbers = jax.device_get((state.weights.params, state.search.logits))
+  if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
+    return
+  raise Diverged(
+    f"the weights or logits after step {step} are not finite; last good "
+    f"checkpoint: {_last_good(checkpoints)}"
+  )
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+  checkpoints.wait()
+  step = checkpoints.latest_step
+  return "none was written yet" if step is None else str(checkpoints.path(step))
