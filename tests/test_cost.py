@@ -20,6 +20,7 @@ from strategies import (
 )
 
 from nss_jax.spaces.cost import (
+  arch_activations,
   arch_macs,
   arch_moments,
   arch_params,
@@ -453,3 +454,14 @@ def _flatten(tree):
     )
 
   return flat, unflatten
+
+
+def test_activations_of_resnet_20_by_hand():
+  stem = 32 * 32 * 16
+  first = 3 * 2 * 16 * 32 * 32  # as wide as the stem: no projection
+  second = (3 * 2 + 1) * 32 * 16 * 16
+  third = (3 * 2 + 1) * 64 * 8 * 8
+  arch = Arch(depth=np.full(3, 3), width=np.asarray([16, 32, 64]))
+  space = SearchSpace.expanded(image_shape=(32, 32, 3), num_classes=10)
+  expected = stem + first + second + third + 10
+  assert int(arch_activations(space, arch)) == expected == 200_714

@@ -9,7 +9,7 @@ from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
 from nss_jax.spaces import cost
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import SearchSpace
 
 # One image through the network and back: the two gradients of a convolution
 # cost as much as the convolution each.
@@ -72,7 +72,7 @@ def memory_estimate(search_space: SearchSpace, batch_size: int) -> float:
   convolution about three float32 tensors of its output's size stay for the
   backward pass.
   """
-  largest = Arch(depth=search_space.max_depths, width=search_space.max_widths)
+  largest = cost.largest_arch(search_space)
   numbers = int(cost.arch_params(search_space, largest))
   activations = int(cost.arch_activations(search_space, largest))
   return 4.0 * (5 * numbers + 3 * activations * batch_size)

@@ -2,7 +2,7 @@
 
 XLA on CPU rewrites convolutions into the form its fast kernel takes in the
 entry computation only, so the filter gradient that autodiff writes, which is
-not channels-last, runs 20 to 40 times slower inside `scan`, `cond` or `switch`
+not channels-last, runs 20 to 100 times slower inside `scan`, `cond` or `switch`
 (jax issue 12868). Here both gradients are written channels-last by hand. They
 are the same sums. Other platforms choose their own layouts, so they keep the
 gradient of autodiff; `tests/benchmarks/conv_in_scan.py` measures when CPU no

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from nss_jax.spaces import distribution
+from nss_jax.spaces.cost import largest_arch
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.sampling import sample_bin_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -56,13 +57,7 @@ def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
 
 def all_masks(search_space: SearchSpace) -> Masks:
   """Every channel and block of every stage on."""
-  return arch_masks(
-    search_space,
-    Arch(
-      depth=jnp.asarray(search_space.max_depths),
-      width=jnp.asarray(search_space.max_widths),
-    ),
-  )
+  return arch_masks(search_space, largest_arch(search_space))
 
 
 def mix_masks(

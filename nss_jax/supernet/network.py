@@ -95,8 +95,6 @@ class Supernet(nn.Module):
         name=f"stage_{stage + 1}",
       )(x, masks.depth[stage, :depth], masks.width[stage, :features])
     x = x.mean((1, 2))
-    # A head whose gradients have the scale of a full-width one: fan-in of the
-    # largest network, as every other layer.
     return nn.Dense(space.num_classes, name="head")(x)
 
 
