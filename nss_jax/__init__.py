@@ -58,6 +58,7 @@ from nss_jax.supernet.masks import (
   warmup_sampler,
 )
 from nss_jax.supernet.network import apply_masked, init_weights
+from nss_jax.supernet.sliced import apply_sliced, default_buckets
 from nss_jax.version import __version__
 
 __all__ = [
@@ -72,10 +73,12 @@ __all__ = [
   "WeightState",
   "__version__",
   "apply_masked",
+  "apply_sliced",
   "arch_macs",
   "arch_masks",
   "arch_params",
   "cross_entropy",
+  "default_buckets",
   "describe_space",
   "elite_space",
   "entropy",

@@ -69,6 +69,7 @@ def start(*flags, script=None, **kwargs):
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
+      "XLA_FLAGS": "",  # not those of the tests
     },
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -1,0 +1,351 @@
+"""The supernet computed on slices: the cost follows the architecture.
+
+The same function of (weights, images, arch) as `network.apply_masked` under
+hard masks. Widths are rounded up to a few buckets; inside a bucket the shapes
+are static and a mask cuts the rest. One traced program serves every arch:
+
+* The blocks of a bucket run in a loop of dynamic length, zero for all buckets
+  but one. XLA updates the carry of a loop in place, where a `switch` copies the
+  results of its branches and fills the residuals of the others with zeros.
+* Activations go from loop to loop at the front of a flat buffer, so that
+  nothing is padded channel by channel.
+* The outputs of convolutions are kept for the backward pass in one such buffer
+  (the tape); the rest is cheap and computed again, see `replay.py`.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from nss_jax.spaces.cost import stage_shapes
+from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.supernet import replay
+from nss_jax.supernet.blocks import BLOCKS, ConvNorm
+
+Buckets = tuple[tuple[int, ...], ...]
+
+
+def apply_sliced(
+  search_space: SearchSpace,
+  weights,
+  images: jax.Array,
+  arch: Arch,
+  *,
+  buckets: Buckets | None = None,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Logits `[B, C]` of one arch of the supernet.
+
+  Differentiable in weights and images, in reverse mode. Never `vmap` it over
+  archs, which would run every bucket: use `lax.scan` or `lax.map`.
+
+  Args:
+    search_space: the static description.
+    weights: parameters from `init_weights`.
+    images: `[B, H, W, channels]`, normalised.
+    arch: depths and widths `[S]`.
+    buckets: widths to round up to, ascending to the largest, for each stage;
+      `default_buckets` by default.
+    axis_name: device axis over which batch statistics are shared.
+
+  Raises:
+    ValueError: if the buckets are not such widths.
+  """
+  buckets = default_buckets(search_space) if buckets is None else buckets
+  _check(search_space, buckets)
+  stem = ConvNorm(search_space.stem_width, axis_name=axis_name)
+  x = nn.relu(stem.apply({"params": weights["stem"]}, images))
+  flat, shape = x.reshape(-1), x.shape[:3]
+  entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
+  for stage, size in enumerate(stage_shapes(search_space)):
+    last = stage + 1 == search_space.num_stages
+    plan = _Plan(
+      block=search_space.block,
+      stride=search_space.strides[stage],
+      max_depth=search_space.max_depths[stage],
+      axis_name=axis_name,
+      buckets=tuple(buckets[stage]),
+      entries=entries,
+      exits=_exits(buckets[stage], last),
+      inputs=shape,
+      outputs=(shape[0], *size),
+    )
+    depth, width = arch.depth[stage], arch.width[stage]
+    params = weights[f"stage_{stage + 1}"]
+    flat = _stage(plan, params, flat, entry, depth, width)
+    entries, entry = plan.exits, _index(plan.exits, width)
+    shape = plan.outputs
+  x = flat.reshape(*shape, entries[-1]).mean((1, 2))
+  head = nn.Dense(search_space.num_classes, dtype=x.dtype)
+  return head.apply({"params": weights["head"]}, x)
+
+
+def default_buckets(search_space: SearchSpace) -> Buckets:
+  """An eighth, a quarter, a half, three quarters and all of the widths."""
+  return tuple(
+    tuple(sorted({-(-width * share // 8) for share in (1, 2, 4, 6, 8)}))
+    for width in search_space.max_widths
+  )
+
+
+def _exits(buckets, last):
+  """Widths in which a stage hands over: each is one more program, so few."""
+  return (
+    buckets[-1:] if last else tuple(sorted({*buckets[:2][-1:], buckets[-1]}))
+  )
+
+
+def _check(search_space, buckets):
+  for stage, (widths, largest) in enumerate(
+    zip(buckets, search_space.max_widths, strict=True)
+  ):
+    if list(widths) != sorted({*widths, largest}) or widths[0] < 1:
+      raise ValueError(
+        f"buckets of stage {stage + 1} must be positive and ascend to its "
+        f"largest width, {largest}; got {tuple(widths)}"
+      )
+
+
+class _Plan(NamedTuple):
+  """The static shape of one stage.
+
+  Attributes:
+    block: key of `BLOCKS`.
+    stride: of the first block.
+    max_depth: D of this stage.
+    axis_name: of shared statistics.
+    buckets: widths of the stage.
+    entries: widths in which the stage before hands over.
+    exits: widths in which this stage hands over.
+    inputs: `(B, H, W)` before the stage.
+    outputs: `(B, H, W)` inside it.
+  """
+
+  block: str
+  stride: int
+  max_depth: int
+  axis_name: str | None
+  buckets: tuple[int, ...]
+  entries: tuple[int, ...]
+  exits: tuple[int, ...]
+  inputs: tuple[int, int, int]
+  outputs: tuple[int, int, int]
+
+  def first(self, features, conv):
+    return BLOCKS[self.block](features, self.stride, True, self.axis_name, conv)
+
+  def rest(self, features, conv):
+    return BLOCKS[self.block](features, 1, False, self.axis_name, conv)
+
+  def exit(self, bucket):
+    return next(width for width in self.exits if width >= bucket)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _stage(plan, params, flat, entry, depth, width):
+  """The output of a stage, flat, in the exit's width.
+
+  Args:
+    plan: static shapes.
+    params: of the stage.
+    flat: input `[B * H * W * largest entry]`, in the width of the entry.
+    entry: index of that width.
+    depth: blocks, a scalar.
+    width: channels, a scalar.
+  """
+  return _forward(plan, params, flat, entry, depth, width, None)[0]
+
+
+def _stage_and_tape(plan, params, flat, entry, depth, width):
+  tape = _empty_tape(plan, flat.dtype)
+  out, tape = _forward(plan, params, flat, entry, depth, width, tape)
+  return out, (params, flat, entry, depth, width, tape)
+
+
+def _forward(plan, params, flat, entry, depth, width, tape):
+  index = _index(plan.buckets, width)
+  out = jnp.zeros(_size((*plan.outputs, plan.buckets[-1])), flat.dtype)
+
+  def first(entered, bucket, operands, carry):
+    (params, flat), (out, tape) = operands, carry
+    x = _load(flat, (*plan.inputs, entered))
+    corners, _ = replay.shapes(plan.first, bucket, x)
+    params = replay.cut(params, corners)
+    y, kept = replay.run(plan.first, params, x, _mask(bucket, width))
+    return _store(out, y), _store_row(tape, 0, kept)
+
+  def rest(bucket, row, carry):
+    out, tape = carry
+    x = _load(out, (*plan.outputs, bucket))
+    corners, _ = replay.shapes(plan.rest, bucket, x)
+    cut = replay.cut(params["blocks_rest"], corners, row)
+    y, kept = replay.run(plan.rest, cut, x, _mask(bucket, width))
+    return _store(out, y), _store_row(tape, row + 1, (x, *kept))
+
+  carry = out, tape
+  for e, b in _pairs(plan):
+    body = functools.partial(first, plan.entries[e], plan.buckets[b])
+    operands = params["block_1"], flat
+    carry = _once((entry == e) & (index == b), body, operands, carry)
+  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
+    times = jnp.where(index == b, depth - 1, 0)
+    body = functools.partial(rest, bucket)
+    carry = lax.fori_loop(0, times, body, carry)
+  out, tape = carry
+  return _change_width(plan, out, index, widen=True), tape
+
+
+def _backward(plan, saved, upstream):
+  params, flat, entry, depth, width, tape = saved
+  index = _index(plan.buckets, width)
+
+  def rest(bucket, i, carry):
+    upstream, gradients = carry
+    row, shape = depth - 2 - i, (*plan.outputs, bucket)
+    corners, outputs = replay.shapes(
+      plan.rest, bucket, jax.ShapeDtypeStruct(shape, flat.dtype)
+    )
+    x, *kept = _load_row(tape, row + 1, [shape, *(c.shape for c in outputs)])
+    found, down = replay.run_back(
+      plan.rest,
+      replay.cut(params["blocks_rest"], corners, row),
+      x,
+      _mask(bucket, width),
+      kept,
+      _load(upstream, shape),
+    )
+    return _store(upstream, down), replay.paste(gradients, found, row)
+
+  def first(entered, bucket, operands, carry):
+    (params, flat, tape, upstream), (down, gradients) = operands, carry
+    x = _load(flat, (*plan.inputs, entered))
+    corners, outputs = replay.shapes(plan.first, bucket, x)
+    found, below = replay.run_back(
+      plan.first,
+      replay.cut(params, corners),
+      x,
+      _mask(bucket, width),
+      _load_row(tape, 0, [c.shape for c in outputs]),
+      _load(upstream, (*plan.outputs, bucket)),
+    )
+    return _store(down, below), replay.paste(gradients, found)
+
+  gradients = jax.tree.map(jnp.zeros_like, params)
+  upstream = _change_width(plan, upstream, index, widen=False)
+  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
+    times = jnp.where(index == b, depth - 1, 0)
+    body = functools.partial(rest, bucket)
+    carry = upstream, gradients["blocks_rest"]
+    upstream, gradients["blocks_rest"] = lax.fori_loop(0, times, body, carry)
+  carry = jnp.zeros_like(flat), gradients["block_1"]
+  for e, b in _pairs(plan):
+    body = functools.partial(first, plan.entries[e], plan.buckets[b])
+    operands = params["block_1"], flat, tape, upstream
+    carry = _once((entry == e) & (index == b), body, operands, carry)
+  down, gradients["block_1"] = carry
+  return gradients, down, None, None, None
+
+
+_stage.defvjp(_stage_and_tape, _backward)
+
+
+def _pairs(plan):
+  return [
+    (e, b) for e in range(len(plan.entries)) for b in range(len(plan.buckets))
+  ]
+
+
+def _once(condition, body, operands, carry):
+  """`body(operands, carry)` if the condition holds, in place.
+
+  The barrier ties the operands to the loop: XLA moves what is the same in all
+  iterations out of a loop, and would run it for every bucket.
+  """
+
+  def iteration(i, carry):
+    _, tied = lax.optimization_barrier((i, operands))
+    return body(tied, carry)
+
+  times = jnp.asarray(condition, jnp.int32)
+  return lax.fori_loop(0, times, iteration, carry)
+
+
+def _change_width(plan, flat, index, *, widen):
+  """From the bucket's width to that of its exit, or back, in place."""
+
+  def change(bucket, _, flat):
+    wide = (*plan.outputs, plan.exit(bucket))
+    if not widen:
+      return _store(flat, _load(flat, wide)[..., :bucket])
+    pad = ((0, 0),) * 3 + ((0, wide[-1] - bucket),)
+    return _store(flat, jnp.pad(_load(flat, (*plan.outputs, bucket)), pad))
+
+  for b, bucket in enumerate(plan.buckets):
+    if plan.exit(bucket) != bucket:
+      body = functools.partial(change, bucket)
+      flat = _once(index == b, body, (), flat)
+  return flat
+
+
+def _index(widths, width):
+  """Of the first of ascending widths that is not below a width."""
+  return jnp.searchsorted(jnp.asarray(widths), width).astype(jnp.int32)
+
+
+def _mask(bucket, width):
+  return (jnp.arange(bucket) < width).astype(jnp.float32)
+
+
+# Flat buffers: `[N]` for activations, `[D, N]` for the tape.
+
+
+def _empty_tape(plan, dtype):
+  """A row per block, for its input and what its convolutions gave.
+
+  The first block's input is at hand anyway.
+  """
+  x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
+  y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
+  _, first = replay.shapes(plan.first, plan.buckets[-1], x)
+  _, rest = replay.shapes(plan.rest, plan.buckets[-1], y)
+  longest = max(sum(c.size for c in row) for row in (first, (y, *rest)))
+  return jnp.zeros((plan.max_depth, longest), dtype)
+
+
+def _load(flat, shape):
+  return flat[: _size(shape)].reshape(shape)
+
+
+def _store(flat, x):
+  return lax.dynamic_update_slice(flat, x.reshape(-1), (0,))
+
+
+def _load_row(tape, row, shapes):
+  """Tensors that follow each other in a row."""
+  row, start, tensors = jnp.asarray(row, jnp.int32), 0, []
+  for shape in shapes:
+    size = _size(shape)
+    flat = lax.dynamic_slice(tape, (row, jnp.int32(start)), (1, size))
+    tensors.append(flat.reshape(shape))
+    start += size
+  return tensors
+
+
+def _store_row(tape, row, tensors):
+  if tape is None:  # no gradient is asked for
+    return None
+  row, start = jnp.asarray(row, jnp.int32), 0
+  for x in tensors:
+    flat = x.reshape(1, -1)
+    tape = lax.dynamic_update_slice(tape, flat, (row, jnp.int32(start)))
+    start += x.size
+  return tape
+
+
+def _size(shape):
+  return math.prod(shape)

@@ -1,0 +1,120 @@
+"""The sliced engine is the same function as the masked reference."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nss_jax as nss
+
+SPACE = nss.SearchSpace(
+  depth_bins=(((1, 2), (3, 4)), ((1, 1), (2, 2))),
+  width_bins=(((1, 4), (5, 8)), ((2, 3), (4, 6))),
+  strides=(1, 2),
+  stem_width=3,
+  image_shape=(9, 8, 2),
+  num_classes=3,
+)
+BUCKETS = ((2, 4, 8), (3, 6))
+# Widths at a bucket, one above it, the smallest and the largest; depths too.
+EDGES = (
+  "d1-1_w1-2",
+  "d4-2_w8-6",
+  "d2-1_w2-3",
+  "d1-2_w3-4",
+  "d3-1_w4-6",
+  "d2-2_w5-2",
+)
+
+
+def _random_archs(count):
+  spaces = nss.sample_space(jax.random.key(5), nss.init_logits(SPACE), (count,))
+  for i in range(count):
+    space = jax.tree.map(lambda x, i=i: x[i], spaces)
+    archs = nss.sample_archs(jax.random.key(i), SPACE, space, 1)
+    yield jax.tree.map(lambda x: x[0], archs)
+
+
+def _arguments(dtype):
+  weights = nss.init_weights(jax.random.key(0), SPACE)
+  leaves, tree = jax.tree.flatten(weights)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  # Offsets are zero and scales one at first, which would hide mistakes.
+  noisy = [
+    x.astype(dtype) + 0.3 * jax.random.normal(k, x.shape, dtype)
+    for x, k in zip(leaves, keys, strict=True)
+  ]
+  images = jax.random.normal(jax.random.key(2), (6, *SPACE.image_shape), dtype)
+  upstream = jax.random.normal(jax.random.key(3), (6, 3), dtype)
+  return tree.unflatten(noisy), images, upstream
+
+
+def _functions(buckets=BUCKETS):
+  """Logits and gradients of both engines, jitted."""
+
+  def masked(weights, images, arch):
+    masks = nss.arch_masks(SPACE, arch)
+    return nss.apply_masked(SPACE, weights, images, masks)
+
+  def sliced(weights, images, arch):
+    return nss.apply_sliced(SPACE, weights, images, arch, buckets=buckets)
+
+  def both(apply):
+    def fn(weights, images, arch, upstream):
+      logits, vjp = jax.vjp(lambda w, x: apply(w, x, arch), weights, images)
+      return logits, vjp(upstream)
+
+    return fn
+
+  return both(masked), both(sliced)
+
+
+def test_equals_masked():
+  """Logits and all gradients, in float64, from one trace."""
+  with jax.enable_x64(True):
+    weights, images, upstream = _arguments(jnp.float64)
+    masked, sliced = _functions()
+    masked = jax.jit(masked)
+    sliced = jax.jit(chex.assert_max_traces(sliced, n=1))
+    archs = [nss.parse_arch(text) for text in EDGES]
+    for arch in [*archs, *_random_archs(12)]:
+      arch = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), arch)
+      want = masked(weights, images, arch, upstream)
+      got = sliced(weights, images, arch, upstream)
+      chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+def test_in_float32():
+  """A shallow arch; deep random ones flip activations at zero."""
+  weights, images, upstream = _arguments(jnp.float32)
+  masked, sliced = _functions()
+  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-2_w3-4"))
+  want = jax.jit(masked)(weights, images, arch, upstream)
+  got = jax.jit(sliced)(weights, images, arch, upstream)
+  chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-4)
+  # What the arch does not have gets no gradient at all.
+  (gradient, _) = got[1]
+  for stage, (depth, width) in enumerate([(1, 3), (2, 4)], 1):
+    kernel = np.asarray(
+      gradient[f"stage_{stage}"]["blocks_rest"]["second"]["kernel"]
+    )
+    assert not kernel[depth - 1 :].any()
+    assert not kernel[..., width:, :].any()
+    assert not kernel[..., width:].any()
+    assert kernel[: depth - 1, ..., :width, :width].any((1, 2)).all()
+
+
+def test_default_buckets():
+  search_space = nss.SearchSpace.expanded(
+    max_depth=8, max_width=64, image_shape=(8, 8, 1), num_classes=10
+  )
+  assert nss.default_buckets(search_space) == ((8, 16, 32, 48, 64),) * 3
+
+
+@pytest.mark.parametrize("widths", [(4, 2, 8), (0, 8), (4,), (4, 4, 8), ()])
+def test_buckets_are_checked(widths):
+  weights, images, _ = _arguments(jnp.float32)
+  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-1_w1-2"))
+  with pytest.raises(ValueError, match=r"buckets of stage 1 .* 8; got"):
+    nss.apply_sliced(SPACE, weights, images, arch, buckets=(widths, (3, 6)))
