@@ -38,6 +38,7 @@ from nss_jax.spaces.text import (
   parse_arch,
   parse_space,
 )
+from nss_jax.steps.estimators import pathwise, score_function
 from nss_jax.steps.losses import cross_entropy
 from nss_jax.steps.search_step import (
   SearchState,
@@ -49,10 +50,12 @@ from nss_jax.steps.weight_step import (
   init_weight_state,
   weight_step,
 )
+from nss_jax.supernet.engine import make_apply
 from nss_jax.supernet.masks import (
   Masks,
   Sample,
   arch_masks,
+  arch_sampler,
   gumbel_sampler,
   mix_masks,
   warmup_sampler,
@@ -77,6 +80,7 @@ __all__ = [
   "arch_macs",
   "arch_masks",
   "arch_params",
+  "arch_sampler",
   "cross_entropy",
   "default_buckets",
   "describe_space",
@@ -95,15 +99,18 @@ __all__ = [
   "init_weights",
   "load_space",
   "macs_range",
+  "make_apply",
   "mean_macs",
   "mix_masks",
   "most_probable_space",
   "parse_arch",
   "parse_space",
+  "pathwise",
   "probabilities",
   "sample_archs",
   "sample_bin_archs",
   "sample_space",
+  "score_function",
   "search_step",
   "space_macs",
   "warmup_sampler",

@@ -4,6 +4,7 @@ Config files in `configs/` start from `base()` and say what differs. FLOPs are
 multiply-adds, everywhere.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -42,6 +43,12 @@ def base() -> ml_collections.ConfigDict:
         "block": "basic",
         "num_classes": 10,
       },
+      "supernet": {
+        "engine": "sliced",  # sliced | masked; for hard masks
+        # Widths are rounded up to these shares of a stage's largest.
+        "bucket_shares": (0.125, 0.25, 0.5, 0.75, 1.0),
+        "activations": "float32",  # float32 | bfloat16; all else is float32
+      },
       "objective": {
         "target_flops": 600e6,  # multiply-adds of one image
         "cost_weight": 1.0,  # lambda of Eq. 5
@@ -53,7 +60,8 @@ def base() -> ml_collections.ConfigDict:
         "batch_size": 64,  # of all devices together
         "temperature_start": 5.0,
         "temperature_end": 0.001,
-        "estimator": "soft",  # soft (paper) | straight_through
+        "estimator": "soft",  # soft (paper) | straight_through | score
+        "num_score_archs": 8,  # drawn per step by the score estimator
         "num_elite_samples": 5,
         "sync_batch_norm": False,  # statistics over all devices
         "steps_per_dispatch": 16,  # at most; one call of the device
@@ -202,6 +210,13 @@ def _positive(value) -> bool:
   return value > 0
 
 
+def _ascending_to_one(values) -> bool:
+  if not all(isinstance(x, (int, float)) for x in values):
+    return False
+  steps = itertools.pairwise((0, *values))
+  return all(a < b for a, b in steps) and values[-1:] in ((1,), [1])
+
+
 def _count(value) -> bool:
   return value >= 1
 
@@ -209,7 +224,9 @@ def _count(value) -> bool:
 _CHOICES = {
   "space.block": ("basic",),
   "objective.cost_from": ("sample", "expected"),
-  "search.estimator": ("soft", "straight_through"),
+  "search.estimator": ("soft", "straight_through", "score"),
+  "supernet.engine": ("sliced", "masked"),
+  "supernet.activations": ("float32", "bfloat16"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
 _RANGES = {
@@ -224,6 +241,8 @@ _RANGES = {
   "search.batch_size": (lambda v: v >= 2, "2 or more"),
   "search.temperature_start": (_positive, "above 0"),
   "search.temperature_end": (_positive, "above 0"),
+  "search.num_score_archs": (lambda v: v >= 2, "2 or more"),
+  "supernet.bucket_shares": (_ascending_to_one, "shares above 0, up to 1.0"),
   "search.num_elite_samples": (_count, "1 or more"),
   "search.steps_per_dispatch": (_count, "1 or more"),
   "search.checkpoint_every": (_count, "1 or more"),

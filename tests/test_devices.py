@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import program
+from nss_jax.phases import search_program
 from nss_jax.runtime import data, sharding
 
 DIGITS = data.load("digits")
@@ -28,7 +28,7 @@ def _two_dispatches(num_devices, **overrides):
       **overrides,
     }
   )
-  built = program.build(config, DIGITS, sharding.make_mesh(num_devices))
+  built = search_program.build(config, DIGITS, sharding.make_mesh(num_devices))
   state = built.init()
   state, _ = built.dispatch(state, 0, 0, 2, True)
   state, _ = built.dispatch(state, 2, 0, 2, False)
@@ -55,7 +55,7 @@ def test_batch_must_divide():
 def test_dispatch_reduces_over_devices():
   """Gradients and metrics of both steps; without it devices would part."""
   config = runs.load_config(**runs.TINY)
-  built = program.build(config, DIGITS, sharding.make_mesh(8))
+  built = search_program.build(config, DIGITS, sharding.make_mesh(8))
   state = jax.eval_shape(built.init)
   for warmup in (True, False):
     lowered = jax.jit(

@@ -52,27 +52,43 @@ def test_gumbel_sampler(hard):
 
   def total(logits):
     sample = sampler(jax.random.key(3), logits, 0)
-    return sample.masks.width.sum() + sample.masks.depth[:, 0].sum(), sample
+    return sample.choice.width.sum() + sample.choice.depth[:, 0].sum(), sample
 
   gradient, sample = jax.grad(total, has_aux=True)(nss.init_logits(SPACE))
   assert all(float(jnp.abs(g).sum()) > 0 for g in jax.tree.leaves(gradient))
-  values = set(np.unique(sample.masks.width))
+  values = set(np.unique(sample.choice.width))
   assert (values <= {0.0, 1.0}) == hard
+
+
+def test_arch_sampler_draws_what_straight_through_draws():
+  """Whatever the temperature; its weights and masks are those of the arch."""
+  logits = nss.init_logits(SPACE)
+  logits = logits.replace(width=logits.width + jnp.arange(4.0)[None])
+  archs = nss.arch_sampler(SPACE)
+  mixed = nss.gumbel_sampler(SPACE, lambda step: 0.3, hard=True)
+  for key in jax.random.split(jax.random.key(7), 20):
+    drawn, masked = archs(key, logits, 0), mixed(key, logits, 0)
+    for got, want in (
+      (nss.arch_masks(SPACE, drawn.choice), masked.choice),
+      (drawn.weights, masked.weights),
+    ):
+      for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def _warmup(p, count, logits=None):
   sampler = nss.warmup_sampler(SPACE, lambda step: p)
   logits = nss.init_logits(SPACE) if logits is None else logits
   keys = jax.random.split(jax.random.key(5), count)
-  return jax.jit(jax.vmap(lambda key: sampler(key, logits, 0).masks))(keys)
+  return jax.jit(jax.vmap(lambda key: sampler(key, logits, 0).choice))(keys)
 
 
 def test_warmup_coins():
   """All on by the coin, or by a uniform draw of the largest: independent."""
   p, count = 0.3, 4000
-  masks = _warmup(p, count)
-  width_on = np.asarray(masks.width[..., -1])  # [N, S]
-  depth_on = np.asarray(masks.depth[..., -1])
+  archs = _warmup(p, count)
+  width_on = np.asarray(archs.width == 8)  # [N, S]
+  depth_on = np.asarray(archs.depth == 4)
   for on, chance in ((width_on, 1 / 8), (depth_on, 1 / 4)):
     expected = p + (1 - p) * chance
     sigma = np.sqrt(expected * (1 - expected) / count)
@@ -84,9 +100,9 @@ def test_warmup_coins():
 
 def test_warmup_ends_uniform_and_begins_whole():
   whole = _warmup(1.0, 10)
-  assert float(whole.width.min()) == 1.0
-  assert float(whole.depth[..., -1].min()) == 1.0
-  widths = np.asarray(_warmup(0.0, 4000).width.sum(-1), int)[:, 0]
+  assert int(whole.width.min()) == 8
+  assert int(whole.depth.min()) == 4
+  widths = np.asarray(_warmup(0.0, 4000).width)[:, 0]
   counts = np.bincount(widths, minlength=9)[1:]
   chi_square = ((counts - 500) ** 2 / 500).sum()
   assert chi_square < 24.3  # 7 degrees of freedom, p = 0.001

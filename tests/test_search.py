@@ -13,7 +13,7 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax.phases import program, search
+from nss_jax.phases import loop, search, search_program
 from nss_jax.runtime import data, log, sharding
 
 
@@ -91,7 +91,7 @@ def test_metrics(whole):
       "step",
       "epoch",
       "temperature",
-      *program.METRICS,
+      *search_program.METRICS,
       "expected_cost",
       "depth_entropy",
       "width_entropy",
@@ -250,7 +250,7 @@ def built():
   """A tiny search on one device, in this process."""
   config = runs.load_config(**{**runs.TINY, "search.epochs": 3})
   mesh = sharding.make_mesh(1)
-  return config, program.build(config, data.load("digits"), mesh)
+  return config, search_program.build(config, data.load("digits"), mesh)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -264,7 +264,7 @@ def test_diverged_loss_names_step_and_checkpoint(built, tmp_path, value):
     return state, losses
 
   broken = dataclasses.replace(whole, dispatch=dispatch)
-  with pytest.raises(search.Diverged) as raised:
+  with pytest.raises(loop.Diverged) as raised:
     search.run(config, broken, tmp_path, log.make_console())
   assert "the loss at step 14 is" in str(raised.value)
   good = tmp_path / "search" / "checkpoints" / "00000009"
@@ -283,7 +283,7 @@ def test_diverged_weights_are_never_saved(built, tmp_path):
     return state, np.ones((length, 2))
 
   broken = dataclasses.replace(whole, dispatch=dispatch)
-  with pytest.raises(search.Diverged, match=r"after step 18.*00000009"):
+  with pytest.raises(loop.Diverged, match=r"after step 18.*00000009"):
     search.run(config, broken, tmp_path, log.make_console())
   folder = tmp_path / "search" / "checkpoints"
   assert [p.name for p in folder.iterdir() if p.is_dir()] == ["00000009"]

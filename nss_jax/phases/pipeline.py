@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from nss_jax import config as config_lib
-from nss_jax.phases import plan, program, search
+from nss_jax.phases import loop, plan, search, search_program
 from nss_jax.runtime import artifacts, canary, data, sharding
 from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
@@ -46,7 +46,7 @@ def run(
   dataset = data.load(
     config.data.source, path=config.data.path, name=config.data.name
   )
-  built = program.build(config, dataset, sharding.make_mesh())
+  built = search_program.build(config, dataset, sharding.make_mesh())
   for line in plan.describe(config, dataset, built):
     say(console, line)
   if dry_run:
@@ -55,10 +55,10 @@ def run(
   for phase in phases:
     try:
       _PHASES[phase](config, built, workdir, console)
-    except search.Interrupted as interrupted:
+    except loop.Interrupted as interrupted:
       say(console, f"SIGTERM: {interrupted}; run the same command to go on")
       return EXIT_SAVED
-    except search.Diverged as diverged:
+    except loop.Diverged as diverged:
       say(console, f"error: {diverged}")
       return 1
   return 0

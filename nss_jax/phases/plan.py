@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import jax
 import ml_collections
+import numpy as np
 
 from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
-from nss_jax.spaces import cost
+from nss_jax.spaces import cost, distribution
 from nss_jax.spaces.search_space import SearchSpace
 
-# One image through the network and back: the two gradients of a convolution
-# cost as much as the convolution each.
+# The two gradients of a convolution cost as much as the convolution each.
 _PASSES = 3
 
 
@@ -46,7 +46,8 @@ def describe(
     f"steps      {schedule.epochs} epochs ({schedule.warmup_epochs} of warmup)"
     f" of {schedule.steps_per_epoch} steps, {schedule.num_steps} in all"
   )
-  yield f"compute    {search_macs(config, program):.3g} multiply-adds in all"
+  macs = search_macs(config, program)
+  yield f"compute    {macs:.3g} multiply-adds in all, about"
   memory = memory_estimate(space, config.search.batch_size // program.mesh.size)
   yield f"memory     about {memory / 2**30:.2g} GiB per device (estimate)"
   kinds = sorted({device.device_kind for device in program.mesh.devices.flat})
@@ -57,12 +58,41 @@ def describe(
 
 
 def search_macs(config: ml_collections.ConfigDict, program: Program) -> float:
-  """Multiply-adds of the whole search: masked steps pay for the largest."""
-  schedule = program.schedule
-  searched = schedule.epochs - schedule.warmup_epochs
-  steps = schedule.steps_per_epoch * (schedule.epochs + searched)
-  images = steps * config.search.batch_size
-  return float(images) * _PASSES * cost.largest_macs(program.search_space)
+  """Multiply-adds of the whole search, about.
+
+  A masked step pays for the largest network, a sliced one for what it draws:
+  after warmup that is counted as the target, which the draws are led to.
+  """
+  space, schedule = program.search_space, program.schedule
+  largest = cost.largest_macs(space)
+  sliced = config.supernet.engine == "sliced"
+  soft = config.search.estimator == "soft"
+  scored = config.search.estimator == "score"
+  target = config.objective.target_flops
+  warmup = _warmup_macs(space) if sliced else largest
+  train = target if sliced and not soft else largest
+  search = (target if sliced else largest) / _PASSES
+  search = search * config.search.num_score_archs if scored else largest
+  searched = schedule.num_steps - schedule.warmup_steps
+  images = schedule.warmup_steps * warmup + searched * (train + search)
+  return float(images) * _PASSES * config.search.batch_size
+
+
+def _warmup_macs(space: SearchSpace) -> float:
+  """Mean of the draws of warmup, whose coins fall linearly from 1 to 0."""
+  uniform = distribution.probabilities(distribution.init_logits(space))
+  drawn = cost.mean_moments(space, jax.tree.map(np.asarray, uniform))
+  whole = cost.arch_moments(space, cost.largest_arch(space))
+  means = [
+    cost.macs(
+      space,
+      cost.Moments(
+        *(p * w + (1 - p) * d for w, d in zip(whole, drawn, strict=True))
+      ),
+    )
+    for p in np.linspace(1, 0, 21)
+  ]
+  return float(np.mean(means))
 
 
 def memory_estimate(search_space: SearchSpace, batch_size: int) -> float:

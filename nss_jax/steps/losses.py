@@ -7,8 +7,8 @@ import jax
 import optax
 
 Metrics = dict[str, jax.Array]
-# (weights, masks, batch) -> (scalar loss, metrics). `masks` is whatever the
-# sampler of the same loop returns as masks.
+# (weights, choice, batch) -> (scalar loss, metrics). `choice` is whatever the
+# sampler of the same loop returns as such: an arch, or mixed masks.
 LossFn = Callable[[Any, Any, Any], tuple[jax.Array, Metrics]]
 
 

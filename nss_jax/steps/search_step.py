@@ -9,6 +9,7 @@ from flax import struct
 
 from nss_jax.spaces.cost import flops_penalty
 from nss_jax.spaces.distribution import probabilities
+from nss_jax.steps.estimators import Estimator, pathwise
 from nss_jax.steps.losses import (
   LossFn,
   Metrics,
@@ -52,6 +53,7 @@ def search_step(
   target: float,
   cost_weight: float,
   cost_from: CostFrom = "sample",
+  estimator: Estimator = pathwise,
   axis_name: str | None = None,
 ) -> tuple[SearchState, Metrics]:
   """Descends `task loss + cost_weight * |cost / target - 1|` (Eq. 3-5).
@@ -62,14 +64,17 @@ def search_step(
     batch: passed to `loss_fn`; held-out images.
     rng: base key, the same for every step; the draw uses
       `fold_in(rng, state.step)`.
-    loss_fn: `(weights, masks, batch) -> (loss, metrics)`.
+    loss_fn: `(weights, choice, batch) -> (loss, metrics)`.
     cost_fn: cost of a space from its bins' weights, shaped as the logits.
-    sample_fn: `(rng, logits, step) -> Sample`, differentiable in the logits.
+    sample_fn: `(rng, logits, step) -> Sample`; differentiable in the logits if
+      the estimator is pathwise, one-hot if it is the score function.
     optimizer: of the logits.
     target: cost to be met, in the units of `cost_fn`.
     cost_weight: lambda of Eq. 5.
     cost_from: the bins' weights that the penalty sees: those of the draw
-      (`"sample"`, the paper) or `softmax(logits)` (`"expected"`).
+      (`"sample"`, the paper) or `softmax(logits)` (`"expected"`: exact in
+      closed form, whatever the estimator).
+    estimator: of the gradient of the expected objective.
     axis_name: device axis over which gradients and metrics are averaged.
 
   Returns:
@@ -85,25 +90,30 @@ def search_step(
     )
   rng = jax.random.fold_in(rng, state.step)
 
-  def objective(logits):
-    sample = sample_fn(rng, logits, state.step)
-    loss, metrics = loss_fn(weights, sample.masks, batch)
-    costs = {
-      "sample": cost_fn(sample.weights),
-      "expected": cost_fn(probabilities(logits)),
-    }
-    penalty = flops_penalty(costs[cost_from], target)
-    metrics = {
-      "loss": loss,
-      "penalty": penalty,
-      "sampled_cost": costs["sample"] / target,
-      "expected_cost": costs["expected"] / target,
-      **metrics,
-    }
-    return loss + cost_weight * penalty, metrics
+  def objective(sample):
+    loss, metrics = loss_fn(weights, sample.choice, batch)
+    cost = cost_fn(sample.weights)
+    penalty = flops_penalty(cost, target)
+    value = loss + cost_weight * penalty if cost_from == "sample" else loss
+    seen = {"loss": loss, "penalty": penalty, "sampled_cost": cost / target}
+    return value, {**seen, **metrics}
+
+  def total(logits):
+    value, metrics = estimator(
+      rng,
+      logits,
+      lambda key, logits: sample_fn(key, logits, state.step),
+      objective,
+    )
+    cost = cost_fn(probabilities(logits))
+    metrics["expected_cost"] = cost / target
+    if cost_from == "expected":
+      metrics["penalty"] = flops_penalty(cost, target)
+      value = value + cost_weight * metrics["penalty"]
+    return value, metrics
 
   logits = vary_over_devices(state.logits, axis_name)
-  gradients, metrics = jax.grad(objective, has_aux=True)(logits)
+  gradients, metrics = jax.grad(total, has_aux=True)(logits)
   gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
   updates, opt_state = optimizer.update(
     gradients, state.opt_state, state.logits

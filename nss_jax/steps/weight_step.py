@@ -53,7 +53,7 @@ def weight_step(
     batch: passed to `loss_fn`.
     rng: base key, the same for every step; the draw uses
       `fold_in(rng, state.step)`, so a restart repeats it.
-    loss_fn: `(weights, masks, batch) -> (loss, metrics)`.
+    loss_fn: `(weights, choice, batch) -> (loss, metrics)`.
     sample_fn: `(rng, logits, step) -> Sample`.
     optimizer: of the weights.
     axis_name: device axis over which gradients and metrics are averaged.
@@ -62,10 +62,10 @@ def weight_step(
     The next state, and `loss` with the metrics of `loss_fn`.
   """
   rng = jax.random.fold_in(rng, state.step)
-  masks = sample_fn(rng, logits, state.step).masks
+  choice = sample_fn(rng, logits, state.step).choice
   params = vary_over_devices(state.params, axis_name)
   gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  (loss, metrics), gradients = gradient_fn(params, masks, batch)
+  (loss, metrics), gradients = gradient_fn(params, choice, batch)
   loss, metrics, gradients = mean_over_devices(
     (loss, metrics, gradients), axis_name
   )

@@ -1,4 +1,4 @@
-"""From archs to masks, and the samplers that mix or choose them.
+"""From archs to masks, and the samplers that choose archs or mix their masks.
 
 A width mask is a prefix: the first w channels are one, the others zero. A
 depth mask holds the weight of every block's output in the stage's output.
@@ -37,11 +37,11 @@ class Sample(NamedTuple):
 
   Attributes:
     weights: weights of the bins, like the logits: what the cost depends on.
-    masks: what the network runs with.
+    choice: what the network runs with: an `Arch`, or `Masks` when mixed.
   """
 
   weights: Any
-  masks: Any
+  choice: Any
 
 
 SampleFn = Callable[[jax.Array, Any, jax.Array], Sample]
@@ -87,7 +87,8 @@ def gumbel_sampler(
   *,
   hard: bool = False,
 ) -> SampleFn:
-  """Samples archs by Gumbel-Softmax bins and uniform draws inside them (Eq. 3).
+  """Mixes masks by Gumbel-Softmax weights of the bins, and uniform draws inside
+  them (Eq. 3); differentiable in the logits.
 
   Args:
     search_space: the bins.
@@ -100,7 +101,23 @@ def gumbel_sampler(
     weights = distribution.gumbel_softmax(
       bins_rng, logits, temperature_fn(step), hard=hard
     )
-    return Sample(weights, _mix(offers_rng, search_space, weights))
+    offers = _offers(offers_rng, search_space)
+    return Sample(weights, mix_masks(search_space, offers, weights))
+
+  return sample
+
+
+def arch_sampler(search_space: SearchSpace) -> SampleFn:
+  """Draws archs: a space from `softmax(logits)`, an arch uniformly inside it.
+
+  The draw of `gumbel_sampler(..., hard=True)` for the same key, as an `Arch`:
+  whatever the temperature, the largest of logits + Gumbel noise wins.
+  """
+
+  def sample(rng, logits, step):
+    bins_rng, offers_rng = jax.random.split(rng)
+    weights = distribution.gumbel_softmax(bins_rng, logits, 1.0, hard=True)
+    return Sample(weights, _pick(_offers(offers_rng, search_space), weights))
 
   return sample
 
@@ -108,42 +125,57 @@ def gumbel_sampler(
 def warmup_sampler(
   search_space: SearchSpace, probability_fn: Callable[[jax.Array], jax.Array]
 ) -> SampleFn:
-  """Uniform hard archs, with coins that turn whole stages on (paper 6.3.2).
+  """Draws archs uniformly, with coins that turn whole stages on (paper 6.3.2).
 
   Per stage, one coin for width and one for depth: with the step's probability
-  all the channels, or all the blocks, replace what was drawn.
+  all the channels, or all the blocks, replace what was drawn. With probability
+  zero it is uniform single-path sampling.
 
   Args:
     search_space: the bins.
     probability_fn: probability of the coins from the step.
   """
+  uniform = arch_sampler(search_space)
 
   def sample(rng, logits, step):
-    bins_rng, offers_rng, depth_rng, width_rng = jax.random.split(rng, 4)
-    weights = distribution.gumbel_softmax(
-      bins_rng, distribution.init_logits(search_space), 1.0, hard=True
-    )
-    drawn = _mix(offers_rng, search_space, weights)
-    whole = all_masks(search_space)
-    coin = (search_space.num_stages, 1)
-    p = probability_fn(step)
-    masks = Masks(
+    draw_rng, depth_rng, width_rng = jax.random.split(rng, 3)
+    drawn = uniform(draw_rng, distribution.init_logits(search_space), step)
+    whole = largest_arch(search_space)
+    p, shape = probability_fn(step), (search_space.num_stages,)
+    arch = Arch(
       depth=jnp.where(
-        jax.random.bernoulli(depth_rng, p, coin), whole.depth, drawn.depth
+        jax.random.bernoulli(depth_rng, p, shape),
+        whole.depth,
+        drawn.choice.depth,
       ),
       width=jnp.where(
-        jax.random.bernoulli(width_rng, p, coin), whole.width, drawn.width
+        jax.random.bernoulli(width_rng, p, shape),
+        whole.width,
+        drawn.choice.width,
       ),
     )
-    return Sample(weights, masks)
+    return Sample(drawn.weights, arch)
 
   return sample
 
 
-def _mix(rng, search_space, weights):
+def _offers(rng, search_space):
+  """A depth and a width from each bin, `[S, Kd]` and `[S, Kw]`."""
   offers = sample_bin_archs(rng, search_space, 1)
-  offers = jax.tree.map(lambda x: x[0], offers)
-  return mix_masks(search_space, offers, weights)
+  return jax.tree.map(lambda x: x[0], offers)
+
+
+def _pick(offers, weights):
+  """The arch of one-hot weights."""
+  return Arch(
+    depth=_at_largest(offers.depth, weights.depth),
+    width=_at_largest(offers.width, weights.width),
+  )
+
+
+def _at_largest(values, weights):
+  index = weights.argmax(-1, keepdims=True)
+  return jnp.take_along_axis(values, index, axis=-1)[:, 0]
 
 
 def _prefix(widths: jax.Array, size: int) -> jax.Array:

@@ -94,7 +94,8 @@ class Supernet(nn.Module):
         self.axis_name,
         name=f"stage_{stage + 1}",
       )(x, masks.depth[stage, :depth], masks.width[stage, :features])
-    x = x.mean((1, 2))
+    # At least float32 from here on, whatever the activations are.
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
     return nn.Dense(space.num_classes, name="head")(x)
 
 
@@ -121,7 +122,8 @@ def apply_masked(
   Args:
     search_space: the static description.
     weights: parameters from `init_weights`.
-    images: `[B, H, W, channels]`, normalised.
+    images: `[B, H, W, channels]`, normalised; their type is that of the
+      activations.
     masks: hard or mixed masks.
     axis_name: device axis over which batch statistics are shared.
   """

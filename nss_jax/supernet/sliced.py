@@ -15,6 +15,7 @@ are static and a mask cuts the rest. One traced program serves every arch:
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -47,7 +48,8 @@ def apply_sliced(
   Args:
     search_space: the static description.
     weights: parameters from `init_weights`.
-    images: `[B, H, W, channels]`, normalised.
+    images: `[B, H, W, channels]`, normalised; their type is that of the
+      activations.
     arch: depths and widths `[S]`.
     buckets: widths to round up to, ascending to the largest, for each stage;
       `default_buckets` by default.
@@ -80,15 +82,20 @@ def apply_sliced(
     flat = _stage(plan, params, flat, entry, depth, width)
     entries, entry = plan.exits, _index(plan.exits, width)
     shape = plan.outputs
-  x = flat.reshape(*shape, entries[-1]).mean((1, 2))
+  x = flat.reshape(*shape, entries[-1])
+  # At least float32 from here on, whatever the activations are.
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
   head = nn.Dense(search_space.num_classes, dtype=x.dtype)
   return head.apply({"params": weights["head"]}, x)
 
 
-def default_buckets(search_space: SearchSpace) -> Buckets:
-  """An eighth, a quarter, a half, three quarters and all of the widths."""
+def default_buckets(
+  search_space: SearchSpace,
+  shares: Sequence[float] = (0.125, 0.25, 0.5, 0.75, 1.0),
+) -> Buckets:
+  """Shares of the largest width of each stage, rounded up."""
   return tuple(
-    tuple(sorted({-(-width * share // 8) for share in (1, 2, 4, 6, 8)}))
+    tuple(sorted({math.ceil(width * share) for share in shares}))
     for width in search_space.max_widths
   )
 

@@ -1,0 +1,46 @@
+"""The images of a step: which ones, augmented and normalised."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from nss_jax.runtime import augment, data
+
+
+def epoch_indices(
+  rng: jax.Array, epoch, num_images: int, first, shape: tuple[int, int]
+) -> jax.Array:
+  """`[length, B]` of a dispatch, from the permutation of its epoch."""
+  length, batch_size = shape
+  order = jax.random.permutation(jax.random.fold_in(rng, epoch), num_images)
+  taken = jax.lax.dynamic_slice(
+    order, (first * batch_size,), (length * batch_size,)
+  )
+  return taken.reshape(shape)
+
+
+def make_batch_fn(
+  config: ml_collections.ConfigDict, dataset: data.Dataset, key: jax.Array
+) -> Callable:
+  """`(half, indices, positions, stream, step) -> (images, labels)`.
+
+  Args:
+    config: `config.data` and the type of the activations.
+    dataset: for its mean and standard deviation.
+    key: of augmentation; every stream and step draws its own.
+  """
+  augment_fn = augment.make_augment(
+    crop_padding=config.data.crop_padding, flip=config.data.flip
+  )
+  dtype = jnp.dtype(config.supernet.activations)
+
+  def make_batch(half, indices, positions, stream, step):
+    images, labels = half
+    rng = jax.random.fold_in(jax.random.fold_in(key, stream), step)
+    picked = augment.augment_batch(rng, positions, images[indices], augment_fn)
+    picked = augment.normalize(picked, dataset.mean, dataset.std)
+    return picked.astype(dtype), labels[indices]
+
+  return make_batch

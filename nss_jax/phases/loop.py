@@ -1,0 +1,155 @@
+"""The loop on the host: dispatches, log, checkpoints, interruptions."""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+
+from nss_jax.phases.program import LoopState, Program
+from nss_jax.runtime import artifacts, sharding
+from nss_jax.runtime.checkpoint import Checkpoints
+from nss_jax.runtime.log import Progress, say
+from nss_jax.runtime.preemption import Preemption
+
+
+class Diverged(RuntimeError):
+  """A loss is not finite; the message names the step and the checkpoint."""
+
+
+class Interrupted(Exception):
+  """SIGTERM came and the state is saved; run again to go on."""
+
+
+def run(
+  program: Program,
+  folder: pathlib.Path,
+  console: rich.console.Console,
+  preemption: Preemption,
+  *,
+  checkpoint_every: int,
+  keep_checkpoints: int,
+) -> LoopState:
+  """Runs a program to its end, from where an earlier run stopped.
+
+  Writes `metrics.jsonl` and `checkpoints/` in the folder.
+
+  Raises:
+    Diverged: at a loss that is not finite.
+    Interrupted: after SIGTERM, once all is saved.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  checkpoints = Checkpoints(
+    folder / "checkpoints",
+    keep=keep_checkpoints,
+    warn=lambda line: say(console, f"warning: {line}"),
+  )
+  state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
+  state = _loop(
+    program, state, checkpoints, folder, console, preemption, checkpoint_every
+  )
+  checkpoints.wait()
+  return state
+
+
+def _resume(program, checkpoints, metrics_path, console) -> LoopState:
+  """The newest good state; the log is cut back to it."""
+  fresh = jax.eval_shape(program.init)
+  restored = checkpoints.restore(sharding.abstract(fresh, program.mesh))
+  step, state = restored or (0, program.init())
+  if step:
+    say(console, f"resuming at step {step} of {program.schedule.num_steps}")
+  artifacts.trim_lines(metrics_path, lambda line: line["step"] <= step)
+  return state
+
+
+def _loop(
+  program, state, checkpoints, folder, console, preemption, checkpoint_every
+):
+  schedule = program.schedule
+  step = int(state.weights.step)
+  with Progress(console, schedule.num_steps, step) as progress:
+    began, began_step = time.monotonic(), step
+    while step < schedule.num_steps:
+      epoch, first = divmod(step, schedule.steps_per_epoch)
+      length = dict(schedule.dispatches)[first]
+      warmup = epoch < schedule.warmup_epochs
+      state, losses = program.dispatch(state, epoch, first, length, warmup)
+      _check_finite(np.asarray(losses), step, checkpoints)
+      step += length
+      ended = first + length == schedule.steps_per_epoch
+      stop = preemption.requested
+      if ended or stop:
+        # Before it is written: the loss sees the last update a step later.
+        _check_state(state, step, checkpoints)
+      line = _line(program, state, step, epoch)
+      progress.update(step, _describe(line, schedule))
+      if ended:
+        now = time.monotonic()
+        halves = 1 if warmup else 2
+        images = (step - began_step) * program.batch_size * halves
+        line["images_per_second"] = round(images / (now - began), 1)
+        began, began_step = now, step
+        artifacts.append_line(folder / "metrics.jsonl", line)
+        progress.line(_describe(line, schedule))
+        last = epoch + 1 == schedule.epochs
+        if last or (epoch + 1) % checkpoint_every == 0:
+          checkpoints.save(step, state)
+      if stop:
+        if checkpoints.latest_step != step:
+          checkpoints.wait()
+        if checkpoints.latest_step != step:
+          checkpoints.save(step, state, block=True)
+        raise Interrupted(f"saved at step {step} of {schedule.num_steps}")
+  return state
+
+
+def _line(program, state, step, epoch) -> dict[str, Any]:
+  """One line of `metrics.jsonl`, with means since the epoch began."""
+  done = step - epoch * program.schedule.steps_per_epoch
+  means = {k: float(v) / done for k, v in jax.device_get(state.sums).items()}
+  return {
+    "step": step,
+    "epoch": epoch + 1,
+    **program.measure(state, step, means),
+  }
+
+
+def _describe(line: dict[str, Any], schedule) -> str:
+  words = [
+    f"epoch {line['epoch']}/{schedule.epochs}",
+    f"loss {line['train_loss']:.3f}",
+  ]
+  if "temperature" in line:
+    words.append(f"temperature {line['temperature']:.2f}")
+    words.append(f"cost/target {line['expected_cost']:.2f}")
+  return "  ".join(words)
+
+
+def _check_finite(losses: np.ndarray, step: int, checkpoints) -> None:
+  bad = np.flatnonzero(~np.isfinite(losses).all(-1))
+  if not len(bad):
+    return
+  raise Diverged(
+    f"the loss at step {step + int(bad[0]) + 1} is {losses[bad[0]].tolist()}; "
+    f"last good checkpoint: {_last_good(checkpoints)}"
+  )
+
+
+def _check_state(state: LoopState, step: int, checkpoints) -> None:
+  logits = getattr(state.search, "logits", None)
+  numbers = jax.device_get((state.weights.params, logits))
+  if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):
+    return
+  raise Diverged(
+    f"the weights or logits after step {step} are not finite; last good "
+    f"checkpoint: {_last_good(checkpoints)}"
+  )
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+  checkpoints.wait()
+  step = checkpoints.latest_step
+  return "none was written yet" if step is None else str(checkpoints.path(step))

@@ -1,0 +1,274 @@
+"""The search as a program: arch steps and weight steps on two halves."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from nss_jax import config as config_lib
+from nss_jax.phases.batches import make_batch_fn
+from nss_jax.phases.program import (
+  LoopState,
+  Program,
+  base_keys,
+  make_dispatch,
+  make_schedule,
+)
+from nss_jax.runtime import data, optimizers, sharding
+from nss_jax.spaces import cost, distribution
+from nss_jax.steps import estimators, losses, search_step, weight_step
+from nss_jax.supernet import engine, masks, network, sliced
+
+METRICS = (
+  "train_loss",
+  "train_accuracy",
+  "validation_loss",
+  "validation_accuracy",
+  "sampled_cost",
+  "penalty",
+)
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> Program:
+  """Puts a search together; nothing is compiled yet.
+
+  Raises:
+    ConfigError, DataError: if config and data do not make a search.
+  """
+  search_space = config_lib.search_space(config, dataset.train_images.shape[1:])
+  check_data(config, dataset, mesh)
+  config_lib.validate_target(config, search_space)
+  halves = data.split_halves(
+    len(dataset.train_labels),
+    config.data.validation_fraction,
+    config.data.split_seed,
+    config.search.batch_size,
+  )
+  schedule = make_schedule(
+    min(map(len, halves)),
+    batch_size=config.search.batch_size,
+    epochs=config.search.epochs,
+    warmup_epochs=config.search.warmup_epochs,
+    steps_per_dispatch=config.search.steps_per_dispatch,
+  )
+  temperature = temperature_schedule(
+    config.search.temperature_start,
+    config.search.temperature_end,
+    schedule.num_steps,
+  )
+  weight_opt = optimizers.weight_optimizer(
+    **config.weights, num_steps=schedule.num_steps
+  )
+  logit_opt = optimizers.logit_optimizer(**config.logits)
+  keys = base_keys(config.seed)
+
+  def init() -> LoopState:
+    params = jax.jit(network.init_weights, static_argnums=1)(
+      keys["init"], search_space
+    )
+    state = LoopState(
+      weights=weight_step.init_weight_state(params, weight_opt),
+      search=search_step.init_search_state(
+        distribution.init_logits(search_space), logit_opt
+      ),
+      sums={name: jnp.zeros(()) for name in METRICS},
+    )
+    return sharding.replicate(state, mesh)
+
+  steps = _make_steps(
+    config, search_space, schedule, temperature, weight_opt, logit_opt
+  )
+  parts = {
+    name: (dataset.train_images[half], dataset.train_labels[half])
+    for name, half in zip(("train", "validation"), halves, strict=True)
+  }
+  make_batch = make_batch_fn(config, dataset, keys["augment"])
+  dispatch = make_dispatch(
+    functools.partial(_pair_of_steps, steps, make_batch, keys),
+    parts,
+    batch_size=config.search.batch_size,
+    mesh=mesh,
+    key=keys["order"],
+  )
+  measure = functools.partial(
+    _measure, config, search_space, schedule, temperature
+  )
+  return Program(
+    search_space=search_space,
+    schedule=schedule,
+    mesh=mesh,
+    batch_size=config.search.batch_size,
+    init=init,
+    dispatch=dispatch,
+    measure=measure,
+  )
+
+
+def temperature_schedule(
+  start: float, end: float, num_steps: int
+) -> Callable[[Any], Any]:
+  """Linear from the first step to the last (paper 6.4.1)."""
+  last = max(num_steps - 1, 1)
+  return lambda step: start + (end - start) * (step / last)
+
+
+def make_loss_fn(config, search_space):
+  """Cross-entropy of the supernet, computed by the engine of the config."""
+  synced = sharding.AXIS if config.search.sync_batch_norm else None
+  apply = engine.make_apply(
+    search_space,
+    config.supernet.engine,
+    buckets=sliced.default_buckets(search_space, config.supernet.bucket_shares),
+    axis_name=synced,
+  )
+
+  def loss_fn(weights, choice, batch):
+    images, labels = batch
+    return losses.cross_entropy(apply(weights, images, choice), labels)
+
+  return loss_fn
+
+
+def _make_steps(
+  config, search_space, schedule, temperature, weight_opt, logit_opt
+):
+  """The steps with all but state, batches and key bound."""
+  loss_fn = make_loss_fn(config, search_space)
+  name = config.search.estimator
+  hard = name == "straight_through"
+  mixed = masks.gumbel_sampler(search_space, temperature, hard=hard)
+  archs = masks.arch_sampler(search_space)
+  warmup_steps = max(schedule.warmup_steps, 1)
+  warmup = masks.warmup_sampler(
+    search_space, lambda step: 1 - step / warmup_steps
+  )
+  train = functools.partial(
+    weight_step.weight_step,
+    loss_fn=loss_fn,
+    optimizer=weight_opt,
+    axis_name=sharding.AXIS,
+  )
+  search = functools.partial(
+    search_step.search_step,
+    loss_fn=loss_fn,
+    cost_fn=functools.partial(cost.mean_macs, search_space),
+    sample_fn=archs if name == "score" else mixed,
+    optimizer=logit_opt,
+    target=config.objective.target_flops,
+    cost_weight=config.objective.cost_weight,
+    cost_from=config.objective.cost_from,
+    estimator=(
+      estimators.score_function(config.search.num_score_archs)
+      if name == "score"
+      else estimators.pathwise
+    ),
+    axis_name=sharding.AXIS,
+  )
+  return {
+    "warmup": functools.partial(train, sample_fn=warmup),
+    # Only soft masks need every channel; hard ones are an arch.
+    "train": functools.partial(
+      train, sample_fn=mixed if name == "soft" else archs
+    ),
+    "search": search,
+  }
+
+
+def _pair_of_steps(
+  steps, make_batch, keys, state, halves, indices, positions, *, warmup
+):
+  """An arch step on the validation half, then a weight step on the other."""
+  step = state.weights.step
+  weights, search = state.weights, state.search
+  if warmup:
+    arch_metrics = {}
+    search = search.replace(step=search.step + 1)
+  else:
+    batch = make_batch(
+      halves["validation"], indices["validation"], positions, 1, step
+    )
+    search, arch_metrics = steps["search"](
+      search, weights.params, batch, keys["search"]
+    )
+  batch = make_batch(halves["train"], indices["train"], positions, 0, step)
+  weights, metrics = steps["warmup" if warmup else "train"](
+    weights, search.logits, batch, keys["weight"]
+  )
+  seen = _epoch_metrics(metrics, arch_metrics)
+  sums = {name: state.sums[name] + seen[name] for name in METRICS}
+  both = jnp.stack([seen["train_loss"], seen["validation_loss"]])
+  return LoopState(weights, search, sums), both
+
+
+def _epoch_metrics(metrics, arch_metrics):
+  """The metrics of a pair of steps, by the names of the log."""
+  zero = jnp.zeros(())
+  return {
+    "train_loss": metrics["loss"],
+    "train_accuracy": metrics["accuracy"],
+    "validation_loss": arch_metrics.get("loss", zero),
+    "validation_accuracy": arch_metrics.get("accuracy", zero),
+    "sampled_cost": arch_metrics.get("sampled_cost", zero),
+    "penalty": arch_metrics.get("penalty", zero),
+  }
+
+
+def _measure(
+  config, search_space, schedule, temperature, state, step, means
+) -> dict[str, Any]:
+  """Entropy in nats, summed over stages; costs over the target.
+
+  What the frozen logits of warmup do not have is null.
+  """
+  if step <= schedule.warmup_steps:
+    means = {
+      name: value if name.startswith("train") else None
+      for name, value in means.items()
+    }
+  logits = state.search.logits
+  entropy = distribution.entropy(logits)
+  expected = cost.mean_macs(search_space, distribution.probabilities(logits))
+  return {
+    "temperature": float(temperature(step - 1)),
+    **means,
+    "expected_cost": float(expected) / config.objective.target_flops,
+    "depth_entropy": float(entropy.depth.sum()),
+    "width_entropy": float(entropy.width.sum()),
+    "probabilities": bin_probabilities(logits),
+  }
+
+
+def bin_probabilities(logits: Any) -> dict[str, list]:
+  """`{"depth": [S][Kd], "width": [S][Kw]}`, six digits."""
+  chances = distribution.probabilities(logits)
+  return {
+    kind: [[round(float(p), 6) for p in row] for row in np.asarray(rows)]
+    for kind, rows in (("depth", chances.depth), ("width", chances.width))
+  }
+
+
+def check_data(config, dataset, mesh) -> None:
+  """Refuses labels or batches that do not fit.
+
+  Raises:
+    ConfigError: naming the field, the value and what is accepted.
+  """
+  if dataset.num_classes > config.space.num_classes:
+    raise config_lib.ConfigError(
+      f"config.space.num_classes: {config.space.num_classes} is not accepted; "
+      f"expected at least the {dataset.num_classes} classes in the labels of "
+      f"{dataset.name}"
+    )
+  if config.search.batch_size % mesh.size:
+    raise config_lib.ConfigError(
+      f"config.search.batch_size: {config.search.batch_size} is not accepted; "
+      f"expected a multiple of the {mesh.size} devices"
+    )

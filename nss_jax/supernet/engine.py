@@ -1,0 +1,51 @@
+"""One place that chooses how the supernet is computed."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+
+from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.supernet.masks import Masks, arch_masks
+from nss_jax.supernet.network import apply_masked
+from nss_jax.supernet.sliced import Buckets, apply_sliced
+
+Engine = Literal["sliced", "masked"]
+
+
+def make_apply(
+  search_space: SearchSpace,
+  engine: Engine = "sliced",
+  *,
+  buckets: Buckets | None = None,
+  axis_name: str | None = None,
+) -> Callable[[Any, jax.Array, Arch | Masks], jax.Array]:
+  """`(weights, images, choice) -> logits`; both engines give the same numbers.
+
+  Masks always run masked: every channel with a weight above zero counts. An
+  arch runs sliced, at its own cost, unless the masked engine is asked for.
+
+  Args:
+    search_space: the static description.
+    engine: for archs.
+    buckets: of the sliced engine.
+    axis_name: device axis over which batch statistics are shared.
+  """
+
+  def apply(weights, images, choice):
+    if isinstance(choice, Arch) and engine == "sliced":
+      return apply_sliced(
+        search_space,
+        weights,
+        images,
+        choice,
+        buckets=buckets,
+        axis_name=axis_name,
+      )
+    if isinstance(choice, Arch):
+      choice = arch_masks(search_space, choice)
+    return apply_masked(
+      search_space, weights, images, choice, axis_name=axis_name
+    )
+
+  return apply
