@@ -2,12 +2,27 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from nss_jax.supernet.conv import conv2d
+
+
+class Statistics(NamedTuple):
+  """Over which images batch normalisation takes its statistics.
+
+  Attributes:
+    axis_name: device axis over which they are shared; None keeps them per
+      device.
+    num_calibration: only the first so many images of the batch count; None for
+      all. Statistics that are estimated anew, without running averages.
+  """
+
+  axis_name: str | None = None
+  num_calibration: int | None = None
 
 
 class ConvNorm(nn.Module):
@@ -17,15 +32,14 @@ class ConvNorm(nn.Module):
     features: output channels.
     size: side of the kernel, odd.
     stride: step of the convolution.
-    axis_name: device axis over which statistics are shared; None keeps them
-      per device.
+    statistics: of the normalisation.
     conv: the convolution, `(images, kernel, stride) -> images`.
   """
 
   features: int
   size: int = 3
   stride: int = 1
-  axis_name: str | None = None
+  statistics: Statistics = Statistics()
   conv: Callable = conv2d
 
   @nn.compact
@@ -38,7 +52,7 @@ class ConvNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, (self.features,))
     offset = self.param("offset", nn.initializers.zeros, (self.features,))
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
-    return batch_norm(x, scale, offset, self.axis_name)
+    return batch_norm(x, scale, offset, self.statistics)
 
 
 class BasicBlock(nn.Module):
@@ -53,14 +67,14 @@ class BasicBlock(nn.Module):
     features: output channels, W of the stage.
     stride: step of the first convolution.
     project: whether a 1x1 convolution replaces the identity.
-    axis_name: device axis of synchronised statistics, or None.
+    statistics: of the normalisations.
     conv: the convolution of all branches.
   """
 
   features: int
   stride: int = 1
   project: bool = False
-  axis_name: str | None = None
+  statistics: Statistics = Statistics()
   conv: Callable = conv2d
 
   @nn.compact
@@ -70,7 +84,7 @@ class BasicBlock(nn.Module):
 
     def branch(name, size, stride):
       return ConvNorm(
-        self.features, size, stride, self.axis_name, self.conv, name=name
+        self.features, size, stride, self.statistics, self.conv, name=name
       )
 
     y = nn.relu(branch("first", 3, self.stride)(x) * mask)
@@ -83,34 +97,43 @@ class BasicBlock(nn.Module):
 BLOCKS = {"basic": BasicBlock}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_norm(
   x: jax.Array,
   scale: jax.Array,
   offset: jax.Array,
-  axis_name: str | None = None,
-  epsilon: float = 1e-5,
+  statistics: Statistics = Statistics(),  # noqa: B008
 ) -> jax.Array:
   """Normalises `[B, H, W, C]` by the statistics of the batch (Ioffe, Szegedy).
 
   No running averages: in a supernet every arch has statistics of its own.
-  Statistics are in the precision of `scale`, the result in that of `x`. The
-  gradient is the closed form of the source's section 3, two sums and one
-  elementwise pass: autodiff writes four passes over the activations.
+  They are in the precision of `scale`, the result in that of `x`.
   """
-  return _normalise(x, scale, offset, axis_name, epsilon)[0]
+  if statistics.num_calibration is None:
+    return _batch_norm(x, scale, offset, statistics)
+  return _normalise(x, scale, offset, statistics)[0]
 
 
-def _normalise(x, scale, offset, axis_name, epsilon):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(x, scale, offset, statistics):
+  """With the closed form of the source's section 3 for the gradient.
+
+  Two sums and one elementwise pass; autodiff writes four passes over the
+  activations.
+  """
+  return _normalise(x, scale, offset, statistics)[0]
+
+
+def _normalise(x, scale, offset, statistics):
   wide = x.astype(scale.dtype)
-  mean = _mean(wide, axis_name)
-  variance = _mean(jnp.square(wide - mean), axis_name)
-  inverse = jax.lax.rsqrt(variance + epsilon)
+  seen = wide[: statistics.num_calibration]
+  mean = _mean(seen, statistics.axis_name)
+  variance = _mean(jnp.square(seen - mean), statistics.axis_name)
+  inverse = jax.lax.rsqrt(variance + 1e-5)
   y = (wide - mean) * (inverse * _spread(scale)) + _spread(offset)
   return y.astype(x.dtype), (x, mean, inverse, scale)
 
 
-def _batch_norm_gradient(axis_name, epsilon, saved, upstream):
+def _batch_norm_gradient(statistics, saved, upstream):
   x, mean, inverse, scale = saved
   unit = (x.astype(scale.dtype) - mean) * inverse
   upstream = upstream.astype(scale.dtype)
@@ -119,7 +142,7 @@ def _batch_norm_gradient(axis_name, epsilon, saved, upstream):
   scale_gradient = (upstream * unit).sum((0, 1, 2))
   mean_gradient, mean_product = _share(
     (_spread(offset_gradient) / count, _spread(scale_gradient) / count),
-    axis_name,
+    statistics.axis_name,
   )
   gradient = (upstream - mean_gradient - unit * mean_product) * (
     inverse * _spread(scale)
@@ -139,4 +162,4 @@ def _spread(channels):
   return channels[None, None, None, :]
 
 
-batch_norm.defvjp(_normalise, _batch_norm_gradient)
+_batch_norm.defvjp(_normalise, _batch_norm_gradient)

@@ -19,6 +19,7 @@ def make_apply(
   *,
   buckets: Buckets | None = None,
   axis_name: str | None = None,
+  num_calibration: int | None = None,
 ) -> Callable[[Any, jax.Array, Arch | Masks], jax.Array]:
   """`(weights, images, choice) -> logits`; both engines give the same numbers.
 
@@ -30,22 +31,18 @@ def make_apply(
     engine: for archs.
     buckets: of the sliced engine.
     axis_name: device axis over which batch statistics are shared.
+    num_calibration: batch statistics of the first so many images only.
   """
+
+  shared = {"axis_name": axis_name, "num_calibration": num_calibration}
 
   def apply(weights, images, choice):
     if isinstance(choice, Arch) and engine == "sliced":
       return apply_sliced(
-        search_space,
-        weights,
-        images,
-        choice,
-        buckets=buckets,
-        axis_name=axis_name,
+        search_space, weights, images, choice, buckets=buckets, **shared
       )
     if isinstance(choice, Arch):
       choice = arch_masks(search_space, choice)
-    return apply_masked(
-      search_space, weights, images, choice, axis_name=axis_name
-    )
+    return apply_masked(search_space, weights, images, choice, **shared)
 
   return apply

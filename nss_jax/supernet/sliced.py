@@ -26,7 +26,7 @@ from jax import lax
 from nss_jax.spaces.cost import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.supernet import replay
-from nss_jax.supernet.blocks import BLOCKS, ConvNorm
+from nss_jax.supernet.blocks import BLOCKS, ConvNorm, Statistics
 
 Buckets = tuple[tuple[int, ...], ...]
 
@@ -39,6 +39,7 @@ def apply_sliced(
   *,
   buckets: Buckets | None = None,
   axis_name: str | None = None,
+  num_calibration: int | None = None,
 ) -> jax.Array:
   """Logits `[B, C]` of one arch of the supernet.
 
@@ -54,13 +55,16 @@ def apply_sliced(
     buckets: widths to round up to, ascending to the largest, for each stage;
       `default_buckets` by default.
     axis_name: device axis over which batch statistics are shared.
+    num_calibration: batch statistics of the first so many images only; no
+      gradient is offered then.
 
   Raises:
     ValueError: if the buckets are not such widths.
   """
   buckets = default_buckets(search_space) if buckets is None else buckets
   _check(search_space, buckets)
-  stem = ConvNorm(search_space.stem_width, axis_name=axis_name)
+  statistics = Statistics(axis_name, num_calibration)
+  stem = ConvNorm(search_space.stem_width, statistics=statistics)
   x = nn.relu(stem.apply({"params": weights["stem"]}, images))
   flat, shape = x.reshape(-1), x.shape[:3]
   entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
@@ -70,7 +74,7 @@ def apply_sliced(
       block=search_space.block,
       stride=search_space.strides[stage],
       max_depth=search_space.max_depths[stage],
-      axis_name=axis_name,
+      statistics=statistics,
       buckets=tuple(buckets[stage]),
       entries=entries,
       exits=_exits(buckets[stage], last),
@@ -125,7 +129,7 @@ class _Plan(NamedTuple):
     block: key of `BLOCKS`.
     stride: of the first block.
     max_depth: D of this stage.
-    axis_name: of shared statistics.
+    statistics: of the normalisations.
     buckets: widths of the stage.
     entries: widths in which the stage before hands over.
     exits: widths in which this stage hands over.
@@ -136,7 +140,7 @@ class _Plan(NamedTuple):
   block: str
   stride: int
   max_depth: int
-  axis_name: str | None
+  statistics: Statistics
   buckets: tuple[int, ...]
   entries: tuple[int, ...]
   exits: tuple[int, ...]
@@ -144,10 +148,12 @@ class _Plan(NamedTuple):
   outputs: tuple[int, int, int]
 
   def first(self, features, conv):
-    return BLOCKS[self.block](features, self.stride, True, self.axis_name, conv)
+    return BLOCKS[self.block](
+      features, self.stride, True, self.statistics, conv
+    )
 
   def rest(self, features, conv):
-    return BLOCKS[self.block](features, 1, False, self.axis_name, conv)
+    return BLOCKS[self.block](features, 1, False, self.statistics, conv)
 
   def exit(self, bucket):
     return next(width for width in self.exits if width >= bucket)

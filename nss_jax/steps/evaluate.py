@@ -1,0 +1,71 @@
+"""Scores of archs from frozen weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+@struct.dataclass
+class Counts:
+  """What N archs got of the same images.
+
+  Attributes:
+    correct: `[N]` int32, images classified rightly.
+    loss: `[N]` float32, cross-entropy summed over the images, in nats.
+    total: int32 scalar, images.
+  """
+
+  correct: jax.Array
+  loss: jax.Array
+  total: jax.Array
+
+  @property
+  def error(self) -> jax.Array:
+    """`[N]`, share of the images classified wrongly."""
+    return 1 - self.correct / self.total
+
+  @property
+  def mean_loss(self) -> jax.Array:
+    """`[N]`, nats per image."""
+    return self.loss / self.total
+
+
+def evaluate_archs(
+  params: Any,
+  archs: Any,
+  batches: tuple[jax.Array, jax.Array],
+  *,
+  apply_fn: Callable[[Any, jax.Array, Any], jax.Array],
+) -> Counts:
+  """Runs every arch on every batch (paper 4.2).
+
+  One arch after the other, in one program: with the sliced engine each costs
+  what it is, and a `vmap` would make all of them cost the largest.
+
+  Args:
+    params: weights of the supernet.
+    archs: a pytree whose leaves are `[N, ...]`.
+    batches: images `[K, B, H, W, channels]` and labels `[K, B]`.
+    apply_fn: `(params, images, arch) -> logits [B, C]`.
+  """
+  images, labels = batches
+
+  def one_arch(arch):
+    def one_batch(carry, batch):
+      correct, loss = carry
+      x, y = batch
+      logits = apply_fn(params, x, arch)
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+      right = (logits.argmax(-1) == y).sum(dtype=jnp.int32)
+      return (correct + right, loss + losses.sum()), None
+
+    start = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+    carry, _ = jax.lax.scan(one_batch, start, (images, labels))
+    return carry
+
+  correct, loss = jax.lax.map(one_arch, archs)
+  return Counts(correct, loss, jnp.int32(labels.size))
