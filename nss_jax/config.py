@@ -68,6 +68,36 @@ def base() -> ml_collections.ConfigDict:
         "checkpoint_every": 1,  # epochs
         "keep_checkpoints": 3,
       },
+      "evaluate": {
+        # The stand-alone supernet: of its own, shared by all targets.
+        "seed": 0,
+        "epochs": 50,
+        "coin_epochs": 15,  # whole stages on, by coins that fall to zero
+        "batch_size": 64,
+        "archs_per_batch": 1,
+        "sandwich": False,  # largest, smallest, draws; distilled in place
+        "cache": "",  # folder of trained supernets; empty: beside the workdir
+        # Scores, on training images that are held out.
+        "holdout_fraction": 0.2,
+        "score_batch_size": 250,
+        "batch_stats": "recalibrate",  # on training images | batch
+        "calibration_images": 250,
+        # What is scored.
+        "num_archs": 1000,  # of the elite, the expanded space, near the target
+        "num_spaces": 64,  # random ones near the target
+        "archs_per_space": 16,
+        "tolerance": 0.1,  # of "near the target", relative
+        "oracle_spaces": 2000,  # scored by evolution on the evaluator
+        "oracle_archs": 4,  # of each
+        "oracle_finalists": 8,  # of the best, scored again
+        "oracle_final_archs": 64,  # with so many
+        "bootstrap_samples": 1000,
+      },
+      "rank_check": {
+        "num_archs": 24,  # trained alone, spread in cost
+        "num_near_archs": 12,  # and within evaluate.tolerance of the target
+        "epochs": 30,
+      },
       "weights": {
         "learning_rate": 0.025,  # cosine to final_learning_rate
         "final_learning_rate": 0.001,
@@ -154,6 +184,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f"at most search.temperature_start, {search.temperature_start}",
       )
     )
+  if config.evaluate.sandwich and config.evaluate.archs_per_batch < 3:
+    raise ConfigError(
+      _message(
+        "evaluate.archs_per_batch",
+        config.evaluate.archs_per_batch,
+        "3 or more with evaluate.sandwich",
+      )
+    )
   name = config.name
   if not name.strip() or "/" in name or name.startswith("."):
     raise ConfigError(_message("name", name, "a plain folder name"))
@@ -226,6 +264,7 @@ _CHOICES = {
   "objective.cost_from": ("sample", "expected"),
   "search.estimator": ("soft", "straight_through", "score"),
   "supernet.engine": ("sliced", "masked"),
+  "evaluate.batch_stats": ("recalibrate", "batch"),
   "supernet.activations": ("float32", "bfloat16"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
@@ -247,6 +286,26 @@ _RANGES = {
   "search.steps_per_dispatch": (_count, "1 or more"),
   "search.checkpoint_every": (_count, "1 or more"),
   "search.keep_checkpoints": (lambda v: v >= 2, "2 or more"),
+  "evaluate.seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+  "evaluate.coin_epochs": _NOT_NEGATIVE,
+  "evaluate.batch_size": (lambda v: v >= 2, "2 or more"),
+  "evaluate.holdout_fraction": (lambda v: 0 < v < 1, "above 0 and below 1"),
+  "evaluate.tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
+  "evaluate.oracle_spaces": _NOT_NEGATIVE,
+  "evaluate.epochs": (_count, "1 or more"),
+  "evaluate.score_batch_size": (_count, "1 or more"),
+  "evaluate.calibration_images": (_count, "1 or more"),
+  "evaluate.num_archs": (_count, "1 or more"),
+  "evaluate.num_spaces": (_count, "1 or more"),
+  "evaluate.archs_per_space": (_count, "1 or more"),
+  "evaluate.archs_per_batch": (_count, "1 or more"),
+  "evaluate.oracle_archs": (_count, "1 or more"),
+  "evaluate.oracle_finalists": (_count, "1 or more"),
+  "evaluate.oracle_final_archs": (_count, "1 or more"),
+  "evaluate.bootstrap_samples": (_count, "1 or more"),
+  "rank_check.num_archs": (lambda v: v >= 2, "2 or more"),
+  "rank_check.num_near_archs": _NOT_NEGATIVE,
+  "rank_check.epochs": (_count, "1 or more"),
   "weights.learning_rate": (_positive, "above 0"),
   "weights.final_learning_rate": _NOT_NEGATIVE,
   "weights.momentum": (lambda v: 0 <= v < 1, "0 up to, not including, 1"),

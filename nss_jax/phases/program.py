@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from nss_jax.phases.batches import epoch_indices
 from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.supernet import engine, sliced
 
 # One stream of randomness each, from one base key. Never reorder: a resumed
 # run must draw what the interrupted one would have drawn.
@@ -113,6 +115,17 @@ def base_keys(seed: int) -> dict[str, jax.Array]:
   """The key of every stream of randomness."""
   base = jax.random.key(seed)
   return {name: jax.random.fold_in(base, i) for i, name in enumerate(STREAMS)}
+
+
+def supernet_fn(
+  config: ml_collections.ConfigDict, search_space: SearchSpace, **kwargs
+) -> Callable[[Any, jax.Array, Any], jax.Array]:
+  """`(weights, images, choice) -> logits` by the engine of the config."""
+  settings = config.supernet
+  buckets = sliced.default_buckets(search_space, settings.bucket_shares)
+  return engine.make_apply(
+    search_space, settings.engine, buckets=buckets, **kwargs
+  )
 
 
 def make_dispatch(

@@ -17,11 +17,12 @@ from nss_jax.phases.program import (
   base_keys,
   make_dispatch,
   make_schedule,
+  supernet_fn,
 )
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces import cost, distribution
 from nss_jax.steps import estimators, losses, search_step, weight_step
-from nss_jax.supernet import engine, masks, network, sliced
+from nss_jax.supernet import masks, network
 
 METRICS = (
   "train_loss",
@@ -120,28 +121,14 @@ def temperature_schedule(
   return lambda step: start + (end - start) * (step / last)
 
 
-def make_loss_fn(config, search_space):
-  """Cross-entropy of the supernet, computed by the engine of the config."""
-  synced = sharding.AXIS if config.search.sync_batch_norm else None
-  apply = engine.make_apply(
-    search_space,
-    config.supernet.engine,
-    buckets=sliced.default_buckets(search_space, config.supernet.bucket_shares),
-    axis_name=synced,
-  )
-
-  def loss_fn(weights, choice, batch):
-    images, labels = batch
-    return losses.cross_entropy(apply(weights, images, choice), labels)
-
-  return loss_fn
-
-
 def _make_steps(
   config, search_space, schedule, temperature, weight_opt, logit_opt
 ):
   """The steps with all but state, batches and key bound."""
-  loss_fn = make_loss_fn(config, search_space)
+  synced = sharding.AXIS if config.search.sync_batch_norm else None
+  loss_fn = losses.single_loss(
+    supernet_fn(config, search_space, axis_name=synced)
+  )
   name = config.search.estimator
   hard = name == "straight_through"
   mixed = masks.gumbel_sampler(search_space, temperature, hard=hard)

@@ -210,6 +210,15 @@ def largest_arch(search_space: SearchSpace) -> Arch:
   )
 
 
+def smallest_arch(search_space: SearchSpace) -> Arch:
+  """The arch of the smallest depths and widths on offer."""
+  depth, width = (
+    np.asarray([stage[0][0] for stage in bins], np.int32)
+    for bins in (search_space.depth_bins, search_space.width_bins)
+  )
+  return Arch(depth=depth, width=width)
+
+
 def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
   """Height and width of the images inside each stage."""
   height, width, _ = search_space.image_shape

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from nss_jax.spaces import distribution
-from nss_jax.spaces.cost import largest_arch
+from nss_jax.spaces.cost import largest_arch, smallest_arch
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.sampling import sample_bin_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -155,6 +155,50 @@ def warmup_sampler(
       ),
     )
     return Sample(drawn.weights, arch)
+
+  return sample
+
+
+def repeat_sampler(sample_fn: SampleFn, num_draws: int) -> SampleFn:
+  """Several independent draws: every leaf of the sample is `[A, ...]`."""
+
+  def sample(rng, logits, step):
+    keys = jax.random.split(rng, num_draws)
+    return jax.vmap(lambda key: sample_fn(key, logits, step))(keys)
+
+  return sample
+
+
+def sandwich_sampler(
+  search_space: SearchSpace, sample_fn: SampleFn, num_draws: int
+) -> SampleFn:
+  """The largest arch, the smallest and draws between them.
+
+  Source: Yu and Huang 2019, Universally Slimmable Networks, section 3.
+
+  Args:
+    search_space: the bins.
+    sample_fn: draws an arch.
+    num_draws: A, 3 or more, with the largest and the smallest.
+
+  Raises:
+    ValueError: for fewer than three draws.
+  """
+  if num_draws < 3:
+    raise ValueError(f"num_draws must be 3 or more; got {num_draws}")
+  ends = jax.tree.map(
+    lambda *x: jnp.stack([jnp.asarray(y) for y in x]),
+    largest_arch(search_space),
+    smallest_arch(search_space),
+  )
+  draw = repeat_sampler(sample_fn, num_draws - 2)
+
+  def sample(rng, logits, step):
+    drawn = draw(rng, logits, step)
+    choice = jax.tree.map(
+      lambda end, x: jnp.concatenate([end, x]), ends, drawn.choice
+    )
+    return Sample(drawn.weights, choice)
 
   return sample
 

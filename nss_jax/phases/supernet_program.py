@@ -1,0 +1,169 @@
+"""The stand-alone supernet (paper 4.2), trained uniformly, never searched."""
+
+import functools
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from nss_jax import config as config_lib
+from nss_jax.phases.batches import make_batch_fn
+from nss_jax.phases.program import (
+  LoopState,
+  Program,
+  base_keys,
+  make_dispatch,
+  make_schedule,
+  supernet_fn,
+)
+from nss_jax.runtime import data, optimizers, sharding
+from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.steps import losses, weight_step
+from nss_jax.supernet import masks, network
+
+METRICS = ("train_loss", "train_accuracy")
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> Program:
+  """Training on all but the held-out training images; compiles nothing yet.
+
+  Single-path draws, uniform over the search space, with the coins of warmup
+  until `evaluate.coin_epochs`; `evaluate.archs_per_batch` of them a step, or
+  those of the sandwich rule.
+  """
+  settings = config.evaluate
+  train, _ = split(config, len(dataset.train_labels))
+  schedule = make_schedule(
+    len(train),
+    batch_size=settings.batch_size,
+    epochs=settings.epochs,
+    warmup_epochs=settings.epochs,  # there are no logits to move
+    steps_per_dispatch=config.search.steps_per_dispatch,
+  )
+  optimizer = optimizers.weight_optimizer(
+    **config.weights, num_steps=schedule.num_steps
+  )
+  keys = base_keys(settings.seed)
+
+  def init() -> LoopState:
+    params = jax.jit(network.init_weights, static_argnums=1)(
+      keys["init"], search_space
+    )
+    state = LoopState(
+      weights=weight_step.init_weight_state(params, optimizer),
+      search=None,
+      sums={name: jnp.zeros(()) for name in METRICS},
+    )
+    return sharding.replicate(state, mesh)
+
+  step = _make_step(config, search_space, schedule, optimizer)
+  make_batch = make_batch_fn(config, dataset, keys["augment"])
+
+  def step_fn(state, parts, indices, positions, *, warmup):
+    batch = make_batch(
+      parts["train"], indices["train"], positions, 0, state.weights.step
+    )
+    weights, metrics = step(state.weights, None, batch, keys["weight"])
+    seen = dict(
+      zip(METRICS, (metrics["loss"], metrics["accuracy"]), strict=True)
+    )
+    sums = {name: state.sums[name] + seen[name] for name in METRICS}
+    return LoopState(weights, None, sums), metrics["loss"][None]
+
+  dispatch = make_dispatch(
+    step_fn,
+    {"train": (dataset.train_images[train], dataset.train_labels[train])},
+    batch_size=settings.batch_size,
+    mesh=mesh,
+    key=keys["order"],
+  )
+  return Program(
+    search_space=search_space,
+    schedule=schedule,
+    mesh=mesh,
+    batch_size=settings.batch_size,
+    init=init,
+    dispatch=dispatch,
+    measure=lambda state, step, means: means,
+  )
+
+
+def split(config, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+  """Indices of the training images: to train on, and held out for scores.
+
+  Whole batches are held out, so that every arch sees each image once.
+  """
+  settings = config.evaluate
+  batch = min(settings.score_batch_size, num_images)
+  wanted = round(num_images * settings.holdout_fraction / batch)
+  count = max(wanted, 1) * batch
+  least = max(settings.batch_size, settings.calibration_images)
+  if num_images - count < least:
+    raise config_lib.ConfigError(
+      f"config.evaluate.holdout_fraction: {settings.holdout_fraction} is not "
+      f"accepted; expected to leave {least} of {num_images} images to train "
+      f"on, after whole batches of {batch}"
+    )
+  order = np.random.default_rng(config.data.split_seed).permutation(num_images)
+  return np.sort(order[count:]), np.sort(order[:count])
+
+
+def cache_key(config, search_space: SearchSpace) -> str:
+  """What the trained weights depend on, as sixteen hexadecimal digits."""
+  settings = config_lib.to_json(config)
+  training = (
+    "epochs",
+    "coin_epochs",
+    "batch_size",
+    "archs_per_batch",
+    "sandwich",
+    "seed",
+    "holdout_fraction",
+    "score_batch_size",
+    "calibration_images",
+  )
+  parts = {
+    "data": settings["data"],
+    "supernet": settings["supernet"],
+    "weights": settings["weights"],
+    "sync_batch_norm": settings["search"]["sync_batch_norm"],
+    "evaluate": {name: settings["evaluate"][name] for name in training},
+    "search_space": search_space.to_dict(),
+  }
+  text = json.dumps(parts, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _make_step(config, search_space, schedule, optimizer):
+  settings = config.evaluate
+  synced = sharding.AXIS if config.search.sync_batch_norm else None
+  apply = supernet_fn(config, search_space, axis_name=synced)
+  coin_steps = max(settings.coin_epochs * schedule.steps_per_epoch, 1)
+  one = masks.warmup_sampler(
+    search_space, lambda step: jnp.maximum(0.0, 1 - step / coin_steps)
+  )
+  if settings.sandwich:
+    sampler = masks.sandwich_sampler(
+      search_space, one, settings.archs_per_batch
+    )
+    loss_fn = losses.distilled_loss(apply)
+  elif settings.archs_per_batch > 1:
+    sampler = masks.repeat_sampler(one, settings.archs_per_batch)
+    loss_fn = losses.mean_loss(apply)
+  else:
+    sampler, loss_fn = one, losses.single_loss(apply)
+  return functools.partial(
+    weight_step.weight_step,
+    loss_fn=loss_fn,
+    sample_fn=sampler,
+    optimizer=optimizer,
+    axis_name=sharding.AXIS,
+  )
