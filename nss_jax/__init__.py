@@ -24,6 +24,14 @@ from nss_jax.spaces.distribution import (
   probabilities,
   sample_space,
 )
+from nss_jax.spaces.evolution import ScoredSpaces, evolve_spaces
+from nss_jax.spaces.feasible import (
+  ExactElite,
+  exact_elite_space,
+  feasible_spaces,
+  sample_feasible_archs,
+  sample_feasible_spaces,
+)
 from nss_jax.spaces.sampling import (
   enumerate_archs,
   enumerate_spaces,
@@ -31,6 +39,7 @@ from nss_jax.spaces.sampling import (
   sample_bin_archs,
 )
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+from nss_jax.spaces.table import all_space_macs, space_indices, spaces_at
 from nss_jax.spaces.text import (
   describe_space,
   format_arch,
@@ -67,14 +76,17 @@ from nss_jax.version import __version__
 __all__ = [
   "Arch",
   "EliteSpace",
+  "ExactElite",
   "Masks",
   "Sample",
+  "ScoredSpaces",
   "SearchSpace",
   "SearchState",
   "Space",
   "SpaceLogits",
   "WeightState",
   "__version__",
+  "all_space_macs",
   "apply_masked",
   "apply_sliced",
   "arch_macs",
@@ -88,6 +100,9 @@ __all__ = [
   "entropy",
   "enumerate_archs",
   "enumerate_spaces",
+  "evolve_spaces",
+  "exact_elite_space",
+  "feasible_spaces",
   "flops_penalty",
   "format_arch",
   "format_space",
@@ -109,10 +124,14 @@ __all__ = [
   "probabilities",
   "sample_archs",
   "sample_bin_archs",
+  "sample_feasible_archs",
+  "sample_feasible_spaces",
   "sample_space",
   "score_function",
   "search_step",
+  "space_indices",
   "space_macs",
+  "spaces_at",
   "warmup_sampler",
   "weight_step",
 ]

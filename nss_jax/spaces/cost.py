@@ -169,6 +169,33 @@ def space_macs(search_space: SearchSpace, space: Space) -> float:
   return float(mean_macs(search_space, one_hot))
 
 
+def stage_macs(search_space: SearchSpace, stage: int) -> np.ndarray:
+  """Mean multiply-adds of one stage: `[Kd, K', Kw]` float64, on the host.
+
+  One entry for each depth bin of the stage, each width bin of the stage before
+  (one, the stem, for the first stage) and each width bin of the stage; no entry
+  for bins that the stages do not have. A space costs the sum of one entry per
+  stage and one of `ends_macs`.
+  """
+  height, width = stage_shapes(search_space)[stage]
+  depth, _ = _bin_powers(search_space.depth_bins[stage : stage + 1])
+  w, sq = _bin_powers(search_space.width_bins[stage : stage + 1])
+  before = np.full((1, 1), float(search_space.stem_width))
+  if stage > 0:
+    before, _ = _bin_powers(search_space.width_bins[stage - 1 : stage])
+  same_sq = _same_tables(search_space, stage)[2]
+  pixel = _pixel_macs(before.T, depth.reshape(-1, 1, 1), w, sq, same_sq)
+  return height * width * pixel
+
+
+def ends_macs(search_space: SearchSpace) -> np.ndarray:
+  """Mean multiply-adds of stem and head: `[Kw]`, by the last stage's width."""
+  height, width, channels = search_space.image_shape
+  stem = height * width * 9.0 * channels * search_space.stem_width
+  last, _ = _bin_powers(search_space.width_bins[-1:])
+  return stem + (last[0] + 1) * search_space.num_classes
+
+
 def macs_range(search_space: SearchSpace) -> tuple[float, float]:
   """Smallest and largest mean multiply-adds that a space can have.
 
@@ -176,25 +203,13 @@ def macs_range(search_space: SearchSpace) -> tuple[float, float]:
   because it takes a projection. So walk the stages, and keep for each width
   bin the cheapest and the dearest way to get there.
   """
-  depths, _ = _bin_powers(search_space.depth_bins)
-  widths, squares = _bin_powers(search_space.width_bins)
-  height, width, channels = search_space.image_shape
-  stem = search_space.stem_width
-  lowest = highest = np.full(1, height * width * 9.0 * channels * stem)
-  before = np.full(1, float(stem))
-  for stage, (height, width) in enumerate(stage_shapes(search_space)):
-    count = len(search_space.width_bins[stage])
-    w, sq = widths[stage, :count], squares[stage, :count]
-    same_sq = _same_tables(search_space, stage)[2]
-    shallow, deep = (
-      height * width * _pixel_macs(before[:, None], depth, w, sq, same_sq)
-      for depth in depths[stage, [0, -1]]
-    )
-    lowest = (lowest[:, None] + shallow).min(0)
-    highest = (highest[:, None] + deep).max(0)
-    before = w
-  head = (before + 1) * search_space.num_classes
-  return float((lowest + head).min()), float((highest + head).max())
+  lowest = highest = np.zeros(1)
+  for stage in range(search_space.num_stages):
+    table = stage_macs(search_space, stage)
+    lowest = (lowest[:, None] + table[0]).min(0)
+    highest = (highest[:, None] + table[-1]).max(0)
+  ends = ends_macs(search_space)
+  return float((lowest + ends).min()), float((highest + ends).max())
 
 
 def largest_macs(search_space: SearchSpace) -> int:

@@ -1,0 +1,271 @@
+"""The spaces and archs that meet a cost target: which, draws, the best one.
+
+Work for the host, once per search. Random keys seed a numpy generator, which
+needs no compilation for the numbers of spaces, other for every target.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nss_jax.spaces.cost import arch_macs, flops_penalty
+from nss_jax.spaces.distribution import SpaceLogits
+from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+from nss_jax.spaces.table import (
+  all_space_macs,
+  space_log_probabilities,
+  spaces_at,
+)
+
+# Log-probabilities closer than this are equal: far above the rounding of their
+# sums, so that rounding never decides, and far below what a search can mean.
+TIE = 1e-9
+
+_ARCHS_PER_BATCH = 2**16
+
+
+class ExactElite(NamedTuple):
+  """What `exact_elite_space` found.
+
+  Attributes:
+    space: the Elite Space, numpy int32 fields `[S]`.
+    cost: its mean multiply-adds.
+    log_probability: its log-probability under softmax(logits), in nats.
+    num_feasible: the number of spaces that it was chosen from.
+  """
+
+  space: Space
+  cost: float
+  log_probability: float
+  num_feasible: int
+
+
+def feasible_spaces(
+  search_space: SearchSpace,
+  target: float,
+  tolerance: float,
+  *,
+  without_lowest_width: bool = False,
+) -> np.ndarray:
+  """Which spaces have a mean cost within `tolerance` of the target.
+
+  Args:
+    search_space: the bins.
+    target: multiply-adds.
+    tolerance: largest `|cost / target - 1|` accepted; 0.1 is 10 %.
+    without_lowest_width: also exclude every space that takes the lowest width
+      bin in any stage (all spaces, if a stage has no other): spaces whose archs
+      can squeeze all information through a channel or two.
+
+  Returns:
+    A table of bool. There may be no space at all.
+
+  Raises:
+    ValueError: if target or tolerance are out of range, or there are too many
+      spaces.
+  """
+  penalties = _penalties(search_space, target, tolerance, without_lowest_width)
+  return penalties <= tolerance
+
+
+def feasible_indices(
+  search_space: SearchSpace,
+  target: float,
+  tolerance: float,
+  *,
+  without_lowest_width: bool = False,
+) -> np.ndarray:
+  """The flat table indices of the feasible spaces, ascending, at least one.
+
+  Raises:
+    ValueError: naming the nearest cost there is, if no space is feasible; and
+      as `feasible_spaces`, whose arguments it takes.
+  """
+  penalties = _penalties(search_space, target, tolerance, without_lowest_width)
+  indices = np.flatnonzero(penalties <= tolerance)
+  if not indices.size:
+    which = " without a lowest width bin" if without_lowest_width else ""
+    nearest = penalties.argmin()
+    if np.isinf(penalties.ravel()[nearest]):
+      raise ValueError(f"there is no space{which}")
+    cost = all_space_macs(search_space).ravel()[nearest]
+    raise ValueError(
+      f"no space{which} has a mean cost within {tolerance:.3g} of "
+      f"{target:.6g} multiply-adds; the nearest has {cost:.6g}"
+    )
+  return indices
+
+
+def sample_feasible_spaces(
+  rng: jax.Array,
+  search_space: SearchSpace,
+  target: float,
+  tolerance: float,
+  count: int,
+  *,
+  without_lowest_width: bool = False,
+) -> Space:
+  """Draws different spaces uniformly from the feasible ones.
+
+  Args:
+    rng: random key, consumed.
+    search_space: the bins.
+    target: multiply-adds.
+    tolerance: largest `|cost / target - 1|` accepted.
+    count: n, the number of spaces; no space is drawn twice.
+    without_lowest_width: see `feasible_spaces`.
+
+  Returns:
+    A `Space` with numpy int32 fields `[n, S]`.
+
+  Raises:
+    ValueError: if fewer than `count` spaces are feasible.
+  """
+  check_at_least_one("count", count)
+  indices = feasible_indices(
+    search_space, target, tolerance, without_lowest_width=without_lowest_width
+  )
+  if indices.size < count:
+    raise ValueError(
+      f"{count} different spaces within {tolerance:.3g} of {target:.6g} "
+      f"multiply-adds were asked for; there are {indices.size}"
+    )
+  drawn = host_rng(rng).choice(indices, count, replace=False)
+  return spaces_at(search_space, drawn)
+
+
+def sample_feasible_archs(
+  rng: jax.Array,
+  search_space: SearchSpace,
+  target: float,
+  tolerance: float,
+  count: int,
+  *,
+  max_draws: int = 2**24,
+) -> Arch:
+  """Draws archs uniformly from those of a cost within `tolerance` of a target.
+
+  Every arch of the search space whose own multiply-adds lie in the window is
+  equally likely, and the draws are independent (an arch can come twice). They
+  are drawn by rejection from the uniform distribution over all archs, in which
+  a space counts by the number of its archs; so where bins are of equal size,
+  that is a uniform space and a uniform arch in it, conditioned on the cost.
+
+  Args:
+    rng: random key, consumed.
+    search_space: the bins.
+    target: multiply-adds.
+    tolerance: largest `|cost / target - 1|` accepted, of the arch.
+    count: N.
+    max_draws: give up after so many archs, accepted or not.
+
+  Returns:
+    An `Arch` with numpy int32 fields `[N, S]`.
+
+  Raises:
+    ValueError: if `max_draws` did not suffice.
+  """
+  _check_window(target, tolerance)
+  check_at_least_one("count", count)
+  generator = host_rng(rng)
+  kept, missing, num_draws = [], count, 0
+  while missing > 0 and num_draws < max_draws:
+    size = min(_ARCHS_PER_BATCH, max_draws - num_draws)
+    num_draws += size
+    archs = _uniform_archs(generator, search_space, size)
+    penalty = flops_penalty(arch_macs(search_space, archs), target)
+    rows = np.flatnonzero(penalty <= tolerance)[:missing]
+    missing -= rows.size
+    kept.append(jax.tree.map(lambda x, rows=rows: x[rows], archs))
+  if missing > 0:
+    raise ValueError(
+      f"only {count - missing} of {count} archs within {tolerance:.3g} of "
+      f"{target:.6g} multiply-adds in {num_draws} uniform draws"
+    )
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
+
+
+def exact_elite_space(
+  search_space: SearchSpace,
+  logits: SpaceLogits,
+  target: float,
+  tolerance: float,
+) -> ExactElite:
+  """The most probable space whose mean cost is within tolerance of the target.
+
+  Found exactly: the distribution factorises and the cost is in closed form, so
+  every space is scored. Replaces the draws of `elite_space` (paper 3.4), whose
+  result varies from key to key. Of spaces that are equally probable (to `TIE`)
+  the one closest to the target wins, then the first in enumeration order.
+
+  Args:
+    search_space: the bins.
+    logits: the searched distribution, `[S, Kd]` and `[S, Kw]`.
+    target: multiply-adds.
+    tolerance: largest `|cost / target - 1|` accepted.
+
+  Raises:
+    ValueError: naming the nearest cost there is, if no space is within the
+      tolerance; or if logits are not finite or not of the search space.
+  """
+  costs = all_space_macs(search_space).ravel()
+  indices = feasible_indices(search_space, target, tolerance)
+  scores = space_log_probabilities(search_space, logits).ravel()[indices]
+  indices = indices[scores >= scores.max() - TIE]
+  best = indices[flops_penalty(costs[indices], target).argmin()]
+  return ExactElite(
+    space=spaces_at(search_space, best),
+    cost=float(costs[best]),
+    log_probability=float(scores.max()),
+    num_feasible=int(scores.size),
+  )
+
+
+def host_rng(rng: jax.Array) -> np.random.Generator:
+  """A numpy generator seeded with all the bits of a random key."""
+  return np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel())
+
+
+def check_at_least_one(name: str, count: int) -> None:
+  """Raises ValueError, with the name, for a number below 1."""
+  if count < 1:
+    raise ValueError(f"{name} must be at least 1; got {count}")
+
+
+def _penalties(
+  search_space, target, tolerance, without_lowest_width
+) -> np.ndarray:
+  """A table of `|cost / target - 1|`; infinite for spaces that are excluded."""
+  _check_window(target, tolerance)
+  penalties = flops_penalty(all_space_macs(search_space), target)
+  if without_lowest_width:
+    for stage in range(search_space.num_stages):
+      widths = np.moveaxis(penalties, search_space.num_stages + stage, 0)
+      widths[0] = np.inf
+  return penalties
+
+
+def _check_window(target: float, tolerance: float) -> None:
+  if not (0 < target < np.inf and 0 <= tolerance < np.inf):
+    raise ValueError(
+      "target must be positive, tolerance at least 0 and both finite; got "
+      f"{target} and {tolerance}"
+    )
+
+
+def _uniform_archs(
+  generator: np.random.Generator, search_space: SearchSpace, count: int
+) -> Arch:
+  """Archs uniform over all of the search space, gaps between bins left out."""
+  fields = {}
+  for name, bins in (
+    ("depth", search_space.depth_bins),
+    ("width", search_space.width_bins),
+  ):
+    columns = []
+    for stage in bins:
+      values = np.concatenate([np.arange(a, b + 1) for a, b in stage])
+      columns.append(generator.choice(values.astype(np.int32), count))
+    fields[name] = np.stack(columns, axis=-1)
+  return Arch(**fields)

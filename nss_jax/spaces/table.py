@@ -1,0 +1,121 @@
+"""Tables: one number for every space of a search space, cost or probability.
+
+The cost of a space is a sum of small tables, one per stage, and its
+log-probability a sum of one term per bin, so that those of **every** space are
+one broadcast sum. A *table* is an array `[Kd_1, ..., Kd_S, Kw_1, ..., Kw_S]`
+over the bins that each stage really has; flattened, it is in the order of
+`enumerate_spaces`, and an *index* is a place in that order.
+
+Work for the host, in float64.
+"""
+
+import numpy as np
+
+from nss_jax.spaces.cost import ends_macs, stage_macs
+from nss_jax.spaces.distribution import SpaceLogits
+from nss_jax.spaces.search_space import SearchSpace, Space
+
+# 2^24 spaces are 128 MiB of float64. The paper has 2^18, and the archs inside
+# one of its spaces, as spaces with bins of size one, are 2^21.
+MAX_SPACES = 2**24
+
+
+def table_shape(search_space: SearchSpace) -> tuple[int, ...]:
+  """`(Kd_1, ..., Kd_S, Kw_1, ..., Kw_S)`: bins that each stage really has."""
+  return tuple(map(len, (*search_space.depth_bins, *search_space.width_bins)))
+
+
+def spaces_at(search_space: SearchSpace, indices: np.ndarray) -> Space:
+  """The spaces of flat table indices `[...]`: numpy int32 fields `[..., S]`.
+
+  Raises:
+    ValueError: if an index is not below the number of spaces.
+  """
+  indices = np.asarray(indices)
+  count = search_space.num_spaces
+  if indices.size and not (0 <= indices.min() <= indices.max() < count):
+    raise ValueError(
+      f"spaces have indices 0 to {count - 1}; got {indices.min()} to "
+      f"{indices.max()}"
+    )
+  bins = np.stack(np.unravel_index(indices, table_shape(search_space)), -1)
+  depth, width = np.split(bins.astype(np.int32), 2, axis=-1)
+  return Space(depth=depth, width=width)
+
+
+def space_indices(search_space: SearchSpace, spaces: Space) -> np.ndarray:
+  """The inverse of `spaces_at`: fields `[..., S]` -> int64 `[...]`.
+
+  Raises:
+    ValueError: if a space names a bin that its stage does not have.
+  """
+  bins = np.concatenate([spaces.depth, spaces.width], -1, dtype=np.int64)
+  shape = table_shape(search_space)
+  if bins.shape[-1:] != (len(shape),):
+    raise ValueError(
+      f"spaces of {search_space.num_stages} stages have {len(shape)} bins; "
+      f"got {bins.shape[-1]}"
+    )
+  if (bins < 0).any() or (bins >= shape).any():
+    raise ValueError(
+      f"the stages have {list(shape)} bins (depths, then widths); got bins "
+      f"{bins[((bins < 0) | (bins >= shape)).any(-1)][0].tolist()}"
+    )
+  axes = tuple(np.moveaxis(bins, -1, 0))
+  return np.asarray(np.ravel_multi_index(axes, shape))
+
+
+def all_space_macs(search_space: SearchSpace) -> np.ndarray:
+  """Mean multiply-adds of every space: a table, float64, on the host.
+
+  Each entry is `space_macs` of its space, up to float64 rounding.
+
+  Raises:
+    ValueError: if there are more than `MAX_SPACES` spaces.
+  """
+  if search_space.num_spaces > MAX_SPACES:
+    raise ValueError(
+      f"{search_space.num_spaces} spaces are too many to list; at most "
+      f"{MAX_SPACES}"
+    )
+  num_stages = search_space.num_stages
+  total = ends_macs(search_space)  # On the last axis: the last stage's width.
+  for stage in range(num_stages):
+    table = stage_macs(search_space, stage)
+    num_depths, num_before, num_widths = table.shape
+    shape = [1] * (2 * num_stages)
+    shape[stage], shape[num_stages + stage] = num_depths, num_widths
+    if stage > 0:
+      shape[num_stages + stage - 1] = num_before
+    total = total + table.reshape(shape)
+  return total
+
+
+def space_log_probabilities(
+  search_space: SearchSpace, logits: SpaceLogits
+) -> np.ndarray:
+  """Log-probability in nats of every space under softmax(logits): a table.
+
+  Raises:
+    ValueError: if logits are not finite or not of the search space.
+  """
+  rows = []
+  for name, bins in (
+    ("depth", search_space.depth_bins),
+    ("width", search_space.width_bins),
+  ):
+    given = np.asarray(getattr(logits, name), np.float64)
+    shape = (len(bins), max(map(len, bins)))
+    if given.shape != shape:
+      raise ValueError(
+        f"{name} logits must be of shape {shape}; got {given.shape}"
+      )
+    if not np.isfinite(given).all():
+      raise ValueError(f"{name} logits must be finite; got {given.tolist()}")
+    rows += [row[: len(b)] for row, b in zip(given, bins, strict=True)]
+  return sum(np.ix_(*map(_log_softmax, rows)))
+
+
+def _log_softmax(row: np.ndarray) -> np.ndarray:
+  row = row - row.max()
+  return row - np.log(np.exp(row).sum())

@@ -1,0 +1,477 @@
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from strategies import (
+  RAGGED,
+  assert_frequencies,
+  assert_same,
+  random_logits,
+  search_spaces,
+  search_spaces_and_logits,
+  search_spaces_and_spaces,
+  softmax,
+  stack,
+)
+
+from nss_jax.spaces.cost import arch_macs, macs_range, space_macs
+from nss_jax.spaces.distribution import (
+  SpaceLogits,
+  init_logits,
+  most_probable_space,
+  one_hot,
+)
+from nss_jax.spaces.feasible import (
+  exact_elite_space,
+  feasible_indices,
+  feasible_spaces,
+  sample_feasible_archs,
+  sample_feasible_spaces,
+)
+from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
+from nss_jax.spaces.search_space import SearchSpace, Space
+from nss_jax.spaces.table import (
+  all_space_macs,
+  space_indices,
+  space_log_probabilities,
+  spaces_at,
+)
+
+quick = settings(deadline=None, max_examples=40)
+PAPER = SearchSpace.expanded()
+WINDOW = {"target": 6e8, "tolerance": 0.1}
+# Of RAGGED's 48 spaces, which cost 52e3 to 731e3.
+TARGET, TOLERANCE = 2.3e5, 0.2
+
+
+def brute_force(search_space):
+  """Every space, and the cost of each by `space_macs`."""
+  spaces = list(enumerate_spaces(search_space))
+  return spaces, np.asarray([space_macs(search_space, s) for s in spaces])
+
+
+def a_target(costs, seed):
+  """A target near one of the costs, so that some spaces are feasible."""
+  rng = np.random.default_rng(seed)
+  return float(rng.choice(costs) * rng.uniform(0.95, 1.05))
+
+
+def within(costs, target, tolerance):
+  return np.abs(costs / target - 1) <= tolerance
+
+
+# Tables
+
+
+@quick
+@given(search_spaces())
+@example(RAGGED)
+def test_the_table_holds_the_cost_of_every_space(search_space):
+  spaces, costs = brute_force(search_space)
+  table = all_space_macs(search_space)
+  assert table.dtype == np.float64
+  assert table.size == search_space.num_spaces == len(spaces)
+  np.testing.assert_allclose(table.ravel(), costs, rtol=1e-13)
+  for space, cost in zip(spaces, costs, strict=True):
+    entry = table[(*space.depth, *space.width)]
+    np.testing.assert_allclose(entry, cost, rtol=1e-13)
+
+
+def test_tables_leave_out_bins_that_do_not_exist():
+  assert all_space_macs(RAGGED).shape == (3, 1, 2, 2, 4, 1)
+
+
+def test_the_paper_has_a_quarter_of_a_million_spaces_in_an_instant():
+  start = time.perf_counter()
+  table = all_space_macs(PAPER)
+  assert time.perf_counter() - start < 1
+  assert table.shape == (4, 4, 4, 16, 16, 16)
+  np.testing.assert_allclose(
+    (table.min(), table.max()), macs_range(PAPER), rtol=1e-13
+  )
+  indices = np.random.default_rng(0).integers(table.size, size=200)
+  spaces = spaces_at(PAPER, indices)
+  for i, index in enumerate(indices):
+    space = jax.tree.map(lambda x, i=i: x[i], spaces)
+    np.testing.assert_allclose(
+      table.ravel()[index], space_macs(PAPER, space), rtol=1e-13
+    )
+
+
+def test_too_many_spaces_to_list():
+  singletons = SearchSpace.expanded(num_depth_bins=16, num_width_bins=512)
+  for refuse in (
+    lambda: all_space_macs(singletons),
+    lambda: feasible_indices(singletons, **WINDOW),
+    lambda: exact_elite_space(singletons, None, **WINDOW),
+  ):
+    with pytest.raises(ValueError, match=r"549755813888 spaces .*16777216"):
+      refuse()
+
+
+@quick
+@given(search_spaces())
+def test_indices_follow_enumeration(search_space):
+  spaces = stack(enumerate_spaces(search_space))
+  indices = np.arange(search_space.num_spaces)
+  assert_same(spaces_at(search_space, indices), spaces)
+  np.testing.assert_array_equal(space_indices(search_space, spaces), indices)
+  again = spaces_at(search_space, indices.reshape(-1, 1))
+  assert again.depth.shape == (indices.size, 1, search_space.num_stages)
+  assert again.depth.dtype == again.width.dtype == np.int32
+
+
+def test_index_of_one_space():
+  space = Space(depth=jnp.asarray([2, 0, 1]), width=jnp.asarray([1, 3, 0]))
+  assert space_indices(RAGGED, space) == RAGGED.num_spaces - 1
+  assert_same(
+    spaces_at(RAGGED, RAGGED.num_spaces - 1).width, np.int32([1, 3, 0])
+  )
+
+
+@pytest.mark.parametrize("index", [-1, 48])
+def test_no_space_at_an_index_out_of_range(index):
+  with pytest.raises(ValueError, match=rf"indices 0 to 47; got {index}"):
+    spaces_at(RAGGED, np.asarray([index]))
+
+
+@pytest.mark.parametrize(
+  ("width", "message"),
+  [
+    ([1, 4, 0], r"\[3, 1, 2, 2, 4, 1\] bins .*got bins \[0, 0, 0, 1, 4, 0\]"),
+    ([1, -1, 0], r"got bins \[0, 0, 0, 1, -1, 0\]"),
+    ([1, 1], "3 stages have 6 bins; got 5"),
+  ],
+)
+def test_no_index_for_a_space_that_does_not_exist(width, message):
+  space = Space(depth=np.zeros(3, np.int32), width=np.asarray(width))
+  with pytest.raises(ValueError, match=message):
+    space_indices(RAGGED, space)
+
+
+@quick
+@given(search_spaces_and_logits())
+def test_log_probabilities_are_those_of_the_bins(case):
+  search_space, logits = case
+  table = space_log_probabilities(search_space, logits)
+  np.testing.assert_allclose(np.exp(table).sum(), 1, rtol=1e-12)
+  chance = softmax(logits)
+  stages = np.arange(search_space.num_stages)
+  expected = [
+    np.log(chance.depth[stages, s.depth]).sum()
+    + np.log(chance.width[stages, s.width]).sum()
+    for s in enumerate_spaces(search_space)
+  ]
+  np.testing.assert_allclose(table.ravel(), expected, rtol=1e-12, atol=1e-12)
+
+
+# Feasible spaces
+
+
+@quick
+@given(search_spaces(), st.integers(0, 999), st.sampled_from((0.01, 0.1, 0.5)))
+def test_feasible_spaces_are_those_within_tolerance(
+  search_space, seed, tolerance
+):
+  spaces, costs = brute_force(search_space)
+  target = a_target(costs, seed)
+  expected = within(costs, target, tolerance)
+  table = feasible_spaces(search_space, target, tolerance)
+  assert table.dtype == bool
+  np.testing.assert_array_equal(table.ravel(), expected)
+  widest = feasible_spaces(
+    search_space, target, tolerance, without_lowest_width=True
+  )
+  expected &= [(space.width > 0).all() for space in spaces]
+  np.testing.assert_array_equal(widest.ravel(), expected)
+
+
+def test_feasible_spaces_of_the_paper():
+  table = feasible_spaces(PAPER, **WINDOW)
+  assert table.sum() == 980
+  indices = feasible_indices(PAPER, **WINDOW)
+  np.testing.assert_array_equal(indices, np.flatnonzero(table))
+  assert (
+    feasible_spaces(PAPER, **WINDOW, without_lowest_width=True).sum() == 332
+  )
+
+
+def test_no_feasible_space_names_the_nearest():
+  lowest, highest = macs_range(PAPER)
+  for target, nearest in ((lowest / 3, lowest), (int(highest * 3), highest)):
+    assert not feasible_spaces(PAPER, target, 0.1).any()
+    message = rf"within 0\.1 of .*nearest has {nearest:.6g}".replace("+", r"\+")
+    for refuse in (
+      lambda target=target: feasible_indices(PAPER, target, 0.1),
+      lambda target=target: exact_elite_space(
+        PAPER, init_logits(PAPER), target, 0.1
+      ),
+      lambda target=target: sample_feasible_spaces(
+        jax.random.key(0), PAPER, target, 0.1, 1
+      ),
+    ):
+      with pytest.raises(ValueError, match=message):
+        refuse()
+
+
+def test_the_nearest_space_obeys_the_exclusion():
+  lowest, _ = macs_range(PAPER)
+  with pytest.raises(ValueError, match=r"no space without a lowest .*nearest"):
+    feasible_indices(PAPER, lowest, 0.1, without_lowest_width=True)
+  # The last stage of RAGGED has one width bin only.
+  with pytest.raises(ValueError, match="there is no space without a lowest"):
+    feasible_indices(RAGGED, TARGET, 9.0, without_lowest_width=True)
+
+
+@pytest.mark.parametrize(
+  ("target", "tolerance"),
+  [(0, 0.1), (-5.0, 0.1), (6e8, -0.1), (np.nan, 0.1), (6e8, np.nan)],
+)
+def test_a_window_must_be_one(target, tolerance):
+  message = f"target must be positive.*got {target} and {tolerance}"
+  for refuse in (
+    lambda: feasible_spaces(RAGGED, target, tolerance),
+    lambda: sample_feasible_archs(
+      jax.random.key(0), RAGGED, target, tolerance, 1
+    ),
+  ):
+    with pytest.raises(ValueError, match=message):
+      refuse()
+
+
+# Draws of spaces
+
+
+@pytest.mark.parametrize("without_lowest_width", [False, True])
+def test_drawn_spaces_are_different_and_feasible(without_lowest_width):
+  options = {"without_lowest_width": without_lowest_width}
+  spaces = sample_feasible_spaces(
+    jax.random.key(1), PAPER, **WINDOW, count=300, **options
+  )
+  assert spaces.depth.shape == spaces.width.shape == (300, 3)
+  assert spaces.depth.dtype == spaces.width.dtype == np.int32
+  indices = space_indices(PAPER, spaces)
+  assert np.unique(indices).size == 300
+  assert feasible_spaces(PAPER, **WINDOW).ravel()[indices].all()
+  assert (spaces.width > 0).all() == without_lowest_width
+
+
+def test_drawn_spaces_are_uniform():
+  feasible = feasible_indices(RAGGED, TARGET, TOLERANCE)
+  assert 10 < feasible.size < 20
+  drawn = [
+    space_indices(
+      RAGGED,
+      sample_feasible_spaces(jax.random.key(i), RAGGED, TARGET, TOLERANCE, 2),
+    )
+    for i in range(500)
+  ]
+  chance = np.isin(np.arange(RAGGED.num_spaces), feasible) / feasible.size
+  # First and second draw each, since two of one pair are not independent.
+  for column in np.transpose(drawn):
+    counts = np.bincount(column, minlength=RAGGED.num_spaces)
+    assert_frequencies(counts, chance)
+
+
+def test_all_feasible_spaces_can_be_drawn_and_no_more():
+  feasible = feasible_indices(RAGGED, TARGET, TOLERANCE)
+  n = feasible.size
+  draw = sample_feasible_spaces
+  spaces = draw(jax.random.key(2), RAGGED, TARGET, TOLERANCE, n)
+  np.testing.assert_array_equal(
+    np.sort(space_indices(RAGGED, spaces)), feasible
+  )
+  message = rf"{n + 1} different spaces within 0.2 of 230000 .*there are {n}"
+  with pytest.raises(ValueError, match=message):
+    draw(jax.random.key(2), RAGGED, TARGET, TOLERANCE, n + 1)
+  with pytest.raises(ValueError, match="count must be at least 1; got 0"):
+    draw(jax.random.key(2), RAGGED, TARGET, TOLERANCE, 0)
+
+
+@pytest.mark.parametrize(
+  "draw", [sample_feasible_spaces, sample_feasible_archs]
+)
+def test_draws_are_a_function_of_the_key(draw):
+  once = draw(jax.random.key(3), PAPER, 6e8, 0.1, 50)
+  assert_same(once, draw(jax.random.key(3), PAPER, 6e8, 0.1, 50))
+  # Keys that differ in either of their words, or made the old way.
+  for other in (jax.random.key(4), jax.random.split(jax.random.key(3))[0]):
+    assert (draw(other, PAPER, 6e8, 0.1, 50).width != once.width).any()
+  assert_same(once, draw(jax.random.PRNGKey(3), PAPER, 6e8, 0.1, 50))
+
+
+# Draws of archs
+
+
+def test_drawn_archs_are_uniform_in_the_window():
+  all_archs = stack(
+    [
+      arch
+      for space in enumerate_spaces(RAGGED)
+      for arch in enumerate_archs(RAGGED, space)
+    ]
+  )
+  numbers = np.concatenate([all_archs.depth, all_archs.width], axis=-1)
+  costs = arch_macs(RAGGED, all_archs)
+  assert len(numbers) == RAGGED.num_archs
+  # A window so narrow that each of its archs comes often enough.
+  feasible = within(costs, TARGET, 0.01)
+  assert 50 < feasible.sum() < 500
+  drawn = sample_feasible_archs(
+    jax.random.key(5), RAGGED, TARGET, 0.01, 40 * int(feasible.sum())
+  )
+  assert drawn.depth.dtype == drawn.width.dtype == np.int32
+  drawn = np.concatenate([drawn.depth, drawn.width], axis=-1)
+  order = {tuple(row): i for i, row in enumerate(numbers.tolist())}
+  counts = np.bincount(
+    [order[tuple(row)] for row in drawn.tolist()], minlength=len(numbers)
+  )
+  assert_frequencies(counts, feasible / feasible.sum())
+
+
+def test_drawn_archs_of_the_paper_meet_the_target():
+  archs = sample_feasible_archs(jax.random.key(6), PAPER, 6e8, 0.1, 1000)
+  assert archs.depth.shape == archs.width.shape == (1000, 3)
+  costs = arch_macs(PAPER, archs)
+  assert within(costs, 6e8, 0.1).all()
+  assert costs.min() < 0.92 * 6e8
+  assert costs.max() > 1.08 * 6e8
+
+
+def test_drawing_archs_gives_up():
+  with pytest.raises(ValueError, match=r"only 0 of 3 .*in 1000 uniform draws"):
+    sample_feasible_archs(
+      jax.random.key(7), PAPER, 1e12, 0.1, 3, max_draws=1000
+    )
+  with pytest.raises(ValueError, match=r"only \d+ of 500 .*in 1000 uniform"):
+    sample_feasible_archs(
+      jax.random.key(7), RAGGED, TARGET, TOLERANCE, 500, max_draws=1000
+    )
+  with pytest.raises(ValueError, match="count must be at least 1; got -1"):
+    sample_feasible_archs(jax.random.key(7), RAGGED, TARGET, TOLERANCE, -1)
+
+
+# The exact Elite Space
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+  search_spaces_and_logits(),
+  st.integers(0, 999),
+  st.sampled_from((0.02, 0.1, 0.5)),
+  st.booleans(),
+)
+def test_exact_elite_is_the_most_probable_feasible_space(
+  case, seed, tolerance, tied
+):
+  search_space, logits = case
+  if tied:  # Whole numbers, so that many spaces are equally probable.
+    logits = jax.tree.map(np.round, logits)
+  spaces, costs = brute_force(search_space)
+  target = a_target(costs, seed)
+  feasible = np.flatnonzero(within(costs, target, tolerance))
+  if not feasible.size:
+    nearest = costs[np.abs(costs / target - 1).argmin()]
+    with pytest.raises(ValueError) as error:
+      exact_elite_space(search_space, logits, target, tolerance)
+    assert str(error.value).endswith(f"the nearest has {nearest:.6g}")
+    return
+  chance = softmax(logits)
+  stages = np.arange(search_space.num_stages)
+  probability = np.asarray(
+    [
+      chance.depth[stages, s.depth].prod()
+      * chance.width[stages, s.width].prod()
+      for s in spaces
+    ]
+  )
+  expected = min(
+    feasible,
+    key=lambda i: (
+      -float(f"{probability[i] / probability[feasible].max():.8f}"),
+      abs(costs[i] / target - 1),
+      i,
+    ),
+  )
+  elite = exact_elite_space(search_space, logits, target, tolerance)
+  assert_same(elite.space, spaces[expected])
+  np.testing.assert_allclose(elite.cost, costs[expected], rtol=1e-13)
+  np.testing.assert_allclose(
+    np.exp(elite.log_probability), probability[expected], rtol=1e-9
+  )
+  assert elite.num_feasible == feasible.size
+
+
+@quick
+@given(search_spaces_and_spaces())
+def test_committed_logits_give_their_space(case):
+  search_space, space = case
+  logits = init_logits(search_space)
+  committed = jax.tree.map(
+    lambda x, hot: x + 100 * hot, logits, one_hot(space, logits)
+  )
+  cost = space_macs(search_space, space)
+  elite = exact_elite_space(search_space, committed, cost, 1e-6)
+  assert_same(elite.space, space)
+  np.testing.assert_allclose(elite.cost, cost, rtol=1e-13)
+  np.testing.assert_allclose(elite.log_probability, 0, atol=1e-9)
+
+
+def test_without_a_window_it_is_the_most_probable_space():
+  logits = jax.tree.map(jnp.float32, random_logits(PAPER, 8))
+  elite = exact_elite_space(PAPER, logits, 6e8, 1e6)
+  most_probable = jax.tree.map(np.asarray, most_probable_space(logits))
+  assert_same(elite.space, most_probable)
+  assert elite.num_feasible == PAPER.num_spaces
+  inside = exact_elite_space(PAPER, logits, **WINDOW)
+  assert inside.log_probability < elite.log_probability
+  assert within(inside.cost, **WINDOW)
+
+
+def test_undecided_logits_give_the_closest_space():
+  elite = exact_elite_space(PAPER, init_logits(PAPER), **WINDOW)
+  costs = all_space_macs(PAPER).ravel()
+  assert elite.cost == costs[np.abs(costs / 6e8 - 1).argmin()]
+  np.testing.assert_allclose(elite.log_probability, -18 * np.log(2), rtol=1e-12)
+
+
+def test_rounding_never_decides():
+  # All stages have the same logits, so that many spaces are equally probable;
+  # but their sums of the same terms in another order differ in the last bits.
+  bins = ((1, 1), (2, 2), (3, 3))
+  search_space = SearchSpace(
+    depth_bins=(bins,) * 3,
+    width_bins=(bins,) * 3,
+    strides=(2, 2, 2),
+    stem_width=1,
+  )
+  same = np.asarray([[0.1, 0.7, 0.3]] * 3)
+  logits = SpaceLogits(depth=same, width=same)
+  table = space_log_probabilities(search_space, logits).ravel()
+  costs = all_space_macs(search_space).ravel()
+  target, tolerance = 0.45 * costs.max(), 0.1
+  feasible = np.flatnonzero(within(costs, target, tolerance))
+  best = feasible[table[feasible] >= table[feasible].max() - 1e-12]
+  closest = best[np.abs(costs[best] / target - 1).argmin()]
+  assert table[closest] < table[best].max(), "no rounding to be tested"
+  elite = exact_elite_space(search_space, logits, target, tolerance)
+  assert space_indices(search_space, elite.space) == closest
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda x: x[:2], r"depth logits must be of shape \(3, 3\); got \(2, 3\)"),
+    (lambda x: x[:, :2], r"must be of shape \(3, 3\); got \(3, 2\)"),
+    (lambda x: x * np.nan, "depth logits must be finite; got .*nan"),
+  ],
+)
+def test_logits_must_fit(change, message):
+  logits = random_logits(RAGGED, 9)
+  logits = logits.replace(depth=change(logits.depth))
+  with pytest.raises(ValueError, match=message):
+    exact_elite_space(RAGGED, logits, TARGET, TOLERANCE)
