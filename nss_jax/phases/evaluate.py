@@ -1,0 +1,294 @@
+"""The evaluate phase: is the Elite Space elite? (paper 4.2)"""
+
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import rich.console
+
+from nss_jax import config as config_lib
+from nss_jax.phases import loop, scoring, summary, supernet_program
+from nss_jax.phases.program import base_keys
+from nss_jax.runtime import artifacts, data, figures, scores
+from nss_jax.runtime.log import Progress, format_macs, say
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces import cost, sampling
+from nss_jax.spaces.evolution import evolve_spaces
+from nss_jax.spaces.feasible import (
+  feasible_indices,
+  sample_feasible_archs,
+  sample_feasible_spaces,
+)
+from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+
+# Rows of spaces that the oracle looked at; no group of the summary.
+ORACLE_SEARCH = "oracle_search"
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+  workdir: pathlib.Path,
+  console: rich.console.Console,
+) -> dict[str, Any]:
+  """Scores the Elite Space and its controls from a supernet of their own.
+
+  Writes `evaluate/scores.csv`, `summary.json` and `pareto.png`.
+
+  Returns:
+    The content of `summary.json`.
+
+  Raises:
+    Diverged, Interrupted: as the search.
+  """
+  search_space, elite = artifacts.load_space(
+    workdir / "search" / "elite_space.json"
+  )
+  folder = workdir / "evaluate"
+  folder.mkdir(parents=True, exist_ok=True)
+  with Preemption() as preemption:
+    params = train_supernet(
+      config, search_space, dataset, mesh, workdir, console, preemption
+    )
+    score_fn = scoring.make_score_fn(config, search_space, dataset, mesh)
+    total = num_archs(config, search_space)
+    say(console, f"scoring {total} archs")
+    with Progress(console, total) as progress:
+      ledger = scoring.Ledger(
+        folder / "scores.csv",
+        search_space,
+        lambda archs: score_fn(params, archs),
+        num_per_call=scoring.num_per_call(mesh),
+        preemption=preemption,
+        on_progress=lambda done: progress.update(done, "scoring archs"),
+      )
+      _score_groups(config, search_space, elite, ledger)
+    result = _summarize(config, search_space, folder)
+  return result
+
+
+def train_supernet(
+  config, search_space, dataset, mesh, workdir, console, preemption
+) -> Any:
+  """The weights of the stand-alone supernet, trained or from the cache."""
+  key = supernet_program.cache_key(config, search_space)
+  cache = pathlib.Path(config.evaluate.cache or workdir.parent / "supernets")
+  program = supernet_program.build(config, search_space, dataset, mesh)
+  say(console, f"stand-alone supernet: {cache / key}")
+  state = loop.run(
+    program,
+    cache / key,
+    console,
+    preemption,
+    checkpoint_every=config.search.checkpoint_every,
+    keep_checkpoints=config.search.keep_checkpoints,
+  )
+  return state.weights.params
+
+
+def num_archs(config, search_space: SearchSpace) -> int:
+  """How many archs the phase scores."""
+  settings = config.evaluate
+  spaces = sum(_num_spaces(config, search_space, hard) for hard in (0, 1))
+  found = feasible_indices(search_space, *_window(config)).size
+  oracle = min(settings.oracle_spaces, found)
+  finalists = min(settings.oracle_finalists, oracle)
+  return (
+    3 * settings.num_archs
+    + spaces * settings.archs_per_space
+    + oracle * settings.oracle_archs
+    + finalists * settings.oracle_final_archs
+  )
+
+
+def check(config: ml_collections.ConfigDict, search_space, num_images) -> None:
+  """Refuses what cannot be evaluated, before anything is compiled.
+
+  Raises:
+    ConfigError: naming the field, the value and what is accepted.
+  """
+  supernet_program.split(config, num_images)
+  try:
+    feasible_indices(search_space, *_window(config))
+  except ValueError as error:
+    raise config_lib.ConfigError(f"config.evaluate.tolerance: {error}") from None
+
+
+def _window(config) -> tuple[float, float]:
+  return config.objective.target_flops, config.evaluate.tolerance
+
+
+def _num_spaces(config, search_space, hard) -> int:
+  """As many as asked for, or as there are."""
+  try:
+    found = feasible_indices(
+      search_space, *_window(config), without_lowest_width=bool(hard)
+    ).size
+  except ValueError:
+    found = 0
+  return min(config.evaluate.num_spaces, found)
+
+
+def _score_groups(config, search_space, elite: Space, ledger) -> None:
+  """Every group, in an order and with draws that never change."""
+  settings = config.evaluate
+  rng = base_keys(settings.seed)["evaluate"]
+  rngs = iter(jax.random.split(rng, 8))
+  count = settings.num_archs
+  # Elite draws do not depend on the run: two runs that agree score the same.
+  archs = sampling.sample_archs(next(rngs), search_space, elite, count)
+  ledger.score(scores.ELITE, archs)
+  ledger.score(
+    scores.EXPANDED, _uniform_archs(next(rngs), search_space, count)
+  )
+  archs = sample_feasible_archs(
+    next(rngs), search_space, *_window(config), count
+  )
+  ledger.score(scores.EXPANDED_NEAR, archs)
+  for source, hard in (
+    (scores.RANDOM_SPACES, False),
+    (scores.HARD_RANDOM_SPACES, True),
+  ):
+    draw_rng, arch_rng = next(rngs), next(rngs)
+    number = _num_spaces(config, search_space, hard)
+    if not number:
+      continue
+    spaces = sample_feasible_spaces(
+      draw_rng,
+      search_space,
+      *_window(config),
+      number,
+      without_lowest_width=hard,
+    )
+    _score_spaces(
+      arch_rng, search_space, spaces, settings.archs_per_space, source, ledger
+    )
+  if settings.oracle_spaces:
+    _oracle(config, search_space, next(rngs), ledger)
+
+
+def _oracle(config, search_space, rng, ledger) -> None:
+  """Evolution on the evaluator; the best spaces scored again, with more archs.
+
+  The first scores chose the spaces, so they flatter them; only the second ones
+  count.
+  """
+  settings = config.evaluate
+  search_rng, final_rng = jax.random.split(rng)
+  seen = []
+
+  def score(spaces):
+    archs_rng = jax.random.fold_in(search_rng, len(seen))
+    seen.append(len(spaces.depth))
+    return _score_spaces(
+      archs_rng,
+      search_space,
+      spaces,
+      settings.oracle_archs,
+      ORACLE_SEARCH,
+      ledger,
+    )
+
+  target, tolerance = _window(config)
+  found = evolve_spaces(
+    search_rng,
+    search_space,
+    score,
+    target=target,
+    tolerance=tolerance,
+    num_scored=settings.oracle_spaces,
+  )
+  best = jax.tree.map(lambda x: x[: settings.oracle_finalists], found.spaces)
+  _score_spaces(
+    final_rng,
+    search_space,
+    best,
+    settings.oracle_final_archs,
+    scores.ORACLE,
+    ledger,
+  )
+
+
+def _score_spaces(rng, search_space, spaces, count, source, ledger):
+  """Mean loss `[n]` of `count` archs of each of the spaces `[n, S]`."""
+  number = len(spaces.depth)
+  keys = jax.random.split(rng, number)
+  drawn = [
+    sampling.sample_archs(
+      keys[i],
+      search_space,
+      jax.tree.map(lambda x, i=i: x[i], spaces),
+      count,
+    )
+    for i in range(number)
+  ]
+  archs = jax.tree.map(
+    lambda *x: np.concatenate([np.asarray(y) for y in x]), *drawn
+  )
+  index = np.repeat(np.arange(number), count)
+  _, loss = ledger.score(source, archs, index)
+  return loss.reshape(number, count).mean(-1)
+
+
+def _uniform_archs(rng, search_space: SearchSpace, count: int) -> Arch:
+  """Uniform spaces, one arch of each: the Expanded Search Space of the paper."""
+  space_rng, arch_rng, pick_rng = jax.random.split(rng, 3)
+  del pick_rng
+  bins = sampling.sample_bin_archs(arch_rng, search_space, count)
+  chosen = sampling.sample_spaces(space_rng, search_space, count)
+  return Arch(
+    depth=np.take_along_axis(
+      np.asarray(bins.depth), np.asarray(chosen.depth)[..., None], -1
+    )[..., 0],
+    width=np.take_along_axis(
+      np.asarray(bins.width), np.asarray(chosen.width)[..., None], -1
+    )[..., 0],
+  )
+
+
+def _summarize(config, search_space, folder) -> dict[str, Any]:
+  table = scores.read_scores(folder / "scores.csv", search_space)
+  target = config.objective.target_flops
+  with artifacts.atomic_path(folder / "pareto.png") as path:
+    figures.draw_pareto(path, table, target)
+  result = summary.summarize(
+    table,
+    target,
+    largest_flops=cost.largest_macs(search_space),
+    num_resamples=config.evaluate.bootstrap_samples,
+    seed=config.evaluate.seed,
+  )
+  # Last: this file says that the evaluation is finished.
+  artifacts.write_json(folder / "summary.json", result)
+  return result
+
+
+def report(result: dict[str, Any], folder: pathlib.Path) -> list[str]:
+  """The summary in words."""
+  lines = ["", "Is the Elite Space elite?"]
+  for name, group in result["groups"].items():
+    lines.append(
+      f"  {name:22} {group['count']:5} archs of "
+      f"{format_macs(group['mean_flops']):>8}: error "
+      f"{100 * group['mean_error']:5.2f} % mean, "
+      f"{100 * group['min_error']:5.2f} % best; loss {group['mean_loss']:.4f}"
+    )
+  for name, against in result["elite_against"].items():
+    loss = against["loss"]
+    if "percentile" in loss:
+      low, high = loss["bootstrap_interval"]
+      lines.append(
+        f"  among {against['num_spaces']} of {name}: percentile "
+        f"{loss['percentile']:.0f} by loss ({low:.0f} to {high:.0f}), "
+        f"{against['error']['percentile']:.0f} by error"
+      )
+    else:
+      lines.append(
+        f"  regret to the best of {name}: {loss['regret']:+.4f} in loss, "
+        f"{100 * against['error']['regret']:+.2f} % in error"
+      )
+  lines += ["", f"Files in {folder}: scores.csv, summary.json, pareto.png"]
+  return lines
