@@ -4,7 +4,7 @@ The names below are the library: search spaces and their cost, distributions
 over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
-from nss_jax.runtime.artifacts import load_space
+from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.cost import (
   arch_macs,
   arch_params,

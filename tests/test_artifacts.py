@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.artifacts import ArtifactError
+from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
 
 SEARCH_SPACE = SearchSpace.expanded(
@@ -139,7 +140,7 @@ def test_read_json_refuses_in_one_line(tmp_path, data):
 
 
 @pytest.mark.parametrize(
-  "read", [artifacts.read_json, artifacts.read_lines, artifacts.load_space]
+  "read", [artifacts.read_json, artifacts.read_lines, load_space]
 )
 def test_missing_file_and_folder_are_named(tmp_path, read):
   for path in (tmp_path / "none", tmp_path):
@@ -250,7 +251,7 @@ def test_load_space_from_file_search_folder_and_workdir(tmp_path):
   folder.mkdir()
   artifacts.write_json(folder / "elite_space.json", ELITE)
   for path in (tmp_path, folder, folder / "elite_space.json", str(tmp_path)):
-    check_elite(artifacts.load_space(path))
+    check_elite(load_space(path))
 
 
 def change(path, value):
@@ -290,7 +291,7 @@ def test_load_space_names_file_and_field(tmp_path, path, value, field):
   file = tmp_path / "elite_space.json"
   artifacts.write_json(file, change(path, value))
   with pytest.raises(ArtifactError, match=field) as error:
-    artifacts.load_space(file)
+    load_space(file)
   check_one_line(error.value, file)
 
 
@@ -345,7 +346,7 @@ def test_load_space_fuzzed(tmp_path, where, value, whole):
   obj = change(where, value) if whole is None else whole
   path.write_text(json.dumps(obj), encoding="utf-8")
   try:
-    search_space, space = artifacts.load_space(path)
+    search_space, space = load_space(path)
   except ArtifactError as error:
     check_one_line(error, path)
     return
@@ -362,6 +363,6 @@ def test_load_space_survives_cuts(tmp_path):
   for end in range(0, len(data) - 2, 5):
     path.write_bytes(data[:end])
     with pytest.raises(ArtifactError):
-      artifacts.load_space(path)
+      load_space(path)
   path.write_bytes(data)
-  check_elite(artifacts.load_space(pathlib.Path(path)))
+  check_elite(load_space(pathlib.Path(path)))

@@ -13,6 +13,7 @@ from nss_jax.phases.search_program import bin_probabilities
 from nss_jax.runtime import artifacts, figures
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces import cost, distribution
 from nss_jax.spaces.search_space import Space, space_ranges
 from nss_jax.spaces.text import describe_space
@@ -109,7 +110,7 @@ def report(
   elite: dict[str, Any], program: Program, folder: pathlib.Path
 ) -> list[str]:
   """The result in words, where the files are, and the next command."""
-  _, chosen = artifacts.load_space(folder / "elite_space.json")
+  _, chosen = load_space(folder / "elite_space.json")
   target = elite["target_flops"]
   return [
     "",

@@ -1,36 +1,41 @@
 """Files that outlive a run: written whole or not at all, read with suspicion.
 
 One writer per file. A reader never sees half a file: contents go to a
-temporary name in the same folder and are renamed once they are on disk. JSON
-lines, which grow, may lose their last line to a crash and nothing else.
+temporary name in the same folder and are renamed once they are on disk. Files
+of lines, which grow, may lose their last line to a crash and nothing else.
 """
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
 import secrets
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from nss_jax.spaces.search_space import SearchSpace, Space, space_from_ranges
-
 Path = str | os.PathLike[str]
-
-ELITE_SPACE = "elite_space.json"
 
 # What reading a hostile file can raise: bad JSON, bad UTF-8, a number of too
 # many digits and a null byte in the path are ValueError; deep nesting is
 # RecursionError.
 _UNREADABLE = (OSError, ValueError, RecursionError)
 
-# What SearchSpace.from_dict and space_from_ranges raise for JSON of the right
-# outline with anything inside: deep nesting is RecursionError, the rest is
-# ValueError.
-_INVALID = (ValueError, RecursionError)
+
+class LineFormat(NamedTuple):
+  """What a file of lines is made of.
+
+  Attributes:
+    decode: the object of a line, which comes with its end unless that is torn;
+      ValueError or RecursionError if it is none.
+    header: what the file begins with.
+  """
+
+  decode: Callable[[bytes], Any]
+  header: bytes = b""
 
 
 class ArtifactError(ValueError):
@@ -124,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any]:
   except FileNotFoundError as error:
     raise ArtifactError(f"{path}: no such file") from error
   except _UNREADABLE as error:
-    raise ArtifactError(f"{path}: {_reason(error)}") from error
+    raise ArtifactError(f"{path}: {reason(error)}") from error
 
 
 def append_line(path: Path, obj: Any) -> None:
@@ -138,15 +143,23 @@ def append_line(path: Path, obj: Any) -> None:
     TypeError: if there is anything that is no JSON.
     OSError: if the line can not be written; the lines before stay.
   """
-  line = _encode(obj)
+  append_bytes(path, _encode(obj))
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+  """Appends to a file; what was appended is on disk when this returns.
+
+  Raises:
+    OSError: if it can not be written; the file stays as it was.
+  """
   is_new = not os.path.exists(path)
   # Unbuffered, so that a failed write leaves nothing to be written by close.
   with open(path, "ab", buffering=0) as file:
     end = file.seek(0, os.SEEK_END)
     try:
       written = 0
-      while written < len(line):
-        written += file.write(line[written:])
+      while written < len(data):
+        written += file.write(data[written:])
       os.fsync(file.fileno())
     except BaseException:
       file.truncate(end)  # half a line would be garbage in the middle later
@@ -155,68 +168,56 @@ def append_line(path: Path, obj: Any) -> None:
     fsync(pathlib.Path(path).parent)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-  """Reads JSON lines. A last line that a crash has torn is dropped.
+def read_lines(path: Path, form: LineFormat | None = None) -> list[Any]:
+  """Reads lines, of JSON by default. A torn last line is dropped.
 
   Raises:
-    ArtifactError: if the file is missing, or a line before the last is not a
-      JSON object; names the line.
+    ArtifactError: if the file is missing or has another header, or a line
+      before the last is not an object; names the line.
   """
-  return [obj for _, obj in _lines(path)]
+  return [obj for _, obj in _lines(path, form)]
 
 
-def trim_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-  """Cuts JSON lines, atomically, before the first that is not to be kept.
+def trim_lines(
+  path: Path, keep: Callable[[Any], bool], form: LineFormat | None = None
+) -> None:
+  """Cuts lines, atomically, before the first that is not to be kept.
 
-  A torn last line goes too, so `append_line` can go on. Nothing happens if
-  there is no file.
+  A torn last line goes too and a torn header is made whole, so that appending
+  can go on. Nothing happens if there is no file.
 
   Args:
     path: the file.
     keep: whether a line stays; not asked again after the first False.
+    form: of the lines; JSON objects by default.
 
   Raises:
-    ArtifactError: if a line between those kept is not a JSON object.
+    ArtifactError: if the header is another, or a line between those kept is
+      not an object.
     OSError: if the file can not be written; the old content stays.
   """
   if not os.path.exists(path):
     return
-  kept = []
-  for line, obj in _lines(path):
+  kept = [form.header if form else b""]
+  for line, obj in _lines(path, form):
     if not keep(obj):
       break
-    kept.append(line + b"\n")
+    kept.append(line.removesuffix(b"\n") + b"\n")
   data = b"".join(kept)
   if data != pathlib.Path(path).read_bytes():
     write_bytes(path, data)
 
 
-def load_space(path: Path) -> tuple[SearchSpace, Space]:
-  """Reads the Elite Space that a search has written.
-
-  Args:
-    path: an `elite_space.json`, the `search/` folder that holds it, or the
-      work folder that holds that.
-
-  Returns:
-    The search space and the space in it.
-
-  Raises:
-    ArtifactError: one line with the file and the field, whatever is in it.
-  """
-  path = _find_elite_space(path)
-  fields = read_json(path)
-  try:
-    search_space = _read_search_space(_object(fields, "search_space"))
-  except _INVALID as error:
-    raise ArtifactError(f"{path}: search_space: {_reason(error)}") from error
-  try:
-    ranges = _object(fields, "space")
-    _check_ranges(ranges)
-    space = space_from_ranges(search_space, ranges)
-  except _INVALID as error:
-    raise ArtifactError(f"{path}: space: {_reason(error)}") from error
-  return search_space, space
+def reason(error: Exception) -> str:
+  """What was wrong with a file, in words."""
+  match error:
+    case RecursionError():
+      return "nested too deeply"
+    case UnicodeDecodeError() | json.JSONDecodeError():
+      return f"not JSON: {error}"
+    case OSError():
+      return error.strerror or str(error)
+  return str(error)
 
 
 def _encode(obj: Any, indent: int | None = None) -> bytes:
@@ -245,93 +246,29 @@ def _refuse_constant(name: str) -> NoReturn:
   raise ValueError(f"{name} is no JSON")
 
 
-def _reason(error: Exception) -> str:
-  match error:
-    case RecursionError():
-      return "nested too deeply"
-    case UnicodeDecodeError() | json.JSONDecodeError():
-      return f"not JSON: {error}"
-    case OSError():
-      return error.strerror or str(error)
-  return str(error)
-
-
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """Each line without its end, and its object; lazily, see `trim_lines`."""
+def _lines(path: Path, form: LineFormat | None) -> Iterator[tuple[bytes, Any]]:
+  """Each line with its end, and its object; lazily, see `trim_lines`."""
+  decode, header = form or LineFormat(_decode)
   try:
     data = pathlib.Path(path).read_bytes()
   except FileNotFoundError as error:
     raise ArtifactError(f"{path}: no such file") from error
   except _UNREADABLE as error:
-    raise ArtifactError(f"{path}: {_reason(error)}") from error
-  lines = data.split(b"\n")
-  if not lines[-1]:
-    lines.pop()  # the end of the last line, or an empty file
-  for number, line in enumerate(lines, start=1):
-    try:
-      # No part of an object is an object: what decodes is not torn.
-      obj = _decode(line)
-    except (ValueError, RecursionError) as error:
-      if number == len(lines):
-        return
-      raise ArtifactError(f"{path}: line {number}: {_reason(error)}") from error
-    yield line, obj
-
-
-def _find_elite_space(path: Path) -> pathlib.Path:
-  if not os.path.isdir(path):
-    return pathlib.Path(path)
-  folder = pathlib.Path(path)
-  for candidate in (folder / ELITE_SPACE, folder / "search" / ELITE_SPACE):
-    if os.path.exists(candidate):
-      return candidate
-  raise ArtifactError(
-    f"{folder}: no {ELITE_SPACE} in it nor in its folder search; has the "
-    "search ended?"
-  )
-
-
-def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
-  if name not in fields:
-    raise ValueError("this field is missing")
-  if not isinstance(fields[name], dict):
-    raise ValueError(
-      f"expected a JSON object, got {type(fields[name]).__name__}"
+    raise ArtifactError(f"{path}: {reason(error)}") from error
+  # A crash may have torn the header as well.
+  if not data.startswith(header) and not header.startswith(data):
+    found = data.partition(b"\n")[0].decode(errors="replace")
+    raise ArtifactError(
+      f"{path}: line 1: expected {header.decode().strip()}; got {found[:200]}"
     )
-  return fields[name]
-
-
-def _read_search_space(fields: dict[str, Any]) -> SearchSpace:
-  """`SearchSpace.from_dict`, strict about the types that JSON can confuse."""
-  for name in ("depth_bins", "width_bins", "strides", "image_shape"):
-    if not isinstance(fields.get(name, []), list):
-      raise ValueError(f"{name}: expected a list")
-  for name, value in fields.items():
-    # True is an int to Python.
-    if _has_bool(value):
-      raise ValueError(f"{name}: expected numbers, got true or false")
-  if not isinstance(fields.get("block", ""), str):
-    raise ValueError("block: expected a string")
-  return SearchSpace.from_dict(fields)
-
-
-def _has_bool(value: Any) -> bool:
-  if isinstance(value, list):
-    return any(map(_has_bool, value))
-  return isinstance(value, bool)
-
-
-def _check_ranges(ranges: dict[str, Any]) -> None:
-  for kind in ("depth", "width"):
-    value = ranges.get(kind)
-    if not isinstance(value, list) or not all(map(_is_range, value)):
-      raise ValueError(f"{kind}: expected a list of [low, high], one per stage")
-
-
-def _is_range(value: Any) -> bool:
-  return (
-    isinstance(value, list)
-    and len(value) == 2
-    # Not isinstance: true and 1.0 equal 1 and would pass for a bin's end.
-    and all(type(n) is int for n in value)
-  )
+  lines = list(io.BytesIO(data[len(header) :]))
+  first = 1 + header.count(b"\n")
+  for number, line in enumerate(lines, first):
+    try:
+      # No part of a JSON object is an object: what decodes is not torn.
+      obj = decode(line)
+    except (ValueError, RecursionError) as error:
+      if number + 1 == first + len(lines):
+        return
+      raise ArtifactError(f"{path}: line {number}: {reason(error)}") from error
+    yield line, obj

@@ -1,4 +1,4 @@
-"""Pictures of a search, drawn from its files."""
+"""Pictures of a run, drawn from its files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from nss_jax.runtime import scores as scores_lib
+from nss_jax.runtime.log import format_macs
+from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.search_space import SearchSpace
 
 _STYLE = {
@@ -59,6 +63,86 @@ def draw_trajectory(
       "outlined"
     )
     figure.savefig(path, dpi=110)
+
+
+def draw_pareto(path: str, scores: Scores, target_flops: float) -> None:
+  """Error over FLOPs of single archs, as the paper's Figs. 3-4.
+
+  Blue archs of the Expanded Search Space, orange ones of the Elite Space (one
+  of them may be missing), and the Pareto front of the two together.
+
+  Args:
+    path: of the picture; its suffix is the format.
+    scores: rows of `evaluate/scores.csv`; other groups are not drawn.
+    target_flops: a vertical line.
+
+  Raises:
+    ValueError: if there is no arch to draw.
+  """
+  groups = (
+    (scores_lib.EXPANDED, "Expanded Search Space", "tab:blue", 0.45),
+    (scores_lib.ELITE, "Elite Space", "tab:orange", 0.7),
+  )
+  scores = scores.select(np.isin(scores.source, [name for name, *_ in groups]))
+  if not len(scores):
+    raise ValueError(
+      f"no arch to draw: none is of {' or '.join(name for name, *_ in groups)}"
+    )
+  with matplotlib.rc_context(_STYLE):
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for name, title, color, alpha in groups:
+      group = scores.group(name)
+      if len(group):
+        axes.scatter(
+          group.flops,
+          100 * group.error,
+          s=10,
+          color=color,
+          alpha=alpha,
+          linewidths=0,
+          label=f"{title} ({len(group)} archs)",
+        )
+    _draw_front(axes, scores.select(pareto_front(scores)))
+    axes.axvline(
+      target_flops,
+      color="black",
+      linestyle="--",
+      linewidth=1,
+      label=f"target {format_macs(target_flops)}",
+    )
+    axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
+    _mark_flops(axes)
+    legend = figure.legend(loc="outside upper center", ncols=2, markerscale=2)
+    for handle in legend.legend_handles:
+      handle.set_alpha(1)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_front(axes, front: Scores) -> None:
+  """What error each budget of FLOPs can reach: a falling staircase."""
+  order = np.argsort(front.flops)
+  axes.step(
+    front.flops[order],
+    100 * front.error[order],
+    where="post",
+    color="black",
+    linewidth=1,
+    label="Pareto front",
+  )
+
+
+def _mark_flops(axes) -> None:
+  """Ticks in MF and GF, as many as there is room for."""
+  low, high = axes.get_xlim()
+  decades = np.log10(high / low)
+  for marks in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+    # Two labels of about an eleventh of the axis must not meet.
+    if np.diff(np.log10([*marks, 10])).min() > 0.09 * decades:
+      break
+  axes.xaxis.set_major_locator(LogLocator(subs=marks))
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_macs(x)))
+  axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_curves(figure, lines, search_space, warmup_epochs) -> None:
