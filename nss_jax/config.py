@@ -62,6 +62,9 @@ def base() -> ml_collections.ConfigDict:
         "temperature_end": 0.001,
         "estimator": "soft",  # soft (paper) | straight_through | score
         "num_score_archs": 8,  # drawn per step by the score estimator
+        "elite": "paper",  # paper: the closest of some draws | exact: the
+        # most probable of all spaces within the tolerance of the target
+        "elite_tolerance": 0.02,
         "num_elite_samples": 5,
         "sync_batch_norm": False,  # statistics over all devices
         "steps_per_dispatch": 16,  # at most; one call of the device
@@ -262,6 +265,7 @@ def _count(value) -> bool:
 _CHOICES = {
   "space.block": ("basic",),
   "objective.cost_from": ("sample", "expected"),
+  "search.elite": ("paper", "exact"),
   "search.estimator": ("soft", "straight_through", "score"),
   "supernet.engine": ("sliced", "masked"),
   "evaluate.batch_stats": ("recalibrate", "batch"),
@@ -280,6 +284,7 @@ _RANGES = {
   "search.batch_size": (lambda v: v >= 2, "2 or more"),
   "search.temperature_start": (_positive, "above 0"),
   "search.temperature_end": (_positive, "above 0"),
+  "search.elite_tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "search.num_score_archs": (lambda v: v >= 2, "2 or more"),
   "supernet.bucket_shares": (_ascending_to_one, "shares above 0, up to 1.0"),
   "search.num_elite_samples": (_count, "1 or more"),

@@ -11,7 +11,7 @@ import rich.console
 from nss_jax import config as config_lib
 from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, data, figures, scores
+from nss_jax.runtime import artifacts, data, figures, scores, space_file
 from nss_jax.runtime.log import Progress, format_macs, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
@@ -20,8 +20,9 @@ from nss_jax.spaces.feasible import (
   feasible_indices,
   sample_feasible_archs,
   sample_feasible_spaces,
+  sample_uniform_archs,
 )
-from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+from nss_jax.spaces.search_space import SearchSpace, Space
 
 # Rows of spaces that the oracle looked at; no group of the summary.
 ORACLE_SEARCH = "oracle_search"
@@ -44,7 +45,7 @@ def run(
   Raises:
     Diverged, Interrupted: as the search.
   """
-  search_space, elite = artifacts.load_space(
+  search_space, elite = space_file.load_space(
     workdir / "search" / "elite_space.json"
   )
   folder = workdir / "evaluate"
@@ -114,7 +115,9 @@ def check(config: ml_collections.ConfigDict, search_space, num_images) -> None:
   try:
     feasible_indices(search_space, *_window(config))
   except ValueError as error:
-    raise config_lib.ConfigError(f"config.evaluate.tolerance: {error}") from None
+    raise config_lib.ConfigError(
+      f"config.evaluate.tolerance: {error}"
+    ) from None
 
 
 def _window(config) -> tuple[float, float]:
@@ -139,11 +142,11 @@ def _score_groups(config, search_space, elite: Space, ledger) -> None:
   rngs = iter(jax.random.split(rng, 8))
   count = settings.num_archs
   # Elite draws do not depend on the run: two runs that agree score the same.
-  archs = sampling.sample_archs(next(rngs), search_space, elite, count)
-  ledger.score(scores.ELITE, archs)
-  ledger.score(
-    scores.EXPANDED, _uniform_archs(next(rngs), search_space, count)
-  )
+  only = jax.tree.map(lambda x: np.asarray(x)[None], elite)
+  archs = sampling.sample_archs_of_spaces(next(rngs), search_space, only, count)
+  ledger.score(scores.ELITE, jax.tree.map(lambda x: x[0], archs))
+  archs = sample_uniform_archs(next(rngs), search_space, count)
+  ledger.score(scores.EXPANDED, archs)
   archs = sample_feasible_archs(
     next(rngs), search_space, *_window(config), count
   )
@@ -214,39 +217,12 @@ def _oracle(config, search_space, rng, ledger) -> None:
 
 def _score_spaces(rng, search_space, spaces, count, source, ledger):
   """Mean loss `[n]` of `count` archs of each of the spaces `[n, S]`."""
+  archs = sampling.sample_archs_of_spaces(rng, search_space, spaces, count)
   number = len(spaces.depth)
-  keys = jax.random.split(rng, number)
-  drawn = [
-    sampling.sample_archs(
-      keys[i],
-      search_space,
-      jax.tree.map(lambda x, i=i: x[i], spaces),
-      count,
-    )
-    for i in range(number)
-  ]
-  archs = jax.tree.map(
-    lambda *x: np.concatenate([np.asarray(y) for y in x]), *drawn
-  )
+  archs = jax.tree.map(lambda x: x.reshape(number * count, -1), archs)
   index = np.repeat(np.arange(number), count)
   _, loss = ledger.score(source, archs, index)
   return loss.reshape(number, count).mean(-1)
-
-
-def _uniform_archs(rng, search_space: SearchSpace, count: int) -> Arch:
-  """Uniform spaces, one arch of each: the Expanded Search Space of the paper."""
-  space_rng, arch_rng, pick_rng = jax.random.split(rng, 3)
-  del pick_rng
-  bins = sampling.sample_bin_archs(arch_rng, search_space, count)
-  chosen = sampling.sample_spaces(space_rng, search_space, count)
-  return Arch(
-    depth=np.take_along_axis(
-      np.asarray(bins.depth), np.asarray(chosen.depth)[..., None], -1
-    )[..., 0],
-    width=np.take_along_axis(
-      np.asarray(bins.width), np.asarray(chosen.width)[..., None], -1
-    )[..., 0],
-  )
 
 
 def _summarize(config, search_space, folder) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import ml_collections
+import rich.console
 
 from nss_jax import config as config_lib
-from nss_jax.phases import loop, plan, search, search_program
+from nss_jax.phases import evaluate, loop, plan, search, search_program
+from nss_jax.phases.program import Program
 from nss_jax.runtime import artifacts, canary, data, sharding
 from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
@@ -43,18 +47,23 @@ def run(
   console = make_console()
   canary.check()
   check_workdir(config, workdir)
+  _check_order(phases, workdir)
   dataset = data.load(
     config.data.source, path=config.data.path, name=config.data.name
   )
-  built = search_program.build(config, dataset, sharding.make_mesh())
-  for line in plan.describe(config, dataset, built):
+  mesh = sharding.make_mesh()
+  built = search_program.build(config, dataset, mesh)
+  if "evaluate" in phases:
+    evaluate.check(config, built.search_space, len(dataset.train_labels))
+  for line in plan.describe(config, dataset, built, phases):
     say(console, line)
   if dry_run:
     return 0
   claim_workdir(config, workdir)
+  job = Job(config, dataset, mesh, built, workdir, console)
   for phase in phases:
     try:
-      _PHASES[phase](config, built, workdir, console)
+      _PHASES[phase](job)
     except loop.Interrupted as interrupted:
       say(console, f"SIGTERM: {interrupted}; run the same command to go on")
       return EXIT_SAVED
@@ -62,6 +71,27 @@ def run(
       say(console, f"error: {diverged}")
       return 1
   return 0
+
+
+class Job(NamedTuple):
+  """What every phase is given."""
+
+  config: ml_collections.ConfigDict
+  dataset: data.Dataset
+  mesh: jax.sharding.Mesh
+  search: Program
+  workdir: pathlib.Path
+  console: rich.console.Console
+
+
+def _check_order(phases: Sequence[str], workdir: pathlib.Path) -> None:
+  """What is evaluated must have been found."""
+  found = (workdir / "search" / "elite_space.json").exists()
+  if phases[0] != "search" and not found:
+    raise WorkdirError(
+      f"--phases: {','.join(phases)!r} needs a finished search, and "
+      f"{workdir} holds none; expected search,{','.join(phases)}"
+    )
 
 
 def check_workdir(
@@ -93,8 +123,13 @@ def check_workdir(
 
 def _check_folders(workdir: pathlib.Path) -> None:
   """All folders of a run, or the nearest that exist, can be written to."""
-  search_folder = workdir / "search"
-  for folder in (workdir, search_folder, search_folder / "checkpoints"):
+  search_folder, evaluate_folder = workdir / "search", workdir / "evaluate"
+  for folder in (
+    workdir,
+    search_folder,
+    search_folder / "checkpoints",
+    evaluate_folder,
+  ):
     existing = folder
     while not existing.exists() and existing != existing.parent:
       existing = existing.parent
@@ -121,18 +156,32 @@ def claim_workdir(
     ) from error
 
 
-def _search(config, built, workdir, console) -> None:
-  folder = workdir / "search"
+def _search(job: Job) -> None:
+  folder = job.workdir / "search"
   done = folder / "elite_space.json"
   if done.exists():
-    say(console, f"already searched: {done}")
+    say(job.console, f"already searched: {done}")
     elite = artifacts.read_json(done)
     if not (folder / "trajectory.png").exists():
-      search.draw_trajectory(built, elite, folder)
+      search.draw_trajectory(job.search, elite, folder)
   else:
-    elite = search.run(config, built, workdir, console)
-  for line in search.report(elite, built, folder):
-    say(console, line)
+    elite = search.run(job.config, job.search, job.workdir, job.console)
+  for line in search.report(elite, job.search, folder):
+    say(job.console, line)
 
 
-_PHASES = {"search": _search}
+def _evaluate(job: Job) -> None:
+  folder = job.workdir / "evaluate"
+  done = folder / "summary.json"
+  if done.exists():
+    say(job.console, f"already evaluated: {done}")
+    result = artifacts.read_json(done)
+  else:
+    result = evaluate.run(
+      job.config, job.dataset, job.mesh, job.workdir, job.console
+    )
+  for line in evaluate.report(result, folder):
+    say(job.console, line)
+
+
+_PHASES = {"search": _search, "evaluate": _evaluate}

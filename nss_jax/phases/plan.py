@@ -1,11 +1,12 @@
 """What a run is going to do: printed before it starts and by `--dry_run`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
 import numpy as np
 
+from nss_jax.phases import evaluate
 from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
@@ -17,9 +18,12 @@ _PASSES = 3
 
 
 def describe(
-  config: ml_collections.ConfigDict, dataset: data.Dataset, program: Program
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  program: Program,
+  phases: Sequence[str] = ("search",),
 ) -> Iterator[str]:
-  """The plan of a search, line by line."""
+  """The plan of the phases, line by line."""
   space, schedule = program.search_space, program.schedule
   low, high = cost.macs_range(space)
   largest = cost.largest_macs(space)
@@ -48,6 +52,11 @@ def describe(
   )
   macs = search_macs(config, program)
   yield f"compute    {macs:.3g} multiply-adds in all, about"
+  if "evaluate" in phases:
+    yield (
+      f"evaluate   a supernet of its own, {config.evaluate.epochs} epochs; "
+      f"then {evaluate.num_archs(config, space)} archs"
+    )
   memory = memory_estimate(space, config.search.batch_size // program.mesh.size)
   yield f"memory     about {memory / 2**30:.2g} GiB per device (estimate)"
   kinds = sorted({device.device_kind for device in program.mesh.devices.flat})

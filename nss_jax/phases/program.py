@@ -19,7 +19,7 @@ from nss_jax.supernet import engine, sliced
 
 # One stream of randomness each, from one base key. Never reorder: a resumed
 # run must draw what the interrupted one would have drawn.
-STREAMS = ("init", "order", "augment", "weight", "search", "elite")
+STREAMS = ("init", "order", "augment", "weight", "search", "elite", "evaluate")
 
 
 @struct.dataclass

@@ -46,9 +46,7 @@ def make_score_fn(
   calibration = settings.calibration_images
   if settings.batch_stats == "batch":
     calibration = 0
-  apply = supernet_fn(
-    config, search_space, num_calibration=calibration or None
-  )
+  apply = supernet_fn(config, search_space, num_calibration=calibration or None)
   chosen = np.random.default_rng(settings.seed).choice(
     train, calibration, replace=False
   )

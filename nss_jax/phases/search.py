@@ -15,6 +15,7 @@ from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces import cost, distribution
+from nss_jax.spaces.feasible import exact_elite_space
 from nss_jax.spaces.search_space import Space, space_ranges
 from nss_jax.spaces.text import describe_space
 from nss_jax.version import __version__
@@ -78,6 +79,10 @@ def find_elite(
     target=target,
     num_samples=config.search.num_elite_samples,
   )
+  selected = elite.space
+  if config.search.elite == "exact":
+    tolerance = config.search.elite_tolerance
+    selected = exact_elite_space(space, logits, target, tolerance).space
 
   def entry(chosen: Space) -> dict[str, Any]:
     macs = cost.space_macs(space, chosen)
@@ -91,7 +96,7 @@ def find_elite(
     entry(jax.tree.map(lambda x, i=i: x[i], elite.candidates))
     for i in range(config.search.num_elite_samples)
   ]
-  chosen = entry(elite.space)
+  chosen = entry(selected)
   return {
     "space": chosen["space"],
     "mean_flops": chosen["mean_flops"],

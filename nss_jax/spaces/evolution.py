@@ -13,8 +13,8 @@ import numpy as np
 from nss_jax.spaces.feasible import (
   check_at_least_one,
   feasible_indices,
-  host_rng,
 )
+from nss_jax.spaces.sampling import host_rng
 from nss_jax.spaces.search_space import SearchSpace, Space
 from nss_jax.spaces.table import all_space_macs, spaces_at, table_shape
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from nss_jax.spaces.cost import arch_macs, flops_penalty
 from nss_jax.spaces.distribution import SpaceLogits
+from nss_jax.spaces.sampling import host_rng
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.table import (
   all_space_macs,
@@ -186,6 +187,13 @@ def sample_feasible_archs(
   return jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
 
 
+def sample_uniform_archs(
+  rng: jax.Array, search_space: SearchSpace, count: int
+) -> Arch:
+  """Draws archs uniformly from the whole search space, numpy `[N, S]`."""
+  return _uniform_archs(host_rng(rng), search_space, count)
+
+
 def exact_elite_space(
   search_space: SearchSpace,
   logits: SpaceLogits,
@@ -220,11 +228,6 @@ def exact_elite_space(
     log_probability=float(scores.max()),
     num_feasible=int(scores.size),
   )
-
-
-def host_rng(rng: jax.Array) -> np.random.Generator:
-  """A numpy generator seeded with all the bits of a random key."""
-  return np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel())
 
 
 def check_at_least_one(name: str, count: int) -> None:

@@ -54,6 +54,40 @@ def sample_archs(
   )
 
 
+def sample_archs_of_spaces(
+  rng: jax.Array, search_space: SearchSpace, spaces: Space, num_archs: int
+) -> Arch:
+  """Draws archs uniformly from each of many spaces, on the host.
+
+  Args:
+    rng: random key, consumed; it seeds a numpy generator.
+    search_space: the bins.
+    spaces: indices `[n, S]`.
+    num_archs: N, of each space.
+
+  Returns:
+    An `Arch` with numpy int32 fields `[n, N, S]`.
+  """
+  generator, fields = host_rng(rng), {}
+  stages = np.arange(search_space.num_stages)
+  for kind, bins in (
+    ("depth", search_space.depth_bins),
+    ("width", search_space.width_bins),
+  ):
+    index = np.asarray(getattr(spaces, kind))
+    low, high = (edge[stages, index] for edge in bin_edges(bins))
+    shape = (len(index), num_archs, len(stages))
+    fields[kind] = generator.integers(
+      low[:, None], high[:, None] + 1, shape, np.int32
+    )
+  return Arch(**fields)
+
+
+def host_rng(rng: jax.Array) -> np.random.Generator:
+  """A numpy generator seeded with all the bits of a random key."""
+  return np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel())
+
+
 def sample_bin_archs(
   rng: jax.Array, search_space: SearchSpace, num_archs: int
 ) -> Arch:
