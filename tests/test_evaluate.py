@@ -1,0 +1,260 @@
+"""The stand-alone evaluator: the same scores however they are computed."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+import nss_jax as nss
+from nss_jax import config as config_lib
+from nss_jax.phases import (
+  evaluate,
+  loop,
+  pipeline,
+  scoring,
+  supernet_program,
+)
+from nss_jax.runtime import artifacts, augment, data, log, scores, sharding
+from nss_jax.spaces.search_space import space_ranges
+
+DIGITS = data.load("digits")
+SETTINGS = {
+  **runs.TINY,
+  "space.strides": (1, 2),
+  "space.num_width_bins": 2,
+  "objective.target_flops": 6e4,
+  "evaluate.epochs": 2,
+  "evaluate.coin_epochs": 1,
+  "evaluate.batch_size": 144,
+  "evaluate.score_batch_size": 90,
+  "evaluate.holdout_fraction": 0.125,
+  "evaluate.calibration_images": 60,
+  "evaluate.num_archs": 20,
+  "evaluate.tolerance": 0.3,
+  "evaluate.num_spaces": 2,
+  "evaluate.archs_per_space": 3,
+  "evaluate.oracle_spaces": 3,
+  "evaluate.oracle_archs": 2,
+  "evaluate.oracle_finalists": 2,
+  "evaluate.oracle_final_archs": 4,
+}
+
+
+def _config(**overrides):
+  config = runs.load_config(**{**SETTINGS, **overrides})
+  config_lib.validate(config)
+  return config
+
+
+SPACE = config_lib.search_space(_config(), DIGITS.train_images.shape[1:])
+WEIGHTS = nss.init_weights(jax.random.key(0), SPACE)
+
+
+def _archs(count):
+  rng = np.random.default_rng(0)
+  return nss.Arch(
+    depth=rng.integers(1, 3, (count, 2)).astype(np.int32),
+    width=rng.integers(1, 9, (count, 2)).astype(np.int32),
+  )
+
+
+def _score(num_devices=1, **overrides):
+  mesh = sharding.make_mesh(num_devices)
+  score_fn = scoring.make_score_fn(_config(**overrides), SPACE, DIGITS, mesh)
+  return jax.device_get(score_fn(WEIGHTS, _archs(8)))
+
+
+def test_many_devices_score_as_one():
+  one, eight = _score(1), _score(8)
+  np.testing.assert_array_equal(one[0], eight[0])
+  np.testing.assert_allclose(one[1], eight[1], rtol=1e-5)
+
+
+def test_both_engines_score_the_same():
+  sliced, masked = _score(), _score(**{"supernet.engine": "masked"})
+  np.testing.assert_allclose(sliced[0], masked[0], atol=0.5 / 180)
+  np.testing.assert_allclose(sliced[1], masked[1], rtol=1e-4)
+
+
+def test_scores_are_those_of_a_plain_loop():
+  """Statistics of the calibration images, error and loss of the held-out."""
+  config = _config()
+  train, held_out = supernet_program.split(config, len(DIGITS.train_labels))
+  assert len(held_out) == 180
+  assert not set(train) & set(held_out)
+  chosen = np.random.default_rng(0).choice(train, 60, replace=False)
+
+  def normal(rows):
+    return augment.normalize(DIGITS.train_images[rows], DIGITS.mean, DIGITS.std)
+
+  both = jnp.concatenate([normal(chosen), normal(held_out)])
+  labels = DIGITS.train_labels[held_out]
+  errors, losses = _score()
+  for i in (0, 5):
+    arch = jax.tree.map(lambda x, i=i: x[i], _archs(8))
+    logits = nss.apply_masked(
+      SPACE, WEIGHTS, both, nss.arch_masks(SPACE, arch), num_calibration=60
+    )[60:]
+    chance = np.asarray(jax.nn.log_softmax(logits))
+    loss = -chance[np.arange(180), labels].mean()
+    assert losses[i] == pytest.approx(loss, rel=1e-4)
+    assert errors[i] == pytest.approx((logits.argmax(-1) != labels).mean())
+
+
+def test_calibrated_scores_do_not_depend_on_the_batch():
+  small = _score(**{"evaluate.score_batch_size": 45})
+  np.testing.assert_allclose(_score()[1], small[1], rtol=1e-5)
+  own = {"evaluate.batch_stats": "batch"}
+  other = _score(**own, **{"evaluate.score_batch_size": 45})
+  assert np.abs(_score(**own)[1] / other[1] - 1).max() > 1e-4
+
+
+def test_cache_key_is_of_what_the_weights_depend_on():
+  def key(**overrides):
+    return supernet_program.cache_key(_config(**overrides), SPACE)
+
+  assert key() == key(**{"objective.target_flops": 5e4, "seed": 3})
+  assert key() == key(**{"evaluate.num_archs": 7, "search.epochs": 9})
+  for name, value in {
+    "evaluate.epochs": 3,
+    "evaluate.seed": 1,
+    "data.flip": True,
+    "weights.learning_rate": 0.1,
+    "supernet.activations": "bfloat16",
+  }.items():
+    assert key() != key(**{name: value})
+
+
+class _Killed(Exception):
+  pass
+
+
+def _ledger(path, score_fn, requested=False):
+  return scoring.Ledger(
+    path,
+    SPACE,
+    score_fn,
+    num_per_call=3,
+    preemption=types.SimpleNamespace(requested=requested),
+    on_progress=lambda done: None,
+  )
+
+
+def test_ledger_repeats_nothing(tmp_path):
+  calls = []
+
+  def score_fn(archs):
+    calls.append(len(archs.depth))
+    if len(calls) == 3:
+      raise _Killed
+    return archs.width.sum(-1) / 100, archs.depth.sum(-1) * 1.0
+
+  archs, path = _archs(10), tmp_path / "scores.csv"
+  with pytest.raises(_Killed):
+    _ledger(path, score_fn).score("elite", archs)
+  with path.open("a") as file:
+    file.write("elite,,1,1")  # torn
+  error, loss = _ledger(path, score_fn).score("elite", archs)
+  np.testing.assert_allclose(error, archs.width.sum(-1) / 100, rtol=1e-6)
+  np.testing.assert_array_equal(loss, archs.depth.sum(-1))
+  assert len(calls) == 5  # 2 + the one that died, and the two that were left
+  assert len(scores.read_scores(path, SPACE)) == 10
+  _ledger(path, score_fn).score("elite", archs)
+  assert len(calls) == 5
+  # Other archs in their place are refused, and nothing is lost.
+  with pytest.raises(artifacts.ArtifactError, match="not those of this run"):
+    _ledger(path, score_fn).score("elite", jax.tree.map(np.flipud, archs))
+  # SIGTERM is heard between calls.
+  with pytest.raises(loop.Interrupted, match="13 archs"):
+    ledger = _ledger(path, score_fn, requested=True)
+    ledger.score("elite", archs)
+    ledger.score("expanded", archs)
+  assert len(scores.read_scores(path, SPACE)) == 13
+
+
+@pytest.fixture
+def searched(tmp_path):
+  """A workdir with an Elite Space."""
+  space = nss.Space(
+    depth=np.array([0, 1], np.int32), width=np.array([1, 0], np.int32)
+  )
+  folder = tmp_path / "run" / "search"
+  folder.mkdir(parents=True)
+  artifacts.write_json(
+    folder / "elite_space.json",
+    {
+      "space": space_ranges(SPACE, space),
+      "search_space": SPACE.to_dict(),
+    },
+  )
+  return tmp_path / "run"
+
+
+def _evaluate(workdir):
+  return evaluate.run(
+    _config(), DIGITS, sharding.make_mesh(2), workdir, log.make_console()
+  )
+
+
+def test_evaluate_phase(searched, monkeypatch):
+  """All its files; killed and started again it ends with the same."""
+  target = 4e4
+  result = _evaluate(searched)
+  folder = searched / "evaluate"
+  assert json.loads((folder / "summary.json").read_text()) == result
+  table = scores.read_scores(folder / "scores.csv", SPACE)
+  assert len(table) == evaluate.num_archs(_config(), SPACE)
+  assert result["groups"]["elite"]["count"] == 20
+  elite = table.group("elite")
+  assert (elite.depth == [1, 2]).all()
+  assert elite.width.min(0).tolist() == [5, 1]
+  near = table.group("expanded_near_target").flops
+  assert (np.abs(near / 6e4 - 1) <= 0.3).all()
+  assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+  assert any("percentile" in line for line in evaluate.report(result, folder))
+
+  whole = (folder / "scores.csv").read_bytes()
+  (folder / "scores.csv").write_bytes(whole[: len(whole) * 2 // 3])
+  (folder / "summary.json").unlink()
+
+  def never(*args, **kwargs):
+    raise AssertionError("the supernet is in the cache")
+
+  steps = []
+  build = supernet_program.build
+  monkeypatch.setattr(
+    supernet_program,
+    "build",
+    lambda *args: steps.append(1) or _without_dispatch(build(*args), never),
+  )
+  assert _evaluate(searched) == result
+  assert steps == [1]
+  assert (folder / "scores.csv").read_bytes() == whole
+
+
+def _without_dispatch(program, dispatch):
+  fields = {**vars(program), "dispatch": dispatch}
+  return type(program)(**fields)
+
+
+def test_evaluate_needs_a_search(tmp_path):
+  with pytest.raises(pipeline.WorkdirError, match=r"expected search,evaluate"):
+    pipeline.run(_config(), tmp_path, ["evaluate"])
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"evaluate.holdout_fraction": 0.99}, "holdout_fraction: 0.99 is not"),
+    ({"evaluate.tolerance": 1e-9}, "config.evaluate.tolerance: no space"),
+  ],
+)
+def test_what_cannot_be_evaluated_is_refused(tmp_path, overrides, message):
+  config = _config(**overrides)
+  with pytest.raises(config_lib.ConfigError, match=message):
+    pipeline.run(config, tmp_path, ["search", "evaluate"])
+  assert not any(tmp_path.iterdir())
