@@ -202,7 +202,6 @@ def _evaluate(workdir):
 
 def test_evaluate_phase(searched, monkeypatch):
   """All its files; killed and started again it ends with the same."""
-  target = 4e4
   result = _evaluate(searched)
   folder = searched / "evaluate"
   assert json.loads((folder / "summary.json").read_text()) == result
