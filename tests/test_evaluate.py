@@ -15,6 +15,7 @@ from nss_jax.phases import (
   evaluate,
   loop,
   pipeline,
+  rank_check,
   scoring,
   supernet_program,
 )
@@ -224,10 +225,10 @@ def test_evaluate_phase(searched, monkeypatch):
     raise AssertionError("the supernet is in the cache")
 
   steps = []
-  build = supernet_program.build
+  build = supernet_program.build_supernet
   monkeypatch.setattr(
     supernet_program,
-    "build",
+    "build_supernet",
     lambda *args: steps.append(1) or _without_dispatch(build(*args), never),
   )
   assert _evaluate(searched) == result
@@ -257,3 +258,31 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path, overrides, message):
   with pytest.raises(config_lib.ConfigError, match=message):
     pipeline.run(config, tmp_path, ["search", "evaluate"])
   assert not any(tmp_path.iterdir())
+
+
+def test_rank_check(tmp_path, monkeypatch):
+  """Ranks by training alone, resumed without training twice."""
+  config = _config(
+    **{
+      "rank_check.num_archs": 3,
+      "rank_check.num_near_archs": 2,
+      "rank_check.epochs": 1,
+      "evaluate.epochs": 1,
+    }
+  )
+  workdir = tmp_path / "run"
+  arguments = config, SPACE, DIGITS, sharding.make_mesh(1), workdir
+  archs = rank_check.choose_archs(config, SPACE)
+  cost = nss.arch_macs(SPACE, archs)
+  assert (np.diff(cost[:3]) > 0).all()
+  assert (np.abs(cost[3:] / 6e4 - 1) <= 0.3).all()
+  console = log.make_console()
+  result = rank_check.run(*arguments, console)
+  assert result["spread"]["count"] == 3
+  assert result["near_target"]["count"] == 2
+  table = scores.read_scores(workdir / "rank_check" / "scores.csv", SPACE)
+  assert table.source.tolist() == ["supernet"] * 5 + ["alone"] * 5
+  assert len(set(table.group("alone").loss)) == 5
+  assert any("tau" in line for line in rank_check.report(result, workdir))
+  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
+  assert rank_check.run(*arguments, console) == result

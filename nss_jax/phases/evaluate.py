@@ -77,7 +77,7 @@ def train_supernet(
   """The weights of the stand-alone supernet, trained or from the cache."""
   key = supernet_program.cache_key(config, search_space)
   cache = pathlib.Path(config.evaluate.cache or workdir.parent / "supernets")
-  program = supernet_program.build(config, search_space, dataset, mesh)
+  program = supernet_program.build_supernet(config, search_space, dataset, mesh)
   say(console, f"stand-alone supernet: {cache / key}")
   state = loop.run(
     program,

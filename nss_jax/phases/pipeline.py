@@ -10,7 +10,14 @@ import ml_collections
 import rich.console
 
 from nss_jax import config as config_lib
-from nss_jax.phases import evaluate, loop, plan, search, search_program
+from nss_jax.phases import (
+  evaluate,
+  loop,
+  plan,
+  rank_check,
+  search,
+  search_program,
+)
 from nss_jax.phases.program import Program
 from nss_jax.runtime import artifacts, canary, data, sharding
 from nss_jax.runtime.checkpoint import CheckpointError
@@ -53,7 +60,7 @@ def run(
   )
   mesh = sharding.make_mesh()
   built = search_program.build(config, dataset, mesh)
-  if "evaluate" in phases:
+  if {"evaluate", "rank_check"} & set(phases):
     evaluate.check(config, built.search_space, len(dataset.train_labels))
   for line in plan.describe(config, dataset, built, phases):
     say(console, line)
@@ -87,10 +94,10 @@ class Job(NamedTuple):
 def _check_order(phases: Sequence[str], workdir: pathlib.Path) -> None:
   """What is evaluated must have been found."""
   found = (workdir / "search" / "elite_space.json").exists()
-  if phases[0] != "search" and not found:
+  if "evaluate" in phases and "search" not in phases and not found:
     raise WorkdirError(
-      f"--phases: {','.join(phases)!r} needs a finished search, and "
-      f"{workdir} holds none; expected search,{','.join(phases)}"
+      f"--phases: 'evaluate' needs a finished search, and {workdir} holds "
+      "none; expected search,evaluate"
     )
 
 
@@ -123,13 +130,8 @@ def check_workdir(
 
 def _check_folders(workdir: pathlib.Path) -> None:
   """All folders of a run, or the nearest that exist, can be written to."""
-  search_folder, evaluate_folder = workdir / "search", workdir / "evaluate"
-  for folder in (
-    workdir,
-    search_folder,
-    search_folder / "checkpoints",
-    evaluate_folder,
-  ):
+  phases = [workdir / phase for phase in _PHASES]
+  for folder in (workdir, *phases, workdir / "search" / "checkpoints"):
     existing = folder
     while not existing.exists() and existing != existing.parent:
       existing = existing.parent
@@ -184,4 +186,23 @@ def _evaluate(job: Job) -> None:
     say(job.console, line)
 
 
-_PHASES = {"search": _search, "evaluate": _evaluate}
+def _rank_check(job: Job) -> None:
+  folder = job.workdir / "rank_check"
+  done = folder / "summary.json"
+  if done.exists():
+    say(job.console, f"already checked: {done}")
+    result = artifacts.read_json(done)
+  else:
+    space = job.search.search_space
+    result = rank_check.run(
+      job.config, space, job.dataset, job.mesh, job.workdir, job.console
+    )
+  for line in rank_check.report(result, folder):
+    say(job.console, line)
+
+
+_PHASES = {
+  "search": _search,
+  "evaluate": _evaluate,
+  "rank_check": _rank_check,
+}

@@ -1,8 +1,12 @@
-"""The stand-alone supernet (paper 4.2), trained uniformly, never searched."""
+"""Training without a search: the stand-alone supernet (paper 4.2), or one arch.
 
-import functools
+Both never see the weights of the search, nor the images that are held out for
+scores.
+"""
+
 import hashlib
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +18,7 @@ from nss_jax.phases.batches import make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
   Program,
+  Schedule,
   base_keys,
   make_dispatch,
   make_schedule,
@@ -27,56 +32,112 @@ from nss_jax.supernet import masks, network
 METRICS = ("train_loss", "train_accuracy")
 
 
-def build(
+def build_supernet(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> Program:
-  """Training on all but the held-out training images; compiles nothing yet.
+  """Uniform training; compiles nothing yet.
 
   Single-path draws, uniform over the search space, with the coins of warmup
   until `evaluate.coin_epochs`; `evaluate.archs_per_batch` of them a step, or
   those of the sandwich rule.
   """
   settings = config.evaluate
+  apply = _apply(config, search_space)
+  coin_steps = settings.coin_epochs * _schedule(config, dataset, 1).num_steps
+  sampler = masks.warmup_sampler(
+    search_space, lambda step: jnp.maximum(0.0, 1 - step / max(coin_steps, 1))
+  )
+  loss_fn, count = losses.single_loss(apply), settings.archs_per_batch
+  if settings.sandwich:
+    sampler = masks.sandwich_sampler(search_space, sampler, count)
+    loss_fn = losses.distilled_loss(apply)
+  elif count > 1:
+    sampler = masks.repeat_sampler(sampler, count)
+    loss_fn = losses.mean_loss(apply)
+  return _build(
+    config, search_space, dataset, mesh, settings.epochs, loss_fn, sampler
+  )
+
+
+def build_alone(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> Program:
+  """Trains one arch from scratch; `init(arch)` says which.
+
+  One program for all of them.
+  """
+  return _build(
+    config,
+    search_space,
+    dataset,
+    mesh,
+    config.rank_check.epochs,
+    losses.single_loss(_apply(config, search_space)),
+    lambda rng, arch, step: masks.Sample(None, arch),
+  )
+
+
+def _apply(config, search_space):
+  synced = sharding.AXIS if config.search.sync_batch_norm else None
+  return supernet_fn(config, search_space, axis_name=synced)
+
+
+def _schedule(config, dataset, epochs) -> Schedule:
   train, _ = split(config, len(dataset.train_labels))
-  schedule = make_schedule(
+  return make_schedule(
     len(train),
-    batch_size=settings.batch_size,
-    epochs=settings.epochs,
-    warmup_epochs=settings.epochs,  # there are no logits to move
+    batch_size=config.evaluate.batch_size,
+    epochs=epochs,
+    warmup_epochs=epochs,  # there are no logits to move
     steps_per_dispatch=config.search.steps_per_dispatch,
   )
+
+
+def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
+  settings = config.evaluate
+  train, _ = split(config, len(dataset.train_labels))
+  schedule = _schedule(config, dataset, epochs)
   optimizer = optimizers.weight_optimizer(
     **config.weights, num_steps=schedule.num_steps
   )
   keys = base_keys(settings.seed)
 
-  def init() -> LoopState:
+  def init(given: Any = None) -> LoopState:
     params = jax.jit(network.init_weights, static_argnums=1)(
       keys["init"], search_space
     )
     state = LoopState(
       weights=weight_step.init_weight_state(params, optimizer),
-      search=None,
+      search=given,
       sums={name: jnp.zeros(()) for name in METRICS},
     )
     return sharding.replicate(state, mesh)
 
-  step = _make_step(config, search_space, schedule, optimizer)
   make_batch = make_batch_fn(config, dataset, keys["augment"])
 
   def step_fn(state, parts, indices, positions, *, warmup):
     batch = make_batch(
       parts["train"], indices["train"], positions, 0, state.weights.step
     )
-    weights, metrics = step(state.weights, None, batch, keys["weight"])
-    seen = dict(
-      zip(METRICS, (metrics["loss"], metrics["accuracy"]), strict=True)
+    weights, metrics = weight_step.weight_step(
+      state.weights,
+      state.search,
+      batch,
+      keys["weight"],
+      loss_fn=loss_fn,
+      sample_fn=sample_fn,
+      optimizer=optimizer,
+      axis_name=sharding.AXIS,
     )
-    sums = {name: state.sums[name] + seen[name] for name in METRICS}
-    return LoopState(weights, None, sums), metrics["loss"][None]
+    seen = metrics["loss"], metrics["accuracy"]
+    sums = {n: state.sums[n] + x for n, x in zip(METRICS, seen, strict=True)}
+    return LoopState(weights, state.search, sums), metrics["loss"][None]
 
   dispatch = make_dispatch(
     step_fn,
@@ -140,30 +201,3 @@ def cache_key(config, search_space: SearchSpace) -> str:
   }
   text = json.dumps(parts, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _make_step(config, search_space, schedule, optimizer):
-  settings = config.evaluate
-  synced = sharding.AXIS if config.search.sync_batch_norm else None
-  apply = supernet_fn(config, search_space, axis_name=synced)
-  coin_steps = max(settings.coin_epochs * schedule.steps_per_epoch, 1)
-  one = masks.warmup_sampler(
-    search_space, lambda step: jnp.maximum(0.0, 1 - step / coin_steps)
-  )
-  if settings.sandwich:
-    sampler = masks.sandwich_sampler(
-      search_space, one, settings.archs_per_batch
-    )
-    loss_fn = losses.distilled_loss(apply)
-  elif settings.archs_per_batch > 1:
-    sampler = masks.repeat_sampler(one, settings.archs_per_batch)
-    loss_fn = losses.mean_loss(apply)
-  else:
-    sampler, loss_fn = one, losses.single_loss(apply)
-  return functools.partial(
-    weight_step.weight_step,
-    loss_fn=loss_fn,
-    sample_fn=sampler,
-    optimizer=optimizer,
-    axis_name=sharding.AXIS,
-  )

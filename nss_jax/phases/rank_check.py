@@ -1,0 +1,151 @@
+"""The rank_check phase: do scores of the supernet order archs rightly?"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import rich.console
+
+from nss_jax.phases import evaluate, loop, scoring, summary, supernet_program
+from nss_jax.phases.program import base_keys
+from nss_jax.runtime import artifacts, data, scores
+from nss_jax.runtime.log import say
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces.cost import arch_macs
+from nss_jax.spaces.feasible import sample_feasible_archs, sample_uniform_archs
+from nss_jax.spaces.search_space import Arch, SearchSpace
+
+SUPERNET, ALONE = "supernet", "alone"
+_CANDIDATES = 4096
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+  workdir: pathlib.Path,
+  console: rich.console.Console,
+) -> dict[str, Any]:
+  """Trains archs alone and compares their order with the supernet's scores.
+
+  Writes `rank_check/scores.csv` (sources `supernet` and `alone`) and
+  `summary.json`.
+
+  Raises:
+    Diverged, Interrupted: as the search.
+  """
+  folder = workdir / "rank_check"
+  folder.mkdir(parents=True, exist_ok=True)
+  archs = choose_archs(config, search_space)
+  with Preemption() as preemption:
+    params = evaluate.train_supernet(
+      config, search_space, dataset, mesh, workdir, console, preemption
+    )
+    score_fn = scoring.make_score_fn(config, search_space, dataset, mesh)
+    train = _trainer(
+      config, search_space, dataset, mesh, folder, console, preemption
+    )
+    ledger = functools.partial(
+      scoring.Ledger,
+      folder / "scores.csv",
+      search_space,
+      preemption=preemption,
+      on_progress=lambda done: None,
+    )
+    ledger(
+      lambda archs: score_fn(params, archs),
+      num_per_call=scoring.num_per_call(mesh),
+    ).score(SUPERNET, archs)
+    ledger(
+      lambda archs: _score_alone(train, score_fn, archs, mesh.size),
+      num_per_call=1,
+    ).score(ALONE, archs)
+  result = _summarize(config, search_space, folder)
+  artifacts.write_json(folder / "summary.json", result)
+  return result
+
+
+def choose_archs(config, search_space: SearchSpace) -> Arch:
+  """Archs spread evenly in the logarithm of their cost, then some near the
+  target, `[k, S]`."""
+  settings = config.rank_check
+  spread_rng, near_rng = jax.random.split(
+    base_keys(config.evaluate.seed)["evaluate"]
+  )
+  drawn = sample_uniform_archs(spread_rng, search_space, _CANDIDATES)
+  logs = np.log(arch_macs(search_space, drawn))
+  order = np.argsort(logs, kind="stable")
+  marks = np.linspace(logs.min(), logs.max(), settings.num_archs)
+  places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
+  parts = [jax.tree.map(lambda x: x[order[places]], drawn)]
+  if settings.num_near_archs:
+    parts.append(
+      sample_feasible_archs(
+        near_rng,
+        search_space,
+        config.objective.target_flops,
+        config.evaluate.tolerance,
+        settings.num_near_archs,
+      )
+    )
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def _trainer(config, search_space, dataset, mesh, folder, console, preemption):
+  """`arch [S] -> weights`, trained from scratch; a checkpoint at the end."""
+  program = supernet_program.build_alone(config, search_space, dataset, mesh)
+
+  def train(arch):
+    name = "-".join(str(n) for n in (*arch.depth, *arch.width))
+    say(console, f"training alone: depths {arch.depth}, widths {arch.width}")
+    state = loop.run(
+      dataclasses.replace(program, init=functools.partial(program.init, arch)),
+      folder / "archs" / name,
+      console,
+      preemption,
+      checkpoint_every=program.schedule.epochs,
+      keep_checkpoints=2,
+    )
+    return state.weights.params
+
+  return train
+
+
+def _score_alone(train, score_fn, archs, num_devices):
+  """Error and loss `[1]` of the one arch; every device scores it."""
+  arch = jax.tree.map(lambda x: np.asarray(x)[0], archs)
+  many = jax.tree.map(lambda x: np.tile(x, (num_devices, 1)), archs)
+  error, loss = score_fn(train(arch), many)
+  return error[:1], loss[:1]
+
+
+def _summarize(config, search_space, folder) -> dict[str, Any]:
+  table = scores.read_scores(folder / "scores.csv", search_space)
+  predicted, truth = table.group(SUPERNET), table.group(ALONE).error
+  near = np.arange(len(truth)) >= config.rank_check.num_archs
+  result = {}
+  for name, rows in (("spread", ~near), ("near_target", near)):
+    if rows.sum() >= 2:
+      result[name] = summary.rank_agreement(predicted.select(rows), truth[rows])
+  return result
+
+
+def report(result: dict[str, Any], folder: pathlib.Path) -> list[str]:
+  """Kendall's tau in words."""
+
+  def words(tau):
+    return "undefined" if tau is None else f"{tau:+.2f}"
+
+  lines = ["", "Does the supernet order archs as training alone does?"]
+  lines += [
+    f"  {name:12} {tau['count']} archs, Kendall's tau: error "
+    f"{words(tau['tau_error'])}, loss {words(tau['tau_loss'])}, "
+    f"MACs alone {words(tau['tau_macs'])}"
+    for name, tau in result.items()
+  ]
+  return [*lines, "", f"Files in {folder}: scores.csv, summary.json"]
