@@ -25,4 +25,11 @@ def get_config():
   # Measured over 3 seeds, see the README: on target and committed at the end.
   config.search.estimator = "straight_through"
   config.logits.learning_rate = 0.1
+  config.evaluate.epochs = 30
+  config.evaluate.coin_epochs = 8
+  config.evaluate.num_archs = 200
+  config.evaluate.num_spaces = 32
+  config.evaluate.oracle_spaces = 200
+  config.evaluate.oracle_archs = 2
+  config.evaluate.oracle_finalists = 4
   return config

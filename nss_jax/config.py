@@ -25,7 +25,8 @@ def base() -> ml_collections.ConfigDict:
       "name": "unnamed",  # of the workdir: runs/<name>
       "seed": 0,
       "data": {
-        "source": "digits",  # digits | cifar10_binary | cifar100_binary | tfds
+        # digits | fashion_mnist | cifar10_binary | cifar100_binary | tfds
+        "source": "digits",
         "path": "",  # archive or folder; empty: cache, fetched once
         "name": "",  # of the data set, for tfds
         "validation_fraction": 0.5,  # of the training images, for the logits

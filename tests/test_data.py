@@ -781,3 +781,74 @@ def test_each_part_holds_a_batch(fraction, accepted, mirrored):
     with pytest.raises(data.DataError, match="one batch of 64") as caught:
       data.split_halves(640, fraction, 0, 64)
     assert "640" in str(caught.value) and "58" in str(caught.value)
+
+
+# IDX.
+
+
+def _idx(values: np.ndarray, kind: int = 8) -> bytes:
+  header = bytes([0, 0, kind, values.ndim])
+  shape = b"".join(n.to_bytes(4, "big") for n in values.shape)
+  return header + shape + values.tobytes()
+
+
+def _write_idx(folder, compress=True):
+  rng = np.random.default_rng(0)
+  made = {}
+  for part, count in (("train", 20), ("t10k", 10)):
+    images = rng.integers(0, 256, (count, 5, 7)).astype(np.uint8)
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    made[part] = images, labels
+    for name, values in (
+      (f"{part}-images-idx3-ubyte", images),
+      (f"{part}-labels-idx1-ubyte", labels),
+    ):
+      content = _idx(values)
+      if compress:
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+      else:
+        (folder / name).write_bytes(content)
+  return made
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_idx_files(tmp_path, compress):
+  made = _write_idx(tmp_path, compress)
+  dataset = data.load("fashion_mnist", path=str(tmp_path))
+  np.testing.assert_array_equal(
+    dataset.train_images, made["train"][0][..., None]
+  )
+  np.testing.assert_array_equal(dataset.train_labels, made["train"][1])
+  np.testing.assert_array_equal(dataset.test_images, made["t10k"][0][..., None])
+  np.testing.assert_array_equal(dataset.test_labels, made["t10k"][1])
+  assert dataset.train_labels.dtype == np.int32
+  assert dataset.num_classes == 10
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"",
+    b"\x00\x00\x08\x03",
+    _idx(np.zeros((2, 2), np.uint8)),
+    _idx(np.zeros((2, 2, 2), np.uint8), kind=9),
+    _idx(np.zeros((2, 2, 2), np.uint8))[:-1],
+    _idx(np.zeros((2, 2, 2), np.uint8)) + b"x",
+    _idx(np.zeros((0, 2, 2), np.uint8)),
+  ],
+)
+def test_idx_of_another_form_is_refused(tmp_path, content):
+  _write_idx(tmp_path)
+  name = "train-images-idx3-ubyte.gz"
+  (tmp_path / name).write_bytes(gzip.compress(content))
+  message = refusal(source="fashion_mnist", path=str(tmp_path))
+  assert name in message
+
+
+def test_idx_that_cannot_be_had(tmp_path):
+  message = refusal(source="fashion_mnist", path=str(tmp_path))
+  assert "dataset-fashion-mnist" in message
+  _write_idx(tmp_path)
+  (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"not gzip")
+  with pytest.raises(data.DataError, match="cannot be read"):
+    data.load("fashion_mnist", path=str(tmp_path))

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from nss_jax.runtime.data import cifar, digits, tfds
+from nss_jax.runtime.data import cifar, digits, idx, tfds
 from nss_jax.runtime.data.cifar import ARCHIVES, Archive
 from nss_jax.runtime.data.dataset import DataError, Dataset
 from nss_jax.runtime.data.split import split_halves
@@ -23,6 +23,7 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
   "digits": digits.load,
   "cifar10_binary": functools.partial(cifar.load, "cifar10_binary"),
   "cifar100_binary": functools.partial(cifar.load, "cifar100_binary"),
+  "fashion_mnist": functools.partial(idx.load, "fashion_mnist"),
   "tfds": tfds.load,
 }
 
@@ -40,7 +41,8 @@ def load(
   Args:
     source: a name in `SOURCES`. `digits` needs no file and no network.
     path: CIFAR: the official archive or a folder that holds it, empty to
-      fetch it once; tfds: the data folder, empty for its own default.
+      fetch it once; fashion_mnist: the folder of its four IDX files, empty for
+      that of Debian's package; tfds: the data folder, empty for its default.
     name: tfds: name of the data set.
     cache_dir: CIFAR: where to keep a fetched archive, empty for the user's
       cache folder.

@@ -1,0 +1,36 @@
+r"""Search and evaluate a network space on Fashion-MNIST, on two CPU cores.
+
+  python -m nss_jax.main --config=configs/fashion_mnist.py \
+    --phases=search,evaluate
+
+70,000 images of 28x28 in IDX files: Debian's package dataset-fashion-mnist, or
+any folder with them by --config.data.path. Target 4 % of the largest network.
+Hardware: two CPU cores.
+Expected: not run in full yet.
+"""
+
+from nss_jax import config as config_lib
+
+
+def get_config():
+  config = config_lib.base()
+  config.name = "fashion_mnist"
+  config.data.source = "fashion_mnist"
+  config.data.crop_padding = 2
+  config.data.flip = True
+  config.space.max_depth = 8
+  config.space.max_width = 64
+  config.space.strides = (2, 2, 2)
+  config.objective.target_flops = 5.8e6
+  config.search.batch_size = 64
+  config.search.epochs = 4
+  config.search.warmup_epochs = 1
+  config.search.estimator = "straight_through"
+  config.logits.learning_rate = 0.05
+  config.evaluate.epochs = 3
+  config.evaluate.coin_epochs = 1
+  config.evaluate.holdout_fraction = 0.05
+  config.evaluate.num_archs = 200
+  config.evaluate.num_spaces = 32
+  config.evaluate.oracle_spaces = 200
+  return config
