@@ -86,3 +86,22 @@ def test_same_bits_every_time():
     return jax.grad(loss)(k)
 
   assert len({np.asarray(gradient(x, k)).tobytes() for _ in range(50)}) == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+  ("stride", "size"), [(1, 3), (2, 3), (1, 1), (2, 1), (3, 3), (1, 5), (2, 5)]
+)
+def test_channels_last_gradients_in_float32(shape, stride, size):
+  """The sums of autodiff, on any platform, in the type of training."""
+  batch, height, width, inputs, outputs = shape
+  keys = jax.random.split(jax.random.key(1), 3)
+  x = jax.random.normal(keys[0], (batch, height, width, inputs))
+  k = jax.random.normal(keys[1], (size, size, inputs, outputs))
+  plain, vjp = jax.vjp(lambda x, k: conv._conv(x, k, stride), x, k)
+  upstream = jax.random.normal(keys[2], plain.shape)
+  ours = conv._channels_last_gradients(stride, x, k, upstream)
+  for got, want in zip(ours, vjp(upstream), strict=True):
+    assert got.dtype == jnp.float32
+    scale = np.abs(want).max() + 1e-6
+    np.testing.assert_allclose(got / scale, want / scale, atol=3e-6)
