@@ -105,6 +105,29 @@ def test_in_float32():
     assert kernel[: depth - 1, ..., :width, :width].any((1, 2)).all()
 
 
+@pytest.mark.parametrize("engine", ["sliced", "masked"])
+def test_bfloat16_activations(engine):
+  """Only the activations: logits and gradients stay float32, and near."""
+  weights, images, upstream = _arguments(jnp.float32)
+  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-2_w3-4"))
+  apply = nss.make_apply(SPACE, engine, buckets=BUCKETS)
+
+  @jax.jit
+  def fn(images):
+    logits, vjp = jax.vjp(lambda w: apply(w, images, arch), weights)
+    return logits, vjp(upstream)[0]
+
+  half, whole = fn(images.astype(jnp.bfloat16)), fn(images)
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half))
+  assert 0 < np.abs(half[0] - whole[0]).max() < 0.1 * np.abs(whole[0]).max()
+  flat = [
+    np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree[1])])
+    for tree in (half, whole)
+  ]
+  cosine = flat[0] @ flat[1] / np.prod([np.linalg.norm(x) for x in flat])
+  assert 0.97 < cosine < 1
+
+
 def test_default_buckets():
   search_space = nss.SearchSpace.expanded(
     max_depth=8, max_width=64, image_shape=(8, 8, 1), num_classes=10
