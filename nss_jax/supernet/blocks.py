@@ -20,6 +20,8 @@ class ConvNorm(nn.Module):
     axis_name: device axis over which statistics are shared; None keeps them
       per device.
     conv: the convolution, `(images, kernel, stride) -> images`.
+    norm: the normalisation, `(images, scale, offset, axis_name) -> images`;
+      `batch_norm` if None.
   """
 
   features: int
@@ -27,6 +29,7 @@ class ConvNorm(nn.Module):
   stride: int = 1
   axis_name: str | None = None
   conv: Callable = conv2d
+  norm: Callable | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -38,7 +41,8 @@ class ConvNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, (self.features,))
     offset = self.param("offset", nn.initializers.zeros, (self.features,))
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
-    return batch_norm(x, scale, offset, self.axis_name)
+    norm = batch_norm if self.norm is None else self.norm
+    return norm(x, scale, offset, self.axis_name)
 
 
 class BasicBlock(nn.Module):
@@ -55,6 +59,7 @@ class BasicBlock(nn.Module):
     project: whether a 1x1 convolution replaces the identity.
     axis_name: device axis of synchronised statistics, or None.
     conv: the convolution of all branches.
+    norm: the normalisation of all branches.
   """
 
   features: int
@@ -62,6 +67,7 @@ class BasicBlock(nn.Module):
   project: bool = False
   axis_name: str | None = None
   conv: Callable = conv2d
+  norm: Callable | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -70,7 +76,13 @@ class BasicBlock(nn.Module):
 
     def branch(name, size, stride):
       return ConvNorm(
-        self.features, size, stride, self.axis_name, self.conv, name=name
+        self.features,
+        size,
+        stride,
+        self.axis_name,
+        self.conv,
+        self.norm,
+        name=name,
       )
 
     y = nn.relu(branch("first", 3, self.stride)(x) * mask)
@@ -81,15 +93,15 @@ class BasicBlock(nn.Module):
 
 
 BLOCKS = {"basic": BasicBlock}
+EPSILON = 1e-5
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_norm(
   x: jax.Array,
   scale: jax.Array,
   offset: jax.Array,
   axis_name: str | None = None,
-  epsilon: float = 1e-5,
 ) -> jax.Array:
   """Normalises `[B, H, W, C]` by the statistics of the batch (Ioffe, Szegedy).
 
@@ -98,37 +110,59 @@ def batch_norm(
   gradient is the closed form of the source's section 3, two sums and one
   elementwise pass: autodiff writes four passes over the activations.
   """
-  return _normalise(x, scale, offset, axis_name, epsilon)[0]
+  return _batch_norm_forward(x, scale, offset, axis_name)[0]
 
 
-def _normalise(x, scale, offset, axis_name, epsilon):
-  wide = x.astype(scale.dtype)
+def _batch_norm_forward(x, scale, offset, axis_name):
+  statistics = batch_statistics(x, scale.dtype, axis_name)
+  return _normalise(x, scale, offset, statistics, axis_name)
+
+
+def batch_statistics(x, dtype, axis_name=None):
+  """Mean and inverse deviation of each channel, `[2, C]`."""
+  wide = x.astype(dtype)
   mean = _mean(wide, axis_name)
-  variance = _mean(jnp.square(wide - mean), axis_name)
-  inverse = jax.lax.rsqrt(variance + epsilon)
-  y = (wide - mean) * (inverse * _spread(scale)) + _spread(offset)
-  return y.astype(x.dtype), (x, mean, inverse, scale)
+  variance = _mean(jnp.square(wide - _spread(mean)), axis_name)
+  return jnp.stack([mean, jax.lax.rsqrt(variance + EPSILON)])
 
 
-def _batch_norm_gradient(axis_name, epsilon, saved, upstream):
-  x, mean, inverse, scale = saved
-  unit = (x.astype(scale.dtype) - mean) * inverse
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def normalise(x, scale, offset, statistics, axis_name=None):
+  """`batch_norm` whose statistics `[2, C]` of the same `x` are known."""
+  return _normalise(x, scale, offset, statistics, axis_name)[0]
+
+
+def _normalise(x, scale, offset, statistics, axis_name):
+  del axis_name
+  mean, inverse = statistics
+  factor = _spread(inverse * scale)
+  y = (x.astype(scale.dtype) - _spread(mean)) * factor + _spread(offset)
+  return y.astype(x.dtype), (x, scale, statistics)
+
+
+def _batch_norm_gradient(axis_name, saved, upstream):
+  x, scale, (mean, inverse) = saved
+  unit = (x.astype(scale.dtype) - _spread(mean)) * _spread(inverse)
   upstream = upstream.astype(scale.dtype)
   count = x.size // x.shape[-1]
   offset_gradient = upstream.sum((0, 1, 2))
   scale_gradient = (upstream * unit).sum((0, 1, 2))
   mean_gradient, mean_product = _share(
-    (_spread(offset_gradient) / count, _spread(scale_gradient) / count),
-    axis_name,
+    (offset_gradient / count, scale_gradient / count), axis_name
   )
-  gradient = (upstream - mean_gradient - unit * mean_product) * (
-    inverse * _spread(scale)
-  )
-  return gradient.astype(x.dtype), scale_gradient, offset_gradient
+  gradient = upstream - _spread(mean_gradient) - unit * _spread(mean_product)
+  gradient = (gradient * _spread(inverse * scale)).astype(x.dtype)
+  return gradient, scale_gradient, offset_gradient
+
+
+def _normalise_gradient(axis_name, saved, upstream):
+  # What depends on x through the statistics is in the gradient of x.
+  statistics = jnp.zeros_like(saved[2])
+  return *_batch_norm_gradient(axis_name, saved, upstream), statistics
 
 
 def _mean(x, axis_name):
-  return _share(x.mean((0, 1, 2), keepdims=True), axis_name)
+  return _share(x.mean((0, 1, 2)), axis_name)
 
 
 def _share(tree, axis_name):
@@ -139,4 +173,5 @@ def _spread(channels):
   return channels[None, None, None, :]
 
 
-batch_norm.defvjp(_normalise, _batch_norm_gradient)
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_gradient)
+normalise.defvjp(_normalise, _normalise_gradient)

@@ -86,17 +86,34 @@ def apply_sliced(
 
 
 def default_buckets(search_space: SearchSpace) -> Buckets:
-  """An eighth, a quarter, a half, three quarters and all of the widths."""
+  """An eighth, a quarter, a half, three quarters and all of the widths.
+
+  Every bucket takes time to compile, so stages whose blocks cost less than
+  half of the dearest stage's do with a quarter, a half and all.
+  """
+  costs = [
+    math.prod(size) * width**2
+    for size, width in zip(
+      stage_shapes(search_space), search_space.max_widths, strict=True
+    )
+  ]
   return tuple(
-    tuple(sorted({-(-width * share // 8) for share in (1, 2, 4, 6, 8)}))
-    for width in search_space.max_widths
+    _eighths(width, (1, 2, 4, 6, 8) if 2 * cost >= max(costs) else (2, 4, 8))
+    for width, cost in zip(search_space.max_widths, costs, strict=True)
   )
+
+
+def _eighths(width, shares):
+  return tuple(sorted({-(-width * share // 8) for share in shares}))
 
 
 def _exits(buckets, last):
   """Widths in which a stage hands over: each is one more program, so few."""
-  return (
-    buckets[-1:] if last else tuple(sorted({*buckets[:2][-1:], buckets[-1]}))
+  if last:
+    return buckets[-1:]
+  wanted = _eighths(buckets[-1], (2, 4, 8))
+  return tuple(
+    sorted({min(b for b in buckets if b >= width) for width in wanted})
   )
 
 
@@ -136,11 +153,12 @@ class _Plan(NamedTuple):
   inputs: tuple[int, int, int]
   outputs: tuple[int, int, int]
 
-  def first(self, features, conv):
-    return BLOCKS[self.block](features, self.stride, True, self.axis_name, conv)
+  def first(self, features, *parts):
+    make = BLOCKS[self.block]
+    return make(features, self.stride, True, self.axis_name, *parts)
 
-  def rest(self, features, conv):
-    return BLOCKS[self.block](features, 1, False, self.axis_name, conv)
+  def rest(self, features, *parts):
+    return BLOCKS[self.block](features, 1, False, self.axis_name, *parts)
 
   def exit(self, bucket):
     return next(width for width in self.exits if width >= bucket)
@@ -162,7 +180,7 @@ def _stage(plan, params, flat, entry, depth, width):
 
 
 def _stage_and_tape(plan, params, flat, entry, depth, width):
-  tape = _empty_tape(plan, flat.dtype)
+  tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
   out, tape = _forward(plan, params, flat, entry, depth, width, tape)
   return out, (params, flat, entry, depth, width, tape)
 
@@ -185,7 +203,7 @@ def _forward(plan, params, flat, entry, depth, width, tape):
     corners, _ = replay.shapes(plan.rest, bucket, x)
     cut = replay.cut(params["blocks_rest"], corners, row)
     y, kept = replay.run(plan.rest, cut, x, _mask(bucket, width))
-    return _store(out, y), _store_row(tape, row + 1, (x, *kept))
+    return _store(out, y), _store_row(tape, row + 1, kept, x)
 
   carry = out, tape
   for e, b in _pairs(plan):
@@ -207,10 +225,9 @@ def _backward(plan, saved, upstream):
   def rest(bucket, i, carry):
     upstream, gradients = carry
     row, shape = depth - 2 - i, (*plan.outputs, bucket)
-    corners, outputs = replay.shapes(
-      plan.rest, bucket, jax.ShapeDtypeStruct(shape, flat.dtype)
-    )
-    x, *kept = _load_row(tape, row + 1, [shape, *(c.shape for c in outputs)])
+    spec = jax.ShapeDtypeStruct(shape, flat.dtype)
+    corners, kept = replay.shapes(plan.rest, bucket, spec)
+    x, kept = _load_row(tape, row + 1, kept, spec)
     found, down = replay.run_back(
       plan.rest,
       replay.cut(params["blocks_rest"], corners, row),
@@ -224,13 +241,13 @@ def _backward(plan, saved, upstream):
   def first(entered, bucket, operands, carry):
     (params, flat, tape, upstream), (down, gradients) = operands, carry
     x = _load(flat, (*plan.inputs, entered))
-    corners, outputs = replay.shapes(plan.first, bucket, x)
+    corners, kept = replay.shapes(plan.first, bucket, x)
     found, below = replay.run_back(
       plan.first,
       replay.cut(params, corners),
       x,
       _mask(bucket, width),
-      _load_row(tape, 0, [c.shape for c in outputs]),
+      _load_row(tape, 0, kept)[1],
       _load(upstream, (*plan.outputs, bucket)),
     )
     return _store(down, below), replay.paste(gradients, found)
@@ -304,17 +321,25 @@ def _mask(bucket, width):
 # Flat buffers: `[N]` for activations, `[D, N]` for the tape.
 
 
-def _empty_tape(plan, dtype):
-  """A row per block, for its input and what its convolutions gave.
+def _empty_tape(plan, dtype, wide):
+  """Activations and statistics, a row per block.
 
-  The first block's input is at hand anyway.
+  A row begins with the block's input, save for the first block, whose input
+  is at hand anyway.
   """
   x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
   y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
   _, first = replay.shapes(plan.first, plan.buckets[-1], x)
   _, rest = replay.shapes(plan.rest, plan.buckets[-1], y)
-  longest = max(sum(c.size for c in row) for row in (first, (y, *rest)))
-  return jnp.zeros((plan.max_depth, longest), dtype)
+
+  def zeros(dtype, *rows):
+    longest = max(sum(c.size for c in row) for row in rows)
+    return jnp.zeros((plan.max_depth, longest), dtype)
+
+  return (
+    zeros(dtype, first.outputs, (y, *rest.outputs)),
+    zeros(wide, first.statistics, rest.statistics),
+  )
 
 
 def _load(flat, shape):
@@ -325,26 +350,45 @@ def _store(flat, x):
   return lax.dynamic_update_slice(flat, x.reshape(-1), (0,))
 
 
-def _load_row(tape, row, shapes):
+def _load_row(tape, row, kept, *x):
+  """The block's input, if `x` has its shape, and what the block kept."""
+  activations, statistics = tape
+  tensors = _read(activations, row, (*x, *kept.outputs))
+  # Behind a barrier, or XLA would slice again for every element.
+  statistics = _read(statistics, row, kept.statistics)
+  statistics = lax.optimization_barrier(statistics)
+  head = tensors[0] if x else None
+  return head, replay.Kept(tensors[len(x) :], statistics)
+
+
+def _store_row(tape, row, kept, *x):
+  if tape is None:  # no gradient is asked for
+    return None
+  activations, statistics = tape
+  return (
+    _write(activations, row, (*x, *kept.outputs)),
+    _write(statistics, row, kept.statistics),
+  )
+
+
+def _read(buffer, row, shapes):
   """Tensors that follow each other in a row."""
   row, start, tensors = jnp.asarray(row, jnp.int32), 0, []
   for shape in shapes:
-    size = _size(shape)
-    flat = lax.dynamic_slice(tape, (row, jnp.int32(start)), (1, size))
-    tensors.append(flat.reshape(shape))
-    start += size
+    at = row, jnp.int32(start)
+    flat = lax.dynamic_slice(buffer, at, (1, shape.size))
+    tensors.append(flat.reshape(shape.shape))
+    start += shape.size
   return tensors
 
 
-def _store_row(tape, row, tensors):
-  if tape is None:  # no gradient is asked for
-    return None
+def _write(buffer, row, tensors):
   row, start = jnp.asarray(row, jnp.int32), 0
   for x in tensors:
-    flat = x.reshape(1, -1)
-    tape = lax.dynamic_update_slice(tape, flat, (row, jnp.int32(start)))
+    at = row, jnp.int32(start)
+    buffer = lax.dynamic_update_slice(buffer, x.reshape(1, -1), at)
     start += x.size
-  return tape
+  return buffer
 
 
 def _size(shape):
