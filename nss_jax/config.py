@@ -46,8 +46,9 @@ def base() -> ml_collections.ConfigDict:
       },
       "supernet": {
         "engine": "sliced",  # sliced | masked; for hard masks
-        # Widths are rounded up to these shares of a stage's largest.
-        "bucket_shares": (0.125, 0.25, 0.5, 0.75, 1.0),
+        # Widths are rounded up to these shares of a stage's largest; empty:
+        # three to five of them, by what the stage costs.
+        "bucket_shares": (),
         "activations": "float32",  # float32 | bfloat16; all else is float32
       },
       "objective": {
@@ -253,6 +254,8 @@ def _positive(value) -> bool:
 
 
 def _ascending_to_one(values) -> bool:
+  if not values:
+    return True
   if not all(isinstance(x, (int, float)) for x in values):
     return False
   steps = itertools.pairwise((0, *values))
@@ -287,7 +290,10 @@ _RANGES = {
   "search.temperature_end": (_positive, "above 0"),
   "search.elite_tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "search.num_score_archs": (lambda v: v >= 2, "2 or more"),
-  "supernet.bucket_shares": (_ascending_to_one, "shares above 0, up to 1.0"),
+  "supernet.bucket_shares": (
+    _ascending_to_one,
+    "shares above 0 that ascend to 1",
+  ),
   "search.num_elite_samples": (_count, "1 or more"),
   "search.steps_per_dispatch": (_count, "1 or more"),
   "search.checkpoint_every": (_count, "1 or more"),

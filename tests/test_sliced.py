@@ -132,7 +132,11 @@ def test_default_buckets():
   search_space = nss.SearchSpace.expanded(
     max_depth=8, max_width=64, image_shape=(8, 8, 1), num_classes=10
   )
-  assert nss.default_buckets(search_space) == ((8, 16, 32, 48, 64),) * 3
+  assert nss.default_buckets(search_space) == (
+    (8, 16, 32, 48, 64),
+    (16, 32, 64),
+    (16, 32, 64),
+  )
 
 
 @pytest.mark.parametrize("widths", [(4, 2, 8), (0, 8), (4,), (4, 4, 8), ()])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from nss_jax.supernet.conv import conv2d
 
 
-class Statistics(NamedTuple):
+class NormScope(NamedTuple):
   """Over which images batch normalisation takes its statistics.
 
   Attributes:
@@ -32,15 +32,18 @@ class ConvNorm(nn.Module):
     features: output channels.
     size: side of the kernel, odd.
     stride: step of the convolution.
-    statistics: of the normalisation.
+    norm_scope: of the normalisation's statistics.
     conv: the convolution, `(images, kernel, stride) -> images`.
+    norm: the normalisation, `(images, scale, offset, scope) -> images`;
+      `batch_norm` if None.
   """
 
   features: int
   size: int = 3
   stride: int = 1
-  statistics: Statistics = Statistics()
+  norm_scope: NormScope = NormScope()
   conv: Callable = conv2d
+  norm: Callable | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,7 +55,8 @@ class ConvNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, (self.features,))
     offset = self.param("offset", nn.initializers.zeros, (self.features,))
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
-    return batch_norm(x, scale, offset, self.statistics)
+    norm = batch_norm if self.norm is None else self.norm
+    return norm(x, scale, offset, self.norm_scope)
 
 
 class BasicBlock(nn.Module):
@@ -67,15 +71,17 @@ class BasicBlock(nn.Module):
     features: output channels, W of the stage.
     stride: step of the first convolution.
     project: whether a 1x1 convolution replaces the identity.
-    statistics: of the normalisations.
+    norm_scope: of the normalisations' statistics.
     conv: the convolution of all branches.
+    norm: the normalisation of all branches.
   """
 
   features: int
   stride: int = 1
   project: bool = False
-  statistics: Statistics = Statistics()
+  norm_scope: NormScope = NormScope()
   conv: Callable = conv2d
+  norm: Callable | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -84,7 +90,13 @@ class BasicBlock(nn.Module):
 
     def branch(name, size, stride):
       return ConvNorm(
-        self.features, size, stride, self.statistics, self.conv, name=name
+        self.features,
+        size,
+        stride,
+        self.norm_scope,
+        self.conv,
+        self.norm,
+        name=name,
       )
 
     y = nn.relu(branch("first", 3, self.stride)(x) * mask)
@@ -95,63 +107,80 @@ class BasicBlock(nn.Module):
 
 
 BLOCKS = {"basic": BasicBlock}
+EPSILON = 1e-5
 
 
 def batch_norm(
   x: jax.Array,
   scale: jax.Array,
   offset: jax.Array,
-  statistics: Statistics = Statistics(),  # noqa: B008
+  scope: NormScope = NormScope(),  # noqa: B008
 ) -> jax.Array:
   """Normalises `[B, H, W, C]` by the statistics of the batch (Ioffe, Szegedy).
 
   No running averages: in a supernet every arch has statistics of its own.
-  They are in the precision of `scale`, the result in that of `x`.
+  They are in the precision of `scale`, the result in that of `x`. No gradient
+  is offered for the statistics of calibration images.
   """
-  if statistics.num_calibration is None:
-    return _batch_norm(x, scale, offset, statistics)
-  return _normalise(x, scale, offset, statistics)[0]
+  statistics = batch_statistics(x, scale.dtype, scope)
+  # `normalise` has all of the gradient, that through the statistics too.
+  statistics = jax.lax.stop_gradient(statistics)
+  return normalise(x, scale, offset, statistics, scope)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _batch_norm(x, scale, offset, statistics):
-  """With the closed form of the source's section 3 for the gradient.
+def batch_statistics(
+  x: jax.Array,
+  dtype,
+  scope: NormScope = NormScope(),  # noqa: B008
+) -> jax.Array:
+  """Mean and inverse deviation of each channel, `[2, C]`."""
+  seen = x[: scope.num_calibration].astype(dtype)
+  mean = _mean(seen, scope.axis_name)
+  variance = _mean(jnp.square(seen - _spread(mean)), scope.axis_name)
+  return jnp.stack([mean, jax.lax.rsqrt(variance + EPSILON)])
 
-  Two sums and one elementwise pass; autodiff writes four passes over the
-  activations.
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def normalise(x, scale, offset, statistics, scope):
+  """`batch_norm` whose statistics `[2, C]` of the same `x` are known.
+
+  The gradient is the closed form of the source's section 3, two sums and one
+  elementwise pass: autodiff writes four passes over the activations.
   """
-  return _normalise(x, scale, offset, statistics)[0]
+  return _normalise(x, scale, offset, statistics, scope)[0]
 
 
-def _normalise(x, scale, offset, statistics):
-  wide = x.astype(scale.dtype)
-  seen = wide[: statistics.num_calibration]
-  mean = _mean(seen, statistics.axis_name)
-  variance = _mean(jnp.square(seen - mean), statistics.axis_name)
-  inverse = jax.lax.rsqrt(variance + 1e-5)
-  y = (wide - mean) * (inverse * _spread(scale)) + _spread(offset)
-  return y.astype(x.dtype), (x, mean, inverse, scale)
+def _normalise(x, scale, offset, statistics, scope):
+  del scope
+  mean, inverse = statistics
+  factor = _spread(inverse * scale)
+  y = (x.astype(scale.dtype) - _spread(mean)) * factor + _spread(offset)
+  return y.astype(x.dtype), (x, scale, statistics)
 
 
-def _batch_norm_gradient(statistics, saved, upstream):
-  x, mean, inverse, scale = saved
-  unit = (x.astype(scale.dtype) - mean) * inverse
+def _normalise_gradient(scope, saved, upstream):
+  x, scale, statistics = saved
+  mean, inverse = statistics
+  unit = (x.astype(scale.dtype) - _spread(mean)) * _spread(inverse)
   upstream = upstream.astype(scale.dtype)
   count = x.size // x.shape[-1]
   offset_gradient = upstream.sum((0, 1, 2))
   scale_gradient = (upstream * unit).sum((0, 1, 2))
   mean_gradient, mean_product = _share(
-    (_spread(offset_gradient) / count, _spread(scale_gradient) / count),
-    statistics.axis_name,
+    (offset_gradient / count, scale_gradient / count), scope.axis_name
   )
-  gradient = (upstream - mean_gradient - unit * mean_product) * (
-    inverse * _spread(scale)
-  )
-  return gradient.astype(x.dtype), scale_gradient, offset_gradient
+  gradient = upstream - _spread(mean_gradient) - unit * _spread(mean_product)
+  gradient = (gradient * _spread(inverse * scale)).astype(x.dtype)
+  # What depends on x through the statistics is in the gradient of x.
+  nothing = jnp.zeros_like(statistics)
+  return gradient, scale_gradient, offset_gradient, nothing
+
+
+normalise.defvjp(_normalise, _normalise_gradient)
 
 
 def _mean(x, axis_name):
-  return _share(x.mean((0, 1, 2), keepdims=True), axis_name)
+  return _share(x.mean((0, 1, 2)), axis_name)
 
 
 def _share(tree, axis_name):
@@ -160,6 +189,3 @@ def _share(tree, axis_name):
 
 def _spread(channels):
   return channels[None, None, None, :]
-
-
-_batch_norm.defvjp(_normalise, _batch_norm_gradient)

@@ -65,6 +65,8 @@ def _autodiff_gradients(stride, images, kernel, upstream):
 
 
 def _channels_last_gradients(stride, images, kernel, upstream):
+  # What came before is not computed anew inside the transpositions.
+  images, upstream = lax.optimization_barrier((images, upstream))
   return (
     _image_gradient(stride, images, kernel, upstream),
     _kernel_gradient(stride, images, kernel, upstream),

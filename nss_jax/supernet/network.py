@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nss_jax.spaces.search_space import SearchSpace
-from nss_jax.supernet.blocks import BLOCKS, ConvNorm, Statistics
+from nss_jax.supernet.blocks import BLOCKS, ConvNorm, NormScope
 from nss_jax.supernet.masks import Masks
 
 
@@ -26,20 +26,20 @@ class Stage(nn.Module):
     features: W of this stage.
     max_depth: D of this stage.
     stride: stride of the first block.
-    statistics: of the normalisations.
+    norm_scope: of the normalisations' statistics.
   """
 
   block: type[nn.Module]
   features: int
   max_depth: int
   stride: int
-  statistics: Statistics = Statistics()
+  norm_scope: NormScope = NormScope()
 
   @nn.compact
   def __call__(self, x, depth, width):
     """`x` `[B, H, W, Cin]`, `depth` `[D]` weights, `width` `[W]` mask."""
     first = self.block(
-      self.features, self.stride, True, self.statistics, name="block_1"
+      self.features, self.stride, True, self.norm_scope, name="block_1"
     )
     x = first(x, width)
     mixed = depth[0].astype(x.dtype) * x
@@ -58,7 +58,7 @@ class Stage(nn.Module):
       length=self.max_depth - 1,
     )
     rest = self.block(
-      self.features, 1, False, self.statistics, name="blocks_rest"
+      self.features, 1, False, self.norm_scope, name="blocks_rest"
     )
     (_, mixed), _ = scan(rest, (x, mixed), depth[1:])
     return mixed
@@ -69,17 +69,17 @@ class Supernet(nn.Module):
 
   Attributes:
     search_space: depths, widths, strides, classes.
-    statistics: of the normalisations.
+    norm_scope: of the normalisations' statistics.
   """
 
   search_space: SearchSpace
-  statistics: Statistics = Statistics()
+  norm_scope: NormScope = NormScope()
 
   @nn.compact
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
     """Logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
-    x = ConvNorm(space.stem_width, statistics=self.statistics, name="stem")(
+    x = ConvNorm(space.stem_width, norm_scope=self.norm_scope, name="stem")(
       images
     )
     x = nn.relu(x)
@@ -91,7 +91,7 @@ class Supernet(nn.Module):
         features,
         depth,
         stride,
-        self.statistics,
+        self.norm_scope,
         name=f"stage_{stage + 1}",
       )(x, masks.depth[stage, :depth], masks.width[stage, :features])
     # At least float32 from here on, whatever the activations are.
@@ -129,5 +129,5 @@ def apply_masked(
     axis_name: device axis over which batch statistics are shared.
     num_calibration: batch statistics of the first so many images only.
   """
-  network = Supernet(search_space, Statistics(axis_name, num_calibration))
+  network = Supernet(search_space, NormScope(axis_name, num_calibration))
   return network.apply({"params": weights}, images, masks)

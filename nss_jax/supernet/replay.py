@@ -1,30 +1,45 @@
 """A block on slices of its parameters, its gradient without convolving again.
 
-Forward, the outputs of a block's convolutions are kept beside its result. For
-the gradient the block is traced anew with convolutions that answer with what
-was kept: only normalisation and activation are computed twice.
+Forward, the outputs of a block's convolutions and the statistics of its
+normalisations are kept beside its result. For the gradient the block is traced
+anew with convolutions and normalisations that answer from what was kept: only
+elementwise arithmetic is done twice.
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from nss_jax.supernet.blocks import batch_statistics, normalise
 from nss_jax.supernet.conv import conv2d
 
-# `(features, conv) -> module`, called as `module(x, mask)`.
+# `(features, conv, norm) -> module`, called as `module(x, mask)`.
 MakeBlock = Callable[..., nn.Module]
 
 
+class Kept(NamedTuple):
+  """What a block leaves for its gradient.
+
+  Attributes:
+    outputs: of its convolutions, in their order.
+    statistics: of its normalisations, `[2, C]` each.
+  """
+
+  outputs: list
+  statistics: list
+
+
 def shapes(make: MakeBlock, features: int, x: jax.ShapeDtypeStruct):
-  """Shapes of a block's parameters, and of its convolutions' outputs."""
+  """Shapes of a block's parameters, and of what it keeps."""
 
   def trace(x, mask):
-    kept = []
-    block = make(features, conv=_recorder(kept))
+    kept = Kept([], [])
+    block = make(features, *_recorders(kept))
     return block.init(jax.random.key(0), x, mask)["params"], kept
 
   mask = jax.ShapeDtypeStruct((features,), jnp.float32)
@@ -32,32 +47,39 @@ def shapes(make: MakeBlock, features: int, x: jax.ShapeDtypeStruct):
 
 
 def run(make: MakeBlock, params, x: jax.Array, mask: jax.Array):
-  """A block's output, and the list of its convolutions' outputs."""
-  kept = []
-  block = make(mask.shape[0], conv=_recorder(kept))
+  """A block's output, and what it keeps."""
+  kept = Kept([], [])
+  block = make(mask.shape[0], *_recorders(kept))
   return block.apply({"params": params}, x, mask), kept
 
 
 def run_back(make: MakeBlock, params, x, mask, kept, upstream):
   """Gradients of parameters and input, from what `run` kept."""
-  kept = iter(kept)
+  outputs, statistics = map(iter, kept)
 
   def conv(images, kernel, stride):
-    return _known_conv(images, kernel, next(kept), stride)
+    return _known_conv(images, kernel, next(outputs), stride)
+
+  def norm(x, scale, offset, scope):
+    return normalise(x, scale, offset, next(statistics), scope)
 
   def block(params, x):
-    return make(mask.shape[0], conv=conv).apply({"params": params}, x, mask)
+    return make(mask.shape[0], conv, norm).apply({"params": params}, x, mask)
 
   _, vjp = jax.vjp(block, params, x)
   return vjp(upstream)
 
 
-def _recorder(kept):
+def _recorders(kept):
   def conv(images, kernel, stride):
-    kept.append(conv2d(images, kernel, stride))
-    return kept[-1]
+    kept.outputs.append(conv2d(images, kernel, stride))
+    return kept.outputs[-1]
 
-  return conv
+  def norm(x, scale, offset, scope):
+    kept.statistics.append(batch_statistics(x, scale.dtype, scope))
+    return normalise(x, scale, offset, kept.statistics[-1], scope)
+
+  return conv, norm
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -25,8 +25,8 @@ from jax import lax
 
 from nss_jax.spaces.cost import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.supernet import replay
-from nss_jax.supernet.blocks import BLOCKS, ConvNorm, Statistics
+from nss_jax.supernet import buffers, replay
+from nss_jax.supernet.blocks import BLOCKS, ConvNorm, NormScope
 
 Buckets = tuple[tuple[int, ...], ...]
 
@@ -63,8 +63,8 @@ def apply_sliced(
   """
   buckets = default_buckets(search_space) if buckets is None else buckets
   _check(search_space, buckets)
-  statistics = Statistics(axis_name, num_calibration)
-  stem = ConvNorm(search_space.stem_width, statistics=statistics)
+  scope = NormScope(axis_name, num_calibration)
+  stem = ConvNorm(search_space.stem_width, norm_scope=scope)
   x = nn.relu(stem.apply({"params": weights["stem"]}, images))
   flat, shape = x.reshape(-1), x.shape[:3]
   entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
@@ -74,7 +74,7 @@ def apply_sliced(
       block=search_space.block,
       stride=search_space.strides[stage],
       max_depth=search_space.max_depths[stage],
-      statistics=statistics,
+      scope=scope,
       buckets=tuple(buckets[stage]),
       entries=entries,
       exits=_exits(buckets[stage], last),
@@ -94,20 +94,38 @@ def apply_sliced(
 
 
 def default_buckets(
-  search_space: SearchSpace,
-  shares: Sequence[float] = (0.125, 0.25, 0.5, 0.75, 1.0),
+  search_space: SearchSpace, shares: Sequence[float] = ()
 ) -> Buckets:
-  """Shares of the largest width of each stage, rounded up."""
+  """Shares of the largest width of each stage, rounded up.
+
+  By default an eighth, a quarter, a half, three quarters and all of it. Every
+  bucket takes time to compile, so stages whose blocks cost less than half of
+  the dearest stage's do with a quarter, a half and all.
+  """
+  costs = [
+    math.prod(size) * width**2
+    for size, width in zip(
+      stage_shapes(search_space), search_space.max_widths, strict=True
+    )
+  ]
+  many, few = (0.125, 0.25, 0.5, 0.75, 1.0), (0.25, 0.5, 1.0)
   return tuple(
-    tuple(sorted({math.ceil(width * share) for share in shares}))
-    for width in search_space.max_widths
+    _shares(width, shares or (many if 2 * cost >= max(costs) else few))
+    for width, cost in zip(search_space.max_widths, costs, strict=True)
   )
+
+
+def _shares(width, shares):
+  return tuple(sorted({math.ceil(width * share) for share in shares}))
 
 
 def _exits(buckets, last):
   """Widths in which a stage hands over: each is one more program, so few."""
-  return (
-    buckets[-1:] if last else tuple(sorted({*buckets[:2][-1:], buckets[-1]}))
+  if last:
+    return buckets[-1:]
+  wanted = _shares(buckets[-1], (0.25, 0.5, 1.0))
+  return tuple(
+    sorted({min(b for b in buckets if b >= width) for width in wanted})
   )
 
 
@@ -129,7 +147,7 @@ class _Plan(NamedTuple):
     block: key of `BLOCKS`.
     stride: of the first block.
     max_depth: D of this stage.
-    statistics: of the normalisations.
+    scope: of the normalisations' statistics.
     buckets: widths of the stage.
     entries: widths in which the stage before hands over.
     exits: widths in which this stage hands over.
@@ -140,20 +158,19 @@ class _Plan(NamedTuple):
   block: str
   stride: int
   max_depth: int
-  statistics: Statistics
+  scope: NormScope
   buckets: tuple[int, ...]
   entries: tuple[int, ...]
   exits: tuple[int, ...]
   inputs: tuple[int, int, int]
   outputs: tuple[int, int, int]
 
-  def first(self, features, conv):
-    return BLOCKS[self.block](
-      features, self.stride, True, self.statistics, conv
-    )
+  def first(self, features, *parts):
+    make = BLOCKS[self.block]
+    return make(features, self.stride, True, self.scope, *parts)
 
-  def rest(self, features, conv):
-    return BLOCKS[self.block](features, 1, False, self.statistics, conv)
+  def rest(self, features, *parts):
+    return BLOCKS[self.block](features, 1, False, self.scope, *parts)
 
   def exit(self, bucket):
     return next(width for width in self.exits if width >= bucket)
@@ -175,30 +192,30 @@ def _stage(plan, params, flat, entry, depth, width):
 
 
 def _stage_and_tape(plan, params, flat, entry, depth, width):
-  tape = _empty_tape(plan, flat.dtype)
+  tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
   out, tape = _forward(plan, params, flat, entry, depth, width, tape)
   return out, (params, flat, entry, depth, width, tape)
 
 
 def _forward(plan, params, flat, entry, depth, width, tape):
   index = _index(plan.buckets, width)
-  out = jnp.zeros(_size((*plan.outputs, plan.buckets[-1])), flat.dtype)
+  out = jnp.zeros(buffers.size((*plan.outputs, plan.buckets[-1])), flat.dtype)
 
   def first(entered, bucket, operands, carry):
     (params, flat), (out, tape) = operands, carry
-    x = _load(flat, (*plan.inputs, entered))
+    x = buffers.load(flat, (*plan.inputs, entered))
     corners, _ = replay.shapes(plan.first, bucket, x)
     params = replay.cut(params, corners)
     y, kept = replay.run(plan.first, params, x, _mask(bucket, width))
-    return _store(out, y), _store_row(tape, 0, kept)
+    return buffers.store(out, y), buffers.store_row(tape, 0, kept)
 
   def rest(bucket, row, carry):
     out, tape = carry
-    x = _load(out, (*plan.outputs, bucket))
+    x = buffers.load(out, (*plan.outputs, bucket))
     corners, _ = replay.shapes(plan.rest, bucket, x)
     cut = replay.cut(params["blocks_rest"], corners, row)
     y, kept = replay.run(plan.rest, cut, x, _mask(bucket, width))
-    return _store(out, y), _store_row(tape, row + 1, (x, *kept))
+    return buffers.store(out, y), buffers.store_row(tape, row + 1, kept, x)
 
   carry = out, tape
   for e, b in _pairs(plan):
@@ -220,33 +237,32 @@ def _backward(plan, saved, upstream):
   def rest(bucket, i, carry):
     upstream, gradients = carry
     row, shape = depth - 2 - i, (*plan.outputs, bucket)
-    corners, outputs = replay.shapes(
-      plan.rest, bucket, jax.ShapeDtypeStruct(shape, flat.dtype)
-    )
-    x, *kept = _load_row(tape, row + 1, [shape, *(c.shape for c in outputs)])
+    spec = jax.ShapeDtypeStruct(shape, flat.dtype)
+    corners, kept = replay.shapes(plan.rest, bucket, spec)
+    x, kept = buffers.load_row(tape, row + 1, kept, spec)
     found, down = replay.run_back(
       plan.rest,
       replay.cut(params["blocks_rest"], corners, row),
       x,
       _mask(bucket, width),
       kept,
-      _load(upstream, shape),
+      buffers.load(upstream, shape),
     )
-    return _store(upstream, down), replay.paste(gradients, found, row)
+    return buffers.store(upstream, down), replay.paste(gradients, found, row)
 
   def first(entered, bucket, operands, carry):
     (params, flat, tape, upstream), (down, gradients) = operands, carry
-    x = _load(flat, (*plan.inputs, entered))
-    corners, outputs = replay.shapes(plan.first, bucket, x)
+    x = buffers.load(flat, (*plan.inputs, entered))
+    corners, kept = replay.shapes(plan.first, bucket, x)
     found, below = replay.run_back(
       plan.first,
       replay.cut(params, corners),
       x,
       _mask(bucket, width),
-      _load_row(tape, 0, [c.shape for c in outputs]),
-      _load(upstream, (*plan.outputs, bucket)),
+      buffers.load_row(tape, 0, kept)[1],
+      buffers.load(upstream, (*plan.outputs, bucket)),
     )
-    return _store(down, below), replay.paste(gradients, found)
+    return buffers.store(down, below), replay.paste(gradients, found)
 
   gradients = jax.tree.map(jnp.zeros_like, params)
   upstream = _change_width(plan, upstream, index, widen=False)
@@ -294,9 +310,11 @@ def _change_width(plan, flat, index, *, widen):
   def change(bucket, _, flat):
     wide = (*plan.outputs, plan.exit(bucket))
     if not widen:
-      return _store(flat, _load(flat, wide)[..., :bucket])
+      return buffers.store(flat, buffers.load(flat, wide)[..., :bucket])
     pad = ((0, 0),) * 3 + ((0, wide[-1] - bucket),)
-    return _store(flat, jnp.pad(_load(flat, (*plan.outputs, bucket)), pad))
+    return buffers.store(
+      flat, jnp.pad(buffers.load(flat, (*plan.outputs, bucket)), pad)
+    )
 
   for b, bucket in enumerate(plan.buckets):
     if plan.exit(bucket) != bucket:
@@ -314,51 +332,22 @@ def _mask(bucket, width):
   return (jnp.arange(bucket) < width).astype(jnp.float32)
 
 
-# Flat buffers: `[N]` for activations, `[D, N]` for the tape.
+def _empty_tape(plan, dtype, wide):
+  """Activations and statistics, a row per block.
 
-
-def _empty_tape(plan, dtype):
-  """A row per block, for its input and what its convolutions gave.
-
-  The first block's input is at hand anyway.
+  A row begins with the block's input, save for the first block, whose input
+  is at hand anyway.
   """
   x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
   y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
   _, first = replay.shapes(plan.first, plan.buckets[-1], x)
   _, rest = replay.shapes(plan.rest, plan.buckets[-1], y)
-  longest = max(sum(c.size for c in row) for row in (first, (y, *rest)))
-  return jnp.zeros((plan.max_depth, longest), dtype)
 
+  def zeros(dtype, *rows):
+    longest = max(sum(c.size for c in row) for row in rows)
+    return jnp.zeros((plan.max_depth, longest), dtype)
 
-def _load(flat, shape):
-  return flat[: _size(shape)].reshape(shape)
-
-
-def _store(flat, x):
-  return lax.dynamic_update_slice(flat, x.reshape(-1), (0,))
-
-
-def _load_row(tape, row, shapes):
-  """Tensors that follow each other in a row."""
-  row, start, tensors = jnp.asarray(row, jnp.int32), 0, []
-  for shape in shapes:
-    size = _size(shape)
-    flat = lax.dynamic_slice(tape, (row, jnp.int32(start)), (1, size))
-    tensors.append(flat.reshape(shape))
-    start += size
-  return tensors
-
-
-def _store_row(tape, row, tensors):
-  if tape is None:  # no gradient is asked for
-    return None
-  row, start = jnp.asarray(row, jnp.int32), 0
-  for x in tensors:
-    flat = x.reshape(1, -1)
-    tape = lax.dynamic_update_slice(tape, flat, (row, jnp.int32(start)))
-    start += x.size
-  return tape
-
-
-def _size(shape):
-  return math.prod(shape)
+  return (
+    zeros(dtype, first.outputs, (y, *rest.outputs)),
+    zeros(wide, first.statistics, rest.statistics),
+  )

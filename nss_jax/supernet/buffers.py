@@ -1,0 +1,66 @@
+"""Flat buffers whose front is used: `[N]` activations, `[D, N]` the tape.
+
+What a bucket stores is contiguous, whatever its width, so nothing is padded
+channel by channel, and loops update the buffers in place. The tape is a pair:
+activations, and the statistics of normalisations in their own precision.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+
+from nss_jax.supernet import replay
+
+
+def load(flat, shape):
+  return flat[: size(shape)].reshape(shape)
+
+
+def store(flat, x):
+  return lax.dynamic_update_slice(flat, x.reshape(-1), (0,))
+
+
+def load_row(tape, row, kept, *x):
+  """The block's input, if `x` has its shape, and what the block kept."""
+  activations, statistics = tape
+  tensors = _read(activations, row, (*x, *kept.outputs))
+  # Behind a barrier, or XLA would slice again for every element.
+  statistics = _read(statistics, row, kept.statistics)
+  statistics = lax.optimization_barrier(statistics)
+  head = tensors[0] if x else None
+  return head, replay.Kept(tensors[len(x) :], statistics)
+
+
+def store_row(tape, row, kept, *x):
+  if tape is None:  # no gradient is asked for
+    return None
+  activations, statistics = tape
+  return (
+    _write(activations, row, (*x, *kept.outputs)),
+    _write(statistics, row, kept.statistics),
+  )
+
+
+def _read(buffer, row, shapes):
+  """Tensors that follow each other in a row."""
+  row, start, tensors = jnp.asarray(row, jnp.int32), 0, []
+  for shape in shapes:
+    at = row, jnp.int32(start)
+    flat = lax.dynamic_slice(buffer, at, (1, shape.size))
+    tensors.append(flat.reshape(shape.shape))
+    start += shape.size
+  return tensors
+
+
+def _write(buffer, row, tensors):
+  row, start = jnp.asarray(row, jnp.int32), 0
+  for x in tensors:
+    at = row, jnp.int32(start)
+    buffer = lax.dynamic_update_slice(buffer, x.reshape(1, -1), at)
+    start += x.size
+  return buffer
+
+
+def size(shape):
+  return math.prod(shape)
