@@ -34,7 +34,7 @@ from contenders import (
 )
 
 import nss_jax as nss
-from nss_jax.phases import program
+from nss_jax.phases import search_program
 from nss_jax.runtime import data, sharding
 from nss_jax.spaces.cost import largest_macs
 
@@ -216,7 +216,7 @@ def quickstart(warmup):
   file = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
   config = runpy.run_path(str(file))["get_config"]()
   dataset = data.load(config.data.source, path="", name="")
-  built = program.build(config, dataset, sharding.make_mesh())
+  built = search_program.build(config, dataset, sharding.make_mesh())
   state = jax.eval_shape(built.init)
   _, length = built.schedule.dispatches[0]
   return jax.jit(built.dispatch, static_argnums=(3, 4)).lower(
