@@ -112,7 +112,7 @@ def draw_pareto(path: str, scores: Scores, target_flops: float) -> None:
       label=f"target {format_macs(target_flops)}",
     )
     axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
-    _mark_flops(axes)
+    _mark_logarithmic(axes.xaxis, format_macs)
     legend = figure.legend(loc="outside upper center", ncols=2, markerscale=2)
     for handle in legend.legend_handles:
       handle.set_alpha(1)
@@ -132,17 +132,17 @@ def _draw_front(axes, front: Scores) -> None:
   )
 
 
-def _mark_flops(axes) -> None:
-  """Ticks in MF and GF, as many as there is room for."""
-  low, high = axes.get_xlim()
+def _mark_logarithmic(axis, words) -> None:
+  """Ticks in words, not powers of ten, as many as there is room for."""
+  low, high = axis.get_view_interval()
   decades = np.log10(high / low)
   for marks in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
     # Two labels of about an eleventh of the axis must not meet.
     if np.diff(np.log10([*marks, 10])).min() > 0.09 * decades:
       break
-  axes.xaxis.set_major_locator(LogLocator(subs=marks))
-  axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_macs(x)))
-  axes.xaxis.set_minor_formatter(NullFormatter())
+  axis.set_major_locator(LogLocator(subs=marks))
+  axis.set_major_formatter(FuncFormatter(lambda x, _: words(x)))
+  axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_curves(figure, lines, search_space, warmup_epochs) -> None:
@@ -156,6 +156,7 @@ def _draw_curves(figure, lines, search_space, warmup_epochs) -> None:
   costs.plot(epochs, values("sampled_cost"), label="sampled", alpha=0.8)
   costs.plot(epochs, values("expected_cost"), label="expected")
   costs.set(title="cost / target", yscale="log")
+  _mark_logarithmic(costs.yaxis, "{:g}".format)
   losses.plot(epochs, values("train_loss"), label="training half")
   losses.plot(epochs, values("validation_loss"), label="validation half")
   losses.set(title="cross-entropy (nats)")
