@@ -1,7 +1,27 @@
 """How fast is the sliced engine? Against masked, XLA's floor, and PyTorch.
 
-python tests/benchmarks/sliced_steps.py
-python tests/benchmarks/sliced_steps.py --only=floor,torch --draws=8
+Run `python tests/benchmarks/sliced_steps.py` on a CPU, all of it in about 40
+minutes, or parts: `--only=floor,torch --draws=8`. Any Python that has torch and
+numpy can run the PyTorch side: `--torch_python=PATH`.
+
+W 64, D 8, 16x16x3 images, batch 64. A step is forward, backward and the update
+of SGD with momentum; jax runs 4 of them in one `scan` with donated state. The
+contenders (see `contenders.py`) take turns and medians are printed; ratios
+above one say that sliced is faster.
+
+Measured on 2 cores (AMD EPYC), Python 3.12, jax 0.12.0.1, PyTorch 2.13.0 on
+Python 3.11. Other jobs came and went, so only the ratios of one line compare;
+floor and PyTorch come from different runs. To be repeated on a quiet machine.
+
+                 sliced ms  masked/sliced  torch/sliced   floor/sliced (loaded)
+  w 8, d 1            24.2           20.9          0.55                    0.42
+  w 32, d 4          103.5            4.9          0.69                    0.79
+  w 64, d 8          503.7            1.0          0.76                    0.95
+  uniform draws      193.9     2.8 (24)      0.65 (24)                0.76 (16)
+  scoring             16.5           10.4          0.81
+
+Loop over the sum of its steps 0.83. Sliced step: trace 5.1 s, compile 10.3 s,
+167 MB of temporaries; masked 0.7 s, 2.5 s, 240 MB.
 """
 
 import argparse
