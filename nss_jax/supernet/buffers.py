@@ -14,10 +14,12 @@ from nss_jax.supernet import replay
 
 
 def load(flat, shape):
+  """The tensor at the front."""
   return flat[: size(shape)].reshape(shape)
 
 
 def store(flat, x):
+  """The buffer with a tensor at its front."""
   return lax.dynamic_update_slice(flat, x.reshape(-1), (0,))
 
 
@@ -33,6 +35,7 @@ def load_row(tape, row, kept, *x):
 
 
 def store_row(tape, row, kept, *x):
+  """The tape with what a block kept, and its input if it is given."""
   if tape is None:  # no gradient is asked for
     return None
   activations, statistics = tape
@@ -63,4 +66,5 @@ def _write(buffer, row, tensors):
 
 
 def size(shape):
+  """How many numbers a tensor has."""
   return math.prod(shape)
