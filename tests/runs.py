@@ -20,6 +20,7 @@ TINY = {
   # 9 steps an epoch, in 3 dispatches of one length: two programs to compile.
   "search.batch_size": 72,
   "search.steps_per_dispatch": 3,
+  "search.elite": "paper",
   "objective.target_flops": 4e4,
 }
 
