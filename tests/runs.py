@@ -21,6 +21,8 @@ TINY = {
   "search.batch_size": 72,
   "search.steps_per_dispatch": 3,
   "search.elite": "paper",
+  # It compiles in a quarter of the time; what resumes does not depend on it.
+  "supernet.engine": "masked",
   "objective.target_flops": 4e4,
 }
 

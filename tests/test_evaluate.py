@@ -25,6 +25,7 @@ from nss_jax.spaces.search_space import space_ranges
 DIGITS = data.load("digits")
 SETTINGS = {
   **runs.TINY,
+  "supernet.engine": "sliced",
   "space.strides": (1, 2),
   "space.num_width_bins": 2,
   "objective.target_flops": 6e4,
