@@ -7,6 +7,9 @@ import subprocess
 import sys
 import tempfile
 
+from nss_jax.phases import job, search_program
+from nss_jax.runtime import data, log, sharding
+
 ROOT = pathlib.Path(__file__).parent.parent
 # What runs compile is nearly all of their time; they share it.
 _CACHE = tempfile.TemporaryDirectory(prefix="nss_jax_compiled_")
@@ -38,6 +41,19 @@ def load_config(name="quickstart", **overrides):
   for path, value in overrides.items():
     config.update_from_flattened_dict({path: value})
   return config
+
+
+def make_job(config, workdir, num_devices=1):
+  """What a phase is given, to be run in this process."""
+  mesh, dataset = sharding.make_mesh(num_devices), data.load("digits")
+  return job.Job(
+    config=config,
+    dataset=dataset,
+    mesh=mesh,
+    search=search_program.build(config, dataset, mesh),
+    workdir=workdir,
+    console=log.make_console(),
+  )
 
 
 QUICKSTART = ROOT / "configs" / "quickstart.py"

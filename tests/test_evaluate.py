@@ -19,7 +19,7 @@ from nss_jax.phases import (
   scoring,
   supernet_program,
 )
-from nss_jax.runtime import artifacts, augment, data, log, scores, sharding
+from nss_jax.runtime import artifacts, augment, data, scores, sharding
 from nss_jax.spaces.search_space import space_ranges
 
 DIGITS = data.load("digits")
@@ -196,15 +196,10 @@ def searched(tmp_path):
   return tmp_path / "run"
 
 
-def _evaluate(workdir):
-  return evaluate.run(
-    _config(), DIGITS, sharding.make_mesh(2), workdir, log.make_console()
-  )
-
-
 def test_evaluate_phase(searched, monkeypatch):
   """All its files; killed and started again it ends with the same."""
-  result = _evaluate(searched)
+  job = runs.make_job(_config(), searched, num_devices=2)
+  result = evaluate.run(job)
   folder = searched / "evaluate"
   assert json.loads((folder / "summary.json").read_text()) == result
   table = scores.read_scores(folder / "scores.csv", SPACE)
@@ -216,7 +211,7 @@ def test_evaluate_phase(searched, monkeypatch):
   near = table.group("expanded_near_target").flops
   assert (np.abs(near / 6e4 - 1) <= 0.3).all()
   assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
-  assert any("percentile" in line for line in evaluate.report(result, folder))
+  assert any("percentile" in line for line in evaluate.report(result, job))
 
   whole = (folder / "scores.csv").read_bytes()
   (folder / "scores.csv").write_bytes(whole[: len(whole) * 2 // 3])
@@ -232,7 +227,7 @@ def test_evaluate_phase(searched, monkeypatch):
     "build_supernet",
     lambda *args: steps.append(1) or _without_dispatch(build(*args), never),
   )
-  assert _evaluate(searched) == result
+  assert evaluate.run(job) == result
   assert steps == [1]
   assert (folder / "scores.csv").read_bytes() == whole
 
@@ -272,18 +267,17 @@ def test_rank_check(tmp_path, monkeypatch):
     }
   )
   workdir = tmp_path / "run"
-  arguments = config, SPACE, DIGITS, sharding.make_mesh(1), workdir
+  job = runs.make_job(config, workdir)
   archs = rank_check.choose_archs(config, SPACE)
   cost = nss.arch_macs(SPACE, archs)
   assert (np.diff(cost[:3]) > 0).all()
   assert (np.abs(cost[3:] / 6e4 - 1) <= 0.3).all()
-  console = log.make_console()
-  result = rank_check.run(*arguments, console)
+  result = rank_check.run(job)
   assert result["spread"]["count"] == 3
   assert result["near_target"]["count"] == 2
   table = scores.read_scores(workdir / "rank_check" / "scores.csv", SPACE)
   assert table.source.tolist() == ["supernet"] * 5 + ["alone"] * 5
   assert len(set(table.group("alone").loss)) == 5
-  assert any("tau" in line for line in rank_check.report(result, workdir))
+  assert any("tau" in line for line in rank_check.report(result, job))
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert rank_check.run(*arguments, console) == result
+  assert rank_check.run(job) == result

@@ -14,7 +14,6 @@ import runs
 
 import nss_jax as nss
 from nss_jax.phases import loop, search, search_program
-from nss_jax.runtime import data, log, sharding
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +228,7 @@ def test_finished_workdir_answers_at_once(whole):
   before = os.stat(path).st_mtime_ns
   code, out, _ = runs.run(f"--workdir={whole}")
   assert code == 0
-  assert "already searched" in out
+  assert "already done" in out
   assert os.stat(path).st_mtime_ns == before
 
 
@@ -246,16 +245,14 @@ def test_another_config_is_refused(whole):
 
 
 @pytest.fixture
-def built():
+def job(tmp_path):
   """A tiny search on one device, in this process."""
   config = runs.load_config(**{**runs.TINY, "search.epochs": 3})
-  mesh = sharding.make_mesh(1)
-  return config, search_program.build(config, data.load("digits"), mesh)
+  return runs.make_job(config, tmp_path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_diverged_loss_names_step_and_checkpoint(built, tmp_path, value):
-  config, whole = built
+def test_diverged_loss_names_step_and_checkpoint(job, tmp_path, value):
 
   def dispatch(state, epoch, first, length, warmup):
     losses = np.ones((length, 2))
@@ -263,18 +260,17 @@ def test_diverged_loss_names_step_and_checkpoint(built, tmp_path, value):
       losses[1, 0] = value
     return state, losses
 
-  broken = dataclasses.replace(whole, dispatch=dispatch)
+  broken = dataclasses.replace(job.search, dispatch=dispatch)
   with pytest.raises(loop.Diverged) as raised:
-    search.run(config, broken, tmp_path, log.make_console())
+    search.run(job._replace(search=broken))
   assert "the loss at step 14 is" in str(raised.value)
   good = tmp_path / "search" / "checkpoints" / "00000009"
   assert str(good) in str(raised.value)
   assert good.is_dir()
 
 
-def test_diverged_weights_are_never_saved(built, tmp_path):
+def test_diverged_weights_are_never_saved(job, tmp_path):
   """The loss of the step that breaks them is still finite."""
-  config, whole = built
 
   def dispatch(state, epoch, first, length, warmup):
     if epoch == 1:
@@ -282,9 +278,9 @@ def test_diverged_weights_are_never_saved(built, tmp_path):
       state = state.replace(search=state.search.replace(logits=logits))
     return state, np.ones((length, 2))
 
-  broken = dataclasses.replace(whole, dispatch=dispatch)
+  broken = dataclasses.replace(job.search, dispatch=dispatch)
   with pytest.raises(loop.Diverged, match=r"after step 18.*00000009"):
-    search.run(config, broken, tmp_path, log.make_console())
+    search.run(job._replace(search=broken))
   folder = tmp_path / "search" / "checkpoints"
   assert [p.name for p in folder.iterdir() if p.is_dir()] == ["00000009"]
   assert [line["step"] for line in _lines(tmp_path)] == [9]

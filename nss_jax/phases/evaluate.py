@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax.phases import loop, scoring, summary, supernet_program
+from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, data, figures, scores, space_file
+from nss_jax.runtime import artifacts, figures, scores, space_file
 from nss_jax.runtime.log import Progress, format_macs, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
@@ -28,13 +28,7 @@ from nss_jax.spaces.search_space import SearchSpace, Space
 ORACLE_SEARCH = "oracle_search"
 
 
-def run(
-  config: ml_collections.ConfigDict,
-  dataset: data.Dataset,
-  mesh: jax.sharding.Mesh,
-  workdir: pathlib.Path,
-  console: rich.console.Console,
-) -> dict[str, Any]:
+def run(job: Job) -> dict[str, Any]:
   """Scores the Elite Space and its controls from a supernet of their own.
 
   Writes `evaluate/scores.csv`, `summary.json` and `pareto.png`.
@@ -45,16 +39,15 @@ def run(
   Raises:
     Diverged, Interrupted: as the search.
   """
+  config, mesh, console = job.config, job.mesh, job.console
   search_space, elite = space_file.load_space(
-    workdir / "search" / "elite_space.json"
+    job.workdir / "search" / "elite_space.json"
   )
-  folder = workdir / "evaluate"
+  folder = job.workdir / "evaluate"
   folder.mkdir(parents=True, exist_ok=True)
   with Preemption() as preemption:
-    params = train_supernet(
-      config, search_space, dataset, mesh, workdir, console, preemption
-    )
-    score_fn = scoring.make_score_fn(config, search_space, dataset, mesh)
+    params = train_supernet(job, preemption)
+    score_fn = scoring.make_score_fn(config, search_space, job.dataset, mesh)
     total = num_archs(config, search_space)
     say(console, f"scoring {total} archs")
     with Progress(console, total) as progress:
@@ -71,18 +64,20 @@ def run(
   return result
 
 
-def train_supernet(
-  config, search_space, dataset, mesh, workdir, console, preemption
-) -> Any:
+def train_supernet(job: Job, preemption: Preemption) -> Any:
   """The weights of the stand-alone supernet, trained or from the cache."""
-  key = supernet_program.cache_key(config, search_space)
-  cache = pathlib.Path(config.evaluate.cache or workdir.parent / "supernets")
-  program = supernet_program.build_supernet(config, search_space, dataset, mesh)
-  say(console, f"stand-alone supernet: {cache / key}")
+  config = job.config
+  key = supernet_program.cache_key(config, job.search_space)
+  shared = config.evaluate.cache or job.workdir.parent / "supernets"
+  cache = pathlib.Path(shared)
+  program = supernet_program.build_supernet(
+    config, job.search_space, job.dataset, job.mesh
+  )
+  say(job.console, f"stand-alone supernet: {cache / key}")
   state = loop.run(
     program,
     cache / key,
-    console,
+    job.console,
     preemption,
     checkpoint_every=config.search.checkpoint_every,
     keep_checkpoints=config.search.keep_checkpoints,
@@ -242,7 +237,7 @@ def _summarize(config, search_space, folder) -> dict[str, Any]:
   return result
 
 
-def report(result: dict[str, Any], folder: pathlib.Path) -> list[str]:
+def report(result: dict[str, Any], job: Job) -> list[str]:
   """The summary in words."""
   lines = ["", "Is the Elite Space elite?"]
   for name, group in result["groups"].items():
@@ -266,5 +261,6 @@ def report(result: dict[str, Any], folder: pathlib.Path) -> list[str]:
         f"  regret to the best of {name}: {loss['regret']:+.4f} in loss, "
         f"{100 * against['error']['regret']:+.2f} % in error"
       )
+  folder = job.workdir / "evaluate"
   lines += ["", f"Files in {folder}: scores.csv, summary.json, pareto.png"]
   return lines

@@ -2,12 +2,10 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import jax
 import ml_collections
-import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (
@@ -18,7 +16,7 @@ from nss_jax.phases import (
   search,
   search_program,
 )
-from nss_jax.phases.program import Program
+from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, canary, data, sharding
 from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
@@ -70,7 +68,7 @@ def run(
   job = Job(config, dataset, mesh, built, workdir, console)
   for phase in phases:
     try:
-      _PHASES[phase](job)
+      _run_phase(phase, job)
     except loop.Interrupted as interrupted:
       say(console, f"SIGTERM: {interrupted}; run the same command to go on")
       return EXIT_SAVED
@@ -78,17 +76,6 @@ def run(
       say(console, f"error: {diverged}")
       return 1
   return 0
-
-
-class Job(NamedTuple):
-  """What every phase is given."""
-
-  config: ml_collections.ConfigDict
-  dataset: data.Dataset
-  mesh: jax.sharding.Mesh
-  search: Program
-  workdir: pathlib.Path
-  console: rich.console.Console
 
 
 def _check_order(phases: Sequence[str], workdir: pathlib.Path) -> None:
@@ -158,51 +145,29 @@ def claim_workdir(
     ) from error
 
 
-def _search(job: Job) -> None:
-  folder = job.workdir / "search"
-  done = folder / "elite_space.json"
-  if done.exists():
-    say(job.console, f"already searched: {done}")
-    elite = artifacts.read_json(done)
-    if not (folder / "trajectory.png").exists():
-      search.draw_trajectory(job.search, elite, folder)
-  else:
-    elite = search.run(job.config, job.search, job.workdir, job.console)
-  for line in search.report(elite, job.search, folder):
-    say(job.console, line)
+class _Phase(NamedTuple):
+  """A program, the file that says it is finished, and its words."""
 
-
-def _evaluate(job: Job) -> None:
-  folder = job.workdir / "evaluate"
-  done = folder / "summary.json"
-  if done.exists():
-    say(job.console, f"already evaluated: {done}")
-    result = artifacts.read_json(done)
-  else:
-    result = evaluate.run(
-      job.config, job.dataset, job.mesh, job.workdir, job.console
-    )
-  for line in evaluate.report(result, folder):
-    say(job.console, line)
-
-
-def _rank_check(job: Job) -> None:
-  folder = job.workdir / "rank_check"
-  done = folder / "summary.json"
-  if done.exists():
-    say(job.console, f"already checked: {done}")
-    result = artifacts.read_json(done)
-  else:
-    space = job.search.search_space
-    result = rank_check.run(
-      job.config, space, job.dataset, job.mesh, job.workdir, job.console
-    )
-  for line in rank_check.report(result, folder):
-    say(job.console, line)
+  result: str
+  run: Callable[[Job], dict[str, Any]]
+  report: Callable[[dict[str, Any], Job], list[str]]
 
 
 _PHASES = {
-  "search": _search,
-  "evaluate": _evaluate,
-  "rank_check": _rank_check,
+  "search": _Phase("elite_space.json", search.run, search.report),
+  "evaluate": _Phase("summary.json", evaluate.run, evaluate.report),
+  "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
 }
+
+
+def _run_phase(name: str, job: Job) -> None:
+  """Runs what is not finished yet, and reports either way."""
+  phase = _PHASES[name]
+  path = job.workdir / name / phase.result
+  if path.exists():
+    say(job.console, f"already done: {path}")
+    result = artifacts.read_json(path)
+  else:
+    result = phase.run(job)
+  for line in phase.report(result, job):
+    say(job.console, line)

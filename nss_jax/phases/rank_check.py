@@ -6,13 +6,12 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
-import rich.console
 
 from nss_jax.phases import evaluate, loop, scoring, summary, supernet_program
+from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, data, scores
+from nss_jax.runtime import artifacts, scores
 from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs
@@ -23,14 +22,7 @@ SUPERNET, ALONE = "supernet", "alone"
 _CANDIDATES = 4096
 
 
-def run(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  dataset: data.Dataset,
-  mesh: jax.sharding.Mesh,
-  workdir: pathlib.Path,
-  console: rich.console.Console,
-) -> dict[str, Any]:
+def run(job: Job) -> dict[str, Any]:
   """Trains archs alone and compares their order with the supernet's scores.
 
   Writes `rank_check/scores.csv` (sources `supernet` and `alone`) and
@@ -39,17 +31,14 @@ def run(
   Raises:
     Diverged, Interrupted: as the search.
   """
-  folder = workdir / "rank_check"
+  config, search_space, mesh = job.config, job.search_space, job.mesh
+  folder = job.workdir / "rank_check"
   folder.mkdir(parents=True, exist_ok=True)
   archs = choose_archs(config, search_space)
   with Preemption() as preemption:
-    params = evaluate.train_supernet(
-      config, search_space, dataset, mesh, workdir, console, preemption
-    )
-    score_fn = scoring.make_score_fn(config, search_space, dataset, mesh)
-    train = _trainer(
-      config, search_space, dataset, mesh, folder, console, preemption
-    )
+    params = evaluate.train_supernet(job, preemption)
+    score_fn = scoring.make_score_fn(config, search_space, job.dataset, mesh)
+    train = _trainer(job, folder, preemption)
     ledger = functools.partial(
       scoring.Ledger,
       folder / "scores.csv",
@@ -96,17 +85,21 @@ def choose_archs(config, search_space: SearchSpace) -> Arch:
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def _trainer(config, search_space, dataset, mesh, folder, console, preemption):
+def _trainer(job: Job, folder: pathlib.Path, preemption: Preemption):
   """`arch [S] -> weights`, trained from scratch; a checkpoint at the end."""
-  program = supernet_program.build_alone(config, search_space, dataset, mesh)
+  program = supernet_program.build_alone(
+    job.config, job.search_space, job.dataset, job.mesh
+  )
 
   def train(arch):
     name = "-".join(str(n) for n in (*arch.depth, *arch.width))
-    say(console, f"training alone: depths {arch.depth}, widths {arch.width}")
+    say(
+      job.console, f"training alone: depths {arch.depth}, widths {arch.width}"
+    )
     state = loop.run(
       dataclasses.replace(program, init=functools.partial(program.init, arch)),
       folder / "archs" / name,
-      console,
+      job.console,
       preemption,
       checkpoint_every=program.schedule.epochs,
       keep_checkpoints=2,
@@ -135,7 +128,7 @@ def _summarize(config, search_space, folder) -> dict[str, Any]:
   return result
 
 
-def report(result: dict[str, Any], folder: pathlib.Path) -> list[str]:
+def report(result: dict[str, Any], job: Job) -> list[str]:
   """Kendall's tau in words."""
 
   def words(tau):
@@ -148,4 +141,5 @@ def report(result: dict[str, Any], folder: pathlib.Path) -> list[str]:
     f"MACs alone {words(tau['tau_macs'])}"
     for name, tau in result.items()
   ]
+  folder = job.workdir / "rank_check"
   return [*lines, "", f"Files in {folder}: scores.csv, summary.json"]

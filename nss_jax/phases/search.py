@@ -1,13 +1,12 @@
 """The search phase: find an Elite Space (paper 3.3-3.4, 4.1)."""
 
-import pathlib
 from typing import Any
 
 import jax
 import ml_collections
-import rich.console
 
 from nss_jax.phases import loop
+from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.search_program import bin_probabilities
 from nss_jax.runtime import artifacts, figures
@@ -21,12 +20,7 @@ from nss_jax.spaces.text import describe_space
 from nss_jax.version import __version__
 
 
-def run(
-  config: ml_collections.ConfigDict,
-  program: Program,
-  workdir: pathlib.Path,
-  console: rich.console.Console,
-) -> dict[str, Any]:
+def run(job: Job) -> dict[str, Any]:
   """Searches, or goes on where an earlier run stopped, and writes the result.
 
   Returns:
@@ -36,25 +30,26 @@ def run(
     Diverged: at a loss that is not finite.
     Interrupted: after SIGTERM, once all is saved.
   """
-  folder = workdir / "search"
+  config, program = job.config, job.search
+  folder = job.workdir / "search"
   # From the start, which compiles, to the last file: SIGTERM is always 75.
   with Preemption() as preemption:
     state = loop.run(
       program,
       folder,
-      console,
+      job.console,
       preemption,
       checkpoint_every=config.search.checkpoint_every,
       keep_checkpoints=config.search.keep_checkpoints,
     )
     elite = find_elite(config, program, state.search.logits)
-    draw_trajectory(program, elite, folder)
+    _draw_trajectory(program, elite, folder)
     # Last: this file says that the search is finished.
     artifacts.write_json(folder / "elite_space.json", elite)
   return elite
 
 
-def draw_trajectory(program: Program, elite: dict, folder) -> None:
+def _draw_trajectory(program: Program, elite: dict, folder) -> None:
   """Draws `trajectory.png` from `metrics.jsonl`."""
   with artifacts.atomic_path(folder / "trajectory.png") as path:
     figures.draw_trajectory(
@@ -111,17 +106,16 @@ def find_elite(
   }
 
 
-def report(
-  elite: dict[str, Any], program: Program, folder: pathlib.Path
-) -> list[str]:
+def report(elite: dict[str, Any], job: Job) -> list[str]:
   """The result in words, where the files are, and the next command."""
+  folder, search_space = job.workdir / "search", job.search_space
   _, chosen = load_space(folder / "elite_space.json")
   target = elite["target_flops"]
   return [
     "",
     "Elite Space",
-    *(f"  {line}" for line in describe_space(program.search_space, chosen)),
-    f"  {program.search_space.num_archs_in(chosen)} archs, mean cost "
+    *(f"  {line}" for line in describe_space(search_space, chosen)),
+    f"  {search_space.num_archs_in(chosen)} archs, mean cost "
     f"{format_macs(elite['mean_flops'])}, "
     f"{100 * elite['deviation']:+.1f} % from the target of "
     f"{format_macs(target)}",

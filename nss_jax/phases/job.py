@@ -1,0 +1,36 @@
+"""What every phase is given."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import rich.console
+
+from nss_jax.phases.program import Program
+from nss_jax.runtime import data
+from nss_jax.spaces.search_space import SearchSpace
+
+
+class Job(NamedTuple):
+  """One run of the command.
+
+  Attributes:
+    config: valid.
+    dataset: the images.
+    mesh: the devices.
+    search: the search, not run yet.
+    workdir: every phase writes to a folder of its own name.
+    console: where lines and progress go.
+  """
+
+  config: ml_collections.ConfigDict
+  dataset: data.Dataset
+  mesh: jax.sharding.Mesh
+  search: Program
+  workdir: pathlib.Path
+  console: rich.console.Console
+
+  @property
+  def search_space(self) -> SearchSpace:
+    return self.search.search_space
