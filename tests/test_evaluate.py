@@ -1,5 +1,6 @@
 """The stand-alone evaluator: the same scores however they are computed."""
 
+import functools
 import json
 import types
 
@@ -64,6 +65,7 @@ def _archs(count):
   )
 
 
+@functools.cache  # nearly all of it is compilation
 def _score(num_devices=1, **overrides):
   mesh = sharding.make_mesh(num_devices)
   score_fn = scoring.make_score_fn(_config(**overrides), SPACE, DIGITS, mesh)

@@ -25,6 +25,10 @@ class NormScope(NamedTuple):
   num_calibration: int | None = None
 
 
+# Of this device's whole batch.
+OWN_BATCH = NormScope()
+
+
 class ConvNorm(nn.Module):
   """Convolution and batch normalisation, without activation.
 
@@ -41,7 +45,7 @@ class ConvNorm(nn.Module):
   features: int
   size: int = 3
   stride: int = 1
-  norm_scope: NormScope = NormScope()
+  norm_scope: NormScope = OWN_BATCH
   conv: Callable = conv2d
   norm: Callable | None = None
 
@@ -79,7 +83,7 @@ class BasicBlock(nn.Module):
   features: int
   stride: int = 1
   project: bool = False
-  norm_scope: NormScope = NormScope()
+  norm_scope: NormScope = OWN_BATCH
   conv: Callable = conv2d
   norm: Callable | None = None
 
@@ -114,7 +118,7 @@ def batch_norm(
   x: jax.Array,
   scale: jax.Array,
   offset: jax.Array,
-  scope: NormScope = NormScope(),  # noqa: B008
+  scope: NormScope = OWN_BATCH,
 ) -> jax.Array:
   """Normalises `[B, H, W, C]` by the statistics of the batch (Ioffe, Szegedy).
 
@@ -131,7 +135,7 @@ def batch_norm(
 def batch_statistics(
   x: jax.Array,
   dtype,
-  scope: NormScope = NormScope(),  # noqa: B008
+  scope: NormScope = OWN_BATCH,
 ) -> jax.Array:
   """Mean and inverse deviation of each channel, `[2, C]`."""
   seen = x[: scope.num_calibration].astype(dtype)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nss_jax.spaces.search_space import SearchSpace
-from nss_jax.supernet.blocks import BLOCKS, ConvNorm, NormScope
+from nss_jax.supernet.blocks import BLOCKS, OWN_BATCH, ConvNorm, NormScope
 from nss_jax.supernet.masks import Masks
 
 
@@ -33,7 +33,7 @@ class Stage(nn.Module):
   features: int
   max_depth: int
   stride: int
-  norm_scope: NormScope = NormScope()
+  norm_scope: NormScope = OWN_BATCH
 
   @nn.compact
   def __call__(self, x, depth, width):
@@ -73,7 +73,7 @@ class Supernet(nn.Module):
   """
 
   search_space: SearchSpace
-  norm_scope: NormScope = NormScope()
+  norm_scope: NormScope = OWN_BATCH
 
   @nn.compact
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
