@@ -9,8 +9,8 @@ in images and kernels, of four 3x3 convolutions (16x16 images, batch 64):
 
 Quiet machine, 2 cores, Python 3.12, jax 0.12.0.1, one run: plain/ours 106 (32
 channels) and 103 (64 channels); ours/unrolled 1.07 and 0.96. A run takes about
-a minute. With other jobs on both cores: plain/ours 63 and 64; Python 3.11, jax
-0.10.1, 32 channels: plain/ours 55 and 60, ours/unrolled 1.6 and 1.2.
+a minute. Python 3.11, jax 0.10.1, as quiet, one run: plain/ours 58 and 66;
+ours/unrolled 1.46 and 1.20.
 
 When plain/ours falls under 2, supernet/conv.py can go.
 """
