@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from nss_jax.spaces import cost
+from nss_jax.spaces.feasible import feasible_indices
 from nss_jax.spaces.search_space import SearchSpace
 
 
@@ -208,7 +209,7 @@ def validate_target(
   """Refuses a target that no space can meet.
 
   Raises:
-    ConfigError: with the range that can be met.
+    ConfigError: with the range that can be met, or the nearest cost to it.
   """
   target = config.objective.target_flops
   low, high = cost.macs_range(search_space)
@@ -221,6 +222,11 @@ def validate_target(
         "of this search space can have",
       )
     )
+  if config.search.elite == "exact":
+    try:
+      feasible_indices(search_space, target, config.search.elite_tolerance)
+    except ValueError as error:
+      raise ConfigError(f"config.search.elite_tolerance: {error}") from None
 
 
 def differences(old: Any, new: Any, path: str = "config") -> list[str]:

@@ -32,6 +32,10 @@ WRONG = {
     "47441 to 4.27881e+07 multiply-adds",
   ),
   f"{FIELD}objective.target_flops=9": ("target_flops: 9 ", "47441 to"),
+  f"{FIELD}search.elite_tolerance=1e-9": (
+    "config.search.elite_tolerance: no space",
+    "the nearest has",
+  ),
   f"{FIELD}data.validation_fraction=0": ("fraction: 0.0", "below 1"),
   f"{FIELD}data.validation_fraction=1": ("fraction: 1.0", "below 1"),
   f"{FIELD}data.validation_fraction=1.5": ("fraction: 1.5", "below 1"),
