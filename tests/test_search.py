@@ -296,3 +296,16 @@ def test_diverged(tmp_path):
   assert "the loss at step" in out
   assert "last good checkpoint" in out
   assert not (tmp_path / "search" / "elite_space.json").exists()
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "score"])
+def test_hard_estimators_move_the_logits(estimator, tmp_path):
+  """The quickstart, which the other tests run, is soft."""
+  fields = {"search.estimator": estimator, "objective.cost_from": "sample"}
+  program = runs.make_job(
+    runs.load_config(**{**runs.TINY, **fields}), tmp_path
+  ).search
+  state, losses = program.dispatch(program.init(), 2, 0, 3, False)
+  assert np.isfinite(losses).all()
+  moved = np.abs(state.search.logits.width)
+  assert 0.05 < moved.max() < 0.4  # three steps of Adam at 0.1
