@@ -34,9 +34,14 @@ class Kept(NamedTuple):
   statistics: list
 
 
-def shapes(make: MakeBlock, features: int, x: jax.ShapeDtypeStruct):
+def shapes(make: MakeBlock, features: int, x):
   """Shapes of a block's parameters, and of what it keeps."""
+  return _shapes(make, features, jax.ShapeDtypeStruct(x.shape, x.dtype))
 
+
+# Forward and backward ask for the same.
+@functools.lru_cache(maxsize=256)
+def _shapes(make, features, x):
   def trace(x, mask):
     kept = Kept([], [])
     block = make(features, *_recorders(kept))
