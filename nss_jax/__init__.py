@@ -54,6 +54,7 @@ from nss_jax.steps.search_step import (
   init_search_state,
   search_step,
 )
+from nss_jax.steps.train_step import TrainState, init_train_state, train_step
 from nss_jax.steps.weight_step import (
   WeightState,
   init_weight_state,
@@ -69,7 +70,13 @@ from nss_jax.supernet.masks import (
   mix_masks,
   warmup_sampler,
 )
-from nss_jax.supernet.network import apply_masked, init_weights
+from nss_jax.supernet.network import (
+  apply_alone,
+  apply_masked,
+  extract_subnet,
+  init_averages,
+  init_weights,
+)
 from nss_jax.supernet.sliced import apply_sliced, default_buckets
 from nss_jax.version import __version__
 
@@ -84,9 +91,11 @@ __all__ = [
   "SearchState",
   "Space",
   "SpaceLogits",
+  "TrainState",
   "WeightState",
   "__version__",
   "all_space_macs",
+  "apply_alone",
   "apply_masked",
   "apply_sliced",
   "arch_macs",
@@ -102,14 +111,17 @@ __all__ = [
   "enumerate_spaces",
   "evolve_spaces",
   "exact_elite_space",
+  "extract_subnet",
   "feasible_spaces",
   "flops_penalty",
   "format_arch",
   "format_space",
   "gumbel_sampler",
   "gumbel_softmax",
+  "init_averages",
   "init_logits",
   "init_search_state",
+  "init_train_state",
   "init_weight_state",
   "init_weights",
   "load_space",
@@ -132,6 +144,7 @@ __all__ = [
   "space_indices",
   "space_macs",
   "spaces_at",
+  "train_step",
   "warmup_sampler",
   "weight_step",
 ]

@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from nss_jax import config as config_lib
 
-PHASES = ("search", "evaluate", "rank_check")
+PHASES = ("search", "evaluate", "rank_check", "nas", "train")
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -35,6 +35,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _PHASES = flags.DEFINE_list(
   "phases", "search", f"phases to run, in order: {', '.join(PHASES)}"
+)
+_ARCH = flags.DEFINE_list(
+  "arch", [], "archs to train instead of those found: d3-3-3_w16-32-64"
 )
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "print the plan and stop; nothing is compiled or written"
@@ -60,7 +63,13 @@ def main(argv: list[str]) -> int:
   try:
     config_lib.validate(config)
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
-    return pipeline.run(config, workdir, _PHASES.value, dry_run=_DRY_RUN.value)
+    return pipeline.run(
+      config,
+      workdir,
+      _PHASES.value,
+      archs=_ARCH.value,
+      dry_run=_DRY_RUN.value,
+    )
   except pipeline.USER_ERRORS as error:
     return _refuse(str(error))
   except KeyboardInterrupt:

@@ -22,7 +22,11 @@ def epoch_indices(
 
 
 def make_batch_fn(
-  config: ml_collections.ConfigDict, dataset: data.Dataset, key: jax.Array
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  key: jax.Array,
+  *,
+  cutout: int = 0,
 ) -> Callable:
   """`(half, indices, positions, stream, step) -> (images, labels)`.
 
@@ -30,6 +34,7 @@ def make_batch_fn(
     config: `config.data` and the type of the activations.
     dataset: for its mean and standard deviation.
     key: of augmentation; every stream and step draws its own.
+    cutout: side of the square that is cut out of each image; 0 for none.
   """
   augment_fn = augment.make_augment(
     crop_padding=config.data.crop_padding, flip=config.data.flip
@@ -41,6 +46,10 @@ def make_batch_fn(
     rng = jax.random.fold_in(jax.random.fold_in(key, stream), step)
     picked = augment.augment_batch(rng, positions, images[indices], augment_fn)
     picked = augment.normalize(picked, dataset.mean, dataset.std)
+    if cutout:
+      # A key that no position of the augmentation before has.
+      rng = jax.random.fold_in(rng, 2**32 - 1)
+      picked = augment.cut_out(rng, positions, picked, cutout)
     return picked.astype(dtype), labels[indices]
 
   return make_batch

@@ -22,6 +22,7 @@ class Job(NamedTuple):
     search: the search, not run yet.
     workdir: every phase writes to a folder of its own name.
     console: where lines and progress go.
+    archs: to be trained, as text; none: those that the nas phase has found.
   """
 
   config: ml_collections.ConfigDict
@@ -30,6 +31,7 @@ class Job(NamedTuple):
   search: Program
   workdir: pathlib.Path
   console: rich.console.Console
+  archs: tuple[str, ...] = ()
 
   @property
   def search_space(self) -> SearchSpace:

@@ -11,10 +11,12 @@ from nss_jax import config as config_lib
 from nss_jax.phases import (
   evaluate,
   loop,
+  nas,
   plan,
   rank_check,
   search,
   search_program,
+  train,
 )
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, canary, data, sharding
@@ -42,9 +44,17 @@ def run(
   workdir: pathlib.Path,
   phases: Sequence[str],
   *,
+  archs: Sequence[str] = (),
   dry_run: bool = False,
 ) -> int:
   """Runs phases and returns the exit code of the command.
+
+  Args:
+    config: valid.
+    workdir: of the run.
+    phases: names, in order.
+    archs: for the train phase, instead of those that the nas phase has found.
+    dry_run: print the plan and stop.
 
   Raises:
     One of `USER_ERRORS`, before anything is compiled or written.
@@ -52,7 +62,7 @@ def run(
   console = make_console()
   canary.check()
   check_workdir(config, workdir)
-  _check_order(phases, workdir)
+  _check_order(phases, workdir, archs)
   dataset = data.load(
     config.data.source, path=config.data.path, name=config.data.name
   )
@@ -60,12 +70,14 @@ def run(
   built = search_program.build(config, dataset, mesh)
   if {"evaluate", "rank_check"} & set(phases):
     evaluate.check(config, built.search_space, len(dataset.train_labels))
+  if "train" in phases:
+    _check_training(config, archs, built, dataset)
   for line in plan.describe(config, dataset, built, phases):
     say(console, line)
   if dry_run:
     return 0
   claim_workdir(config, workdir)
-  job = Job(config, dataset, mesh, built, workdir, console)
+  job = Job(config, dataset, mesh, built, workdir, console, tuple(archs))
   for phase in phases:
     try:
       _run_phase(phase, job)
@@ -78,13 +90,34 @@ def run(
   return 0
 
 
-def _check_order(phases: Sequence[str], workdir: pathlib.Path) -> None:
-  """What is evaluated must have been found."""
-  found = (workdir / "search" / "elite_space.json").exists()
-  if "evaluate" in phases and "search" not in phases and not found:
-    raise WorkdirError(
-      f"--phases: 'evaluate' needs a finished search, and {workdir} holds "
-      "none; expected search,evaluate"
+def _check_order(
+  phases: Sequence[str], workdir: pathlib.Path, archs: Sequence[str]
+) -> None:
+  """What a phase reads must be there, or be made by a phase before it."""
+  for place, phase in enumerate(phases):
+    needed = _PHASES[phase].needs
+    if phase == "train" and archs:
+      needed = None
+    if needed is None or needed in phases[:place]:
+      continue
+    if not (workdir / needed / _PHASES[needed].result).exists():
+      other = " or --arch" if phase == "train" else ""
+      raise WorkdirError(
+        f"--phases: {phase!r} needs a finished {needed}, and {workdir} holds "
+        f"none; expected {needed},{phase}{other}"
+      )
+
+
+def _check_training(config, archs, built, dataset) -> None:
+  try:
+    train.check(config, archs, built.search_space)
+  except ValueError as error:
+    raise WorkdirError(f"--arch: {error}") from None
+  batch, images = config.train.batch_size, len(dataset.train_labels)
+  if batch > images or batch % built.mesh.size:
+    raise config_lib.ConfigError(
+      f"config.train.batch_size: {batch} is not accepted; expected a multiple "
+      f"of the {built.mesh.size} devices, at most the {images} images"
     )
 
 
@@ -146,25 +179,35 @@ def claim_workdir(
 
 
 class _Phase(NamedTuple):
-  """A program, the file that says it is finished, and its words."""
+  """A program and its words.
 
-  result: str
+  Attributes:
+    result: the file that says it is finished; None: it sees to that itself.
+    run: does it all, or goes on.
+    report: the result in words.
+    needs: the phase whose result it reads.
+  """
+
+  result: str | None
   run: Callable[[Job], dict[str, Any]]
   report: Callable[[dict[str, Any], Job], list[str]]
+  needs: str | None = None
 
 
 _PHASES = {
   "search": _Phase("elite_space.json", search.run, search.report),
-  "evaluate": _Phase("summary.json", evaluate.run, evaluate.report),
+  "evaluate": _Phase("summary.json", evaluate.run, evaluate.report, "search"),
   "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
+  "nas": _Phase("summary.json", nas.run, nas.report, "search"),
+  "train": _Phase(None, train.run, train.report, "nas"),
 }
 
 
 def _run_phase(name: str, job: Job) -> None:
   """Runs what is not finished yet, and reports either way."""
   phase = _PHASES[name]
-  path = job.workdir / name / phase.result
-  if path.exists():
+  path = phase.result and job.workdir / name / phase.result
+  if path and path.exists():
     say(job.console, f"already done: {path}")
     result = artifacts.read_json(path)
   else:

@@ -19,7 +19,16 @@ from nss_jax.supernet import engine, sliced
 
 # One stream of randomness each, from one base key. Never reorder: a resumed
 # run must draw what the interrupted one would have drawn.
-STREAMS = ("init", "order", "augment", "weight", "search", "elite", "evaluate")
+STREAMS = (
+  "init",
+  "order",
+  "augment",
+  "weight",
+  "search",
+  "elite",
+  "evaluate",
+  "nas",
+)
 
 
 @struct.dataclass
@@ -134,7 +143,7 @@ def make_dispatch(
   *,
   batch_size: int,
   mesh: jax.sharding.Mesh,
-  key: jax.Array,
+  order_key: Callable[[LoopState], jax.Array],
 ) -> Callable[..., tuple[LoopState, jax.Array]]:
   """`Program.dispatch`: a jitted `lax.scan` of steps under `shard_map`.
 
@@ -145,11 +154,13 @@ def make_dispatch(
     parts: images and labels; they stay on the devices.
     batch_size: of all devices together.
     mesh: the devices.
-    key: of the order of images.
+    order_key: the key of the order of images, from the state, which may hold
+      the seed.
   """
 
   @functools.partial(jax.jit, static_argnames=("length", "warmup"))
   def scan(state, parts, epoch, first, *, length, warmup):
+    key = order_key(state)
     indices = {
       name: epoch_indices(
         jax.random.fold_in(key, stream),

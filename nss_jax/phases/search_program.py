@@ -21,6 +21,7 @@ from nss_jax.phases.program import (
 )
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces import cost, distribution
+from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import estimators, losses, search_step, weight_step
 from nss_jax.supernet import masks, network
 
@@ -38,15 +39,25 @@ def build(
   config: ml_collections.ConfigDict,
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
+  search_space: SearchSpace | None = None,
 ) -> Program:
   """Puts a search together; nothing is compiled yet.
+
+  Args:
+    config: of the search.
+    dataset: the images.
+    mesh: the devices.
+    search_space: to be searched; that of the config, checked against its
+      target, by default.
 
   Raises:
     ConfigError, DataError: if config and data do not make a search.
   """
-  search_space = config_lib.search_space(config, dataset.train_images.shape[1:])
   check_data(config, dataset, mesh)
-  config_lib.validate_target(config, search_space)
+  if search_space is None:
+    shape = dataset.train_images.shape[1:]
+    search_space = config_lib.search_space(config, shape)
+    config_lib.validate_target(config, search_space)
   halves = data.split_halves(
     len(dataset.train_labels),
     config.data.validation_fraction,
@@ -97,7 +108,7 @@ def build(
     parts,
     batch_size=config.search.batch_size,
     mesh=mesh,
-    key=keys["order"],
+    order_key=lambda state: keys["order"],
   )
   measure = functools.partial(
     _measure, config, search_space, schedule, temperature

@@ -144,7 +144,7 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
     {"train": (dataset.train_images[train], dataset.train_labels[train])},
     batch_size=settings.batch_size,
     mesh=mesh,
-    key=keys["order"],
+    order_key=lambda state: keys["order"],
   )
   return Program(
     search_space=search_space,

@@ -44,6 +44,32 @@ def augment_batch(
   return jax.vmap(augment)(keys, images)
 
 
+def cut_out(
+  rng: jax.Array, positions: jax.Array, images: jax.Array, size: int
+) -> jax.Array:
+  """Zeros a square of each normalised image `[B, H, W, C]`.
+
+  Its centre is uniform over the pixels and its parts beyond the border are
+  lost, so the mean of the data fills at most `size` squared pixels.
+
+  Source: DeVries and Taylor 2017, Improved Regularization of Convolutional
+  Neural Networks with Cutout, section 3.2.
+  """
+
+  def one(position, image):
+    key = jax.random.fold_in(rng, position)
+    away = []
+    for length, axis_key in zip(
+      image.shape[:2], jax.random.split(key), strict=True
+    ):
+      low = jax.random.randint(axis_key, (), 0, length) - size // 2
+      place = jnp.arange(length)
+      away.append((place < low) | (place >= low + size))
+    return image * (away[0][:, None, None] | away[1][None, :, None])
+
+  return jax.vmap(one)(positions, images)
+
+
 def normalize(
   images: jax.Array, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:

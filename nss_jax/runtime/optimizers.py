@@ -1,4 +1,6 @@
-"""The optimizers of the search (settings of DARTS; paper 6.4.1)."""
+"""The optimizers: of the search as in DARTS (paper 6.4.1), and of training."""
+
+from collections.abc import Sequence
 
 import optax
 
@@ -23,6 +25,27 @@ def weight_optimizer(
     optax.clip_by_global_norm(clip_norm),
     optax.add_decayed_weights(weight_decay),
     optax.sgd(schedule, momentum=momentum),
+  )
+
+
+def train_optimizer(
+  *,
+  learning_rate: float,
+  decay_factor: float,
+  decay_steps: Sequence[int],
+  momentum: float,
+  weight_decay: float,
+) -> optax.GradientTransformation:
+  """SGD with Nesterov momentum; the rate falls by a factor at some steps.
+
+  Source: DeVries and Taylor 2017, Cutout, as the paper's final training (4.3).
+  """
+  schedule = optax.piecewise_constant_schedule(
+    learning_rate, dict.fromkeys(decay_steps, decay_factor)
+  )
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.sgd(schedule, momentum=momentum, nesterov=True),
   )
 
 

@@ -192,18 +192,44 @@ class SearchSpace:
       high - low + 1 for kind in ranges.values() for low, high in kind
     )
 
-  def refine(self, space: Space) -> "SearchSpace":
+  def refine(self, space: Space | None = None) -> "SearchSpace":
     """The search space whose bins are the single depths and widths of `space`.
 
     Architecture search inside a space is network space search with bins of
-    size one, so the result goes through the same search.
+    size one, so the result goes through the same search. Without a space, all
+    that is on offer is: the baseline of paper 4.3.
     """
-    ranges = space_ranges(self, space)
+    if space is None:
+      kinds = {"depth": self.depth_bins, "width": self.width_bins}
+    else:
+      ranges = space_ranges(self, space)
+      kinds = {kind: [[bin_] for bin_ in ranges[kind]] for kind in ranges}
     return dataclasses.replace(
       self,
-      depth_bins=tuple(_singletons(*r) for r in ranges["depth"]),
-      width_bins=tuple(_singletons(*r) for r in ranges["width"]),
+      depth_bins=tuple(map(_singletons, kinds["depth"])),
+      width_bins=tuple(map(_singletons, kinds["width"])),
     )
+
+  def only(self, arch: Arch) -> "SearchSpace":
+    """The search space of one arch `[S]`: a network and nothing else."""
+    kinds = (arch.depth, arch.width)
+    depth, width = (
+      tuple(((int(n), int(n)),) for n in np.asarray(kind)) for kind in kinds
+    )
+    return dataclasses.replace(self, depth_bins=depth, width_bins=width)
+
+  def projects(self, stage: int) -> bool:
+    """Whether the first block of a stage owns a projection.
+
+    The identity does where the stride is 1 and one width alone is on offer,
+    before the stage and in it.
+    """
+    entering = ((self.stem_width, self.stem_width),)
+    if stage:
+      entering = self.width_bins[stage - 1]
+    widths = self.width_bins[stage]
+    ends = {entering[0][0], entering[-1][1], widths[0][0], widths[-1][1]}
+    return self.strides[stage] != 1 or len(ends) > 1
 
   def to_dict(self) -> dict[str, Any]:
     """Plain lists and numbers, for JSON."""
@@ -305,8 +331,8 @@ def _equal_bins(kind: str, largest: int, count: int) -> tuple[Bin, ...]:
   return tuple((size * k + 1, size * (k + 1)) for k in range(count))
 
 
-def _singletons(low: int, high: int) -> tuple[Bin, ...]:
-  return tuple((n, n) for n in range(low, high + 1))
+def _singletons(bins: Sequence[Bin]) -> tuple[Bin, ...]:
+  return tuple((n, n) for low, high in bins for n in range(low, high + 1))
 
 
 def _check_bins(name: str, bins: tuple[Bin, ...]) -> None:

@@ -26,7 +26,9 @@ class Counts:
   @property
   def error(self) -> jax.Array:
     """`[N]`, share of the images classified wrongly."""
-    return 1 - self.correct / self.total
+    # Not one minus the share of the others, nor above one: compilers divide by
+    # multiplying with a rounded reciprocal.
+    return jnp.minimum((self.total - self.correct) / self.total, 1.0)
 
   @property
   def mean_loss(self) -> jax.Array:

@@ -19,10 +19,14 @@ class NormScope(NamedTuple):
       device.
     num_calibration: only the first so many images of the batch count; None for
       all. Statistics that are estimated anew, without running averages.
+    averages: of a network trained alone: "update" running averages with those
+      of the batch, or "use" them instead. A supernet has none: every arch has
+      statistics of its own.
   """
 
   axis_name: str | None = None
   num_calibration: int | None = None
+  averages: str | None = None
 
 
 # Of this device's whole batch.
@@ -59,8 +63,26 @@ class ConvNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, (self.features,))
     offset = self.param("offset", nn.initializers.zeros, (self.features,))
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
+    if self.norm_scope.averages:
+      return self._averaged_norm(x, scale, offset)
     norm = batch_norm if self.norm is None else self.norm
     return norm(x, scale, offset, self.norm_scope)
+
+  def _averaged_norm(self, x, scale, offset):
+    """Normalises, with running means and variances `[2, C]`."""
+    running = self.variable(
+      AVERAGES, "moments", lambda: jnp.stack([offset * 0, offset * 0 + 1])
+    )
+    if self.norm_scope.averages == "use":
+      mean, variance = running.value
+      statistics = jnp.stack([mean, jax.lax.rsqrt(variance + EPSILON)])
+    else:
+      statistics = batch_statistics(x, scale.dtype, self.norm_scope)
+      statistics = jax.lax.stop_gradient(statistics)
+      mean, inverse = statistics
+      moments = jnp.stack([mean, inverse**-2 - EPSILON])
+      running.value += AVERAGE_RATE * (moments - running.value)
+    return normalise(x, scale, offset, statistics, self.norm_scope)
 
 
 class BasicBlock(nn.Module):
@@ -112,6 +134,8 @@ class BasicBlock(nn.Module):
 
 BLOCKS = {"basic": BasicBlock}
 EPSILON = 1e-5
+AVERAGES = "averages"  # flax's collection of running averages
+AVERAGE_RATE = 0.1  # the share of a new batch
 
 
 def batch_norm(

@@ -42,7 +42,7 @@ def conv2d(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def _product(images, kernel, stride):
-  """All pixels of all channels at once, `[B, H W Cin] x [H W Cin, H W Cout]`."""
+  """All pixels and channels at once, `[B, HW Cin] x [HW Cin, HW Cout]`."""
   batch, height, width, _ = images.shape
   rows = _reach(height, kernel.shape[0], stride, kernel.dtype)
   columns = _reach(width, kernel.shape[0], stride, kernel.dtype)
@@ -54,7 +54,7 @@ def _product(images, kernel, stride):
 
 
 def _reach(full, size, stride, dtype):
-  """Whether an output sees an input at a place of the kernel, `[in, out, k]`."""
+  """Where in the kernel an output sees an input, one-hot `[in, out, k]`."""
   source, output, place = np.ogrid[:full, : -(-full // stride), :size]
   seen = source == output * stride + place - (size - 1) // 2
   return jnp.asarray(seen, dtype)

@@ -5,19 +5,27 @@ drawn. Simple and differentiable in the masks; the cost does not follow the
 arch.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nss_jax.spaces.search_space import SearchSpace
-from nss_jax.supernet.blocks import BLOCKS, OWN_BATCH, ConvNorm, NormScope
-from nss_jax.supernet.masks import Masks
+from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.supernet.blocks import (
+  AVERAGES,
+  BLOCKS,
+  OWN_BATCH,
+  ConvNorm,
+  NormScope,
+)
+from nss_jax.supernet.masks import Masks, all_masks
 
 
 class Stage(nn.Module):
   """Blocks whose outputs are mixed by depth weights (paper 6.3.1).
 
-  Block 1 owns the stride and a projection; blocks 2..D are identical, so
+  Block 1 owns the stride and the projection; blocks 2..D are identical, so
   their parameters are stacked `[D - 1, ...]` and a `scan` runs them: one
   traced block, whatever the depth.
 
@@ -26,6 +34,7 @@ class Stage(nn.Module):
     features: W of this stage.
     max_depth: D of this stage.
     stride: stride of the first block.
+    project: whether block 1 owns a projection.
     norm_scope: of the normalisations' statistics.
   """
 
@@ -33,13 +42,18 @@ class Stage(nn.Module):
   features: int
   max_depth: int
   stride: int
+  project: bool = True
   norm_scope: NormScope = OWN_BATCH
 
   @nn.compact
   def __call__(self, x, depth, width):
     """`x` `[B, H, W, Cin]`, `depth` `[D]` weights, `width` `[W]` mask."""
     first = self.block(
-      self.features, self.stride, True, self.norm_scope, name="block_1"
+      self.features,
+      self.stride,
+      self.project,
+      self.norm_scope,
+      name="block_1",
     )
     x = first(x, width)
     mixed = depth[0].astype(x.dtype) * x
@@ -53,7 +67,7 @@ class Stage(nn.Module):
 
     scan = nn.scan(
       body,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, AVERAGES: 0},
       split_rngs={"params": True},
       length=self.max_depth - 1,
     )
@@ -91,6 +105,7 @@ class Supernet(nn.Module):
         features,
         depth,
         stride,
+        space.projects(stage),
         self.norm_scope,
         name=f"stage_{stage + 1}",
       )(x, masks.depth[stage, :depth], masks.width[stage, :features])
@@ -101,12 +116,13 @@ class Supernet(nn.Module):
 
 def init_weights(rng: jax.Array, search_space: SearchSpace):
   """Fresh float32 parameters of the supernet, a pytree."""
+  return _init(rng, search_space, OWN_BATCH)["params"]
+
+
+def _init(rng, search_space, scope):
   images = jnp.zeros((1, *search_space.image_shape))
-  masks = Masks(
-    depth=jnp.ones((search_space.num_stages, search_space.max_depth)),
-    width=jnp.ones((search_space.num_stages, search_space.max_width)),
-  )
-  return Supernet(search_space).init(rng, images, masks)["params"]
+  masks = all_masks(search_space)
+  return Supernet(search_space, scope).init(rng, images, masks)
 
 
 def apply_masked(
@@ -131,3 +147,72 @@ def apply_masked(
   """
   network = Supernet(search_space, NormScope(axis_name, num_calibration))
   return network.apply({"params": weights}, images, masks)
+
+
+def init_averages(search_space: SearchSpace):
+  """Running means of zero and variances of one, for `apply_alone`."""
+  scope = NormScope(averages="update")
+  make = functools.partial(_init, search_space=search_space, scope=scope)
+  shapes = jax.eval_shape(make, jax.random.key(0))[AVERAGES]
+  return jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype).at[..., 1, :].set(1), shapes
+  )
+
+
+def apply_alone(
+  search_space: SearchSpace,
+  weights,
+  averages,
+  images: jax.Array,
+  *,
+  train: bool,
+  axis_name: str | None = None,
+):
+  """Logits `[B, C]` and the next running averages of a network of its own.
+
+  The largest network of the search space, usually `SearchSpace.only(arch)`.
+  Trained by itself it can have running averages, which a supernet cannot.
+
+  Args:
+    search_space: the static description.
+    weights: parameters from `init_weights` or `extract_subnet`.
+    averages: from `init_averages`.
+    images: `[B, H, W, channels]`, normalised.
+    train: normalise by the batch and move the averages; else normalise by the
+      averages, which stay (no gradient is offered then).
+    axis_name: device axis over which batch statistics are shared.
+  """
+  mode = "update" if train else "use"
+  network = Supernet(search_space, NormScope(axis_name, averages=mode))
+  logits, moved = network.apply(
+    {"params": weights, AVERAGES: averages},
+    images,
+    all_masks(search_space),
+    mutable=[AVERAGES],
+  )
+  return logits, moved[AVERAGES]
+
+
+def extract_subnet(search_space: SearchSpace, weights, arch: Arch):
+  """The weights of one arch: those of `search_space.only(arch)`.
+
+  Args:
+    search_space: that of the weights.
+    weights: of the supernet.
+    arch: depths and widths `[S]`, of the search space.
+
+  Returns:
+    A smaller pytree: the front corner of every parameter that the arch has, so
+    that the small network computes what the supernet computes under its masks.
+    A stage that needs no projection drops it, and computes something else.
+  """
+  make = functools.partial(init_weights, search_space=search_space.only(arch))
+
+  def cut(path, small):
+    leaf = weights
+    for entry in path:
+      leaf = leaf[entry.key]
+    return leaf[tuple(map(slice, small.shape))]
+
+  shapes = jax.eval_shape(make, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(cut, shapes)

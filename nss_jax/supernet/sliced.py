@@ -73,6 +73,7 @@ def apply_sliced(
     plan = _Plan(
       block=search_space.block,
       stride=search_space.strides[stage],
+      project=search_space.projects(stage),
       max_depth=search_space.max_depths[stage],
       scope=scope,
       buckets=tuple(buckets[stage]),
@@ -100,7 +101,8 @@ def default_buckets(
 
   By default an eighth, a quarter, a half, three quarters and all of it. Every
   bucket takes time to compile, so stages whose blocks cost less than half of
-  the dearest stage's do with a quarter, a half and all.
+  the dearest stage's do with a quarter, a half and all; and none is narrower
+  than the stage can be.
   """
   costs = [
     math.prod(size) * width**2
@@ -110,13 +112,19 @@ def default_buckets(
   ]
   many, few = (0.125, 0.25, 0.5, 0.75, 1.0), (0.25, 0.5, 1.0)
   return tuple(
-    _shares(width, shares or (many if 2 * cost >= max(costs) else few))
-    for width, cost in zip(search_space.max_widths, costs, strict=True)
+    _shares(
+      bins[-1][1],
+      shares or (many if 2 * cost >= max(costs) else few),
+      least=bins[0][0],
+    )
+    for bins, cost in zip(search_space.width_bins, costs, strict=True)
   )
 
 
-def _shares(width, shares):
-  return tuple(sorted({math.ceil(width * share) for share in shares}))
+def _shares(width, shares, least=1):
+  """Shares of a width, rounded up, that are not below the least."""
+  widths = {math.ceil(width * share) for share in shares}
+  return tuple(sorted(w for w in widths if w >= least))
 
 
 def _exits(buckets, last):
@@ -146,6 +154,7 @@ class _Plan(NamedTuple):
   Attributes:
     block: key of `BLOCKS`.
     stride: of the first block.
+    project: whether the first block owns a projection.
     max_depth: D of this stage.
     scope: of the normalisations' statistics.
     buckets: widths of the stage.
@@ -157,6 +166,7 @@ class _Plan(NamedTuple):
 
   block: str
   stride: int
+  project: bool
   max_depth: int
   scope: NormScope
   buckets: tuple[int, ...]
@@ -167,7 +177,7 @@ class _Plan(NamedTuple):
 
   def first(self, features, *parts):
     make = BLOCKS[self.block]
-    return make(features, self.stride, True, self.scope, *parts)
+    return make(features, self.stride, self.project, self.scope, *parts)
 
   def rest(self, features, *parts):
     return BLOCKS[self.block](features, 1, False, self.scope, *parts)

@@ -1,8 +1,4 @@
-"""The config of a run: every field, its unit, and what is accepted.
-
-Config files in `configs/` start from `base()` and say what differs. FLOPs are
-multiply-adds, everywhere.
-"""
+"""What a config accepts, and what else is asked of it."""
 
 import itertools
 import math
@@ -10,133 +6,10 @@ from typing import Any
 
 import ml_collections
 
+from nss_jax.config.fields import ConfigError, base
 from nss_jax.spaces import cost
 from nss_jax.spaces.feasible import feasible_indices
 from nss_jax.spaces.search_space import SearchSpace
-
-
-class ConfigError(ValueError):
-  """A field with a value that is not accepted, in one line."""
-
-
-def base() -> ml_collections.ConfigDict:
-  """The paper's settings where it gives them, DARTS' elsewhere."""
-  return ml_collections.ConfigDict(
-    {
-      "name": "unnamed",  # of the workdir: runs/<name>
-      "seed": 0,
-      "data": {
-        # digits | fashion_mnist | cifar10_binary | cifar100_binary | tfds
-        "source": "digits",
-        "path": "",  # archive or folder; empty: cache, fetched once
-        "name": "",  # of the data set, for tfds
-        "validation_fraction": 0.5,  # of the training images, for the logits
-        "split_seed": 0,
-        "crop_padding": 0,  # pixels on each side; 0: no random crop
-        "flip": False,  # left to right
-      },
-      "space": {
-        "max_depth": 16,  # blocks per stage
-        "max_width": 512,  # channels per stage
-        "num_depth_bins": 4,
-        "num_width_bins": 16,
-        "strides": (1, 2, 2),  # one per stage
-        "stem_width": 16,
-        "block": "basic",
-        "num_classes": 10,
-      },
-      "supernet": {
-        "engine": "sliced",  # sliced | masked; for hard masks
-        # Widths are rounded up to these shares of a stage's largest; empty:
-        # three to five of them, by what the stage costs.
-        "bucket_shares": (),
-        "activations": "float32",  # float32 | bfloat16; all else is float32
-      },
-      "objective": {
-        "target_flops": 600e6,  # multiply-adds of one image
-        "cost_weight": 1.0,  # lambda of Eq. 5
-        "cost_from": "sample",  # sample (paper) | expected
-      },
-      "search": {
-        "epochs": 50,
-        "warmup_epochs": 15,  # logits frozen
-        "batch_size": 64,  # of all devices together
-        "temperature_start": 5.0,
-        "temperature_end": 0.001,
-        "estimator": "soft",  # soft (paper) | straight_through | score
-        "num_score_archs": 8,  # drawn per step by the score estimator
-        "elite": "paper",  # paper: the closest of some draws | exact: the
-        # most probable of all spaces within the tolerance of the target
-        "elite_tolerance": 0.02,
-        "num_elite_samples": 5,
-        "sync_batch_norm": False,  # statistics over all devices
-        "steps_per_dispatch": 16,  # at most; one call of the device
-        "checkpoint_every": 1,  # epochs
-        "keep_checkpoints": 3,
-      },
-      "evaluate": {
-        # The stand-alone supernet: of its own, shared by all targets.
-        "seed": 0,
-        "epochs": 50,
-        "coin_epochs": 15,  # whole stages on, by coins that fall to zero
-        "batch_size": 64,
-        "archs_per_batch": 1,
-        "sandwich": False,  # largest, smallest, draws; distilled in place
-        "cache": "",  # folder of trained supernets; empty: beside the workdir
-        # Scores, on training images that are held out.
-        "holdout_fraction": 0.2,
-        "score_batch_size": 250,
-        "batch_stats": "recalibrate",  # on training images | batch
-        "calibration_images": 250,
-        # What is scored.
-        "num_archs": 1000,  # of the elite, the expanded space, near the target
-        "num_spaces": 64,  # random ones near the target
-        "archs_per_space": 16,
-        "tolerance": 0.1,  # of "near the target", relative
-        "oracle_spaces": 2000,  # scored by evolution on the evaluator
-        "oracle_archs": 4,  # of each
-        "oracle_finalists": 8,  # of the best, scored again
-        "oracle_final_archs": 64,  # with so many
-        "bootstrap_samples": 1000,
-      },
-      "rank_check": {
-        "num_archs": 24,  # trained alone, spread in cost
-        "num_near_archs": 12,  # and within evaluate.tolerance of the target
-        "epochs": 30,
-      },
-      "weights": {
-        "learning_rate": 0.025,  # cosine to final_learning_rate
-        "final_learning_rate": 0.001,
-        "momentum": 0.9,
-        "weight_decay": 3e-4,
-        "clip_norm": 5.0,
-      },
-      "logits": {
-        "learning_rate": 0.02,  # DARTS' 3e-4 hardly moves a 16-way softmax
-        "b1": 0.5,
-        "b2": 0.999,
-        "weight_decay": 1e-3,
-      },
-    }
-  )
-
-
-def paper(target_mf: str) -> ml_collections.ConfigDict:
-  """The paper's search on CIFAR, for a target given as text, in MF.
-
-  Raises:
-    ConfigError: if the target is not a positive number.
-  """
-  config = base()
-  try:
-    config.objective.target_flops = float(target_mf) * 1e6
-  except ValueError:
-    raise ConfigError(
-      f"config file: target {target_mf!r} is not a number of MF, like 600"
-    ) from None
-  config.data.crop_padding = 4
-  config.data.flip = True
-  return config
 
 
 def search_space(
@@ -174,14 +47,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if not accepts(value):
       raise ConfigError(_message(path, value, words))
   search = config.search
-  if search.warmup_epochs >= search.epochs:
-    raise ConfigError(
-      _message(
-        "search.warmup_epochs",
-        search.warmup_epochs,
-        f"fewer than the {search.epochs} of config.search.epochs",
+  for group in ("search", "nas"):
+    warmup, epochs = config[group].warmup_epochs, config[group].epochs
+    if warmup >= epochs:
+      raise ConfigError(
+        _message(
+          f"{group}.warmup_epochs",
+          warmup,
+          f"fewer than the {epochs} of config.{group}.epochs",
+        )
       )
-    )
   if search.temperature_end > search.temperature_start:
     raise ConfigError(
       _message(
@@ -262,10 +137,14 @@ def _positive(value) -> bool:
 def _ascending_to_one(values) -> bool:
   if not values:
     return True
-  if not all(isinstance(x, (int, float)) for x in values):
+  if not all(map(_is_number, values)):
     return False
   steps = itertools.pairwise((0, *values))
   return all(a < b for a, b in steps) and values[-1:] in ((1,), [1])
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _count(value) -> bool:
@@ -279,6 +158,7 @@ _CHOICES = {
   "search.estimator": ("soft", "straight_through", "score"),
   "supernet.engine": ("sliced", "masked"),
   "evaluate.batch_stats": ("recalibrate", "batch"),
+  "train.start": ("fresh", "supernet"),
   "supernet.activations": ("float32", "bfloat16"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
@@ -324,6 +204,31 @@ _RANGES = {
   "rank_check.num_archs": (lambda v: v >= 2, "2 or more"),
   "rank_check.num_near_archs": _NOT_NEGATIVE,
   "rank_check.epochs": (_count, "1 or more"),
+  "nas.epochs": (_count, "1 or more"),
+  "nas.warmup_epochs": _NOT_NEGATIVE,
+  "nas.learning_rates": (
+    lambda v: len(v) > 0 and all(_is_number(x) and x > 0 for x in v),
+    "numbers above 0, at least one",
+  ),
+  "nas.num_samples": (_count, "1 or more"),
+  "nas.max_samples": (_count, "1 or more"),
+  "nas.num_sample_seeds": (_count, "1 or more"),
+  "nas.tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
+  "train.epochs": (_count, "1 or more"),
+  "train.batch_size": (lambda v: v >= 2, "2 or more"),
+  "train.num_seeds": (_count, "1 or more"),
+  "train.learning_rate": (_positive, "above 0"),
+  "train.decay_factor": (lambda v: 0 < v <= 1, "above 0, at most 1"),
+  "train.decay_at": (
+    lambda v: (
+      all(_is_number(x) and 0 < x < 1 for x in v) and list(v) == sorted(set(v))
+    ),
+    "ascending shares above 0 and below 1",
+  ),
+  "train.momentum": (lambda v: 0 <= v < 1, "0 up to, not including, 1"),
+  "train.weight_decay": _NOT_NEGATIVE,
+  "train.cutout": _NOT_NEGATIVE,
+  "train.test_batch_size": (_count, "1 or more"),
   "weights.learning_rate": (_positive, "above 0"),
   "weights.final_learning_rate": _NOT_NEGATIVE,
   "weights.momentum": (lambda v: 0 <= v < 1, "0 up to, not including, 1"),

@@ -1,0 +1,155 @@
+"""Every field of a config, its unit, and the values of the paper.
+
+Config files in `configs/` start from `base()` and say what differs. FLOPs are
+multiply-adds, everywhere.
+"""
+
+import ml_collections
+
+
+class ConfigError(ValueError):
+  """A field with a value that is not accepted, in one line."""
+
+
+def base() -> ml_collections.ConfigDict:
+  """The paper's settings where it gives them, DARTS' elsewhere."""
+  return ml_collections.ConfigDict(
+    {
+      "name": "unnamed",  # of the workdir: runs/<name>
+      "seed": 0,
+      "data": {
+        # digits | fashion_mnist | cifar10_binary | cifar100_binary | tfds
+        "source": "digits",
+        "path": "",  # archive or folder; empty: cache, fetched once
+        "name": "",  # of the data set, for tfds
+        "validation_fraction": 0.5,  # of the training images, for the logits
+        "split_seed": 0,
+        "crop_padding": 0,  # pixels on each side; 0: no random crop
+        "flip": False,  # left to right
+      },
+      "space": {
+        "max_depth": 16,  # blocks per stage
+        "max_width": 512,  # channels per stage
+        "num_depth_bins": 4,
+        "num_width_bins": 16,
+        "strides": (1, 2, 2),  # one per stage
+        "stem_width": 16,
+        "block": "basic",
+        "num_classes": 10,
+      },
+      "supernet": {
+        "engine": "sliced",  # sliced | masked; for hard masks
+        # Widths are rounded up to these shares of a stage's largest; empty:
+        # three to five of them, by what the stage costs.
+        "bucket_shares": (),
+        "activations": "float32",  # float32 | bfloat16; all else is float32
+      },
+      "objective": {
+        "target_flops": 600e6,  # multiply-adds of one image
+        "cost_weight": 1.0,  # lambda of Eq. 5
+        "cost_from": "sample",  # sample (paper) | expected
+      },
+      "search": {
+        "epochs": 50,
+        "warmup_epochs": 15,  # logits frozen
+        "batch_size": 64,  # of all devices together
+        "temperature_start": 5.0,
+        "temperature_end": 0.001,
+        "estimator": "soft",  # soft (paper) | straight_through | score
+        "num_score_archs": 8,  # drawn per step by the score estimator
+        "elite": "paper",  # paper: the closest of some draws | exact: the
+        # most probable of all spaces within the tolerance of the target
+        "elite_tolerance": 0.02,
+        "num_elite_samples": 5,
+        "sync_batch_norm": False,  # statistics over all devices
+        "steps_per_dispatch": 16,  # at most; one call of the device
+        "checkpoint_every": 1,  # epochs
+        "keep_checkpoints": 3,
+      },
+      "evaluate": {
+        # The stand-alone supernet: of its own, shared by all targets.
+        "seed": 0,
+        "epochs": 50,
+        "coin_epochs": 15,  # whole stages on, by coins that fall to zero
+        "batch_size": 64,
+        "archs_per_batch": 1,
+        "sandwich": False,  # largest, smallest, draws; distilled in place
+        "cache": "",  # folder of trained supernets; empty: beside the workdir
+        # Scores, on training images that are held out.
+        "holdout_fraction": 0.2,
+        "score_batch_size": 250,
+        "batch_stats": "recalibrate",  # on training images | batch
+        "calibration_images": 250,
+        # What is scored.
+        "num_archs": 1000,  # of the elite, the expanded space, near the target
+        "num_spaces": 64,  # random ones near the target
+        "archs_per_space": 16,
+        "tolerance": 0.1,  # of "near the target", relative
+        "oracle_spaces": 2000,  # scored by evolution on the evaluator
+        "oracle_archs": 4,  # of each
+        "oracle_finalists": 8,  # of the best, scored again
+        "oracle_final_archs": 64,  # with so many
+        "bootstrap_samples": 1000,
+      },
+      "nas": {
+        # One arch: the search again, on bins of size one (paper 4.3).
+        "epochs": 50,
+        "warmup_epochs": 15,
+        "learning_rates": (3e-4, 1e-2),  # of the logits: DARTS', FBNet's
+        "num_samples": 5,  # from the Elite Space; the closest is kept
+        "max_samples": 10_000,  # from all archs, until one is near the target
+        "num_sample_seeds": 20,  # of such draws, to count them
+        "tolerance": 0.1,  # of "near the target", relative
+      },
+      "train": {
+        # A network alone: the recipe of Cutout (DeVries and Taylor 2017).
+        "epochs": 200,
+        "batch_size": 128,
+        "num_seeds": 3,
+        "start": "fresh",  # fresh | supernet: the stand-alone one's weights
+        "learning_rate": 0.1,
+        "decay_factor": 0.2,
+        "decay_at": (0.3, 0.6, 0.8),  # shares of the epochs
+        "momentum": 0.9,  # Nesterov's
+        "weight_decay": 5e-4,
+        "cutout": 0,  # pixels, the side of the square; 0: none
+        "test_batch_size": 500,
+      },
+      "rank_check": {
+        "num_archs": 24,  # trained alone, spread in cost
+        "num_near_archs": 12,  # and within evaluate.tolerance of the target
+        "epochs": 30,
+      },
+      "weights": {
+        "learning_rate": 0.025,  # cosine to final_learning_rate
+        "final_learning_rate": 0.001,
+        "momentum": 0.9,
+        "weight_decay": 3e-4,
+        "clip_norm": 5.0,
+      },
+      "logits": {
+        "learning_rate": 0.02,  # DARTS' 3e-4 hardly moves a 16-way softmax
+        "b1": 0.5,
+        "b2": 0.999,
+        "weight_decay": 1e-3,
+      },
+    }
+  )
+
+
+def paper(target_mf: str) -> ml_collections.ConfigDict:
+  """The paper's search on CIFAR, for a target given as text, in MF.
+
+  Raises:
+    ConfigError: if the target is not a positive number.
+  """
+  config = base()
+  try:
+    config.objective.target_flops = float(target_mf) * 1e6
+  except ValueError:
+    raise ConfigError(
+      f"config file: target {target_mf!r} is not a number of MF, like 600"
+    ) from None
+  config.data.crop_padding = 4
+  config.data.flip = True
+  return config

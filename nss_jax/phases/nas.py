@@ -1,0 +1,216 @@
+"""The nas phase: one arch near the target (paper 4.3).
+
+Architecture search is the search phase on bins of size one: the same loop,
+steps, distribution and cost, on `SearchSpace.refine`.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from nss_jax.phases import loop, search_program
+from nss_jax.phases.job import Job
+from nss_jax.phases.program import base_keys
+from nss_jax.runtime import artifacts, space_file
+from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces import distribution, sampling
+from nss_jax.spaces.cost import arch_macs, arch_params, flops_penalty
+from nss_jax.spaces.distribution import SpaceLogits
+from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_arch
+
+_RESAMPLES = 1000  # of the bootstrap of a mean
+ARCHITECTURE = "architecture.json"
+# Of the archs; the last two are controls, drawn without a search.
+_NAMES = ("elite", "expanded", "elite_uniform", "expanded_uniform")
+
+
+def run(job: Job) -> dict[str, Any]:
+  """Searches archs in the Elite Space and, the baseline, among all.
+
+  Writes `nas/elite`, `nas/expanded` and `nas/controls`, an `architecture.json`
+  in each: the controls are draws that no search has led.
+
+  Raises:
+    Diverged, Interrupted: as the search.
+  """
+  search_space, elite = space_file.load_space(
+    job.workdir / "search" / space_file.ELITE_SPACE
+  )
+  spaces = {
+    "elite": search_space.refine(elite),
+    "expanded": search_space.refine(),
+  }
+  folder, result = job.workdir / "nas", {}
+  with Preemption() as preemption:
+    for name, space in spaces.items():
+      result[name] = _search_at_each_rate(
+        job, name, space, folder / name, preemption
+      )
+    result["controls"] = {
+      f"{name}_uniform": choose(
+        job.config,
+        f"{name}_uniform",
+        space,
+        distribution.init_logits(space),
+      )
+      for name, space in spaces.items()
+    }
+    for name, content in result.items():
+      (folder / name).mkdir(parents=True, exist_ok=True)
+      artifacts.write_json(folder / name / ARCHITECTURE, content)
+  # Last: this file says that the phase is finished.
+  artifacts.write_json(folder / "summary.json", result)
+  return result
+
+
+def search_config(
+  config: ml_collections.ConfigDict, learning_rate: float
+) -> ml_collections.ConfigDict:
+  """The config of the search, with what `config.nas` says instead."""
+  config = config.copy_and_resolve_references()
+  config.search.epochs = config.nas.epochs
+  config.search.warmup_epochs = config.nas.warmup_epochs
+  config.logits.learning_rate = float(learning_rate)
+  return config
+
+
+def _search_at_each_rate(
+  job: Job,
+  name: str,
+  space: SearchSpace,
+  folder: pathlib.Path,
+  preemption: Preemption,
+) -> dict[str, Any]:
+  """The arch of the rate that did best, and `runs`: those of all rates.
+
+  Best is fewest samples, then closest to the target, so that neither method is
+  judged by a rate that does not suit it.
+  """
+  runs = []
+  for rate in job.config.nas.learning_rates:
+    path = folder / f"lr_{rate:g}" / ARCHITECTURE
+    if not path.exists():
+      logits = _search(job, name, rate, space, path.parent, preemption)
+      found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
+      artifacts.write_json(path, found)
+    runs.append(artifacts.read_json(path))
+  best = min(runs, key=lambda r: (_samples(r), abs(r["deviation"])))
+  return {**best, "runs": runs}
+
+
+def _search(job, name, rate, space, folder, preemption) -> SpaceLogits:
+  say(job.console, f"nas: {name}, logits' learning rate {rate:g}")
+  config = search_config(job.config, rate)
+  program = search_program.build(config, job.dataset, job.mesh, space)
+  state = loop.run(
+    program,
+    folder,
+    job.console,
+    preemption,
+    checkpoint_every=config.search.checkpoint_every,
+    keep_checkpoints=config.search.keep_checkpoints,
+  )
+  return state.search.logits
+
+
+def choose(
+  config: ml_collections.ConfigDict,
+  name: str,
+  space: SearchSpace,
+  logits: SpaceLogits,
+) -> dict[str, Any]:
+  """The arch that draws from the logits give, as the JSON that is written.
+
+  In the Elite Space the closest of `nas.num_samples`; in the expanded one the
+  first within `nas.tolerance`, and how many draws that took, over many seeds.
+  """
+  settings = config.nas
+  key = base_keys(config.seed)["nas"]
+  key = jax.random.fold_in(key, _NAMES.index(name))
+  if name.startswith("elite"):
+    archs, off = draw_archs(config, space, logits, key, settings.num_samples)
+    return _entry(config, space, archs, off.argmin(), settings.num_samples)
+  firsts = []
+  for seed in range(settings.num_sample_seeds):
+    archs, off = draw_archs(
+      config,
+      space,
+      logits,
+      jax.random.fold_in(key, seed),
+      settings.max_samples,
+    )
+    near = np.flatnonzero(off <= settings.tolerance)
+    # None near: all draws were in vain, and the closest has to do.
+    index, count = (near[0], near[0] + 1) if near.size else (off.argmin(), None)
+    firsts.append(int(count or settings.max_samples))
+    if seed == 0:
+      found = _entry(config, space, archs, index, firsts[0])
+  rng = np.random.default_rng(config.seed)
+  means = rng.choice(firsts, (_RESAMPLES, len(firsts))).mean(1)
+  return {
+    **found,
+    "num_samples_by_seed": firsts,
+    "num_samples_mean": float(np.mean(firsts)),
+    "num_samples_interval": np.quantile(means, (0.025, 0.975)).tolist(),
+  }
+
+
+def draw_archs(
+  config: ml_collections.ConfigDict,
+  space: SearchSpace,
+  logits: SpaceLogits,
+  rng: jax.Array,
+  count: int,
+) -> tuple[Arch, np.ndarray]:
+  """Archs `[n, S]` of a search space with bins of size one, and how far each is
+  from the target, relative `[n]`."""
+  spaces = distribution.sample_space(rng, logits, (count,))
+  archs = sampling.sample_archs_of_spaces(rng, space, spaces, 1)
+  archs = jax.tree.map(lambda x: x[:, 0], archs)
+  macs = arch_macs(space, archs)
+  return archs, flops_penalty(macs, config.objective.target_flops)
+
+
+def _entry(config, space, archs, index, num_samples) -> dict[str, Any]:
+  arch = jax.tree.map(lambda x: x[index], archs)
+  target = config.objective.target_flops
+  flops = int(arch_macs(space, arch))
+  return {
+    "arch": format_arch(arch),
+    "depth": arch.depth.tolist(),
+    "width": arch.width.tolist(),
+    "flops": flops,
+    "params": int(arch_params(space, arch)),
+    "target_flops": target,
+    "deviation": flops / target - 1,
+    "within_tolerance": abs(flops / target - 1) <= config.nas.tolerance,
+    "num_samples": num_samples,
+    "seed": config.seed,
+  }
+
+
+def _samples(found: dict[str, Any]) -> float:
+  return found.get("num_samples_mean", found["num_samples"])
+
+
+def report(result: dict[str, Any], job: Job) -> list[str]:
+  """The archs in words."""
+  found = {name: result[name] for name in ("elite", "expanded")}
+  found |= result["controls"]
+  lines = ["", "Architectures"]
+  for name, entry in found.items():
+    low, high = entry.get("num_samples_interval", (None, None))
+    seeds = "" if low is None else f" (mean {_samples(entry):.3g}, "
+    seeds += "" if low is None else f"{low:.3g} to {high:.3g})"
+    lines.append(
+      f"  {name:16} {entry['arch']:26} {format_macs(entry['flops']):>8}, "
+      f"{100 * entry['deviation']:+.1f} % from the target, "
+      f"{entry['num_samples']} samples{seeds}"
+    )
+  folder = job.workdir / "nas"
+  return [*lines, "", f"Files in {folder}: summary.json, */{ARCHITECTURE}"]

@@ -1,0 +1,150 @@
+"""The train phase: a network alone, and its test error (paper 4.3)."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nss_jax.phases import evaluate, loop, train_program
+from nss_jax.phases.job import Job
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces.cost import arch_macs, arch_params
+from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_arch, parse_arch
+from nss_jax.supernet import network
+
+
+def run(job: Job) -> dict[str, Any]:
+  """Trains every arch that is named, or that the nas phase has found.
+
+  Writes `train/<name>/seed_<k>/result.json` for each, and goes on with what is
+  missing.
+
+  Returns:
+    `{name: [the result of each seed]}`.
+
+  Raises:
+    Diverged, Interrupted: as the search.
+  """
+  results = {}
+  with Preemption() as preemption:
+    start = _start(job, preemption)
+    for name, arch in archs_to_train(job).items():
+      folder = job.workdir / "train" / name
+      results[name] = _train_seeds(job, name, arch, folder, start, preemption)
+  return results
+
+
+def archs_to_train(job: Job) -> dict[str, Arch]:
+  """By the name of their folder."""
+  texts = {text: text for text in job.archs}
+  summary = job.workdir / "nas" / "summary.json"
+  if not texts and summary.exists():
+    found = artifacts.read_json(summary)
+    found |= found.pop("controls")
+    texts = {name: entry["arch"] for name, entry in found.items()}
+  return {name: parse_arch(text) for name, text in texts.items()}
+
+
+def _start(job: Job, preemption: Preemption):
+  """`arch -> weights to start from`, or None for fresh ones."""
+  if job.config.train.start == "fresh":
+    return lambda arch: None
+  params = evaluate.train_supernet(job, preemption)
+  return functools.partial(network.extract_subnet, job.search_space, params)
+
+
+def _train_seeds(job, name, arch, folder, start, preemption):
+  paths = {
+    seed: folder / f"seed_{seed}" / "result.json"
+    for seed in range(job.config.train.num_seeds)
+  }
+  if not all(path.exists() for path in paths.values()):
+    space = job.search_space.only(arch)
+    parts = job.config, space, job.dataset, job.mesh
+    program = train_program.build(*parts)
+    test = train_program.make_test_fn(*parts)
+    for seed, path in paths.items():
+      if not path.exists():
+        say(job.console, f"training {name}, {format_arch(arch)}, seed {seed}")
+        init = functools.partial(program.init, seed, start(arch))
+        seeded = dataclasses.replace(program, init=init)
+        state = _loop(job, seeded, path.parent, preemption)
+        result = _result(job, name, arch, seed, state, test, path.parent)
+        artifacts.write_json(path, result)
+  return [artifacts.read_json(path) for path in paths.values()]
+
+
+def _loop(job: Job, program, folder: pathlib.Path, preemption: Preemption):
+  return loop.run(
+    program,
+    folder,
+    job.console,
+    preemption,
+    checkpoint_every=job.config.search.checkpoint_every,
+    keep_checkpoints=2,
+  )
+
+
+def _result(job, name, arch, seed, state, test, folder) -> dict[str, Any]:
+  """What is written: the last epoch's test error, never the best."""
+  error, loss = test(state.weights.params, state.weights.averages)
+  lines = artifacts.read_lines(folder / "metrics.jsonl")
+  images = job.config.train.batch_size * (
+    len(job.dataset.train_labels) // job.config.train.batch_size
+  )
+  return {
+    "arch": format_arch(arch),
+    "name": name,
+    "depth": np.asarray(arch.depth).tolist(),
+    "width": np.asarray(arch.width).tolist(),
+    "flops": int(arch_macs(job.search_space, arch)),
+    "params": int(arch_params(job.search_space, arch)),
+    "seed": seed,
+    "epochs": job.config.train.epochs,
+    "start": job.config.train.start,
+    "test_error": error,
+    "test_loss": loss,
+    "train_loss": lines[-1]["train_loss"],
+    # From the log, so that what an interruption cost does not count.
+    "seconds": sum(images / line["images_per_second"] for line in lines),
+  }
+
+
+def report(result: dict[str, Any], job: Job) -> list[str]:
+  """Test errors in words: mean and deviation over the seeds."""
+  lines = ["", "Networks trained alone, test error of the last epoch"]
+  for name, runs in result.items():
+    errors = 100 * np.asarray([run["test_error"] for run in runs])
+    spread = f" +- {errors.std(ddof=1):.2f}" if len(errors) > 1 else ""
+    lines.append(
+      f"  {name:26} {format_macs(runs[0]['flops']):>8}: "
+      f"{errors.mean():.2f}{spread} % ({len(runs)} seeds)"
+    )
+  return [*lines, "", f"Files in {job.workdir / 'train'}: */seed_*/result.json"]
+
+
+def check(config, archs: Sequence[str], search_space: SearchSpace) -> None:
+  """Refuses archs that cannot be trained, before anything is compiled.
+
+  Raises:
+    ValueError: naming the arch and what is accepted.
+  """
+  largest = (search_space.max_depths, search_space.max_widths)
+  for text in archs:
+    arch = parse_arch(text)
+    if len(arch.depth) != search_space.num_stages:
+      raise ValueError(
+        f"{text!r} is not accepted; expected {search_space.num_stages} stages"
+      )
+    beyond = (arch.depth > largest[0]).any() or (arch.width > largest[1]).any()
+    if beyond and config.train.start == "supernet":
+      raise ValueError(
+        f"{text!r} is not accepted; expected at most depths {largest[0]} and "
+        f"widths {largest[1]}, with config.train.start=supernet"
+      )

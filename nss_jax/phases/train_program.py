@@ -1,0 +1,165 @@
+"""Training one network alone as a program: the Cutout recipe (paper 4.3)."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from nss_jax.phases.batches import make_batch_fn
+from nss_jax.phases.program import (
+  LoopState,
+  Program,
+  base_keys,
+  make_dispatch,
+  make_schedule,
+)
+from nss_jax.runtime import augment, data, optimizers, sharding
+from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.steps import losses, train_step
+from nss_jax.supernet import network
+
+METRICS = ("train_loss", "train_accuracy")
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> Program:
+  """Trains the largest network of a search space on all training images.
+
+  `init(seed, params)` starts it, from fresh weights if `params` is None. The
+  seed is part of the state, so that all seeds share one compiled program.
+  """
+  settings = config.train
+  schedule = make_schedule(
+    len(dataset.train_labels),
+    batch_size=settings.batch_size,
+    epochs=settings.epochs,
+    warmup_epochs=settings.epochs,  # there are no logits to move
+    steps_per_dispatch=config.search.steps_per_dispatch,
+  )
+  optimizer = optimizers.train_optimizer(
+    learning_rate=settings.learning_rate,
+    decay_factor=settings.decay_factor,
+    decay_steps=[round(x * schedule.num_steps) for x in settings.decay_at],
+    momentum=settings.momentum,
+    weight_decay=settings.weight_decay,
+  )
+
+  def init(seed: int = 0, params: Any = None) -> LoopState:
+    if params is None:
+      params = jax.jit(network.init_weights, static_argnums=1)(
+        base_keys(seed)["init"], search_space
+      )
+    averages = network.init_averages(search_space)
+    state = LoopState(
+      weights=train_step.init_train_state(params, averages, optimizer),
+      search=jnp.uint32(seed),
+      sums={name: jnp.zeros(()) for name in METRICS},
+    )
+    return sharding.replicate(state, mesh)
+
+  def loss_fn(params, averages, batch):
+    images, labels = batch
+    logits, averages = network.apply_alone(
+      search_space, params, averages, images, train=True
+    )
+    loss, metrics = losses.cross_entropy(logits, labels)
+    return loss, (averages, metrics)
+
+  def step_fn(state, parts, indices, positions, *, warmup):
+    key = base_keys(state.search)["augment"]
+    make_batch = make_batch_fn(config, dataset, key, cutout=settings.cutout)
+    batch = make_batch(
+      parts["train"], indices["train"], positions, 0, state.weights.step
+    )
+    weights, metrics = train_step.train_step(
+      state.weights,
+      batch,
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      axis_name=sharding.AXIS,
+    )
+    seen = metrics["loss"], metrics["accuracy"]
+    sums = {n: state.sums[n] + x for n, x in zip(METRICS, seen, strict=True)}
+    return LoopState(weights, state.search, sums), metrics["loss"][None]
+
+  dispatch = make_dispatch(
+    step_fn,
+    {"train": (dataset.train_images, dataset.train_labels)},
+    batch_size=settings.batch_size,
+    mesh=mesh,
+    order_key=lambda state: base_keys(state.search)["order"],
+  )
+  return Program(
+    search_space=search_space,
+    schedule=schedule,
+    mesh=mesh,
+    batch_size=settings.batch_size,
+    init=init,
+    dispatch=dispatch,
+    measure=lambda state, step, means: means,
+  )
+
+
+def make_test_fn(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+):
+  """`(params, averages) -> (error, loss)` on the test images.
+
+  Every device takes its share of them; what fills the last batch up counts
+  nothing.
+  """
+  count = len(dataset.test_labels)
+  batch = min(config.train.test_batch_size, -(-count // mesh.size))
+  rows = -(-count // (batch * mesh.size)) * mesh.size
+  fill = np.arange(rows * batch)
+  labels = np.where(fill < count, dataset.test_labels[fill % count], -1)
+  images = dataset.test_images[fill % count]
+  dtype = jnp.dtype(config.supernet.activations)
+  prepare = functools.partial(
+    augment.normalize, mean=dataset.mean, std=dataset.std
+  )
+
+  def on_device(params, averages, images, labels):
+    def one_batch(batch):
+      x, y = batch
+      logits, _ = network.apply_alone(
+        search_space, params, averages, prepare(x).astype(dtype), train=False
+      )
+      loss = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.maximum(y, 0)
+      )
+      wrong = (logits.argmax(-1) != y) & (y >= 0)
+      return wrong.sum(), jnp.where(y >= 0, loss, 0).sum()
+
+    sums = jax.tree.map(jnp.sum, jax.lax.map(one_batch, (images, labels)))
+    return jax.lax.psum(sums, sharding.AXIS)
+
+  run = jax.jit(
+    jax.shard_map(
+      on_device,
+      mesh=mesh,
+      in_specs=(P(), P(), P(sharding.AXIS), P(sharding.AXIS)),
+      out_specs=P(),
+      check_vma=False,
+    )
+  )
+  images = images.reshape(rows, batch, *images.shape[1:])
+  labels = labels.reshape(rows, batch)
+
+  def test(params, averages) -> tuple[float, float]:
+    wrong, loss = jax.device_get(run(params, averages, images, labels))
+    return int(wrong) / count, float(loss) / count
+
+  return test

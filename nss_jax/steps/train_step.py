@@ -1,0 +1,80 @@
+"""One update of a network that is trained alone, with running averages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from nss_jax.steps.losses import (
+  Metrics,
+  mean_over_devices,
+  vary_over_devices,
+)
+
+
+@struct.dataclass
+class TrainState:
+  """Attributes: step (int32 scalar); params, averages and opt_state (pytrees).
+
+  `averages` are those of the normalisations, which no gradient moves.
+  """
+
+  step: jax.Array
+  params: Any
+  averages: Any
+  opt_state: Any
+
+
+def init_train_state(
+  params: Any, averages: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Step 0."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    averages=averages,
+    opt_state=optimizer.init(params),
+  )
+
+
+def train_step(
+  state: TrainState,
+  batch: Any,
+  *,
+  loss_fn: Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]],
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+  """Descends the loss of a batch and moves the running averages.
+
+  Args:
+    state: weights, averages and optimizer state.
+    batch: passed to `loss_fn`.
+    loss_fn: `(params, averages, batch) -> (loss, (averages, metrics))`.
+    optimizer: of the params.
+    axis_name: device axis over which gradients, averages and metrics are
+      averaged.
+
+  Returns:
+    The next state, and `loss` with the metrics of `loss_fn`.
+  """
+  params = vary_over_devices(state.params, axis_name)
+  averages = vary_over_devices(state.averages, axis_name)
+  gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  (loss, (averages, metrics)), gradients = gradient_fn(params, averages, batch)
+  loss, averages, metrics, gradients = mean_over_devices(
+    (loss, averages, metrics, gradients), axis_name
+  )
+  updates, opt_state = optimizer.update(
+    gradients, state.opt_state, state.params
+  )
+  state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    averages=averages,
+    opt_state=opt_state,
+  )
+  return state, {"loss": loss, **metrics}

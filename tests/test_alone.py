@@ -1,0 +1,165 @@
+"""A network of its own: cut out of a supernet, and with running averages."""
+
+import json
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nss_jax as nss
+from nss_jax.runtime import augment, optimizers
+from nss_jax.steps import train_step
+from nss_jax.supernet import conv
+
+GOLDEN = json.loads(pathlib.Path(__file__).with_name("golden.json").read_text())
+SPACE = nss.SearchSpace.expanded(
+  max_depth=3,
+  max_width=6,
+  num_depth_bins=3,
+  num_width_bins=3,
+  stem_width=4,
+  image_shape=(8, 8, 2),
+  num_classes=3,
+)
+
+
+def _noisy(tree):
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(jax.random.key(9), len(leaves))
+  return structure.unflatten(
+    [
+      x + 0.3 * jax.random.normal(k, x.shape)
+      for x, k in zip(leaves, keys, strict=True)
+    ]
+  )
+
+
+IMAGES = jax.random.normal(jax.random.key(1), (5, *SPACE.image_shape))
+
+
+@pytest.mark.parametrize("network", GOLDEN["networks"], ids=lambda n: n["name"])
+def test_parameters_are_golden(network):
+  """A network alone owns a projection exactly where the counts have one."""
+  space = nss.SearchSpace(
+    depth_bins=tuple(((n, n),) for n in network["depth"]),
+    width_bins=tuple(((n, n),) for n in network["width"]),
+    strides=tuple(network["strides"]),
+    stem_width=network["stem_width"],
+    image_shape=tuple(network["image"]),
+    num_classes=network["classes"],
+  )
+  shapes = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == network["params"]
+
+
+@pytest.mark.parametrize("text", ["d1-1-1_w1-5-6", "d3-2-3_w6-4-1"])
+def test_a_cut_network_computes_what_its_masks_do(text):
+  arch = nss.parse_arch(text)
+  weights = _noisy(nss.init_weights(jax.random.key(0), SPACE))
+  small = nss.extract_subnet(SPACE, weights, arch)
+  only = SPACE.only(arch)
+  averages = nss.init_averages(only)
+  logits, moved = jax.jit(
+    lambda w, a, x: nss.apply_alone(only, w, a, x, train=True)
+  )(small, averages, IMAGES)
+  expected = nss.apply_masked(
+    SPACE, weights, IMAGES, nss.arch_masks(SPACE, arch)
+  )
+  np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4)
+  chex.assert_trees_all_equal_shapes(averages, moved)
+  sizes = [x.size for x in jax.tree.leaves(small)]
+  assert sum(sizes) == nss.arch_params(SPACE, arch)
+
+
+def test_the_identity_needs_no_projection():
+  """Stride 1 and the stem's width: no parameters, in both engines."""
+  only = SPACE.only(nss.parse_arch("d2-1-2_w4-4-3"))
+  assert [only.projects(stage) for stage in range(3)] == [False, True, True]
+  weights = _noisy(nss.init_weights(jax.random.key(0), only))
+  assert "project" not in weights["stage_1"]["block_1"]
+  arch = nss.parse_arch("d2-1-2_w4-4-3")
+  np.testing.assert_allclose(
+    nss.apply_sliced(only, weights, IMAGES, arch),
+    nss.apply_masked(only, weights, IMAGES, nss.arch_masks(only, arch)),
+    rtol=1e-4,
+    atol=1e-4,
+  )
+  assert nss.default_buckets(only) == ((4,), (4,), (3,))
+
+
+def test_running_averages():
+  """One part in ten of each batch; used as they are at test time."""
+  only = SPACE.only(nss.parse_arch("d1-1-1_w2-2-2"))
+  weights = nss.init_weights(jax.random.key(0), only)
+  averages = nss.init_averages(only)
+  for _ in range(2):
+    _, averages = nss.apply_alone(only, weights, averages, IMAGES, train=True)
+  stem = conv.conv2d(IMAGES, weights["stem"]["kernel"], 1)
+  mean, variance = stem.mean((0, 1, 2)), stem.var((0, 1, 2))
+  np.testing.assert_allclose(
+    averages["stem"]["moments"],
+    [0.19 * mean, 0.81 + 0.19 * variance],
+    rtol=1e-4,
+    atol=1e-6,
+  )
+  # With averages that are the moments of the batch, both modes agree.
+  for _ in range(200):
+    train, averages = nss.apply_alone(
+      only, weights, averages, IMAGES, train=True
+    )
+  test, same = nss.apply_alone(only, weights, averages, IMAGES, train=False)
+  np.testing.assert_allclose(test, train, rtol=1e-3, atol=1e-3)
+  chex.assert_trees_all_equal(same, averages)
+  one, _ = nss.apply_alone(only, weights, averages, IMAGES[:1], train=False)
+  np.testing.assert_allclose(one, test[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_train_step_by_hand():
+  """Nesterov's momentum, decay of the rate and of the weights."""
+  optimizer = optimizers.train_optimizer(
+    learning_rate=0.1,
+    decay_factor=0.2,
+    decay_steps=[1],
+    momentum=0.9,
+    weight_decay=0.01,
+  )
+
+  def loss_fn(params, averages, batch):
+    return 0.5 * (params - batch) ** 2, (averages + 1, {"seen": batch})
+
+  state = train_step.init_train_state(jnp.float32(2), jnp.float32(0), optimizer)
+  weight, trace = 2.0, 0.0
+  for rate, batch in ((0.1, 1.0), (0.02, -1.0), (0.02, 3.0)):
+    gradient = weight - batch + 0.01 * weight
+    trace = 0.9 * trace + gradient
+    weight -= rate * (gradient + 0.9 * trace)
+    state, metrics = train_step.train_step(
+      state, jnp.float32(batch), loss_fn=loss_fn, optimizer=optimizer
+    )
+    assert float(state.params) == pytest.approx(weight, rel=1e-5)
+    assert metrics["seen"] == batch
+  assert state.averages == 3
+  assert state.step == 3
+
+
+def test_cut_out():
+  """A square of zeros around a uniform pixel, cut off at the border."""
+  images = jnp.ones((4000, 6, 5, 2))
+  out = np.asarray(
+    augment.cut_out(jax.random.key(0), jnp.arange(4000), images, 3)
+  )
+  assert (out[..., 0] == out[..., 1]).all()
+  holes = out[..., 0] == 0
+  rows, columns = holes.any(2), holes.any(1)
+  np.testing.assert_array_equal(holes, rows[:, :, None] & columns[:, None])
+  # Three where it fits, two with the centre in a corner's row or column.
+  assert set(rows.sum(1)) == {2, 3}
+  assert set(columns.sum(1)) == {2, 3}
+  np.testing.assert_allclose((rows.sum(1) == 2).mean(), 2 / 6, atol=0.03)
+  np.testing.assert_allclose((columns.sum(1) == 2).mean(), 2 / 5, atol=0.03)
+  # Every pixel is hit as often as centres near it are drawn.
+  expected = np.outer([2, 3, 3, 3, 3, 2], [2, 3, 3, 3, 2]) / 30
+  np.testing.assert_allclose(holes.mean(0), expected, atol=0.03)
