@@ -174,13 +174,17 @@ def test_training_starts_from_the_supernet(searched, monkeypatch):
   weights = nss.init_weights(jax.random.key(5), job.search_space)
   monkeypatch.setattr(train.evaluate, "train_supernet", lambda *_: weights)
   seen = []
-  monkeypatch.setattr(
-    train,
-    "_loop",
-    lambda job, program, *_: seen.append(program.init()) or 1 / 0,
-  )
+
+  class StartedError(Exception):
+    pass
+
+  def start(job, program, *_):
+    seen.append(program.init())
+    raise StartedError
+
+  monkeypatch.setattr(train, "_loop", start)
   named = job._replace(config=config, archs=("d1-2_w3-5",))
-  with pytest.raises(Started):
+  with pytest.raises(StartedError):
     train.run(named)
   kernel = seen[0].weights.params["stage_2"]["blocks_rest"]["first"]["kernel"]
   np.testing.assert_array_equal(

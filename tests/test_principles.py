@@ -1,0 +1,517 @@
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+from strategies import RAGGED, assert_frequencies, assert_same, search_spaces
+
+import nss_jax as nss
+from nss_jax import StageOrder
+from nss_jax.spaces.search_space import Arch, SearchSpace
+
+quick = settings(deadline=None, max_examples=40)
+PAPER = SearchSpace.expanded()
+PRINCIPLES, ELITE = StageOrder.design_principles(), StageOrder.elite_trend()
+WINDOW = (3.6e8, 4e8)
+# RAGGED's archs cost 42e3 to 846e3.
+RAGGED_WINDOW = (1.5e5, 2.5e5)
+# Small enough that every arch can be counted, wide enough for RegNets.
+NARROW = SearchSpace.expanded(
+  max_depth=4, max_width=32, num_depth_bins=2, num_width_bins=4
+)
+
+
+def stage_numbers(bins):
+  return [
+    [n for low, high in stage for n in range(low, high + 1)] for stage in bins
+  ]
+
+
+def ordered_tuples(bins, stages):
+  """Those in order, by looking at each tuple that there is."""
+  return [
+    numbers
+    for numbers in itertools.product(*stage_numbers(bins))
+    if all(numbers[a] <= numbers[b] for a, b in itertools.pairwise(stages))
+  ]
+
+
+def ordered_archs(search_space, order):
+  depth, width = (
+    np.asarray(ordered_tuples(bins, order.stages), np.int32)
+    for bins in (search_space.depth_bins, search_space.width_bins)
+  )
+  return Arch(
+    depth=np.repeat(depth, len(width), axis=0),
+    width=np.tile(width, (len(depth), 1)),
+  )
+
+
+def numbers(archs):
+  return np.concatenate([archs.depth, archs.width], axis=-1).tolist()
+
+
+def frequencies(archs, drawn):
+  """How often each of the archs was drawn; fails for any other arch."""
+  order = {tuple(row): i for i, row in enumerate(numbers(archs))}
+  found = [order[tuple(row)] for row in numbers(drawn)]
+  return np.bincount(found, minlength=len(order))
+
+
+@st.composite
+def search_spaces_and_orders(draw):
+  search_space = draw(search_spaces())
+  stages = draw(st.permutations(range(search_space.num_stages)))
+  return search_space, StageOrder(tuple(stages))
+
+
+# Orders
+
+
+def test_orders_name_their_stages():
+  assert PRINCIPLES.stages == (0, 1, 2)
+  assert ELITE.stages == (0, 2, 1)
+  assert StageOrder.design_principles(5).stages == (0, 1, 2, 3, 4)
+  assert StageOrder([np.int64(1), 0]) == StageOrder((1, 0))
+  for wrong in ((), (1, 2), (0, 0), (0, 2)):
+    with pytest.raises(ValueError, match=r"permutation of the stages.*got \("):
+      StageOrder(wrong)
+
+
+def test_follows_both_in_depth_and_width_ties_allowed():
+  depth = [[1, 2, 3], [1, 3, 2], [2, 2, 2], [1, 2, 3], [1, 3, 2], [2, 1, 3]]
+  width = [[4, 5, 9], [4, 9, 5], [7, 7, 7], [4, 9, 5], [4, 5, 9], [1, 2, 3]]
+  archs = Arch(depth=np.asarray(depth), width=np.asarray(width))
+  yes = nss.follows(archs, PRINCIPLES)
+  assert yes.tolist() == [True, False, True, False, False, False]
+  yes = nss.follows(jax.tree.map(jnp.asarray, archs), ELITE)
+  assert yes.tolist() == [False, True, True, False, False, False]
+  assert nss.follows(jax.tree.map(lambda x: x[0], archs), PRINCIPLES) == True  # noqa: E712
+  nested = jax.tree.map(lambda x: x.reshape(2, 3, 3), archs)
+  assert nss.follows(nested, ELITE).shape == (2, 3)
+  with pytest.raises(ValueError, match=r"\(0, 1\) is one of 2 stages, not 3"):
+    nss.follows(archs, StageOrder((0, 1)))
+
+
+@quick
+@given(search_spaces_and_orders())
+@example((RAGGED, PRINCIPLES))
+@example((RAGGED, StageOrder((2, 0, 1))))
+def test_ordered_archs_are_counted_and_drawn_from_those(case):
+  search_space, order = case
+  depths, widths = (
+    ordered_tuples(bins, order.stages)
+    for bins in (search_space.depth_bins, search_space.width_bins)
+  )
+  count = nss.num_ordered_archs(search_space, order)
+  assert count == len(depths) * len(widths)
+  rng = jax.random.key(count)
+  if not count:
+    with pytest.raises(ValueError, match=r"no arch has stages in the order"):
+      nss.sample_ordered_archs(rng, search_space, order, 1)
+    return
+  drawn = nss.sample_ordered_archs(rng, search_space, order, 50)
+  assert drawn.depth.dtype == drawn.width.dtype == np.int32
+  assert drawn.depth.shape == drawn.width.shape == (50, len(order.stages))
+  assert set(map(tuple, drawn.depth.tolist())) <= set(depths)
+  assert set(map(tuple, drawn.width.tolist())) <= set(widths)
+  assert nss.follows(drawn, order).all()
+
+
+def test_the_paper_has_18_billion_archs_in_order():
+  # Choose 3 of 16 depths and 3 of 512 widths, with repetition.
+  expected = math.comb(18, 3) * math.comb(514, 3)
+  assert expected == 18_360_705_024
+  assert nss.num_ordered_archs(PAPER, PRINCIPLES) == expected
+  assert nss.num_ordered_archs(PAPER, ELITE) == expected
+
+
+def test_too_many_ordered_tuples_to_count():
+  for num_stages in (9, 10):
+    search_space = SearchSpace.expanded(strides=(1,) * num_stages)
+    order = StageOrder.design_principles(num_stages)
+    if num_stages == 9:  # C(520, 9) is 0.8 of 2^63.
+      expected = math.comb(24, 9) * math.comb(520, 9)
+      assert nss.num_ordered_archs(search_space, order) == expected
+      drawn = nss.sample_ordered_archs(
+        jax.random.key(0), search_space, order, 99
+      )
+      assert nss.follows(drawn, order).all()
+    else:
+      with pytest.raises(ValueError, match=r"2\^63 ordered tuples or more"):
+        nss.num_ordered_archs(search_space, order)
+
+
+@pytest.mark.parametrize("order", [PRINCIPLES, ELITE, StageOrder((1, 2, 0))])
+@pytest.mark.parametrize("window", [None, RAGGED_WINDOW])
+def test_ordered_archs_are_uniform(order, window):
+  archs = ordered_archs(RAGGED, order)
+  costs = nss.arch_macs(RAGGED, archs)
+  inside = np.ones(len(costs), bool)
+  if window is not None:
+    inside = (window[0] <= costs) & (costs <= window[1])
+    assert 30 < inside.sum() < 0.6 * inside.size
+  drawn = nss.sample_ordered_archs(
+    jax.random.key(1), RAGGED, order, 40 * int(inside.sum()), window=window
+  )
+  assert_frequencies(frequencies(archs, drawn), inside / inside.sum())
+
+
+def test_the_window_includes_its_ends():
+  costs = nss.arch_macs(RAGGED, ordered_archs(RAGGED, ELITE))
+  cost = int(np.sort(costs)[len(costs) // 2])
+  drawn = nss.sample_ordered_archs(
+    jax.random.key(0), RAGGED, ELITE, 20, window=(cost, cost)
+  )
+  assert (nss.arch_macs(RAGGED, drawn) == cost).all()
+
+
+@pytest.mark.parametrize(
+  ("order", "in_window", "median"),
+  [(PRINCIPLES, 38_212_456, 5.44e9), (ELITE, 12_458_392, 10.63e9)],
+)
+def test_ordered_archs_of_the_paper(order, in_window, median):
+  """Exact numbers of archs in the window, counted by another program.
+
+  It goes through all depths and two of the widths, and solves the quadratic
+  cost for the third. 1000 archs thus take 1.4e7 and 4.4e7 draws of any arch.
+  """
+  share = in_window / nss.num_ordered_archs(PAPER, order)
+  archs = nss.sample_ordered_archs(jax.random.key(2), PAPER, order, 2**19)
+  costs = nss.arch_macs(PAPER, archs)
+  hits = ((WINDOW[0] <= costs) & (costs <= WINDOW[1])).sum()
+  expected = share * costs.size
+  assert abs(hits - expected) < 4 * expected**0.5
+  np.testing.assert_allclose(np.median(costs), median, rtol=0.02)
+  draws = int(1.3 * 1000 / share)
+  archs = nss.sample_ordered_archs(
+    jax.random.key(3), PAPER, order, 1000, window=WINDOW, max_draws=draws
+  )
+  costs = nss.arch_macs(PAPER, archs)
+  assert archs.width.shape == (1000, 3)
+  assert WINDOW[0] <= costs.min() < 3.62e8
+  assert 3.98e8 < costs.max() <= WINDOW[1]
+  assert nss.follows(archs, order).all()
+
+
+@pytest.mark.parametrize(
+  "draw",
+  [
+    lambda rng, **kw: nss.sample_ordered_archs(rng, PAPER, ELITE, 30, **kw),
+    lambda rng, **kw: nss.sample_anynet_archs(rng, PAPER, 30, **kw),
+    lambda rng, **kw: nss.sample_regnet_archs(rng, PAPER, 30, **kw),
+  ],
+)
+def test_draws_are_a_function_of_the_key_and_give_up(draw):
+  once = draw(jax.random.key(3))
+  assert once.depth.dtype == once.width.dtype == np.int32
+  assert once.depth.shape == once.width.shape == (30, 3)
+  assert_same(once, draw(jax.random.key(3)))
+  for other in (jax.random.key(4), jax.random.split(jax.random.key(3))[0]):
+    assert (draw(other).width != once.width).any()
+  message = r"only 0 of 30 archs of 1 to 2 MACs in 500 draws"
+  with pytest.raises(ValueError, match=message):
+    draw(jax.random.key(3), window=(1, 2), max_draws=500)
+  for window in ((2, 1), (-1, 5), (math.nan, 5)):
+    with pytest.raises(ValueError, match=r"0 <= low <= high .*got \("):
+      draw(jax.random.key(3), window=window)
+
+
+def test_counts_and_orders_must_fit():
+  key = jax.random.key(0)
+  with pytest.raises(ValueError, match="count must be at least 1; got 0"):
+    nss.sample_ordered_archs(key, PAPER, ELITE, 0)
+  wrong = StageOrder((1, 0))
+  for refuse in (
+    lambda: nss.sample_ordered_archs(key, PAPER, wrong, 1),
+    lambda: nss.sample_anynet_archs(key, PAPER, 1, order=wrong),
+    lambda: nss.num_ordered_archs(PAPER, wrong),
+  ):
+    with pytest.raises(ValueError, match="is one of 2 stages, not 3"):
+      refuse()
+
+
+# Costs and errors
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+  st.lists(st.integers(80, 130), max_size=8),
+  st.lists(st.integers(80, 130), max_size=8),
+  st.sampled_from((0.0, 0.02, 0.05, 0.2)),
+)
+def test_matched_costs_are_the_best_assignment(
+  references, candidates, tolerance
+):
+  a, b = np.asarray(references, float), np.asarray(candidates, float)
+  rows, columns = nss.match_costs(a, b, tolerance=tolerance)
+  assert rows.dtype == columns.dtype == np.int64
+  assert len(set(rows.tolist())) == len(set(columns.tolist())) == rows.size
+  distance = np.abs(np.log(b)[None] - np.log(a)[:, None])
+  assert (distance[rows, columns] <= tolerance).all()
+  assert (np.diff(a[rows]) >= 0).all()
+  assert (np.diff(b[columns]) >= 0).all()
+  # An assignment in which a pair too far apart costs more than all others.
+  prices = np.where(distance <= tolerance, distance, 100.0)
+  best = prices[optimize.linear_sum_assignment(prices)]
+  assert rows.size == (best < 100).sum()
+  total = best[best < 100].sum()
+  np.testing.assert_allclose(distance[rows, columns].sum(), total, atol=1e-9)
+
+
+def test_matched_costs_by_hand():
+  rows, columns = nss.match_costs([100, 300, 200], [205, 1000, 101, 199, 304])
+  assert rows.tolist() == [0, 2, 1]
+  assert columns.tolist() == [2, 3, 4]
+  rows, columns = nss.match_costs([100], [103.0])
+  assert rows.size == columns.size == 0
+  for macs, tolerance, message in (
+    ([1.0, 0.0], 0.1, r"positive and finite; got \[1\. 0\.\]"),
+    ([np.nan], 0.1, r"positive and finite; got \[nan\]"),
+    ([1.0], -0.1, r"tolerance must be at least 0, finite; got -0\.1"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      nss.match_costs([1.0], macs, tolerance=tolerance)
+
+
+def test_matched_populations_cost_the_same():
+  costs = [
+    nss.arch_macs(
+      PAPER, nss.sample_ordered_archs(jax.random.key(i), PAPER, order, 1000)
+    )
+    for i, order in enumerate((PRINCIPLES, ELITE))
+  ]
+  assert np.median(costs[1]) > 1.8 * np.median(costs[0])
+  pairs = nss.match_costs(*costs)
+  assert 600 < pairs[0].size < 750
+  matched = [np.sort(c[i]) for c, i in zip(costs, pairs, strict=True)]
+  assert np.abs(np.log(matched[1] / matched[0])).max() <= 0.02
+  assert abs(np.log(matched[1] / matched[0]).mean()) < 0.003
+
+
+def test_error_edf_by_hand():
+  x, share = nss.error_edf(jnp.asarray([7.5, 5.0, 6.0, 5.0]))
+  assert x.tolist() == [5.0, 6.0, 7.5]
+  assert share.tolist() == [0.5, 0.75, 1.0]
+
+
+@quick
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=30))
+def test_error_edf_is_the_share_of_errors_below(errors):
+  x, share = nss.error_edf(errors)
+  for error in np.arange(-0.5, 21, 0.5):
+    below = sum(e < error for e in errors) / len(errors)
+    step = np.searchsorted(x, error)  # the steps that begin below the error
+    assert below == pytest.approx(share[step - 1] if step else 0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("errors", "message"), [([], "got 0, 0"), ([1.0, np.nan], "got 2, 1 of them")]
+)
+def test_error_edf_needs_numbers(errors, message):
+  with pytest.raises(ValueError, match=message):
+    nss.error_edf(errors)
+
+
+# RegNet and AnyNet
+
+
+# All published RegNetX: w_0, w_a, w_m, d, group width, then depths and widths.
+# Parameters are those of pycls' `dds_baselines`, as in timm's `regnet.py`, and
+# the stages those of the checkpoints, as in transformers' conversion script.
+REGNETX = {
+  "200MF": (24, 36.44, 2.49, 13, 8, [1, 1, 4, 7], [24, 56, 152, 368]),
+  "400MF": (24, 24.48, 2.54, 22, 16, [1, 2, 7, 12], [32, 64, 160, 384]),
+  "600MF": (48, 36.97, 2.24, 16, 24, [1, 3, 5, 7], [48, 96, 240, 528]),
+  "800MF": (56, 35.73, 2.28, 16, 16, [1, 3, 7, 5], [64, 128, 288, 672]),
+  "1.6GF": (80, 34.01, 2.25, 18, 24, [2, 4, 10, 2], [72, 168, 408, 912]),
+  "3.2GF": (88, 26.31, 2.25, 25, 48, [2, 6, 15, 2], [96, 192, 432, 1008]),
+  "4.0GF": (96, 38.65, 2.43, 23, 40, [2, 5, 14, 2], [80, 240, 560, 1360]),
+  "6.4GF": (184, 60.83, 2.07, 17, 56, [2, 4, 10, 1], [168, 392, 784, 1624]),
+  "8.0GF": (80, 49.56, 2.88, 23, 120, [2, 5, 15, 1], [80, 240, 720, 1920]),
+  "12GF": (168, 73.36, 2.37, 19, 112, [2, 5, 11, 1], [224, 448, 896, 2240]),
+  "16GF": (216, 55.59, 2.1, 22, 128, [2, 6, 13, 1], [256, 512, 896, 2048]),
+  "32GF": (320, 69.86, 2.0, 23, 168, [2, 7, 13, 1], [336, 672, 1344, 2520]),
+}
+
+
+@pytest.mark.parametrize("name", REGNETX)
+def test_published_regnets(name):
+  *parameters, group_width, depths, widths = REGNETX[name]
+  found = nss.regnet_stages(*parameters, group_width=group_width)
+  assert [x.tolist() for x in found] == [depths, widths]
+
+
+def test_without_groups_widths_are_multiples_of_eight():
+  depths, widths = nss.regnet_stages(24, 24.48, 2.54, 22)
+  # 24 * 2.54^s for s = 0 to 3: 24, 60.96, 154.8 and 393.3.
+  assert widths.tolist() == [24, 64, 152, 392]
+  assert depths.tolist() == [1, 2, 7, 12]
+
+
+def scalar_regnet(first, slope, multiplier, depth, quantum):
+  """Levels and widths of the blocks, the nearest level found by search."""
+  levels, widths = [], []
+  for block in range(depth):
+    target = math.log((first + slope * block) / first)
+    level = min(range(40), key=lambda s: abs(target - s * math.log(multiplier)))
+    levels.append(level)
+    widths.append(quantum * round(first * multiplier**level / quantum))
+  return levels, widths
+
+
+@quick
+@given(
+  st.integers(1, 32),
+  st.floats(0, 256),
+  st.floats(1.5, 3),
+  st.integers(1, 64),
+  st.sampled_from((1, 4, 8)),
+)
+@example(4, 0.0, 2.0, 5, 8)
+def test_regnet_stages_are_runs_of_equal_blocks(
+  first, slope, multiplier, depth, quantum
+):
+  first *= quantum
+  # Where neither of two roundings is nearer, the last bit would decide.
+  linear = first + slope * np.arange(depth)
+  levels = np.log(linear / first) / np.log(multiplier)
+  assume((np.abs(levels % 1 - 0.5) > 1e-9).all())
+  multiples = first * multiplier ** np.round(levels) / quantum
+  assume((np.abs(multiples % 1 - 0.5) > 1e-9).all())
+  _, blocks = scalar_regnet(first, slope, multiplier, depth, quantum)
+  expected = [(w, len([*run])) for w, run in itertools.groupby(blocks)]
+  depths, widths = nss.regnet_stages(
+    first, slope, multiplier, depth, quantum=quantum
+  )
+  assert [*zip(widths.tolist(), depths.tolist(), strict=True)] == expected
+  assert depths.sum() == depth
+  grouped = nss.regnet_stages(
+    first, slope, multiplier, depth, quantum=quantum, group_width=16
+  )
+  np.testing.assert_array_equal(grouped[0], depths)
+  assert (grouped[1][widths < 16] == widths[widths < 16]).all()
+  assert (grouped[1][widths >= 16] % 16 == 0).all()
+  assert (np.abs(grouped[1] - widths) <= 8).all()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"initial_width": 20}, "a multiple of 8; got 20"),
+    ({"initial_width": 0}, "a multiple of 8; got 0"),
+    ({"slope": -1.0}, "slope must be at least 0.*got -1.0 and 2.0"),
+    ({"multiplier": 1.0}, "multiplier above 1.*got 9.0 and 1.0"),
+    ({"depth": 0}, "depth must be at least 1; got 0"),
+    ({"group_width": 0}, "group_width must be at least 1; got 0"),
+  ],
+)
+def test_regnet_parameters_must_fit(change, message):
+  fits = {"initial_width": 24, "slope": 9.0, "multiplier": 2.0, "depth": 9}
+  with pytest.raises(ValueError, match=message):
+    nss.regnet_stages(**(fits | change))
+
+
+def test_regnets_of_the_paper():
+  archs = nss.sample_regnet_archs(jax.random.key(4), PAPER, 1000)
+  assert (archs.width % 8 == 0).all()
+  assert (np.diff(archs.width) > 0).all()
+  assert archs.depth.min() == 1
+  assert archs.depth.max() == 16
+  assert archs.width.min() == 8
+  assert 400 < archs.width.max() <= 512
+  # Widths grow by 1.5 to 3, apart from the rounding of both to eight.
+  assert (archs.width[:, 1:] + 4 >= 1.5 * archs.width[:, :-1] - 6).all()
+  assert (archs.width[:, 1:] - 4 <= 3 * archs.width[:, :-1] + 12).all()
+  archs = nss.sample_regnet_archs(jax.random.key(4), PAPER, 300, window=WINDOW)
+  costs = nss.arch_macs(PAPER, archs)
+  assert (WINDOW[0] <= costs.min()) & (costs.max() <= WINDOW[1])
+
+
+def test_regnets_are_those_of_their_parameters():
+  """Drawn one by one in Python, they have the same distribution."""
+  rng, expected = np.random.default_rng(5), []
+  # Multiples of 2 from 2 to 8, log-uniform, rounded up.
+  firsts, chance = [2, 4, 6, 8], np.log([2, 2, 1.5, 4 / 3]) / np.log(8)
+  while len(expected) < 1500:
+    first = int(rng.choice(firsts, p=chance))
+    slope, multiplier = np.exp(rng.uniform(np.log([2, 1.5]), np.log([8, 3])))
+    levels, blocks = scalar_regnet(
+      first, slope, multiplier, int(rng.integers(3, 13)), 2
+    )
+    runs = [(w, len([*run])) for w, run in itertools.groupby(blocks)]
+    widths, depths = zip(*runs, strict=True)
+    three = len(runs) == 3 and max(levels) == 2
+    if three and max(depths) <= 4 and max(widths) <= 32:
+      expected.append((*depths, *widths))
+  archs = nss.sample_regnet_archs(jax.random.key(5), NARROW, 6000, quantum=2)
+  both = [np.asarray(numbers(archs)), np.asarray(expected)]
+  for column in range(6):
+    table = np.stack([np.bincount(x[:, column], minlength=40) for x in both])
+    common = table.sum(0) >= 50
+    table = np.c_[table[:, common], table[:, ~common].sum(-1) + 1]
+    if table.shape[1] > 1:
+      assert stats.chi2_contingency(table).pvalue > 1e-3, column
+
+
+def test_regnets_may_have_every_block_there_is():
+  shallow = SearchSpace.expanded(max_depth=1, num_depth_bins=1)
+  archs = nss.sample_regnet_archs(jax.random.key(6), shallow, 50)
+  assert (archs.depth == 1).all()
+
+
+def test_regnets_stay_inside_the_bins():
+  holes = SearchSpace(
+    depth_bins=(((1, 2),), ((1, 1), (3, 3)), ((1, 6),)),
+    width_bins=(((8, 16), (32, 40)), ((16, 64),), ((24, 64), (80, 128))),
+  )
+  archs = nss.sample_regnet_archs(jax.random.key(6), holes, 500)
+  for field, bins in (
+    (archs.depth, holes.depth_bins),
+    (archs.width, holes.width_bins),
+  ):
+    for column, offers in zip(field.T, stage_numbers(bins), strict=True):
+      assert set(column.tolist()) <= set(offers)
+  assert set(archs.depth[:, 1].tolist()) == {1, 3}
+
+
+def test_too_narrow_for_a_regnet_or_an_anynet():
+  with pytest.raises(ValueError, match=r"largest width, 2\.75, .*got 8"):
+    nss.sample_regnet_archs(jax.random.key(0), RAGGED, 1)
+  with pytest.raises(ValueError, match="no multiple of 16 from 3 to 8 on off"):
+    nss.sample_anynet_archs(jax.random.key(0), RAGGED, 1, quantum=16)
+
+
+def test_anynet_numbers_are_log_uniform():
+  archs = nss.sample_anynet_archs(jax.random.key(7), NARROW, 20_000)
+  # 8, 16, 24, 32 stand for (4, 8], (8, 16], (16, 24], (24, 32]; depths alike.
+  chance = np.log([2, 2, 1.5, 4 / 3]) / np.log(8)
+  for column in archs.width.T // 8, archs.depth.T:
+    for stage in column:
+      assert_frequencies(np.bincount(stage, minlength=5), [0, *chance])
+  assert (archs.width % 8 == 0).all()
+  # Stages are independent of each other, and depths of widths.
+  code = archs.width[:, 0] // 8 + 5 * archs.depth[:, 1]
+  joint = np.pad(np.outer(chance, chance), ((1, 0), (1, 0)))
+  assert_frequencies(np.bincount(code, minlength=25), joint)
+
+
+@pytest.mark.parametrize("window", [None, RAGGED_WINDOW])
+def test_anynet_archs_in_order_keep_their_probabilities(window):
+  archs = ordered_archs(RAGGED, ELITE)
+  chance = np.ones(len(archs.depth))
+  for field in (archs.depth, archs.width):
+    weight = -np.log1p(-np.minimum(1 / field, 0.5))
+    chance *= weight.prod(-1)
+  if window is not None:
+    costs = nss.arch_macs(RAGGED, archs)
+    chance *= (window[0] <= costs) & (costs <= window[1])
+  drawn = nss.sample_anynet_archs(
+    jax.random.key(8), RAGGED, 80_000, order=ELITE, window=window, quantum=1
+  )
+  assert_frequencies(frequencies(archs, drawn), chance / chance.sum())
