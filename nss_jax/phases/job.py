@@ -22,6 +22,7 @@ class Job(NamedTuple):
     search: the search, not run yet.
     workdir: every phase writes to a folder of its own name.
     console: where lines and progress go.
+    config_flags: the words of the command line that give the config.
   """
 
   config: ml_collections.ConfigDict
@@ -30,6 +31,7 @@ class Job(NamedTuple):
   search: Program
   workdir: pathlib.Path
   console: rich.console.Console
+  config_flags: tuple[str, ...] = ()
 
   @property
   def search_space(self) -> SearchSpace:

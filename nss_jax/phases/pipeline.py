@@ -13,6 +13,7 @@ from nss_jax.phases import (
   loop,
   plan,
   rank_check,
+  report,
   search,
   search_program,
 )
@@ -43,8 +44,16 @@ def run(
   phases: Sequence[str],
   *,
   dry_run: bool = False,
+  config_flags: Sequence[str] = (),
 ) -> int:
   """Runs phases and returns the exit code of the command.
+
+  Args:
+    config: valid.
+    workdir: of the run.
+    phases: names, in order.
+    dry_run: print the plan and stop.
+    config_flags: the flags that give the config, to tell the next command.
 
   Raises:
     One of `USER_ERRORS`, before anything is compiled or written.
@@ -60,12 +69,15 @@ def run(
   built = search_program.build(config, dataset, mesh)
   if {"evaluate", "rank_check"} & set(phases):
     evaluate.check(config, built.search_space, len(dataset.train_labels))
+  flags = tuple(config_flags)
+  job = Job(config, dataset, mesh, built, workdir, console, flags)
+  if set(phases) == {"report"}:
+    report.check(job)
   for line in plan.describe(config, dataset, built, phases):
     say(console, line)
   if dry_run:
     return 0
   claim_workdir(config, workdir)
-  job = Job(config, dataset, mesh, built, workdir, console)
   for phase in phases:
     try:
       _run_phase(phase, job)
@@ -146,9 +158,12 @@ def claim_workdir(
 
 
 class _Phase(NamedTuple):
-  """A program, the file that says it is finished, and its words."""
+  """A program, the file that says it is finished, and its words.
 
-  result: str
+  No such file: it always runs, because what it reads may have changed.
+  """
+
+  result: str | None
   run: Callable[[Job], dict[str, Any]]
   report: Callable[[dict[str, Any], Job], list[str]]
 
@@ -157,14 +172,15 @@ _PHASES = {
   "search": _Phase("elite_space.json", search.run, search.report),
   "evaluate": _Phase("summary.json", evaluate.run, evaluate.report),
   "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
+  "report": _Phase(None, report.run, report.report),
 }
 
 
 def _run_phase(name: str, job: Job) -> None:
   """Runs what is not finished yet, and reports either way."""
   phase = _PHASES[name]
-  path = job.workdir / name / phase.result
-  if path.exists():
+  path = job.workdir / name / (phase.result or "")
+  if phase.result and path.exists():
     say(job.console, f"already done: {path}")
     result = artifacts.read_json(path)
   else:
