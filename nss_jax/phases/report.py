@@ -78,7 +78,7 @@ def check(job: Job) -> None:
   """Raises ArtifactError, naming the command, if there is nothing to report."""
   if is_empty(job.workdir):
     raise artifacts.ArtifactError(
-      f"{job.workdir}: nothing to report; run {_command(job, 'search')}"
+      f"{job.workdir}: nothing to report; run {_command(job, 'search', ' ')}"
     )
 
 
@@ -223,14 +223,15 @@ def _numbers(job, results, found) -> dict[str, Any]:
   }
 
 
-def _command(job: Job, phases: str) -> str:
-  """What a shell takes to run phases on this workdir."""
+def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
+  """What a shell takes to run phases on this workdir, a flag a line."""
   words = [
-    *(job.config_flags or ("--config=CONFIG.py",)),
-    f"--workdir={job.workdir}",
+    "python -m nss_jax.main",
+    *map(shlex.quote, job.config_flags or ("--config=CONFIG.py",)),
+    shlex.quote(f"--workdir={job.workdir}"),
     f"--phases={phases}",
   ]
-  return shlex.join(["python", "-m", "nss_jax.main", *words])
+  return joint.join(words)
 
 
 def _settings(config) -> list[report_page.Setting]:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from nss_jax.runtime import figures, scores
 from nss_jax.runtime.report_tables import (
-  GROUPS,
   RANKS,
   Record,
   format_ranges,
@@ -20,9 +19,14 @@ from nss_jax.runtime.workdir_results import RankScores, Results
 from nss_jax.spaces.search_space import space_ranges
 
 # Inches; text of 9 points in it is as large as a phone's.
-_WIDTH = 5.2
+_WIDTH = 4.5
 _ELITE, _OTHERS, _RANGE = "tab:orange", "tab:blue", "0.86"
 _SPACES = (scores.RANDOM_SPACES, scores.HARD_RANDOM_SPACES, scores.ORACLE)
+_STRIPS = {
+  scores.RANDOM_SPACES: "random\nspaces",
+  scores.HARD_RANDOM_SPACES: "no lowest\nwidth",
+  scores.ORACLE: "best of\nthe oracle",
+}
 
 
 class Picture(NamedTuple):
@@ -207,8 +211,7 @@ def _spaces(results: Results) -> Picture:
         axes.axvline(mean, color=_ELITE, linewidth=2.5)
       axes.set(title=title, ylim=(len(names) - 0.5, -0.5))
       axes.tick_params(axis="y", length=0)
-      labels = [GROUPS[name].replace(", ", ",\n") for name in names]
-      axes.set_yticks(range(len(names)), labels)
+      axes.set_yticks(range(len(names)), [_STRIPS[name] for name in names])
     _legend(figure, [("Elite Space", _ELITE, 1), ("one space", _OTHERS, 0.6)])
     figure.savefig(path, dpi=160)
 
@@ -302,6 +305,7 @@ def _trained(results: Results, records: Sequence[Record]) -> Picture:
         va="center",
       )
     axes.margins(x=0.15)
+    axes.set_axisbelow(True)
     axes.set(xlabel="test error (%); a dot is a seed", xlim=(0, None))
     axes.grid(False, axis="y")
     labels = [_short(record["name"]) for record in records]

@@ -109,7 +109,7 @@ def _tiles(content: Content) -> str:
       (
         "archs in it",
         f"{results.search_space.num_archs_in(results.space):,}",
-        f"of {results.search_space.num_archs:.3g}",
+        f"of {words.large(results.search_space.num_archs)}",
       ),
     ]
   tiles += [_percentile_tile(results), _error_tile(content)]
@@ -127,7 +127,7 @@ def _percentile_tile(results: Results) -> tuple[str, str, str]:
   if found is None or "percentile" not in found["loss"]:
     return term, NOT_RUN, "0 is best"
   count = found["num_spaces"]
-  percentile = f"{found['loss']['percentile']:.0f}"
+  percentile = f"{found['loss']['percentile']:.3g}"
   return term, percentile, f"among {count} random spaces; 0 is best"
 
 
@@ -161,8 +161,9 @@ def _found(content: Content) -> list[str]:
     _paragraph(words.cost(results), "lead"),
     _paragraph(words.trend(results)),
     f'<div class="figures">{_figure(content, "elite_space")}'
-    f"<div><p>How it was searched</p>{_list(content.highlights)}</div></div>",
+    f"<div><h3>How it was searched</h3>{_list(content.highlights)}</div></div>",
     _table(content, "candidates"),
+    _paragraph(words.draws(results), "note"),
     wide,
   ]
 
@@ -259,7 +260,7 @@ def _reproduce(content: Content) -> list[str]:
   )
   return [
     _paragraph("This command made, or makes, what is above:"),
-    f"<pre>{escape(content.reproduce)}</pre>",
+    _command(content.reproduce),
     _paragraph(
       "Results that are there are kept; a run that was stopped goes on. The "
       "same config and seed on the same machine and library give the same "
@@ -270,7 +271,7 @@ def _reproduce(content: Content) -> list[str]:
 
 
 def _paragraph(text: str, kind: str = "") -> str:
-  return f"<p{_class(kind)}>{escape(text)}</p>"
+  return f"<p{_class(kind)}>{escape(text)}</p>" if text else ""
 
 
 def _list(lines: Iterable[str], kind: str = "") -> str:
@@ -285,8 +286,13 @@ def _class(kind: str) -> str:
 def _missing(content: Content, phase: str, text: str) -> str:
   return (
     f'<div class="missing"><p>{escape(text)} This makes it:</p>'
-    f"<pre>{escape(content.commands[phase])}</pre></div>"
+    f"{_command(content.commands[phase])}</div>"
   )
+
+
+def _command(text: str) -> str:
+  """A command, to be copied; long lines scroll in their own box."""
+  return f'<pre tabindex="0">{escape(text)}</pre>'
 
 
 def _figures(content: Content, *names: str) -> str:
@@ -319,7 +325,7 @@ def _table(content: Content, name: str) -> str:
     for column in zip(*rows, strict=True)
   ]
   head = "".join(
-    f'<th scope="col"{_class("number" * number)}>{escape(title)}</th>'
+    f'<th scope="col"{_class("number" * number)}>{_title(title)}</th>'
     for (title, _), number in zip(table.columns, numeric, strict=True)
   )
   body = "".join(
@@ -330,6 +336,11 @@ def _table(content: Content, name: str) -> str:
     f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr>"
     f"</thead><tbody>{body}</tbody></table>",
   )
+
+
+def _title(text: str) -> str:
+  """A title with its unit on a line of its own, so that columns are narrow."""
+  return re.sub(r"(?<=:) | (?=\()", "<br>", escape(text))
 
 
 def _cell(text: str, number: bool) -> str:

@@ -13,10 +13,10 @@ from nss_jax.runtime.report_cells import NOT_RUN, Record, Table
 from nss_jax.runtime.workdir_results import NAS_NAMES, Results
 
 SOURCES = {
-  "elite": "Elite Space: searched",
-  "elite_uniform": "Elite Space: closest uniform draw",
-  "expanded": "Expanded Search Space: searched",
-  "expanded_uniform": "Expanded Search Space: uniform draws",
+  "elite": "Elite: searched",
+  "elite_uniform": "Elite: closest uniform draw",
+  "expanded": "Expanded: searched",
+  "expanded_uniform": "Expanded: uniform draws",
 }
 GROUPS = {
   scores.ELITE: "Elite Space",
@@ -66,7 +66,7 @@ def candidates_table(results: Results) -> Table | None:
     ("blocks per stage", cells.text("depth")),
     ("channels per stage", cells.text("width")),
     ("mean cost", cells.macs("mean_flops")),
-    ("from the target (%)", cells.percent("deviation", "+.1f")),
+    ("from target (%)", cells.percent("deviation", "+.1f")),
     ("is the Elite Space", cells.yes("elite")),
   )
   return _table("candidates", "Spaces drawn at the end", records, columns)
@@ -89,7 +89,7 @@ def groups_table(results: Results) -> Table | None:
     ("median (%)", cells.percent("median_error")),
     ("best (%)", cells.percent("min_error")),
     ("mean loss (nats)", cells.number("mean_loss", ".4f")),
-    ("share of the front (%)", cells.percent("pareto_share", ".0f")),
+    ("share of front (%)", cells.percent("pareto_share", ".0f")),
     ("hypervolume", cells.number("hypervolume", ".3f")),
   )
   return _table("groups", "Groups of archs", records, columns)
@@ -130,9 +130,9 @@ def spaces_table(results: Results) -> Table | None:
     ("Elite Space", measured("elite")),
     ("best of them", measured("best")),
     ("regret", measured("regret", "+")),
-    ("percentile", cells.number("percentile", ".0f")),
-    ("bootstrap interval", cells.interval("bootstrap_interval", ".0f")),
-    ("exact interval", cells.interval("exact_interval", ".0f")),
+    ("percentile", cells.number("percentile", ".1f")),
+    ("interval (bootstrap)", cells.interval("bootstrap_interval", ".0f")),
+    ("interval (exact)", cells.interval("exact_interval", ".0f")),
   )
   return _table("spaces", "The Elite Space among others", records, columns)
 
@@ -143,13 +143,14 @@ def nas_table(results: Results, dataset: str, target: float) -> Table:
     ("network from", lambda r: SOURCES[r["source"]]),
     ("arch", cells.text("arch")),
     ("FLOPs", cells.macs("flops")),
-    ("from the target (%)", cells.percent("deviation", "+.1f")),
-    ("samples", _samples),
+    ("from target (%)", cells.percent("deviation", "+.1f")),
+    ("samples", cells.text("num_samples")),
+    ("samples (mean of seeds)", _mean_samples),
     ("test error (%)", _error),
     ("paper: FLOPs", cells.macs("paper_flops")),
-    ("deviation (%)", cells.number("paper_deviation_percent", ".1f")),
-    ("samples", cells.text("paper_num_samples")),
-    ("error (%)", cells.number("paper_error_percent", ".2f")),
+    ("paper: deviation (%)", cells.number("paper_deviation_percent", ".1f")),
+    ("paper: samples", cells.text("paper_num_samples")),
+    ("paper: error (%)", cells.number("paper_error_percent", ".2f")),
   )
   records = [_nas_record(results, dataset, target, n) for n in NAS_NAMES]
   title = f"Networks for {format_macs(target)} on {dataset}, and the paper's"
@@ -221,7 +222,7 @@ def nas_runs_table(results: Results) -> Table | None:
     ("learning rate", cells.number("learning_rate", "g")),
     ("arch", cells.text("arch")),
     ("FLOPs", cells.macs("flops")),
-    ("from the target (%)", cells.percent("deviation", "+.1f")),
+    ("from target (%)", cells.percent("deviation", "+.1f")),
     ("samples", cells.text("num_samples")),
   )
   return _table("nas_runs", "Learning rates tried", records, columns)
@@ -280,9 +281,9 @@ def rank_table(results: Results) -> Table | None:
   columns = (
     ("archs", lambda r: RANKS[r["archs"]]),
     ("number", cells.text("count")),
-    ("tau, its error", tau("tau_error")),
-    ("tau, its loss", tau("tau_loss")),
-    ("tau, multiply-adds alone", tau("tau_macs")),
+    ("tau (error)", tau("tau_error")),
+    ("tau (loss)", tau("tau_loss")),
+    ("tau (multiply-adds)", tau("tau_macs")),
   )
   return _table("rank_check", "Does the supernet rank?", records, columns)
 
@@ -303,15 +304,15 @@ def _deviation(values: list[float]) -> float | None:
   return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _samples(record: Record) -> str:
-  text = str(record["num_samples"])
-  if record["num_samples_mean"] is None:
-    return text
-  return (
-    f"{text}; mean {record['num_samples_mean']:.4g}"
-    + f" ({record['num_samples_low']:.4g} to {record['num_samples_high']:.4g})"
-    * (record["num_samples_low"] is not None)
-  )
+def _mean_samples(record: Record) -> str:
+  mean = record["num_samples_mean"]
+  if mean is None:
+    return cells.NO_VALUE
+  text = f"{mean:.4g}"
+  if record["num_samples_low"] is not None:
+    low, high = record["num_samples_low"], record["num_samples_high"]
+    text += f" ({low:.4g} to {high:.4g})"
+  return text
 
 
 def _error(record: Record) -> str:

@@ -42,6 +42,17 @@ def trend(results: Results) -> str:
   return text
 
 
+def draws(results: Results) -> str:
+  """Why none of the draws is the Elite Space, if none is."""
+  elite = results.elite
+  if any(draw["space"] == elite["space"] for draw in elite["candidates"]):
+    return ""
+  return (
+    "None of these draws is the Elite Space: by the rule of this run it was "
+    "chosen among all spaces."
+  )
+
+
 def _order(letter: str, ranges) -> str:
   lows = [low for low, _ in ranges]
   stages = np.argsort(lows, kind="stable")
@@ -64,16 +75,16 @@ def is_elite(results: Results) -> Iterator[str]:
       found = against[name]["loss"]
       low, high = found["exact_interval"]
       yield (
-        f"{found['percentile']:.0f} % of {against[name]['num_spaces']} {kind} "
+        f"{found['percentile']:.3g} % of {against[name]['num_spaces']} {kind} "
         f"have a smaller mean loss ({confidence:.0f} % interval {low:.0f} to "
         f"{high:.0f}): the Elite Space {_verdict(low, high)}."
       )
   if scores.ORACLE in against:
     found = against[scores.ORACLE]
     yield (
-      "To the best space that evolution on the evaluator found, the Elite "
-      f"Space lacks {found['loss']['regret']:.4f} nats of mean loss and "
-      f"{100 * found['error']['regret']:.2f} points of mean error."
+      "Regret to the best space that evolution on the evaluator found: "
+      f"{found['loss']['regret']:+.4f} nats of mean loss, "
+      f"{100 * found['error']['regret']:+.2f} points of mean error."
     )
 
 
@@ -127,11 +138,23 @@ def trained(records: list[Record]) -> Iterator[str]:
       )
 
 
+def large(number: int) -> str:
+  """A count in words: `6,400`, `1.34 × 10⁸`."""
+  if number < 1e7:
+    return f"{number:,}"
+  digits, _, exponent = f"{number:.2e}".partition("e+")
+  raised = str(int(exponent)).translate(
+    str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+  )
+  return f"{digits} \N{MULTIPLICATION SIGN} 10{raised}"
+
+
 def size(search_space: SearchSpace) -> str:
   """What was searched, in a line."""
   shape = "x".join(map(str, search_space.image_shape))
   return (
     f"{search_space.num_stages} stages of 1 to {search_space.max_depth} blocks "
-    f"and 1 to {search_space.max_width} channels, {search_space.num_archs:.3g} "
-    f"archs; images of {shape}, {search_space.num_classes} classes"
+    f"and 1 to {search_space.max_width} channels, "
+    f"{large(search_space.num_archs)} archs; images of {shape}, "
+    f"{search_space.num_classes} classes"
   )
