@@ -88,7 +88,11 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
   lines = ["", f"Report: {folder / 'index.html'}"]
   if result["not_run"]:
     lines.append(f"  not run yet: {', '.join(result['not_run'])}")
-  return [*lines, f"Files in {folder}: index.html, tables.md, {RESULT}, ..."]
+  return [
+    *lines,
+    f"Files in {folder}: index.html, {RESULT}, "
+    "tables.md, table_*.csv, pictures as .png and .svg",
+  ]
 
 
 @contextlib.contextmanager

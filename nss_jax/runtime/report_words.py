@@ -76,8 +76,8 @@ def is_elite(results: Results) -> Iterator[str]:
       low, high = found["exact_interval"]
       yield (
         f"{found['percentile']:.3g} % of {against[name]['num_spaces']} {kind} "
-        f"have a smaller mean loss ({confidence:.0f} % interval {low:.0f} to "
-        f"{high:.0f}): the Elite Space {_verdict(low, high)}."
+        f"have a smaller mean loss (exact {confidence:.0f} % interval "
+        f"{low:.0f} to {high:.0f}): the Elite Space {_verdict(low, high)}."
       )
   if scores.ORACLE in against:
     found = against[scores.ORACLE]
