@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from nss_jax import config as config_lib
 
-PHASES = ("search", "evaluate", "rank_check", "nas", "train")
+PHASES = ("search", "evaluate", "rank_check", "nas", "train", "report")
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -69,12 +69,23 @@ def main(argv: list[str]) -> int:
       _PHASES.value,
       archs=_ARCH.value,
       dry_run=_DRY_RUN.value,
+      config_flags=_config_flags(),
     )
   except pipeline.USER_ERRORS as error:
     return _refuse(str(error))
   except KeyboardInterrupt:
     print("interrupted; run the same command to go on", file=sys.stderr)
     return 130
+
+
+def _config_flags() -> list[str]:
+  """The flags that give this config once more."""
+  flag = flags.FLAGS["config"]
+  fields = config_flags.get_override_values(flag)
+  return [
+    f"--config={config_flags.get_config_filename(flag)}",
+    *(f"--config.{path}={value}" for path, value in fields.items()),
+  ]
 
 
 def parse_flags(argv: list[str]) -> list[str]:

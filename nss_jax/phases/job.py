@@ -23,6 +23,7 @@ class Job(NamedTuple):
     workdir: every phase writes to a folder of its own name.
     console: where lines and progress go.
     archs: to be trained, as text; none: those that the nas phase has found.
+    config_flags: the words of the command line that give the config.
   """
 
   config: ml_collections.ConfigDict
@@ -32,6 +33,7 @@ class Job(NamedTuple):
   workdir: pathlib.Path
   console: rich.console.Console
   archs: tuple[str, ...] = ()
+  config_flags: tuple[str, ...] = ()
 
   @property
   def search_space(self) -> SearchSpace:

@@ -14,6 +14,7 @@ from nss_jax.phases import (
   nas,
   plan,
   rank_check,
+  report,
   search,
   search_program,
   train,
@@ -46,6 +47,7 @@ def run(
   *,
   archs: Sequence[str] = (),
   dry_run: bool = False,
+  config_flags: Sequence[str] = (),
 ) -> int:
   """Runs phases and returns the exit code of the command.
 
@@ -55,6 +57,7 @@ def run(
     phases: names, in order.
     archs: for the train phase, instead of those that the nas phase has found.
     dry_run: print the plan and stop.
+    config_flags: the flags that give the config, to tell the next command.
 
   Raises:
     One of `USER_ERRORS`, before anything is compiled or written.
@@ -72,12 +75,15 @@ def run(
     evaluate.check(config, built.search_space, len(dataset.train_labels))
   if "train" in phases:
     _check_training(config, archs, built, dataset)
+  texts = tuple(archs), tuple(config_flags)
+  job = Job(config, dataset, mesh, built, workdir, console, *texts)
+  if set(phases) == {"report"}:
+    report.check(job)
   for line in plan.describe(config, dataset, built, phases):
     say(console, line)
   if dry_run:
     return 0
   claim_workdir(config, workdir)
-  job = Job(config, dataset, mesh, built, workdir, console, tuple(archs))
   for phase in phases:
     try:
       _run_phase(phase, job)
@@ -182,7 +188,8 @@ class _Phase(NamedTuple):
   """A program and its words.
 
   Attributes:
-    result: the file that says it is finished; None: it sees to that itself.
+    result: the file that says it is finished; None: it always runs, since what
+      it reads may have changed, and does nothing twice.
     run: does it all, or goes on.
     report: the result in words.
     needs: the phase whose result it reads.
@@ -200,14 +207,15 @@ _PHASES = {
   "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
   "nas": _Phase("summary.json", nas.run, nas.report, "search"),
   "train": _Phase(None, train.run, train.report, "nas"),
+  "report": _Phase(None, report.run, report.report),
 }
 
 
 def _run_phase(name: str, job: Job) -> None:
   """Runs what is not finished yet, and reports either way."""
   phase = _PHASES[name]
-  path = phase.result and job.workdir / name / phase.result
-  if path and path.exists():
+  path = job.workdir / name / (phase.result or "")
+  if phase.result and path.exists():
     say(job.console, f"already done: {path}")
     result = artifacts.read_json(path)
   else:

@@ -18,7 +18,6 @@ from nss_jax.spaces.cost import arch_macs
 from nss_jax.spaces.feasible import sample_feasible_archs, sample_uniform_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
-SUPERNET, ALONE = "supernet", "alone"
 _CANDIDATES = 4096
 
 
@@ -49,11 +48,11 @@ def run(job: Job) -> dict[str, Any]:
     ledger(
       lambda archs: score_fn(params, archs),
       num_per_call=scoring.num_per_call(mesh),
-    ).score(SUPERNET, archs)
+    ).score(scores.SUPERNET, archs)
     ledger(
       lambda archs: _score_alone(train, score_fn, archs, mesh.size),
       num_per_call=1,
-    ).score(ALONE, archs)
+    ).score(scores.ALONE, archs)
   result = _summarize(config, search_space, folder)
   artifacts.write_json(folder / "summary.json", result)
   return result
@@ -119,7 +118,8 @@ def _score_alone(train, score_fn, archs, num_devices):
 
 def _summarize(config, search_space, folder) -> dict[str, Any]:
   table = scores.read_scores(folder / "scores.csv", search_space)
-  predicted, truth = table.group(SUPERNET), table.group(ALONE).error
+  predicted = table.group(scores.SUPERNET)
+  truth = table.group(scores.ALONE).error
   near = np.arange(len(truth)) >= config.rank_check.num_archs
   result = {}
   for name, rows in (("spread", ~near), ("near_target", near)):

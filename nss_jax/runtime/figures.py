@@ -13,7 +13,7 @@ from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.search_space import SearchSpace
 
-_STYLE = {
+STYLE = {
   "axes.spines.top": False,
   "axes.spines.right": False,
   "axes.grid": True,
@@ -21,6 +21,7 @@ _STYLE = {
   "font.size": 9,
   "axes.titlesize": 10,
   "legend.frameon": False,
+  "svg.hashsalt": "nss_jax",  # equal results, equal bytes
 }
 
 
@@ -28,7 +29,7 @@ def draw_trajectory(
   path: str,
   lines: Sequence[dict[str, Any]],
   search_space: SearchSpace,
-  elite: dict[str, Any],
+  elite: dict[str, Any] | None,
   *,
   warmup_epochs: int,
 ) -> None:
@@ -38,12 +39,12 @@ def draw_trajectory(
     path: of the picture; its suffix is the format.
     lines: of `metrics.jsonl`.
     search_space: the bins.
-    elite: content of `elite_space.json`.
+    elite: content of `elite_space.json`; None while the search runs.
     warmup_epochs: shaded.
   """
   stages = search_space.num_stages
   columns = max(stages, 3)
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(4 * columns, 8.4), layout="constrained")
     rows = figure.subfigures(2, 1, height_ratios=(1, 1.7))
     _draw_curves(rows[0], lines, search_space, warmup_epochs)
@@ -56,16 +57,28 @@ def draw_trajectory(
           axes[row, stage], lines, search_space, elite, kind, stage
         )
     rows[1].colorbar(picture, ax=axes, label="probability", fraction=0.03)
-    figure.suptitle(
-      f"Elite Space: mean {elite['mean_flops'] / 1e6:.4g} MF, "
-      f"{100 * elite['deviation']:+.1f} % from the target of "
-      f"{elite['target_flops'] / 1e6:.4g} MF (multiply-adds); its bins are "
-      "outlined"
-    )
+    figure.suptitle(_trajectory_title(elite))
     figure.savefig(path, dpi=110)
 
 
-def draw_pareto(path: str, scores: Scores, target_flops: float) -> None:
+def _trajectory_title(elite: dict[str, Any] | None) -> str:
+  if elite is None:
+    return "The search has not ended: there is no Elite Space yet"
+  return (
+    f"Elite Space: mean {elite['mean_flops'] / 1e6:.4g} MF, "
+    f"{100 * elite['deviation']:+.1f} % from the target of "
+    f"{elite['target_flops'] / 1e6:.4g} MF (multiply-adds); its bins are "
+    "outlined"
+  )
+
+
+def draw_pareto(
+  path: str,
+  scores: Scores,
+  target_flops: float,
+  *,
+  size: tuple[float, float] = (6.4, 4.4),
+) -> None:
   """Error over FLOPs of single archs, as the paper's Figs. 3-4.
 
   Blue archs of the Expanded Search Space, orange ones of the Elite Space (one
@@ -75,6 +88,7 @@ def draw_pareto(path: str, scores: Scores, target_flops: float) -> None:
     path: of the picture; its suffix is the format.
     scores: rows of `evaluate/scores.csv`; other groups are not drawn.
     target_flops: a vertical line.
+    size: of the picture, in inches.
 
   Raises:
     ValueError: if there is no arch to draw.
@@ -88,8 +102,8 @@ def draw_pareto(path: str, scores: Scores, target_flops: float) -> None:
     raise ValueError(
       f"no arch to draw: none is of {' or '.join(name for name, *_ in groups)}"
     )
-  with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for name, title, color, alpha in groups:
       group = scores.group(name)
@@ -202,12 +216,13 @@ def _draw_bins(axes, lines, search_space, elite, kind, stage):
   step = -(-len(bins) // 8)
   shown = range(0, len(bins), step)
   axes.set_yticks(shown, [_name(bins[i]) for i in shown])
-  chosen = [tuple(pair) for pair in bins].index(
-    tuple(elite["space"][kind][stage])
-  )
-  axes.axhspan(
-    chosen - 0.5, chosen + 0.5, fill=False, edgecolor="deepskyblue", lw=1.5
-  )
+  if elite is not None:
+    chosen = [tuple(pair) for pair in bins].index(
+      tuple(elite["space"][kind][stage])
+    )
+    axes.axhspan(
+      chosen - 0.5, chosen + 0.5, fill=False, edgecolor="deepskyblue", lw=1.5
+    )
   unit = "blocks" if kind == "depth" else "channels"
   axes.set_title(f"stage {stage + 1}: {unit}")
   if kind == "width":

@@ -1,0 +1,278 @@
+"""The report phase: what a workdir holds, as tables, pictures and a page."""
+
+import contextlib
+import os
+import pathlib
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from nss_jax import config as config_lib
+from nss_jax.phases.job import Job
+from nss_jax.runtime import artifacts, report_figures, report_page
+from nss_jax.runtime import report_tables as tables
+from nss_jax.runtime.report_cells import NO_VALUE, Table, plain
+from nss_jax.runtime.workdir_results import Results, is_empty, read_results
+from nss_jax.version import __version__
+
+FOLDER = "report"
+# The last to be replaced: it says that the report is whole.
+RESULT = "report.json"
+_PICTURES = (
+  "elite_space",
+  "trajectory",
+  "pareto",
+  "spaces",
+  "trained",
+  "rank_check",
+)
+_TABLES = (
+  "candidates",
+  "spaces",
+  "groups",
+  "nas",
+  "nas_runs",
+  "train",
+  "rank_check",
+)
+_FILES = (
+  *(f"{name}.{kind}" for name in _PICTURES for kind in ("png", "svg")),
+  *(f"table_{name}.csv" for name in _TABLES),
+  "tables.md",
+  "index.html",
+  RESULT,
+)
+
+
+def run(job: Job) -> dict[str, Any]:
+  """Writes `report/` from the files of the workdir; nothing is computed.
+
+  Returns:
+    The content of `report/report.json`.
+
+  Raises:
+    ArtifactError: if there is nothing to report, or a file is not what it
+      should be; the report that was there is as it was.
+  """
+  check(job)
+  results = read_results(job.workdir, job.search_space)
+  found = _make_tables(job.config, results)
+  with _replaced_files(job.workdir / FOLDER) as folder:
+    pictures = _draw(job.config, results, found, folder)
+    for table in found.values():
+      path = folder / f"table_{table.name}.csv"
+      path.write_text(table.to_csv(), "utf-8")
+    (folder / "tables.md").write_text(_markdown(job, found), "utf-8")
+    content = _content(job, results, found, pictures)
+    (folder / "index.html").write_text(report_page.render(content), "utf-8")
+    result = _numbers(job, results, found)
+    artifacts.write_json(folder / RESULT, result)
+  return result
+
+
+def check(job: Job) -> None:
+  """Raises ArtifactError, naming the command, if there is nothing to report."""
+  if is_empty(job.workdir):
+    raise artifacts.ArtifactError(
+      f"{job.workdir}: nothing to report; run {_command(job, 'search', ' ')}"
+    )
+
+
+def report(result: dict[str, Any], job: Job) -> list[str]:
+  """Where the report is, and what it lacks."""
+  folder = job.workdir / FOLDER
+  lines = ["", f"Report: {folder / 'index.html'}"]
+  if result["not_run"]:
+    lines.append(f"  not run yet: {', '.join(result['not_run'])}")
+  return [
+    *lines,
+    f"Files in {folder}: index.html, {RESULT}, "
+    "tables.md, table_*.csv, pictures as .png and .svg",
+  ]
+
+
+@contextlib.contextmanager
+def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to write to, whose files replace the old ones when all are made.
+
+  Files of an earlier report that are not made again go; other files stay.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  new = pathlib.Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
+  try:
+    yield new
+    made = {path.name for path in new.iterdir()}
+    for path in new.iterdir():
+      artifacts.fsync(path)
+    for name in _FILES:
+      if name in made:
+        os.replace(new / name, folder / name)
+      else:
+        (folder / name).unlink(missing_ok=True)
+    artifacts.fsync(folder)
+  finally:
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _make_tables(
+  config: ml_collections.ConfigDict, results: Results
+) -> dict[str, Table]:
+  """Those that have rows, by name."""
+  target = config.objective.target_flops
+  made = (
+    tables.candidates_table(results),
+    tables.spaces_table(results),
+    tables.groups_table(results),
+    tables.nas_table(results, dataset_name(config), target),
+    tables.nas_runs_table(results),
+    tables.train_table(results),
+    tables.rank_table(results),
+  )
+  return {table.name: table for table in made if table is not None}
+
+
+def dataset_name(config: ml_collections.ConfigDict) -> str:
+  """The name that the paper's tables have, if they have it."""
+  source = config.data.source
+  if source == "tfds":
+    return config.data.name.partition(":")[0]
+  return source.removesuffix("_binary")
+
+
+def _draw(config, results, found, folder) -> dict[str, tuple]:
+  pictures = report_figures.pictures(
+    results,
+    config.objective.target_flops,
+    found["train"].records,
+    warmup_epochs=config.search.warmup_epochs,
+    num_spread=config.rank_check.num_archs,
+  )
+  return {
+    name: (picture, report_figures.write(picture, folder))
+    for name, picture in pictures.items()
+  }
+
+
+def _markdown(job: Job, found: dict[str, Table]) -> str:
+  parts = [f"# {job.config.name}", report_page.FLOPS]
+  for table in found.values():
+    parts += [f"## {table.title}", table.to_markdown().rstrip("\n")]
+  parts += _notes(found["nas"])
+  return "\n\n".join(parts) + "\n"
+
+
+def _notes(nas: Table) -> list[str]:
+  """The source of the paper's numbers, where some are shown."""
+  if all(record["paper_flops"] is None for record in nas.records):
+    return [f"{NO_VALUE}: the paper has no row for this data set and target."]
+  paper = tables.read_paper()
+  return [
+    f"Paper: {paper['source']}. Known misprints: {'; '.join(paper['notes'])}."
+  ]
+
+
+def _content(job, results, found, pictures) -> report_page.Content:
+  config = job.config
+  missing = _not_run(results, found)
+  present = [name for name in _PHASES if name not in missing]
+  return report_page.Content(
+    name=config.name,
+    dataset=dataset_name(config),
+    target=config.objective.target_flops,
+    results=results,
+    tables=found,
+    pictures=pictures,
+    commands={name: _command(job, name) for name in _PHASES},
+    reproduce=_command(job, ",".join([*(present or ["search"]), FOLDER])),
+    settings=_settings(config),
+    highlights=_highlights(config),
+    notes=_notes(found["nas"]),
+    version=__version__,
+  )
+
+
+_PHASES = ("search", "evaluate", "rank_check", "nas", "train")
+
+
+def _not_run(results: Results, found: dict[str, Table]) -> list[str]:
+  """Phases without a result."""
+  missing = {
+    "search": results.elite is None,
+    "evaluate": results.evaluation is None,
+    "rank_check": results.rank_check is None,
+    "nas": not results.nas,
+    "train": not results.trained,
+  }
+  return [name for name in _PHASES if missing[name]]
+
+
+def _numbers(job, results, found) -> dict[str, Any]:
+  """The content of `report.json`: every table, and where it is from."""
+  elite = results.elite or {}
+  return {
+    "name": job.config.name,
+    "dataset": dataset_name(job.config),
+    "target_flops": job.config.objective.target_flops,
+    "seed": job.config.seed,
+    "elite_space": {
+      key: elite.get(key) for key in ("space", "mean_flops", "deviation")
+    },
+    "tables": {name: plain(table.records) for name, table in found.items()},
+    "not_run": _not_run(results, found),
+    "version": __version__,
+  }
+
+
+def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
+  """What a shell takes to run phases on this workdir, a flag a line."""
+  words = [
+    "python -m nss_jax.main",
+    *map(shlex.quote, job.config_flags or ("--config=CONFIG.py",)),
+    shlex.quote(f"--workdir={job.workdir}"),
+    f"--phases={phases}",
+  ]
+  return joint.join(words)
+
+
+def _settings(config) -> list[report_page.Setting]:
+  base, own = (
+    _flat(config_lib.to_json(c)) for c in (config_lib.base(), config)
+  )
+  return [
+    report_page.Setting(field, repr(base[field]), repr(value))
+    for field, value in own.items()
+    if value != base[field]
+  ]
+
+
+def _flat(group: dict[str, Any], path: str = "") -> dict[str, Any]:
+  fields = {}
+  for name, value in group.items():
+    if isinstance(value, dict):
+      fields |= _flat(value, f"{path}{name}.")
+    else:
+      fields[path + name] = value
+  return fields
+
+
+def _highlights(config) -> list[str]:
+  search, objective = config.search, config.objective
+  return [
+    f"{search.epochs} epochs, {search.warmup_epochs} of them warmup; batches "
+    f"of {search.batch_size}",
+    f"estimator: {search.estimator}, temperature {search.temperature_start:g} "
+    f"to {search.temperature_end:g}",
+    f"cost weight {objective.cost_weight:g}, on the {objective.cost_from} cost",
+    f"logits: learning rate {config.logits.learning_rate:g}",
+    f"Elite Space by the rule '{search.elite}'"
+    + (
+      f", within {100 * search.elite_tolerance:g} % of the target"
+      if search.elite == "exact"
+      else f", of {search.num_elite_samples} draws"
+    ),
+    f"seed {config.seed}",
+  ]

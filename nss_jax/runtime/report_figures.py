@@ -1,0 +1,329 @@
+"""Pictures of a report, drawn to be read on a phone as well."""
+
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import matplotlib.patches
+import numpy as np
+from matplotlib.figure import Figure
+
+from nss_jax.runtime import figures, scores
+from nss_jax.runtime.report_tables import (
+  RANKS,
+  Record,
+  format_ranges,
+)
+from nss_jax.runtime.workdir_results import RankScores, Results
+from nss_jax.spaces.search_space import space_ranges
+
+# Inches; text of 9 points in it is as large as a phone's.
+_WIDTH = 4.5
+_ELITE, _OTHERS, _RANGE = "tab:orange", "tab:blue", "0.86"
+_SPACES = (scores.RANDOM_SPACES, scores.HARD_RANDOM_SPACES, scores.ORACLE)
+_STRIPS = {
+  scores.RANDOM_SPACES: "random\nspaces",
+  scores.HARD_RANDOM_SPACES: "no lowest\nwidth",
+  scores.ORACLE: "best of\nthe oracle",
+}
+
+
+class Picture(NamedTuple):
+  """A drawing to be made.
+
+  Attributes:
+    name: of its files, `<name>.png` and `<name>.svg`.
+    text: what it shows, for who can not see it.
+    draw: writes it to a path, whose suffix is the format.
+    wide: whether it has many panels and is to be scrolled on a phone.
+  """
+
+  name: str
+  text: str
+  draw: Callable[[pathlib.Path], None]
+  wide: bool = False
+
+
+def pictures(
+  results: Results,
+  target: float,
+  train_records: Sequence[Record],
+  *,
+  warmup_epochs: int,
+  num_spread: int,
+) -> dict[str, Picture]:
+  """All that can be drawn of the results, by name.
+
+  Args:
+    results: of a workdir.
+    target: multiply-adds.
+    train_records: of the table `train`.
+    warmup_epochs: of the search.
+    num_spread: how many archs of the rank check are spread in cost; they come
+      before those near the target.
+  """
+  found = []
+  if results.space is not None:
+    found.append(_elite_space(results))
+  if results.epochs:
+    found.append(_trajectory(results, warmup_epochs))
+  table = results.scores
+  if table is not None and len(table):
+    if np.isin(table.source, (scores.ELITE, scores.EXPANDED)).any():
+      found.append(_pareto(results, target))
+    if np.isin(table.source, _SPACES).any():
+      found.append(_spaces(results))
+  trained = [r for r in train_records if r["num_trained"]]
+  if trained:
+    found.append(_trained(results, trained))
+  if results.rank_scores is not None and len(results.rank_scores.alone):
+    found.append(_rank_check(results, num_spread))
+  return {picture.name: picture for picture in found}
+
+
+def write(picture: Picture, folder: pathlib.Path) -> str:
+  """Writes both files; returns the SVG, to be put into a page.
+
+  It refers to nothing outside itself: no document type, no metadata.
+  """
+  with matplotlib.rc_context(figures.STYLE):
+    picture.draw(folder / f"{picture.name}.png")
+    path = folder / f"{picture.name}.svg"
+    picture.draw(path)
+  text = path.read_text("utf-8")
+  text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+  text = text[text.index("<svg") :]
+  path.write_text(text, "utf-8")
+  return text
+
+
+def _elite_space(results: Results) -> Picture:
+  search_space = results.search_space
+  ranges = space_ranges(search_space, results.space)
+
+  def draw(path):
+    stages = search_space.num_stages
+    figure = Figure(figsize=(_WIDTH, 1.1 + 0.75 * stages), layout="constrained")
+    for axes, kind, unit in zip(
+      figure.subplots(1, 2, sharey=True),
+      ("depth", "width"),
+      ("blocks", "channels"),
+      strict=True,
+    ):
+      bins = getattr(search_space, f"{kind}_bins")
+      for stage in range(stages):
+        low, high = bins[stage][0][0], bins[stage][-1][1]
+        _draw_range(axes, stage, low, high, _RANGE)
+        _draw_range(axes, stage, *ranges[kind][stage], _ELITE)
+        axes.annotate(
+          format_ranges([ranges[kind][stage]]),
+          (np.mean(ranges[kind][stage]), stage - 0.29),
+          ha="center",
+          va="bottom",
+        )
+      axes.set(title=f"{unit} per stage", ylim=(stages - 0.5, -0.75))
+      axes.grid(False)
+      axes.spines["left"].set_visible(False)
+      axes.tick_params(axis="y", length=0)
+      axes.set_yticks(range(stages), [f"stage {s + 1}" for s in range(stages)])
+    _legend(
+      figure,
+      [("Elite Space", _ELITE, 1), ("all on offer", _RANGE, 1)],
+    )
+    figure.savefig(path, dpi=160)
+
+  text = "The Elite Space in the full range of depths and widths of each stage"
+  return Picture("elite_space", text, draw)
+
+
+def _draw_range(axes, row, low, high, color) -> None:
+  # From half a block before to half a block after: a range of one is seen.
+  axes.barh(row, high - low + 1, left=low - 0.5, height=0.5, color=color)
+
+
+def _legend(figure, entries) -> None:
+  handles = [
+    matplotlib.patches.Patch(color=color, alpha=alpha, label=label)
+    for label, color, alpha in entries
+  ]
+  figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def _trajectory(results: Results, warmup_epochs: int) -> Picture:
+  def draw(path):
+    figures.draw_trajectory(
+      path,
+      results.epochs,
+      results.search_space,
+      results.elite,
+      warmup_epochs=warmup_epochs,
+    )
+
+  text = (
+    "Cost, losses, entropy and temperature of the search over its epochs, and "
+    "the probability of every bin"
+  )
+  return Picture("trajectory", text, draw, wide=True)
+
+
+def _pareto(results: Results, target: float) -> Picture:
+  def draw(path):
+    figures.draw_pareto(path, results.scores, target, size=(_WIDTH, 4.2))
+
+  text = (
+    "Error over multiply-adds of archs of the Elite Space and of the Expanded "
+    "Search Space, with the Pareto front"
+  )
+  return Picture("pareto", text, draw)
+
+
+def _spaces(results: Results) -> Picture:
+  """A dot per space, and a line where the Elite Space is."""
+  table = results.scores
+  names = [name for name in _SPACES if name in table.source]
+  elite = table.group(scores.ELITE)
+
+  def draw(path):
+    figure = Figure(
+      figsize=(_WIDTH, 1.4 + 1.1 * len(names)), layout="constrained"
+    )
+    for axes, measure, scale, title in zip(
+      figure.subplots(1, 2, sharey=True),
+      ("loss", "error"),
+      (1, 100),
+      ("mean loss (nats)", "mean error (%)"),
+      strict=True,
+    ):
+      for row, name in enumerate(names):
+        means = scale * _space_means(table.group(name), measure)
+        axes.plot(
+          means,
+          row + _spread(len(means)),
+          "o",
+          color=_OTHERS,
+          alpha=0.6,
+          markersize=4.5,
+          markeredgewidth=0,
+        )
+      if len(elite):
+        mean = scale * getattr(elite, measure).mean()
+        axes.axvline(mean, color=_ELITE, linewidth=2.5)
+      axes.set(title=title, ylim=(len(names) - 0.5, -0.5))
+      axes.tick_params(axis="y", length=0)
+      axes.set_yticks(range(len(names)), [_STRIPS[name] for name in names])
+    _legend(figure, [("Elite Space", _ELITE, 1), ("one space", _OTHERS, 0.6)])
+    figure.savefig(path, dpi=160)
+
+  text = (
+    "Mean loss and mean error of each of the other spaces, as dots, and of the "
+    "Elite Space, as a line; further left is better"
+  )
+  return Picture("spaces", text, draw)
+
+
+def _space_means(group: scores.Scores, measure: str) -> np.ndarray:
+  """`[M]`, the mean of the archs of each space."""
+  _, inverse = np.unique(group.space, return_inverse=True)
+  return np.bincount(inverse, getattr(group, measure)) / np.bincount(inverse)
+
+
+def _spread(count: int) -> np.ndarray:
+  """Heights in a strip that keep dots apart: golden-ratio steps, no chance."""
+  return 0.5 * ((np.arange(count) * 0.618034) % 1) - 0.25
+
+
+def _rank_check(results: Results, num_spread: int) -> Picture:
+  both: RankScores = results.rank_scores
+
+  def draw(path):
+    figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    count = len(both.alone)
+    near = np.arange(count) >= num_spread
+    for name, rows, color, marker in (
+      ("spread", ~near, _OTHERS, "o"),
+      ("near_target", near, _ELITE, "s"),
+    ):
+      if rows.any():
+        axes.scatter(
+          100 * both.alone.error[rows],
+          100 * both.supernet.error[:count][rows],
+          s=28,
+          marker=marker,
+          color=color,
+          alpha=0.8,
+          linewidths=0,
+          label=_rank_label(results, name, int(rows.sum())),
+        )
+    axes.set(
+      xlabel="error of the arch trained alone (%)",
+      ylabel="error by the supernet (%)",
+    )
+    figure.legend(loc="outside upper center", ncols=1)
+    figure.savefig(path, dpi=160)
+
+  text = "Error by the supernet over the error of the same arch trained alone"
+  return Picture("rank_check", text, draw)
+
+
+def _rank_label(results, name, count) -> str:
+  label = f"{RANKS[name]}: {count} archs"
+  found = (results.rank_check or {}).get(name)
+  if found is None or found["tau_error"] is None:
+    return label
+  return f"{label}, Kendall's tau {found['tau_error']:+.2f}"
+
+
+def _trained(results: Results, records: Sequence[Record]) -> Picture:
+  """A bar per network, its mean; a dot per seed."""
+
+  def draw(path):
+    figure = Figure(
+      figsize=(_WIDTH, 1.0 + 0.62 * len(records)), layout="constrained"
+    )
+    axes = figure.subplots()
+    for row, record in enumerate(records):
+      name = record["name"]
+      color = _ELITE if name.startswith("elite") else _OTHERS
+      mean = 100 * record["test_error"]
+      axes.barh(row, mean, height=0.6, color=color, alpha=0.55)
+      errors = [100 * r["test_error"] for r in results.trained[name]]
+      axes.plot(
+        errors,
+        row + 0.4 * _spread(len(errors)),
+        "o",
+        color="black",
+        markersize=3.5,
+        zorder=3,
+      )
+      axes.annotate(
+        f"{mean:.2f}",
+        (max(errors), row),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+      )
+    axes.margins(x=0.15)
+    axes.set_axisbelow(True)
+    axes.set(xlabel="test error (%); a dot is a seed", xlim=(0, None))
+    axes.grid(False, axis="y")
+    labels = [_short(record["name"]) for record in records]
+    axes.set_yticks(range(len(records)), labels)
+    axes.set_ylim(len(records) - 0.5, -0.5)
+    figure.savefig(path, dpi=160)
+
+  text = "Test error of the trained networks, mean over seeds"
+  return Picture("trained", text, draw)
+
+
+def _short(name: str) -> str:
+  """A name that leaves room for bars; `$` would start a formula."""
+  text = {
+    "elite": "Elite Space,\nsearched",
+    "elite_uniform": "Elite Space,\nuniform",
+    "expanded": "Expanded,\nsearched",
+    "expanded_uniform": "Expanded,\nuniform",
+  }.get(name, name)
+  text = text.replace("_w", "\nw") if name.startswith("d") else text
+  return text[:40].replace("$", r"\$")

@@ -1,0 +1,324 @@
+"""The tables of a report, from the results of a workdir."""
+
+import importlib.resources
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from nss_jax.runtime import report_cells as cells
+from nss_jax.runtime import scores
+from nss_jax.runtime.log import format_macs
+from nss_jax.runtime.report_cells import NOT_RUN, Record, Table
+from nss_jax.runtime.workdir_results import NAS_NAMES, Results
+
+SOURCES = {
+  "elite": "Elite: searched",
+  "elite_uniform": "Elite: closest uniform draw",
+  "expanded": "Expanded: searched",
+  "expanded_uniform": "Expanded: uniform draws",
+}
+GROUPS = {
+  scores.ELITE: "Elite Space",
+  scores.EXPANDED: "Expanded Search Space",
+  scores.EXPANDED_NEAR: "the same, near the target",
+  scores.RANDOM_SPACES: "random spaces",
+  scores.HARD_RANDOM_SPACES: "random spaces, no lowest width",
+  scores.ORACLE: "best spaces of the oracle",
+}
+RANKS = {"spread": "spread in cost", "near_target": "near the target"}
+
+
+def read_paper() -> dict[str, Any]:
+  """Tables 1 and 2 of the paper, with their source and known misprints."""
+  folder = importlib.resources.files("nss_jax.runtime")
+  return json.loads((folder / "paper_tables.json").read_text("utf-8"))
+
+
+def paper_row(dataset: str, target: float, space: str) -> Record | None:
+  """The paper's row of a data set, a target (multiply-adds) and a space."""
+  paper = read_paper()
+  # Table 2 has every target of Table 1 again; where they differ, see `notes`.
+  for row in (*paper["table1"], *paper["table2"]):
+    same = (row["dataset"], row["space"]) == (dataset, space)
+    if same and abs(row["target"] / target - 1) < 1e-9:
+      return row
+  return None
+
+
+def candidates_table(results: Results) -> Table | None:
+  """The draws that the Elite Space was chosen among."""
+  if results.elite is None:
+    return None
+  records = [
+    {
+      "draw": number,
+      "depth": format_ranges(draw["space"]["depth"]),
+      "width": format_ranges(draw["space"]["width"]),
+      "mean_flops": draw["mean_flops"],
+      "deviation": draw["deviation"],
+      "elite": draw["space"] == results.elite["space"],
+    }
+    for number, draw in enumerate(results.elite["candidates"], 1)
+  ]
+  columns = (
+    ("draw", cells.text("draw")),
+    ("blocks per stage", cells.text("depth")),
+    ("channels per stage", cells.text("width")),
+    ("mean cost", cells.macs("mean_flops")),
+    ("from target (%)", cells.percent("deviation", "+.1f")),
+    ("is the Elite Space", cells.yes("elite")),
+  )
+  return _table("candidates", "Spaces drawn at the end", records, columns)
+
+
+def groups_table(results: Results) -> Table | None:
+  """What `evaluate/summary.json` says of each group of archs."""
+  if results.evaluation is None:
+    return None
+  records = [
+    {"group": name, "num_spaces": None, **group}
+    for name, group in results.evaluation["groups"].items()
+  ]
+  columns = (
+    ("archs of", lambda r: GROUPS[r["group"]]),
+    ("archs", cells.text("count")),
+    ("spaces", cells.text("num_spaces")),
+    ("mean cost", cells.macs("mean_flops")),
+    ("mean error (%)", cells.percent("mean_error")),
+    ("median (%)", cells.percent("median_error")),
+    ("best (%)", cells.percent("min_error")),
+    ("mean loss (nats)", cells.number("mean_loss", ".4f")),
+    ("share of front (%)", cells.percent("pareto_share", ".0f")),
+    ("hypervolume", cells.number("hypervolume", ".3f")),
+  )
+  return _table("groups", "Groups of archs", records, columns)
+
+
+def spaces_table(results: Results) -> Table | None:
+  """The Elite Space among other spaces of about its cost."""
+  if results.evaluation is None:
+    return None
+  records = []
+  for name, against in results.evaluation["elite_against"].items():
+    for measure in ("loss", "error"):
+      found = against[measure]
+      record = {
+        "against": name,
+        "num_spaces": against["num_spaces"],
+        "measure": measure,
+        **{key: found[key] for key in ("elite", "best", "regret")},
+        "percentile": found.get("percentile"),
+      }
+      for interval in ("bootstrap_interval", "exact_interval"):
+        low, high = found.get(interval, (None, None))
+        record |= {f"{interval}_low": low, f"{interval}_high": high}
+      records.append(record)
+
+  def measured(key, spec=""):
+    def words(record):
+      if record["measure"] == "loss":
+        return f"{record[key]:{spec}.4f} nats"
+      return f"{100 * record[key]:{spec}.2f} %"
+
+    return words
+
+  columns = (
+    ("against", lambda r: GROUPS[r["against"]]),
+    ("spaces", cells.text("num_spaces")),
+    ("by mean", cells.text("measure")),
+    ("Elite Space", measured("elite")),
+    ("best of them", measured("best")),
+    ("regret", measured("regret", "+")),
+    ("percentile", cells.number("percentile", ".1f")),
+    ("interval (bootstrap)", cells.interval("bootstrap_interval", ".0f")),
+    ("interval (exact)", cells.interval("exact_interval", ".0f")),
+  )
+  return _table("spaces", "The Elite Space among others", records, columns)
+
+
+def nas_table(results: Results, dataset: str, target: float) -> Table:
+  """Rows as the paper's Tables 1 and 2, beside the paper's own."""
+  columns = (
+    ("network from", lambda r: SOURCES[r["source"]]),
+    ("arch", cells.text("arch")),
+    ("FLOPs", cells.macs("flops")),
+    ("from target (%)", cells.percent("deviation", "+.1f")),
+    ("samples", cells.text("num_samples")),
+    ("samples (mean of seeds)", _mean_samples),
+    ("test error (%)", _error),
+    ("paper: FLOPs", cells.macs("paper_flops")),
+    ("paper: deviation (%)", cells.number("paper_deviation_percent", ".1f")),
+    ("paper: samples", cells.text("paper_num_samples")),
+    ("paper: error (%)", cells.number("paper_error_percent", ".2f")),
+  )
+  records = [_nas_record(results, dataset, target, n) for n in NAS_NAMES]
+  title = f"Networks for {format_macs(target)} on {dataset}, and the paper's"
+  return Table("nas", title, records, columns)
+
+
+def _nas_record(results, dataset, target, source) -> Record:
+  network = results.nas.get(source, {})
+  trained = results.trained.get(source, [])
+  if not is_of(network, trained):
+    trained = []  # of an arch that an earlier search found
+  errors = [result["test_error"] for result in trained]
+  row = paper_row(dataset, target, source) or {}
+  draws = repeated_draws(network)
+  low, high = draws.get("num_samples_interval", (None, None))
+  measured = (
+    "arch",
+    "flops",
+    "params",
+    "deviation",
+    "within_tolerance",
+    "num_samples",
+  )
+  return {
+    "target_flops": target,
+    "dataset": dataset,
+    "source": source,
+    **{name: network.get(name, NOT_RUN) for name in measured},
+    "num_samples_mean": draws.get("num_samples_mean"),
+    "num_samples_low": low,
+    "num_samples_high": high,
+    "num_samples_seeds": len(draws.get("num_samples_by_seed", [])) or None,
+    "test_error": statistics.fmean(errors) if errors else NOT_RUN,
+    "test_error_std": _deviation(errors),
+    "num_trained": len(errors),
+    **{
+      f"paper_{name}": row.get(name)
+      for name in ("flops", "deviation_percent", "num_samples", "error_percent")
+    },
+  }
+
+
+def is_of(network: Record, trained: list[Record]) -> bool:
+  """Whether results of training are those of a network."""
+  return bool(network and trained) and trained[0]["arch"] == network["arch"]
+
+
+def repeated_draws(network: Record) -> Record:
+  """The fields on draws of many seeds, of a network or of its own run."""
+  if "num_samples_mean" in network:
+    return network
+  for run in network.get("runs", []):
+    same = run["learning_rate"] == network["learning_rate"]
+    if same and "num_samples_mean" in run:
+      return run
+  return {}
+
+
+def nas_runs_table(results: Results) -> Table | None:
+  """Every learning rate of the architecture search that was tried."""
+  keys = ("learning_rate", "arch", "flops", "deviation", "num_samples")
+  records = [
+    {"source": source, **{key: run[key] for key in keys}}
+    for source in ("elite", "expanded")
+    for run in results.nas.get(source, {}).get("runs", [])
+  ]
+  columns = (
+    ("searched in", lambda r: SOURCES[r["source"]].partition(":")[0]),
+    ("learning rate", cells.number("learning_rate", "g")),
+    ("arch", cells.text("arch")),
+    ("FLOPs", cells.macs("flops")),
+    ("from target (%)", cells.percent("deviation", "+.1f")),
+    ("samples", cells.text("num_samples")),
+  )
+  return _table("nas_runs", "Learning rates tried", records, columns)
+
+
+def train_table(results: Results) -> Table:
+  """Trained networks, mean over seeds; a row for each that could be."""
+  names = dict.fromkeys([*NAS_NAMES, *results.trained])
+  columns = (
+    ("network from", lambda r: SOURCES.get(r["name"], r["name"])),
+    ("arch", cells.text("arch")),
+    ("FLOPs", cells.macs("flops")),
+    ("params", cells.number("params", ",")),
+    ("seeds", cells.text("num_trained")),
+    ("epochs", cells.text("epochs")),
+    ("test error (%)", _error),
+    ("test loss (nats)", cells.number("test_loss", ".4f")),
+    ("train loss (nats)", cells.number("train_loss", ".4f")),
+    ("seconds each", cells.number("seconds", ".0f")),
+  )
+  records = [_train_record(n, results.trained.get(n, [])) for n in names]
+  return Table("train", "Trained networks", records, columns)
+
+
+def _train_record(name: str, trained: list[Record]) -> Record:
+  first = trained[0] if trained else {}
+  errors = [result["test_error"] for result in trained]
+  means = ("test_loss", "train_loss", "seconds")
+  epochs = sorted({result["epochs"] for result in trained})
+  return {
+    "name": name,
+    **{key: first.get(key, NOT_RUN) for key in ("arch", "flops", "params")},
+    "seeds": " ".join(str(result["seed"]) for result in trained) or NOT_RUN,
+    "num_trained": len(trained),
+    "epochs": " ".join(map(str, epochs)) or NOT_RUN,
+    "test_error": statistics.fmean(errors) if errors else NOT_RUN,
+    "test_error_std": _deviation(errors),
+    **{
+      key: statistics.fmean(r[key] for r in trained) if trained else NOT_RUN
+      for key in means
+    },
+  }
+
+
+def rank_table(results: Results) -> Table | None:
+  """Kendall's tau of the supernet, as `rank_check/summary.json` has it."""
+  if results.rank_check is None:
+    return None
+  records = [
+    {"archs": name, **found} for name, found in results.rank_check.items()
+  ]
+
+  def tau(key):
+    return lambda r: "undefined" if r[key] is None else f"{r[key]:+.2f}"
+
+  columns = (
+    ("archs", lambda r: RANKS[r["archs"]]),
+    ("number", cells.text("count")),
+    ("tau (error)", tau("tau_error")),
+    ("tau (loss)", tau("tau_loss")),
+    ("tau (multiply-adds)", tau("tau_macs")),
+  )
+  return _table("rank_check", "Does the supernet rank?", records, columns)
+
+
+def format_ranges(ranges: Sequence[Sequence[int]]) -> str:
+  """`1-2, 3-4, 1-2`."""
+  return ", ".join(
+    str(low) if low == high else f"{low}-{high}" for low, high in ranges
+  )
+
+
+def _table(name, title, records, columns) -> Table | None:
+  return Table(name, title, records, columns) if records else None
+
+
+def _deviation(values: list[float]) -> float | None:
+  """Sample standard deviation, which one value has not."""
+  return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _mean_samples(record: Record) -> str:
+  mean = record["num_samples_mean"]
+  if mean is None:
+    return cells.NO_VALUE
+  text = f"{mean:.4g}"
+  if record["num_samples_low"] is not None:
+    low, high = record["num_samples_low"], record["num_samples_high"]
+    text += f" ({low:.4g} to {high:.4g})"
+  return text
+
+
+def _error(record: Record) -> str:
+  if record["test_error"] == NOT_RUN:
+    return NOT_RUN
+  text = f"{100 * record['test_error']:.2f}"
+  if record["test_error_std"] is not None:
+    text += f" ± {100 * record['test_error_std']:.2f}"
+  return text

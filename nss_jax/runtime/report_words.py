@@ -1,0 +1,160 @@
+"""What a report says in sentences; every number is one of its tables."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from nss_jax.runtime import scores
+from nss_jax.runtime.log import format_macs
+from nss_jax.runtime.report_cells import NOT_RUN, Record
+from nss_jax.runtime.report_tables import is_of
+from nss_jax.runtime.workdir_results import Results
+from nss_jax.spaces.search_space import SearchSpace, space_ranges
+from nss_jax.spaces.text import describe_space
+
+_HALF = 50  # percent
+
+
+def elite_space(results: Results) -> list[str]:
+  """The stages of the Elite Space, a line each."""
+  return describe_space(results.search_space, results.space)
+
+
+def cost(results: Results) -> str:
+  """How large the Elite Space is and what its archs cost."""
+  elite, search_space = results.elite, results.search_space
+  return (
+    f"{search_space.num_archs_in(results.space):,} archs, one of "
+    f"{search_space.num_spaces:,} spaces. Their mean cost is "
+    f"{format_macs(elite['mean_flops'])}, {100 * elite['deviation']:+.1f} % "
+    f"from the target of {format_macs(elite['target_flops'])}."
+  )
+
+
+def trend(results: Results) -> str:
+  """Which stage is deepest and widest, beside what the paper saw (4.5)."""
+  ranges = space_ranges(results.search_space, results.space)
+  depth, width = _order("d", ranges["depth"]), _order("w", ranges["width"])
+  text = f"Order of the stages: {depth} and {width}."
+  if results.search_space.num_stages == 3:
+    text += " The paper's Elite Spaces have d1 ≤ d3 ≤ d2 and w1 ≤ w3 ≤ w2."
+  return text
+
+
+def draws(results: Results) -> str:
+  """Why none of the draws is the Elite Space, if none is."""
+  elite = results.elite
+  if any(draw["space"] == elite["space"] for draw in elite["candidates"]):
+    return ""
+  return (
+    "None of these draws is the Elite Space: by the rule of this run it was "
+    "chosen among all spaces."
+  )
+
+
+def _order(letter: str, ranges) -> str:
+  lows = [low for low, _ in ranges]
+  stages = np.argsort(lows, kind="stable")
+  text = f"{letter}{stages[0] + 1}"
+  for before, stage in itertools.pairwise(stages):
+    sign = "=" if lows[before] == lows[stage] else "<"
+    text += f" {sign} {letter}{stage + 1}"
+  return text
+
+
+def is_elite(results: Results) -> Iterator[str]:
+  """The Elite Space among random spaces, and what the oracle found."""
+  against = results.evaluation["elite_against"]
+  confidence = 100 * results.evaluation["bootstrap"]["confidence"]
+  for name, kind in (
+    (scores.RANDOM_SPACES, "random spaces of about the target's cost"),
+    (scores.HARD_RANDOM_SPACES, "such spaces without the lowest width"),
+  ):
+    if name in against and "exact_interval" in against[name]["loss"]:
+      found = against[name]["loss"]
+      low, high = found["exact_interval"]
+      yield (
+        f"{found['percentile']:.3g} % of {against[name]['num_spaces']} {kind} "
+        f"have a smaller mean loss (exact {confidence:.0f} % interval "
+        f"{low:.0f} to {high:.0f}): the Elite Space {_verdict(low, high)}."
+      )
+  if scores.ORACLE in against:
+    found = against[scores.ORACLE]
+    yield (
+      "Regret to the best space that evolution on the evaluator found: "
+      f"{found['loss']['regret']:+.4f} nats of mean loss, "
+      f"{100 * found['error']['regret']:+.2f} points of mean error."
+    )
+
+
+def _verdict(low: float, high: float) -> str:
+  """What an interval of the percentile says; 0 is the best."""
+  if high < _HALF:
+    return "is better than most of them"
+  if low > _HALF:
+    return "is worse than most of them"
+  return "can not be told from a space in the middle"
+
+
+def samples(results: Results) -> Iterator[str]:
+  """How many draws a network within the tolerance took."""
+  for name, where in (("elite", "Elite"), ("expanded", "Expanded Search")):
+    network = results.nas.get(name)
+    if network is not None:
+      meets = "meets" if network["within_tolerance"] else "misses"
+      yield (
+        f"In the {where} Space {network['num_samples']} draws gave "
+        f"{network['arch']}: {format_macs(network['flops'])}, "
+        f"{100 * network['deviation']:+.1f} % from the target, which {meets} "
+        "the tolerance."
+      )
+  for name in ("elite", "expanded"):
+    network, trained = results.nas.get(name), results.trained.get(name)
+    if network and trained and not is_of(network, trained):
+      yield (
+        f"train/{name} holds {trained[0]['arch']}, which is not the network "
+        f"that nas/{name} holds now: its error is not shown here."
+      )
+
+
+def trained(records: list[Record]) -> Iterator[str]:
+  """Searched networks against each other and against their controls."""
+  errors = {
+    record["name"]: record["test_error"]
+    for record in records
+    if record["test_error"] != NOT_RUN
+  }
+  for other, words in (
+    ("expanded", "the one searched in the Expanded Search Space"),
+    ("elite_uniform", "the closest uniform draw from the Elite Space"),
+  ):
+    if "elite" in errors and other in errors:
+      difference = 100 * (errors["elite"] - errors[other])
+      yield (
+        "The network searched in the Elite Space has "
+        f"{abs(difference):.2f} points {'less' if difference < 0 else 'more'} "
+        f"test error than {words}."
+      )
+
+
+def large(number: int) -> str:
+  """A count in words: `6,400`, `1.34 × 10⁸`."""
+  if number < 1e7:
+    return f"{number:,}"
+  digits, _, exponent = f"{number:.2e}".partition("e+")
+  raised = str(int(exponent)).translate(
+    str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+  )
+  return f"{digits} \N{MULTIPLICATION SIGN} 10{raised}"
+
+
+def size(search_space: SearchSpace) -> str:
+  """What was searched, in a line."""
+  shape = "x".join(map(str, search_space.image_shape))
+  return (
+    f"{search_space.num_stages} stages of 1 to {search_space.max_depth} blocks "
+    f"and 1 to {search_space.max_width} channels, "
+    f"{large(search_space.num_archs)} archs; images of {shape}, "
+    f"{search_space.num_classes} classes"
+  )

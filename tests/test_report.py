@@ -1,0 +1,677 @@
+"""The report: from files alone, whole or not at all, readable anywhere."""
+
+import base64
+import csv
+import html
+import html.parser
+import json
+import re
+import shutil
+import statistics
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+from nss_jax.phases import pipeline, report, search_program, summary
+from nss_jax.phases.job import Job
+from nss_jax.runtime import artifacts, data, log, scores, sharding
+from nss_jax.runtime.artifacts import ArtifactError
+from nss_jax.runtime.report_tables import paper_row, read_paper
+from nss_jax.runtime.workdir_results import read_results
+from nss_jax.spaces import cost, sampling
+from nss_jax.spaces.feasible import sample_uniform_archs
+from nss_jax.spaces.search_space import Space, space_ranges
+from nss_jax.spaces.text import format_arch, parse_arch
+
+HOSTILE = "<b>\"$x$ & 'y'|"
+TARGET = 1.6e5
+ELITE, CONTROL = "d1-2-1_w4-6-3", "d2-2-1_w4-5-4"
+EXPANDED, UNIFORM = "d2-1-1_w8-2-5", "d1-1-2_w5-8-1"
+PICTURES = (
+  "elite_space",
+  "trajectory",
+  "pareto",
+  "spaces",
+  "trained",
+  "rank_check",
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+  """A tiny search that is not run; the workdir is replaced by each test."""
+  overrides = {**runs.TINY, "objective.target_flops": TARGET}
+  config = runs.load_config(**overrides)
+  mesh, dataset = sharding.make_mesh(1), data.load("digits")
+  program = search_program.build(config, dataset, mesh)
+  workdir = tmp_path_factory.mktemp("none")
+  return Job(config, dataset, mesh, program, workdir, log.make_console())
+
+
+@pytest.fixture(scope="module")
+def finished(job, tmp_path_factory):
+  """A workdir that holds everything; not to be written to."""
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  pipeline.claim_workdir(job.config, workdir)
+  rng = np.random.default_rng(0)
+  write_search(job.search_space, workdir)
+  write_evaluate(job.search_space, workdir, rng)
+  write_rank_check(job.search_space, workdir, rng)
+  write_nas(job.search_space, workdir)
+  write_train(job.search_space, workdir, rng)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def reported(job, finished, tmp_path_factory):
+  """The job of a copy with a report."""
+  workdir = tmp_path_factory.mktemp("reported") / "run"
+  shutil.copytree(finished, workdir)
+  done = job._replace(workdir=workdir)
+  report.run(done)
+  return done
+
+
+def make_space(search_space):
+  stages = search_space.num_stages
+  indices = np.arange(stages, dtype=np.int32) % 2
+  return Space(depth=indices, width=indices)
+
+
+def write(path, content):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  artifacts.write_json(path, content)
+
+
+def write_search(search_space, workdir):
+  space = make_space(search_space)
+  macs = float(cost.space_macs(search_space, space))
+  found = {
+    "space": space_ranges(search_space, space),
+    "mean_flops": macs,
+    "deviation": macs / TARGET - 1,
+  }
+  write(
+    workdir / "search" / "elite_space.json",
+    {
+      **found,
+      "target_flops": TARGET,
+      "candidates": [found] * 3,
+      "search_space": search_space.to_dict(),
+      "version": "0",
+    },
+  )
+  probabilities = {
+    "depth": [[0.5, 0.5]] * search_space.num_stages,
+    "width": [[0.25] * 4] * search_space.num_stages,
+  }
+  for epoch in range(1, 5):
+    searched = None if epoch < 3 else 1.0 + 1 / epoch
+    line = {
+      "epoch": epoch,
+      "temperature": 5.0 / epoch,
+      "sampled_cost": searched,
+      "validation_loss": searched,
+      "expected_cost": 1.2,
+      "train_loss": 2.0 / epoch,
+      "depth_entropy": 1.0,
+      "width_entropy": 1.0,
+      "probabilities": probabilities,
+    }
+    artifacts.append_line(workdir / "search" / "metrics.jsonl", line)
+
+
+def append(path, search_space, source, archs, rng, space=scores.NO_SPACE):
+  path.parent.mkdir(exist_ok=True)
+  error = rng.uniform(0.1, 0.9, len(archs.depth))
+  table = scores.make_scores(
+    search_space, source, archs, error=error, loss=3 * error, space=space
+  )
+  scores.append_scores(path, search_space, table)
+
+
+def draw(search_space, seed, count):
+  return sample_uniform_archs(jax.random.key(seed), search_space, count)
+
+
+def write_evaluate(search_space, workdir, rng):
+  path = workdir / "evaluate" / "scores.csv"
+  space = make_space(search_space)
+  many = Space(depth=space.depth[None], width=space.width[None])
+  elite = sampling.sample_archs_of_spaces(
+    jax.random.key(7), search_space, many, 10
+  )
+  elite = jax.tree.map(lambda x: x[0], elite)
+  append(path, search_space, scores.ELITE, elite, rng)
+  for seed, name in enumerate((scores.EXPANDED, scores.EXPANDED_NEAR)):
+    append(path, search_space, name, draw(search_space, seed, 10), rng)
+  for seed, name in enumerate((scores.RANDOM_SPACES, scores.ORACLE), 3):
+    archs, numbers = draw(search_space, seed, 12), np.repeat(range(4), 3)
+    append(path, search_space, name, archs, rng, numbers)
+  result = summary.summarize(
+    scores.read_scores(path, search_space),
+    TARGET,
+    largest_flops=cost.largest_macs(search_space),
+    num_resamples=20,
+  )
+  write(workdir / "evaluate" / "summary.json", result)
+
+
+def write_rank_check(search_space, workdir, rng):
+  path = workdir / "rank_check" / "scores.csv"
+  archs = draw(search_space, 9, 30)
+  for source in (scores.SUPERNET, scores.ALONE):
+    append(path, search_space, source, archs, rng)
+  tau = {"count": 24, "tau_error": 0.5, "tau_loss": None, "tau_macs": -0.25}
+  write(
+    workdir / "rank_check" / "summary.json",
+    {"spread": tau, "near_target": {**tau, "count": 6, "tau_error": 0.75}},
+  )
+
+
+def network(search_space, text, **fields):
+  arch = parse_arch(text)
+  flops = int(cost.arch_macs(search_space, arch))
+  return {
+    "arch": text,
+    "depth": arch.depth,
+    "width": arch.width,
+    "flops": flops,
+    "params": int(cost.arch_params(search_space, arch)),
+    "seed": 0,
+    **fields,
+  }
+
+
+def write_nas(search_space, workdir):
+  def found(text, **fields):
+    made = network(search_space, text, num_samples=5, **fields)
+    made["deviation"] = made["flops"] / TARGET - 1
+    made["within_tolerance"] = abs(made["deviation"]) < 0.1
+    return made
+
+  draws = {
+    "num_samples_by_seed": [90, 117, 150],
+    "num_samples_mean": 119.0,
+    "num_samples_interval": [90.5, 147.25],
+  }
+  search = {"learning_rate": 0.1, "target_flops": TARGET}
+  elite = found(ELITE, **search)
+  other = found(CONTROL, **{**search, "learning_rate": 0.02})
+  expanded = {**found(EXPANDED, **search), "num_samples": 117}
+  folder = workdir / "nas"
+  write(
+    folder / "elite" / "architecture.json", {**elite, "runs": [elite, other]}
+  )
+  write(
+    folder / "expanded" / "architecture.json",
+    {**expanded, "runs": [{**expanded, **draws}]},
+  )
+  write(
+    folder / "controls" / "architecture.json",
+    {
+      "elite_uniform": found(CONTROL),
+      "expanded_uniform": {**found(UNIFORM), **draws},
+    },
+  )
+
+
+def write_train(search_space, workdir, rng):
+  own = format_arch(parse_arch("d1-1-1_w2-2-2"))
+  for name, text in (
+    ("elite", ELITE),
+    ("elite_uniform", CONTROL),
+    ("expanded", EXPANDED),
+    (own, own),
+  ):
+    for seed in range(3 if name == "elite" else 1):
+      result = network(
+        search_space,
+        text,
+        name=name,
+        epochs=2,
+        test_error=rng.uniform(0.02, 0.2),
+        test_loss=rng.uniform(0.1, 1),
+        train_loss=rng.uniform(0.1, 1),
+        seconds=rng.uniform(1, 9),
+      )
+      folder = workdir / "train" / name / f"seed_{seed}"
+      write(folder / "result.json", {**result, "seed": seed})
+
+
+@pytest.fixture
+def copied(job, finished, tmp_path):
+  """A job on a copy that may be changed."""
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  return job._replace(workdir=workdir)
+
+
+@pytest.fixture
+def light(copied):
+  """The same without what takes longest to draw."""
+  (copied.workdir / "search" / "metrics.jsonl").unlink()
+  (copied.workdir / "evaluate" / "scores.csv").unlink()
+  return copied
+
+
+def page(job):
+  return (job.workdir / "report" / "index.html").read_text("utf-8")
+
+
+def rows(job, name):
+  path = job.workdir / "report" / f"table_{name}.csv"
+  with open(path, newline="") as file:
+    return list(csv.DictReader(file))
+
+
+def read(job, *path):
+  return json.loads(job.workdir.joinpath(*path).read_text())
+
+
+class Checker(html.parser.HTMLParser):
+  """Every tag is closed in order; collects attributes, text and cells."""
+
+  VOID = ("meta", "img", "br")
+
+  def __init__(self, text):
+    super().__init__(convert_charrefs=True)
+    self.open, self.attributes, self.texts = [], [], []
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.attributes += [(tag, *pair) for pair in attrs]
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if self.open[-1:] != ["style"]:
+      self.texts.append(data)
+
+
+def pictures(checker):
+  """The SVG documents that the page carries, decoded."""
+  sources = [v for _, name, v in checker.attributes if name == "src"]
+  assert all(v.startswith("data:image/svg+xml;base64,") for v in sources)
+  return [base64.b64decode(v.partition(",")[2]).decode() for v in sources]
+
+
+# What is in it.
+
+
+def test_files_of_a_whole_report(reported):
+  folder = reported.workdir / "report"
+  names = {path.name for path in folder.iterdir()}
+  assert names == set(report._FILES)
+  assert not read(reported, "report", "report.json")["not_run"]
+  for name in PICTURES:
+    with Image.open(folder / f"{name}.png") as image:
+      assert min(image.size) > 200
+    assert (folder / f"{name}.svg").read_text().startswith("<svg")
+
+
+def test_page_is_whole_and_needs_nothing_else(reported):
+  text = page(reported)
+  checker = Checker(text)
+  drawn = pictures(checker)
+  assert len(drawn) == len(PICTURES)
+  for part in (text, *drawn):
+    for url in re.findall(r"\b(?:https?|file|ftp):[^\s\"'<>)]*", part):
+      assert url.startswith("http://www.w3.org/"), url  # names, not places
+    assert "<script" not in part and "@import" not in part
+    assert "<!DOCTYPE" not in part and "<metadata" not in part
+  for tag, name, value in checker.attributes:
+    if name in ("href", "src"):
+      assert value.startswith(("#", "data:")), (tag, value)
+  targets = {v[1:] for _, name, v in checker.attributes if name == "href"}
+  assert targets == {v for _, name, v in checker.attributes if name == "id"}
+  assert "not run" in "".join(checker.texts)  # expanded_uniform has no weights
+
+
+def test_same_files_same_report(copied, reported):
+  report.run(copied)
+  folders = [job.workdir / "report" for job in (copied, reported)]
+  for path in folders[0].iterdir():
+    first, second = (folder / path.name for folder in folders)
+    if path.name != "index.html":  # it names the workdir
+      assert first.read_bytes() == second.read_bytes(), path.name
+
+
+def test_numbers_of_nas_are_those_of_the_files(reported):
+  trained = read_results(reported.workdir, reported.search_space).trained
+  table = {row["source"]: row for row in rows(reported, "nas")}
+  controls = read(reported, "nas", "controls", "architecture.json")
+  for name, row in table.items():
+    found = controls.get(name) or read(
+      reported, "nas", name, "architecture.json"
+    )
+    for key in ("arch", "flops", "params", "deviation", "num_samples"):
+      assert row[key] == str(found[key]), (name, key)
+    errors = [result["test_error"] for result in trained.get(name, [])]
+    expected = str(statistics.fmean(errors)) if errors else "not run"
+    assert row["test_error"] == expected
+    assert row["paper_flops"] == "-"
+  assert table["expanded"]["num_samples_mean"] == "119.0"
+  assert table["expanded_uniform"]["num_samples_low"] == "90.5"
+  assert table["elite"]["num_samples_mean"] == "-"
+  deviation = statistics.stdev(r["test_error"] for r in trained["elite"])
+  assert table["elite"]["test_error_std"] == str(deviation)
+
+
+def test_numbers_of_evaluation_are_those_of_the_files(reported):
+  result = read(reported, "evaluate", "summary.json")
+  for row in rows(reported, "groups"):
+    for key, value in result["groups"][row["group"]].items():
+      assert row[key] == str(value)
+  for row in rows(reported, "spaces"):
+    found = result["elite_against"][row["against"]][row["measure"]]
+    for key in ("elite", "best", "regret"):
+      assert row[key] == str(found[key])
+    assert row["percentile"] == str(found.get("percentile", "-"))
+  found = result["elite_against"]["random_spaces"]["loss"]["percentile"]
+  assert f"{found:.3g} % of 4 random spaces" in page(reported)
+
+
+def test_numbers_of_the_page_are_those_of_the_tables(reported):
+  texts = Checker(page(reported)).texts
+  markdown = (reported.workdir / "report" / "tables.md").read_text()
+  for record in read(reported, "report", "report.json")["tables"]["train"]:
+    if record["test_error"] is None:
+      continue
+    error = f"{100 * record['test_error']:.2f}"
+    if record["test_error_std"] is not None:
+      error += f" ± {100 * record['test_error_std']:.2f}"
+    for cell in (record["arch"], error, f"{record['params']:,}"):
+      assert cell in texts
+      assert f"| {cell} |" in markdown
+  for row in rows(reported, "rank_check"):
+    assert f"{float(row['tau_error']):+.2f}" in texts
+  assert "undefined" in texts
+
+
+def test_rows_of_the_paper():
+  assert paper_row("cifar10", 600e6, "elite")["error_percent"] == 4.57
+  assert paper_row("cifar100", 32e9, "expanded")["num_samples"] == 9
+  # Table 1's, of the two that are swapped.
+  assert paper_row("cifar10", 8e9, "elite")["error_percent"] == 4.09
+  for row in (
+    ("cifar10", 601e6, "elite"),
+    ("digits", 600e6, "elite"),
+    ("cifar10", 600e6, "elite_uniform"),
+  ):
+    assert paper_row(*row) is None
+  assert len(read_paper()["table2"]) == 48
+
+
+def test_paper_beside_what_was_measured(light):
+  config = light.config.copy_and_resolve_references()
+  config.data.source = "cifar10_binary"
+  config.objective.target_flops = 600e6
+  report.run(light._replace(config=config))
+  elite, control, expanded, _ = rows(light, "nas")
+  assert (elite["paper_error_percent"], elite["dataset"]) == ("4.57", "cifar10")
+  assert expanded["paper_num_samples"] == "117"
+  assert control["paper_flops"] == "-"
+  assert "swapped" in page(light)
+
+
+def test_text_of_files_is_escaped(light):
+  config = light.config.copy_and_resolve_references()
+  config.data.path = config.data.name = config.name = HOSTILE
+  result = read(light, "train", "elite", "seed_0", "result.json")
+  name = HOSTILE.replace("/", "")
+  write(
+    light.workdir / "train" / name / "seed_0" / "result.json",
+    {**result, "name": name},
+  )
+  flags = (f"--config.data.path={HOSTILE}",)
+  report.run(light._replace(config=config, config_flags=flags))
+  text = page(light)
+  assert "<b>" not in text
+  assert any(HOSTILE in part for part in Checker(text).texts)
+  markdown = (light.workdir / "report" / "tables.md").read_text()
+  assert "\\|" in markdown and "| <b>" not in markdown
+
+
+# What may be missing.
+
+
+@pytest.mark.parametrize(
+  ("kept", "drawn", "missing"),
+  [
+    (
+      "search/metrics.jsonl",
+      {"trajectory"},
+      {"search", "evaluate", "rank_check", "nas", "train"},
+    ),
+    (
+      "search/elite_space.json",
+      {"elite_space"},
+      {"evaluate", "rank_check", "nas", "train"},
+    ),
+    (
+      "evaluate/scores.csv",
+      {"pareto", "spaces"},
+      {"search", "evaluate", "rank_check", "nas", "train"},
+    ),
+    (
+      "nas/elite/architecture.json",
+      set(),
+      {"search", "evaluate", "rank_check", "train"},
+    ),
+    (
+      "train/elite/seed_1/result.json",
+      {"trained"},
+      {"search", "evaluate", "rank_check", "nas"},
+    ),
+    (
+      "rank_check/scores.csv",
+      {"rank_check"},
+      {"search", "evaluate", "rank_check", "nas", "train"},
+    ),
+  ],
+)
+def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
+  workdir = tmp_path / "run"
+  (workdir / kept).parent.mkdir(parents=True)
+  shutil.copy(finished / kept, workdir / kept)
+  alone = job._replace(workdir=workdir)
+  result = report.run(alone)
+  assert set(result["not_run"]) == missing
+  checker = Checker(page(alone))
+  assert len(pictures(checker)) == len(drawn)
+  folder = workdir / "report"
+  assert {path.stem for path in folder.glob("*.png")} == drawn
+  for phase in missing:
+    assert any(text.endswith(f"--phases={phase}") for text in checker.texts)
+  lines = report.report(result, alone)
+  assert any("not run yet" in line for line in lines)
+
+
+def test_searched_anew_is_reported_anew(light):
+  """The report always runs; what is gone leaves no picture behind."""
+  report.run(light)
+  shutil.rmtree(light.workdir / "train")
+  (light.workdir / "report" / "mine.txt").write_text("stays")
+  assert pipeline.run(light.config, light.workdir, ["report"]) == 0
+  names = {path.name for path in (light.workdir / "report").iterdir()}
+  assert "trained.png" not in names and {"rank_check.png", "mine.txt"} <= names
+  assert rows(light, "nas")[0]["test_error"] == "not run"
+
+
+def test_weights_of_another_arch_are_not_shown(light):
+  shutil.rmtree(light.workdir / "train" / "elite")
+  write(
+    light.workdir / "train" / "elite" / "seed_0" / "result.json",
+    {
+      **read(light, "train", "expanded", "seed_0", "result.json"),
+      "name": "elite",
+    },
+  )
+  report.run(light)
+  assert rows(light, "nas")[0]["test_error"] == "not run"
+  assert f"train/elite holds {EXPANDED}" in page(light)
+
+
+def test_nothing_to_report(job, tmp_path):
+  with pytest.raises(ArtifactError, match="nothing to report") as error:
+    report.run(job._replace(workdir=tmp_path, config_flags=("--config=a b",)))
+  command = (
+    f"python -m nss_jax.main '--config=a b' --workdir={tmp_path} "
+    "--phases=search"
+  )
+  assert str(error.value).endswith(command)
+  with pytest.raises(ArtifactError, match=r"--config=CONFIG\.py"):
+    pipeline.run(job.config, tmp_path / "new", ["report"])
+  assert not list(tmp_path.iterdir())
+
+
+# What may be wrong.
+
+NAS = "nas/elite/architecture.json"
+TRAIN = "train/elite/seed_0/result.json"
+WRONG = [
+  ("search/elite_space.json", ["mean_flops"], "many", "mean_flops: expected"),
+  ("search/elite_space.json", ["deviation"], ..., "deviation: this field"),
+  ("search/elite_space.json", ["candidates"], {}, "candidates: expected a"),
+  ("search/elite_space.json", ["candidates", 0], 1, r"candidates\[0\]: exp"),
+  ("search/elite_space.json", ["space", "depth", 0], [9, 9], "is not a bin"),
+  ("evaluate/summary.json", ["groups", "elite", "count"], 1.5, "a whole"),
+  ("evaluate/summary.json", ["groups"], ..., "groups: expected an object"),
+  ("evaluate/summary.json", ["groups", "<b>"], {}, "groups: expected one of"),
+  ("evaluate/summary.json", ["bootstrap"], None, "bootstrap: expected an"),
+  ("rank_check/summary.json", ["spread", "tau_loss"], 2, "from -1 to 1"),
+  ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
+  (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
+  (NAS, ["arch"], "d1_w1", "arch: "),
+  (NAS, ["arch"], "resnet", "not an arch"),
+  (NAS, ["depth"], [1, 2], "depth: "),
+  (NAS, ["num_samples"], True, "num_samples: expected"),
+  (NAS, ["within_tolerance"], 1, "expected true or false"),
+  (NAS, ["runs", 0, "params"], 10**400, "params: expected"),
+  ("nas/controls/architecture.json", ["elite_uniform"], ..., "missing"),
+  (TRAIN, ["test_error"], 1.2, "test_error: expected a number from 0 to 1"),
+  (TRAIN, ["name"], "other", "name: expected elite as its folder"),
+  (TRAIN, ["seed"], 5, "seed: expected 0 as its folder"),
+  (TRAIN, ["epochs"], [], "epochs: expected a whole number"),
+]
+
+
+@pytest.mark.parametrize(("file", "keys", "value", "words"), WRONG, ids=str)
+def test_hand_edited_file(copied, file, keys, value, words):
+  path = copied.workdir / file
+  content = json.loads(path.read_text())
+  parent = content
+  for key in keys[:-1]:
+    parent = parent[key]
+  if value is ...:
+    del parent[keys[-1]]
+  else:
+    parent[keys[-1]] = value
+  # json itself refuses to write such a number again.
+  path.write_text(json.dumps(content))
+  with pytest.raises(ArtifactError, match=words) as error:
+    report.run(copied)
+  assert str(error.value).startswith(str(path))
+  assert str(error.value).isprintable() and len(str(error.value)) <= 1000
+  assert not (copied.workdir / "report").exists()
+
+
+@pytest.mark.parametrize(
+  "file", ["search/metrics.jsonl", "evaluate/scores.csv", NAS, TRAIN]
+)
+@pytest.mark.parametrize("content", [b"{}\n" * 3, b"\xff\0\n" * 3])
+def test_corrupt_file(copied, file, content):
+  (copied.workdir / file).write_bytes(content)
+  with pytest.raises(ArtifactError, match=file):
+    report.run(copied)
+  assert not (copied.workdir / "report").exists()
+
+
+def test_probabilities_of_another_search_space(copied):
+  path = copied.workdir / "search" / "metrics.jsonl"
+  lines = artifacts.read_lines(path)
+  lines[1]["probabilities"]["width"][0].pop()
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  with pytest.raises(ArtifactError, match=r"line 2: probabilities.width"):
+    report.run(copied)
+
+
+def test_other_archs_alone(copied):
+  path = copied.workdir / "rank_check" / "scores.csv"
+  lines = path.read_text().splitlines(keepends=True)
+  lines[-1], lines[-2] = lines[-2], lines[-1]
+  path.write_text("".join(lines))
+  with pytest.raises(ArtifactError, match="archs of alone are not those"):
+    report.run(copied)
+
+
+def test_failed_drawing_leaves_the_old_report(light, monkeypatch):
+  report.run(light)
+  folder = light.workdir / "report"
+  before = {path.name: path.read_bytes() for path in folder.iterdir()}
+  shutil.rmtree(light.workdir / "nas")
+
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(report.report_page, "render", fail)
+  with pytest.raises(OSError, match="No space"):
+    report.run(light)
+  after = {path.name: path.read_bytes() for path in folder.iterdir()}
+  assert after == before
+
+
+# How it looks.
+
+# A window is not narrower than 500 pixels, a frame is.
+_FRAME = """<!doctype html><html><body><iframe srcdoc="{page}"
+style="border: 0; width: {width}px; height: 900px"></iframe><script>
+document.querySelector("iframe").onload = (event) => {{
+const page = event.target.contentDocument, root = page.documentElement;
+const broken = [...page.images].filter(image => !image.naturalWidth);
+document.body.dataset.found = [root.scrollWidth, root.clientWidth,
+page.images.length - broken.length].join(); }}
+</script></body></html>"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_fits_the_window(reported, tmp_path, width):
+  names = ("chromium", "chromium-browser", "google-chrome")
+  browser = next(filter(None, map(shutil.which, names)), None)
+  if browser is None:
+    pytest.skip(f"none of {', '.join(names)} is installed")
+  path = tmp_path / "frame.html"
+  text = html.escape(page(reported))
+  path.write_text(_FRAME.format(page=text, width=width), "utf-8")
+  done = subprocess.run(
+    [
+      browser,
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      f"--user-data-dir={tmp_path / 'profile'}",
+      "--window-size=1400,1000",
+      "--dump-dom",
+      path.as_uri(),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=True,
+  )
+  found = re.search(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
+  scroll_width, visible, drawn = map(int, found.groups())
+  # A scroll bar may take some of it.
+  assert width - 20 <= visible <= width
+  assert scroll_width <= visible
+  assert drawn == len(PICTURES)
