@@ -20,8 +20,8 @@ from nss_jax.phases import pipeline, report, search_program, summary
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, data, log, scores, sharding
 from nss_jax.runtime.artifacts import ArtifactError
-from nss_jax.runtime.report_tables import paper_row, read_paper
-from nss_jax.runtime.workdir_results import read_results
+from nss_jax.runtime.report.tables import paper_row, read_paper
+from nss_jax.runtime.report.workdir import read_results
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.feasible import sample_uniform_archs
 from nss_jax.spaces.search_space import Space, space_ranges
@@ -624,7 +624,7 @@ def test_failed_drawing_leaves_the_old_report(light, monkeypatch):
   def fail(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(report.report_page, "render", fail)
+  monkeypatch.setattr(report.page, "render", fail)
   with pytest.raises(OSError, match="No space"):
     report.run(light)
   after = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -13,10 +13,10 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, report_figures, report_page
-from nss_jax.runtime import report_tables as tables
-from nss_jax.runtime.report_cells import NO_VALUE, Table, plain
-from nss_jax.runtime.workdir_results import Results, is_empty, read_results
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.report import figures, page, tables
+from nss_jax.runtime.report.cells import NO_VALUE, Table, plain
+from nss_jax.runtime.report.workdir import Results, is_empty, read_results
 from nss_jax.version import __version__
 
 FOLDER = "report"
@@ -68,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
       path.write_text(table.to_csv(), "utf-8")
     (folder / "tables.md").write_text(_markdown(job, found), "utf-8")
     content = _content(job, results, found, pictures)
-    (folder / "index.html").write_text(report_page.render(content), "utf-8")
+    (folder / "index.html").write_text(page.render(content), "utf-8")
     result = _numbers(job, results, found)
     artifacts.write_json(folder / RESULT, result)
   return result
@@ -144,7 +144,7 @@ def dataset_name(config: ml_collections.ConfigDict) -> str:
 
 
 def _draw(config, results, found, folder) -> dict[str, tuple]:
-  pictures = report_figures.pictures(
+  pictures = figures.pictures(
     results,
     config.objective.target_flops,
     found["train"].records,
@@ -152,13 +152,13 @@ def _draw(config, results, found, folder) -> dict[str, tuple]:
     num_spread=config.rank_check.num_archs,
   )
   return {
-    name: (picture, report_figures.write(picture, folder))
+    name: (picture, figures.write(picture, folder))
     for name, picture in pictures.items()
   }
 
 
 def _markdown(job: Job, found: dict[str, Table]) -> str:
-  parts = [f"# {job.config.name}", report_page.FLOPS]
+  parts = [f"# {job.config.name}", page.FLOPS]
   for table in found.values():
     parts += [f"## {table.title}", table.to_markdown().rstrip("\n")]
   parts += _notes(found["nas"])
@@ -175,11 +175,11 @@ def _notes(nas: Table) -> list[str]:
   ]
 
 
-def _content(job, results, found, pictures) -> report_page.Content:
+def _content(job, results, found, pictures) -> page.Content:
   config = job.config
   missing = _not_run(results, found)
   present = [name for name in _PHASES if name not in missing]
-  return report_page.Content(
+  return page.Content(
     name=config.name,
     dataset=dataset_name(config),
     target=config.objective.target_flops,
@@ -238,12 +238,12 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
   return joint.join(words)
 
 
-def _settings(config) -> list[report_page.Setting]:
+def _settings(config) -> list[page.Setting]:
   base, own = (
     _flat(config_lib.to_json(c)) for c in (config_lib.base(), config)
   )
   return [
-    report_page.Setting(field, repr(base[field]), repr(value))
+    page.Setting(field, repr(base[field]), repr(value))
     for field, value in own.items()
     if value != base[field]
   ]

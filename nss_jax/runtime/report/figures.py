@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nss_jax.runtime import figures, scores
-from nss_jax.runtime.report_tables import (
+from nss_jax.runtime.report.tables import (
   RANKS,
   Record,
   format_ranges,
 )
-from nss_jax.runtime.workdir_results import RankScores, Results
+from nss_jax.runtime.report.workdir import RankScores, Results
 from nss_jax.spaces.search_space import space_ranges
 
 # Inches; text of 9 points in it is as large as a phone's.

@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from nss_jax.runtime import report_cells as cells
 from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.report_cells import NOT_RUN, Record, Table
-from nss_jax.runtime.workdir_results import NAS_NAMES, Results
+from nss_jax.runtime.report import cells
+from nss_jax.runtime.report.cells import NOT_RUN, Record, Table
+from nss_jax.runtime.report.workdir import NAS_NAMES, Results
 
 SOURCES = {
   "elite": "Elite: searched",
@@ -31,7 +31,7 @@ RANKS = {"spread": "spread in cost", "near_target": "near the target"}
 
 def read_paper() -> dict[str, Any]:
   """Tables 1 and 2 of the paper, with their source and known misprints."""
-  folder = importlib.resources.files("nss_jax.runtime")
+  folder = importlib.resources.files("nss_jax.runtime.report")
   return json.loads((folder / "paper_tables.json").read_text("utf-8"))
 
 

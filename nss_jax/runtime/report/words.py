@@ -7,9 +7,9 @@ import numpy as np
 
 from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.report_cells import NOT_RUN, Record
-from nss_jax.runtime.report_tables import is_of
-from nss_jax.runtime.workdir_results import Results
+from nss_jax.runtime.report.cells import NOT_RUN, Record
+from nss_jax.runtime.report.tables import is_of
+from nss_jax.runtime.report.workdir import Results
 from nss_jax.spaces.search_space import SearchSpace, space_ranges
 from nss_jax.spaces.text import describe_space
 

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from nss_jax.runtime import report_words as words
 from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.report_cells import NO_VALUE, NOT_RUN, Table
-from nss_jax.runtime.report_figures import Picture
-from nss_jax.runtime.report_tables import NAS_NAMES
-from nss_jax.runtime.workdir_results import Results
+from nss_jax.runtime.report import words
+from nss_jax.runtime.report.cells import NO_VALUE, NOT_RUN, Table
+from nss_jax.runtime.report.figures import Picture
+from nss_jax.runtime.report.tables import NAS_NAMES
+from nss_jax.runtime.report.workdir import Results
 
 FLOPS = (
   "FLOPs are multiply-adds: convolutions and the fully connected layer. "
@@ -75,8 +75,8 @@ def render(content: Content) -> str:
     "rank": ("Rank check", _rank_check(content)),
     "reproduce": ("How to reproduce", _reproduce(content)),
   }
-  folder = importlib.resources.files("nss_jax.runtime")
-  template = (folder / "report_page.html").read_text("utf-8")
+  folder = importlib.resources.files("nss_jax.runtime.report")
+  template = (folder / "page.html").read_text("utf-8")
   return string.Template(template).substitute(
     title=escape(f"Network Space Search: {content.name}"),
     subtitle=escape(

@@ -7,8 +7,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 from nss_jax.runtime import artifacts, scores, space_file
-from nss_jax.runtime import json_fields as fields
 from nss_jax.runtime.artifacts import ArtifactError
+from nss_jax.runtime.report import fields
 from nss_jax.runtime.scores import Scores
 from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import SearchSpace, Space

@@ -1,0 +1,1 @@
+"""The report: a workdir read back, as tables, pictures and a page."""
