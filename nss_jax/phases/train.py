@@ -116,6 +116,11 @@ def _result(job, name, arch, seed, state, test, folder) -> dict[str, Any]:
   }
 
 
+def _stages(search_space) -> str:
+  count = search_space.num_stages
+  return f"{count} stage" if count == 1 else f"{count} stages"
+
+
 def report(result: dict[str, Any], job: Job) -> list[str]:
   """Test errors in words: mean and deviation over the seeds."""
   lines = ["", "Networks trained alone, test error of the last epoch"]
@@ -140,7 +145,7 @@ def check(config, archs: Sequence[str], search_space: SearchSpace) -> None:
     arch = parse_arch(text)
     if len(arch.depth) != search_space.num_stages:
       raise ValueError(
-        f"{text!r} is not accepted; expected {search_space.num_stages} stages"
+        f"{text!r} is not accepted; expected {_stages(search_space)}"
       )
     beyond = (arch.depth > largest[0]).any() or (arch.width > largest[1]).any()
     if beyond and config.train.start == "supernet":
