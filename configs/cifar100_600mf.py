@@ -20,4 +20,5 @@ def get_config(target_mf: str = "600"):
   config.name = f"cifar100_{target_mf}mf"
   config.data.source = "cifar100_binary"
   config.space.num_classes = 100
+  config.train.cutout = 8
   return config

@@ -20,4 +20,5 @@ def get_config(target_mf: str = "600"):
   config.name = f"cifar10_{target_mf}mf"
   config.data.source = "cifar10_binary"
   config.space.num_classes = 10
+  config.train.cutout = 16
   return config

@@ -19,11 +19,11 @@ def get_config():
   config.data.crop_padding = 2
   config.data.flip = True
   config.space.max_depth = 8
-  config.space.max_width = 64
+  config.space.max_width = 32
   config.space.strides = (2, 2, 2)
-  config.objective.target_flops = 5.8e6
+  config.objective.target_flops = 1.5e6
   config.search.batch_size = 64
-  config.search.epochs = 4
+  config.search.epochs = 3
   config.search.warmup_epochs = 1
   # What won on digits, see the README; not measured here yet.
   config.search.estimator = "soft"
@@ -36,4 +36,13 @@ def get_config():
   config.evaluate.num_archs = 200
   config.evaluate.num_spaces = 32
   config.evaluate.oracle_spaces = 200
+  config.principles.num_archs = 100
+  config.nas.epochs = 2
+  config.nas.warmup_epochs = 1
+  config.nas.learning_rates = (1e-2,)
+  config.train.epochs = 5
+  config.train.cutout = 8
+  config.rank_check.num_archs = 8
+  config.rank_check.num_near_archs = 4
+  config.rank_check.epochs = 2
   return config

@@ -24,7 +24,15 @@ from ml_collections import config_flags
 
 from nss_jax import config as config_lib
 
-PHASES = ("search", "evaluate", "rank_check", "nas", "train", "report")
+PHASES = (
+  "search",
+  "evaluate",
+  "rank_check",
+  "principles",
+  "nas",
+  "train",
+  "report",
+)
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -204,6 +204,11 @@ _RANGES = {
   "rank_check.num_archs": (lambda v: v >= 2, "2 or more"),
   "rank_check.num_near_archs": _NOT_NEGATIVE,
   "rank_check.epochs": (_count, "1 or more"),
+  "principles.num_archs": (_count, "1 or more"),
+  "principles.window": (
+    lambda v: len(v) == 2 and all(map(_is_number, v)) and 0 < v[0] < v[1],
+    "two ascending shares of the target, above 0",
+  ),
   "nas.epochs": (_count, "1 or more"),
   "nas.warmup_epochs": _NOT_NEGATIVE,
   "nas.learning_rates": (

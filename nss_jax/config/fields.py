@@ -91,6 +91,10 @@ def base() -> ml_collections.ConfigDict:
         "oracle_final_archs": 64,  # with so many
         "bootstrap_samples": 1000,
       },
+      "principles": {
+        "num_archs": 1000,  # of each kind, in the window and at any cost
+        "window": (0.9, 1.1),  # shares of the target
+      },
       "nas": {
         # One arch: the search again, on bins of size one (paper 4.3).
         "epochs": 50,

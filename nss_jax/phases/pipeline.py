@@ -13,6 +13,7 @@ from nss_jax.phases import (
   loop,
   nas,
   plan,
+  principles,
   rank_check,
   report,
   search,
@@ -71,8 +72,10 @@ def run(
   )
   mesh = sharding.make_mesh()
   built = search_program.build(config, dataset, mesh)
-  if {"evaluate", "rank_check"} & set(phases):
+  if {"evaluate", "rank_check", "principles"} & set(phases):
     evaluate.check(config, built.search_space, len(dataset.train_labels))
+  if "principles" in phases:
+    principles.populations(config, built.search_space)
   if "train" in phases:
     _check_training(config, archs, built, dataset)
   texts = tuple(archs), tuple(config_flags)
@@ -205,6 +208,7 @@ _PHASES = {
   "search": _Phase("elite_space.json", search.run, search.report),
   "evaluate": _Phase("summary.json", evaluate.run, evaluate.report, "search"),
   "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
+  "principles": _Phase("summary.json", principles.run, principles.report),
   "nas": _Phase("summary.json", nas.run, nas.report, "search"),
   "train": _Phase(None, train.run, train.report, "nas"),
   "report": _Phase(None, report.run, report.report),

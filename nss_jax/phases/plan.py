@@ -57,6 +57,17 @@ def describe(
       f"evaluate   a supernet of its own, {config.evaluate.epochs} epochs; "
       f"then {evaluate.num_archs(config, space)} archs"
     )
+  if "nas" in phases:
+    rates = ", ".join(f"{rate:g}" for rate in config.nas.learning_rates)
+    yield (
+      f"nas        in the Elite Space and in all of it, {config.nas.epochs} "
+      f"epochs each, learning rates {rates}"
+    )
+  if "train" in phases:
+    yield (
+      f"train      every arch alone, {config.train.epochs} epochs, "
+      f"{config.train.num_seeds} seeds"
+    )
   memory = memory_estimate(space, config.search.batch_size // program.mesh.size)
   yield f"memory     about {memory / 2**30:.2g} GiB per device (estimate)"
   kinds = sorted({device.device_kind for device in program.mesh.devices.flat})

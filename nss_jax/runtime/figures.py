@@ -1,6 +1,6 @@
 """Pictures of a run, drawn from its files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -130,6 +130,36 @@ def draw_pareto(
     legend = figure.legend(loc="outside upper center", ncols=2, markerscale=2)
     for handle in legend.legend_handles:
       handle.set_alpha(1)
+    figure.savefig(path, dpi=130)
+
+
+def draw_error_edfs(
+  path: str,
+  panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+) -> None:
+  """Error EDFs (paper Fig. 6): the share of networks at or below an error.
+
+  Args:
+    path: of the picture.
+    panels: `{title: {name: (errors, shares)}}`, as `error_edf` returns them.
+  """
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    for axes, (title, curves) in zip(
+      figure.subplots(1, len(panels), sharey=True, squeeze=False)[0],
+      panels.items(),
+      strict=True,
+    ):
+      for name, (errors, shares) in curves.items():
+        axes.step(
+          100 * errors, shares, where="post", label=name.replace("_", " ")
+        )
+      axes.set(
+        title=title.replace("_", " "), xlabel="error (%)", ylim=(0, 1.02)
+      )
+      if curves:
+        axes.legend(loc="lower right")
+    figure.axes[0].set_ylabel("share of networks")
     figure.savefig(path, dpi=130)
 
 

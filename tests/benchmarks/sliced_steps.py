@@ -28,6 +28,7 @@ import argparse
 import contextlib
 import dataclasses
 import pathlib
+import resource
 import runpy
 import statistics
 import sys
@@ -58,7 +59,7 @@ from nss_jax.phases import search_program
 from nss_jax.runtime import data, sharding
 from nss_jax.spaces.cost import largest_macs
 
-PARTS = ("compile", "masked", "floor", "torch", "scoring", "host")
+PARTS = ("compile", "masked", "floor", "torch", "scoring", "host", "paper")
 STEPS = 4  # of one call
 ROUNDS = 5
 NAMED = {
@@ -244,6 +245,45 @@ def quickstart(warmup):
   )
 
 
+def paper_size():
+  """A sliced step of the paper's search space, batch 8: time and memory."""
+  space = nss.SearchSpace.expanded(
+    max_depth=16, max_width=512, image_shape=(32, 32, 3), num_classes=100
+  )
+  keys = jax.random.split(jax.random.key(1))
+  images = jax.random.normal(keys[0], (8, *space.image_shape))
+  labels = jax.random.randint(keys[1], (8,), 0, 100)
+  weights = nss.init_weights(jax.random.key(0), space)
+  state = weights, OPTIMIZER.init(weights)
+  step = train_fn(lambda w, x, arch: nss.apply_sliced(space, w, x, arch))
+  print_row("paper size, batch 8", ["trace s", "compile s", "temp MB"], "")
+  one = repeat(nss.parse_arch("d1-4-2_w32-128-96"), 1)
+  start = time.perf_counter()
+  lowered = step.lower(state, images, labels, one)
+  traced = time.perf_counter()
+  compiled = lowered.compile()
+  done = time.perf_counter()
+  used = compiled.memory_analysis().temp_size_in_bytes
+  cells = [f"{traced - start:.1f}", f"{done - traced:.1f}", f"{used / 1e6:.0f}"]
+  print_row("sliced step", cells, "")
+  for text in ("d1-4-2_w32-128-96", "d16-16-16_w512-512-512"):
+    arch = nss.parse_arch(text)
+    times = []
+    for _ in range(3):
+      start = time.perf_counter()
+      state, losses = jax.block_until_ready(
+        compiled(state, images, labels, repeat(arch, 1))
+      )
+      times.append(time.perf_counter() - start)
+    print_row(
+      text,
+      [f"{min(times):.2f} s"],
+      f"  {nss.arch_macs(space, arch) / 1e6:.0f} MF, loss {losses[0]:.2f}",
+    )
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  print(f"  peak memory of the process {peak:.1f} GiB")
+
+
 # The words.
 
 
@@ -319,6 +359,8 @@ def main():
       scoring(weights, batch, torch)
     if "host" in only:
       host(engines["sliced"], flags.draws)
+  if "paper" in only:
+    paper_size()
 
 
 if __name__ == "__main__":
