@@ -183,7 +183,7 @@ def test_statistics_of_white_images_do_not_overflow():
 
 def test_unknown_source_names_the_accepted_ones():
   message = refusal(source="cifar")
-  for word in ("data.source='cifar'", *data.SOURCES):
+  for word in ("config.data.source='cifar'", *data.SOURCES):
     assert word in message
 
 
@@ -589,7 +589,7 @@ def test_cache_dir_that_is_a_file_is_refused(remote, tmp_path):
   message = refusal(
     source="cifar10_binary", cache_dir=str(cache), progress=False
   )
-  assert f"data.cache_dir={str(cache)!r}" in message
+  assert f"config.data.cache_dir={str(cache)!r}" in message
 
 
 def test_official_addresses_and_sizes():
@@ -662,7 +662,7 @@ def test_tfds_not_prepared_says_how(name, tmp_path):
   "name", ["", "huggingface:mnist", "../x", "/etc", "cifar10/a=1", "a\nb"]
 )
 def test_tfds_name_of_another_form_is_refused(name):
-  assert f"data.name={name!r}" in refusal(source="tfds", name=name)
+  assert f"config.data.name={name!r}" in refusal(source="tfds", name=name)
 
 
 @pytest.mark.parametrize(
@@ -710,6 +710,9 @@ BAD = {
   "2-d labels": (part(labels=np.zeros((4, 1), int)), part(), "(4, 1)"),
   "two sizes": (part(), part((4, 2, 2, 1)), "(2, 2, 1)"),
   "new class": (part(labels=(0, 1, 1, 0)), part(), "[2]"),
+  "empty class": (part(labels=(0, 2, 2, 0)), part(labels=(0, 2, 2, 0)), "1;"),
+  "class in train only": (part(), part(labels=(0, 1, 1, 0)), "class 2;"),
+  "no last class": (part(labels=(0, 1, 1, 0)), part(labels=(0,) * 4), "2;"),
   "bad test": (part(), part(labels=(0, 1, 2)), "test has 4 images"),
 }
 
@@ -720,7 +723,7 @@ def test_arrays_that_are_no_data_set_are_refused(case):
   with pytest.raises(data.DataError) as caught:
     dataset_lib.make("bad", train, test, num_classes=3)
   message = str(caught.value)
-  assert "data 'bad'" in message and word in message
+  assert "config.data.source='bad'" in message and word in message
   assert "accepted" in message and "\n" not in message
 
 
@@ -766,7 +769,9 @@ def test_halves_are_shuffled_by_the_seed():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan")])
 def test_fraction_out_of_range_is_refused(fraction):
-  with pytest.raises(data.DataError, match=r"data\.validation_fraction="):
+  with pytest.raises(
+    data.DataError, match=r"config\.data\.validation_fraction="
+  ):
     data.split_halves(100, fraction, 0, 1)
 
 

@@ -40,12 +40,15 @@ WRONG = {
   f"{FIELD}data.validation_fraction=1": ("fraction: 1.0", "below 1"),
   f"{FIELD}data.validation_fraction=1.5": ("fraction: 1.5", "below 1"),
   f"{FIELD}data.validation_fraction=0.01": (
-    "data.validation_fraction=0.01",
+    "config.data.validation_fraction=0.01",
     "1423 and 14",
     "one batch of 32",
   ),
   f"{FIELD}search.batch_size=100000": ("718", "one batch of 100000"),
-  f"{FIELD}data.source=nowhere": ("data.source='nowhere'", "digits, cifar10"),
+  f"{FIELD}data.source=nowhere": (
+    "config.data.source='nowhere'",
+    "digits, cifar10",
+  ),
   f"{FIELD}data.crop_padding=-1": ("crop_padding: -1", "0 or more"),
   f"{FIELD}space.num_classes=5": (
     "config.space.num_classes: 5",

@@ -57,7 +57,8 @@ def load(
   """
   if source not in SOURCES:
     raise DataError(
-      f"data.source={source!r} is unknown; accepted are {', '.join(SOURCES)}"
+      f"config.data.source={source!r} is unknown; accepted are "
+      f"{', '.join(SOURCES)}"
     )
   return SOURCES[source](
     path=path, name=name, cache_dir=cache_dir, progress=progress

@@ -117,7 +117,11 @@ def load(
     raise _refused(file, f"cannot be read ({error.strerror})") from error
   train, test = ([parts[n] for n in names] for names in _names(archive))
   return make(
-    source, _join(train), _join(test), num_classes=archive.num_classes
+    source,
+    _join(train),
+    _join(test),
+    num_classes=archive.num_classes,
+    field=f"config.data.path={str(file)!r}",
   )
 
 
@@ -138,7 +142,7 @@ def _join(
 
 
 def _refused(file: pathlib.Path, reason: str) -> DataError:
-  return DataError(f"data.path={str(file)!r} {reason}")
+  return DataError(f"config.data.path={str(file)!r} {reason}")
 
 
 def _given(archive: Archive, path: str) -> pathlib.Path:
@@ -176,9 +180,9 @@ def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
   except (OSError, ValueError) as error:
     reason = " ".join(str(error).split())[:200]
     raise DataError(
-      f"data.path='': could not fetch {archive.url} to "
-      f"data.cache_dir={str(folder)!r} ({type(error).__name__}: {reason}); "
-      "fetch it by hand and pass --config.data.path=FILE_OR_FOLDER"
+      f"config.data.path='': could not fetch {archive.url} to "
+      f"config.data.cache_dir={str(folder)!r} ({type(error).__name__}: "
+      f"{reason}); fetch it by hand and pass --config.data.path=FILE_OR_FOLDER"
     ) from error
   return pathlib.Path(file)
 

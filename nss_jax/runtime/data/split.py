@@ -25,16 +25,16 @@ def split_halves(
   """
   if not 0 < validation_fraction < 1:
     raise DataError(
-      f"data.validation_fraction={validation_fraction} is out of range; "
+      f"config.data.validation_fraction={validation_fraction} is out of range; "
       "accepted is more than 0 and less than 1"
     )
   num_validation = round(num_images * validation_fraction)
   sizes = num_images - num_validation, num_validation
   if min(sizes) < max(batch_size, 1):
     raise DataError(
-      f"data.validation_fraction={validation_fraction} splits {num_images} "
-      f"images into {sizes[0]} and {sizes[1]}; accepted is what leaves either "
-      f"part at least one batch of {batch_size}"
+      f"config.data.validation_fraction={validation_fraction} splits "
+      f"{num_images} images into {sizes[0]} and {sizes[1]}; accepted is "
+      f"what leaves either part at least one batch of {batch_size}"
     )
   order = np.random.default_rng(seed).permutation(num_images)
   return order[num_validation:], order[:num_validation]

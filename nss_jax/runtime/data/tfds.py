@@ -26,8 +26,8 @@ def load(*, path: str, name: str, **_: Any) -> Dataset:
   """
   if not _NAME.fullmatch(name):
     raise DataError(
-      f"data.name={name!r} is no name of a data set; accepted are names like "
-      "cifar10, imagenet_resized/32x32 or cifar10:3.0.2"
+      f"config.data.name={name!r} is no name of a data set; accepted are names "
+      "like cifar10, imagenet_resized/32x32 or cifar10:3.0.2"
     )
   # Imported here: `import nss_jax` loads no data-set library.
   import tensorflow_datasets as tfds
@@ -44,7 +44,9 @@ def load(*, path: str, name: str, **_: Any) -> Dataset:
   # of at least five unrelated types, AssertionError among them.
   except Exception as error:
     raise DataError(_unprepared(name, path, error)) from error
-  return make(name, *parts, num_classes)
+  field = f"config.data.name={name!r}"
+  # The classes are those that the data set declares, seen or not.
+  return make(name, *parts, num_classes, field=field, unused_classes=True)
 
 
 def _num_classes(name: str, source: Any) -> int:
@@ -52,8 +54,9 @@ def _num_classes(name: str, source: Any) -> int:
   found = getattr(dict(features).get("label"), "num_classes", None)
   if "image" not in features or not found:
     raise DataError(
-      f"data.name={name!r} has the features {', '.join(sorted(features))}; "
-      "accepted are data sets with an image and a class label"
+      f"config.data.name={name!r} has the features "
+      f"{', '.join(sorted(features))}; accepted are data sets with "
+      "an image and a class label"
     )
   return int(found)
 
@@ -61,7 +64,9 @@ def _num_classes(name: str, source: Any) -> int:
 def _read(name: str, source: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
   """Images `[N, H, W, C]` uint8 and labels `[N]` int64 of one split."""
   if not len(source):
-    raise DataError(f"data.name={name!r} has no images; accepted is at least 1")
+    raise DataError(
+      f"config.data.name={name!r} has no images; accepted is at least 1"
+    )
   first = source[0]["image"]
   images = np.empty((len(source), *first.shape), first.dtype)
   labels = np.empty(len(source), np.int64)
@@ -70,8 +75,8 @@ def _read(name: str, source: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     image = example["image"]
     if image.shape != first.shape or image.dtype != first.dtype:
       raise DataError(
-        f"data.name={name!r} has images of {first.shape} and {image.shape}; "
-        "accepted are uint8 images of one size"
+        f"config.data.name={name!r} has images of {first.shape} and "
+        f"{image.shape}; accepted are uint8 images of one size"
       )
     images[index], labels[index] = image, example["label"]
   return images, labels
@@ -81,7 +86,7 @@ def _unprepared(name: str, path: str, error: Exception) -> str:
   lines = str(error).strip().splitlines() or [""]
   folder = f" --data_dir={path}" if path else ""
   return (
-    f"data.name={name!r} cannot be read from data.path={path!r} "
+    f"config.data.name={name!r} cannot be read from config.data.path={path!r} "
     f"({type(error).__name__}: {lines[0][:160]}); accepted are data sets "
     "prepared once, where TensorFlow is installed, by: "
     f"tfds build {name} --file_format=array_record{folder}"
