@@ -190,7 +190,7 @@ def test_unknown_source_names_the_accepted_ones():
 def test_import_loads_no_data_set_library():
   code = (
     "import sys, nss_jax.runtime.data; "
-    "print({'sklearn', 'tensorflow_datasets', 'tensorflow', 'pooch'}"
+    "print({'sklearn', 'tensorflow_datasets', 'tensorflow', 'pooch', 'PIL'}"
     " & set(sys.modules))"
   )
   done = subprocess.run(

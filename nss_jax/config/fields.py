@@ -18,10 +18,22 @@ def base() -> ml_collections.ConfigDict:
       "name": "unnamed",  # of the workdir: runs/<name>
       "seed": 0,
       "data": {
-        # digits | fashion_mnist | cifar10_binary | cifar100_binary | tfds
+        # digits | cifar10_binary | cifar100_binary | fashion_mnist | idx | npz
+        # | folder | tfds | synthetic
         "source": "digits",
-        "path": "",  # archive or folder; empty: cache, fetched once
+        "path": "",  # archive, file or folder; empty: cache, fetched once
         "name": "",  # of the data set, for tfds
+        "cache_dir": "",  # of a fetched archive; empty: the user's
+        # Of folder and synthetic: pixels of a side, and 1 grey or 3 RGB. 0: as
+        # the files, or 32 pixels in RGB.
+        "image_size": 0,
+        "channels": 0,
+        "synthetic": {  # images that are made up
+          "num_classes": 10,
+          "num_train": 10_000,
+          "num_test": 2_000,
+          "seed": 0,
+        },
         "validation_fraction": 0.5,  # of the training images, for the logits
         "split_seed": 0,
         "crop_padding": 0,  # pixels on each side; 0: no random crop

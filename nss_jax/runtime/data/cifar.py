@@ -15,7 +15,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError, Dataset, make
+from nss_jax.runtime.data.dataset import (
+  DataError,
+  Dataset,
+  given_path,
+  make,
+)
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -147,7 +152,7 @@ def _refused(file: pathlib.Path, reason: str) -> DataError:
 
 def _given(archive: Archive, path: str) -> pathlib.Path:
   """The archive at `path`, or in the folder `path`."""
-  file = pathlib.Path(path).expanduser()
+  file = given_path(path, f"{archive.filename} or its folder")
   try:
     if file.is_dir():
       file = file / archive.filename

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 
@@ -39,6 +40,21 @@ class Dataset:
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
+
+
+def given_path(path: str, accepted: str) -> pathlib.Path:
+  """`config.data.path` with the home folder for `~`.
+
+  Raises:
+    DataError: if it is empty, or its user is unknown; with what is accepted.
+  """
+  reason = "is no path"
+  if path:
+    try:
+      return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+      reason = f"names no home folder ({error})"
+  raise DataError(f"config.data.path={path!r} {reason}; accepted is {accepted}")
 
 
 def make(

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError, Dataset, make
+from nss_jax.runtime.data.dataset import (
+  DataError,
+  Dataset,
+  given_path,
+  make,
+)
 
 # Where Debian's package dataset-fashion-mnist puts them.
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
@@ -36,7 +41,7 @@ def load(source: str, *, path: str, **_: Any) -> Dataset:
   """
   if source == "fashion_mnist":
     path = path or DEBIAN_FOLDER
-  folder = pathlib.Path(path).expanduser()
+  folder = given_path(path, "a folder with the four IDX files of MNIST's names")
   train, test = (
     (
       _read(source, folder, f"{part}-images-idx3-ubyte", 3)[..., None],
