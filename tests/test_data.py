@@ -788,6 +788,64 @@ def test_each_part_holds_a_batch(fraction, accepted, mirrored):
     assert "640" in str(caught.value) and "58" in str(caught.value)
 
 
+LABELS = st.lists(st.integers(0, 40), min_size=2, max_size=300).map(np.array)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+  labels=LABELS, fraction=st.floats(0.05, 0.95), seed=st.integers(0, 2**32)
+)
+def test_balanced_halves_hold_the_same_share_of_every_class(
+  labels, fraction, seed
+):
+  count = round(len(labels) * fraction)
+  labels = np.unique(labels, return_inverse=True)[1] * 3 + 1
+  sizes = np.bincount(labels)
+  shares = sizes * count / len(labels)
+  if not 0 < count < len(labels):
+    with pytest.raises(data.DataError, match="validation_fraction"):
+      data.split_halves(len(labels), fraction, seed, 1, labels=labels)
+    return
+  try:
+    train, validation = data.split_halves(
+      len(labels), fraction, seed, 1, labels=labels
+    )
+  except data.DataError as error:
+    # Only where a class may be too small: rounding takes less than one image.
+    small = (sizes > 0) & ((shares <= 1) | (sizes - shares <= 1))
+    assert small.any() and "config.data.balanced_split" in str(error)
+    return
+  both = np.concatenate([train, validation])
+  np.testing.assert_array_equal(np.sort(both), np.arange(len(labels)))
+  assert len(validation) == count
+  found = np.bincount(labels[validation], minlength=len(sizes))
+  assert (abs(found - shares) < 1).all()
+  assert ((found > 0) == (sizes > 0)).all()
+  assert ((sizes - found > 0) == (sizes > 0)).all()
+  again = data.split_halves(len(labels), fraction, seed, 1, labels=labels)
+  np.testing.assert_array_equal(np.concatenate(again), both)
+
+
+def test_balanced_halves_of_an_unbalanced_set_are_exact():
+  labels = np.repeat([0, 1, 2], [600, 300, 100])
+  train, validation = data.split_halves(1000, 0.2, 0, 64, labels=labels)
+  assert np.bincount(labels[train]).tolist() == [480, 240, 80]
+  assert np.bincount(labels[validation]).tolist() == [120, 60, 20]
+  other, _ = data.split_halves(1000, 0.2, 1, 64, labels=labels)
+  assert set(train) != set(other)
+  # In no order: neither by class, nor by place within a class.
+  for indices in (train, validation):
+    firsts = indices[labels[indices] == 0]
+    assert abs(firsts.mean() - 299.5) < 50
+    assert abs(np.corrcoef(np.arange(len(indices)), indices)[0, 1]) < 0.2
+
+
+def test_balanced_split_needs_two_images_of_a_class():
+  labels = np.repeat([0, 1], [99, 1])
+  with pytest.raises(data.DataError, match=r"class 1 with \d and \d of its 1"):
+    data.split_halves(100, 0.5, 0, 1, labels=labels)
+
+
 # IDX.
 
 

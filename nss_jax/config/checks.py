@@ -191,6 +191,7 @@ _RANGES = {
   "search.checkpoint_every": (_count, "1 or more"),
   "search.keep_checkpoints": (lambda v: v >= 2, "2 or more"),
   "evaluate.seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+  "evaluate.split_seed": _NOT_NEGATIVE,
   "evaluate.coin_epochs": _NOT_NEGATIVE,
   "evaluate.batch_size": (lambda v: v >= 2, "2 or more"),
   "evaluate.holdout_fraction": (lambda v: 0 < v < 1, "above 0 and below 1"),

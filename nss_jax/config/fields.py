@@ -36,6 +36,7 @@ def base() -> ml_collections.ConfigDict:
         },
         "validation_fraction": 0.5,  # of the training images, for the logits
         "split_seed": 0,
+        "balanced_split": False,  # every class is split in that share
         "crop_padding": 0,  # pixels on each side; 0: no random crop
         "flip": False,  # left to right
       },
@@ -89,6 +90,7 @@ def base() -> ml_collections.ConfigDict:
         "cache": "",  # folder of trained supernets; empty: beside the workdir
         # Scores, on training images that are held out.
         "holdout_fraction": 0.2,
+        "split_seed": 0,
         "score_batch_size": 250,
         "batch_stats": "recalibrate",  # on training images | batch
         "calibration_images": 250,

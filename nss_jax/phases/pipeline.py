@@ -70,7 +70,7 @@ def run(
   mesh = sharding.make_mesh()
   built = search_program.build(config, dataset, mesh)
   if {"evaluate", "rank_check"} & set(phases):
-    evaluate.check(config, built.search_space, len(dataset.train_labels))
+    evaluate.check(config, built.search_space, dataset.train_labels)
   if "train" in phases:
     _check_training(config, archs, built, dataset)
   texts = tuple(archs), tuple(config_flags)

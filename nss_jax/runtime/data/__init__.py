@@ -14,7 +14,7 @@ from nss_jax.runtime.data import (
 )
 from nss_jax.runtime.data.cifar import ARCHIVES, Archive
 from nss_jax.runtime.data.dataset import DataError, Dataset
-from nss_jax.runtime.data.split import split_halves
+from nss_jax.runtime.data.split import draw_balanced, split_halves
 from nss_jax.runtime.data.synthetic import Synthetic
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
   "DataError",
   "Dataset",
   "Synthetic",
+  "draw_balanced",
   "load",
   "split_halves",
 ]
