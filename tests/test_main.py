@@ -49,6 +49,13 @@ WRONG = {
     "config.data.source='nowhere'",
     "digits, cifar10",
   ),
+  f"{FIELD}data.source=npz": ("config.data.path=''", "x_train, y_train"),
+  f"{FIELD}data.source=folder": ("config.data.path=''", "train/<class>"),
+  f"{FIELD}data.source=idx": ("config.data.path=''", "IDX files"),
+  f"{FIELD}data.source=tfds": ("config.data.name=''", "names like cifar10"),
+  f"{FIELD}data.channels=2": ("config.data.channels: 2", "0, 1 or 3"),
+  f"{FIELD}data.image_size=-8": ("config.data.image_size: -8", "0 to 4096"),
+  f"{FIELD}data.synthetic.num_test=0": ("num_test: 0", "1 or more"),
   f"{FIELD}data.crop_padding=-1": ("crop_padding: -1", "0 or more"),
   f"{FIELD}space.num_classes=5": (
     "config.space.num_classes: 5",
