@@ -183,14 +183,14 @@ def test_statistics_of_white_images_do_not_overflow():
 
 def test_unknown_source_names_the_accepted_ones():
   message = refusal(source="cifar")
-  for word in ("data.source='cifar'", *data.SOURCES):
+  for word in ("config.data.source='cifar'", *data.SOURCES):
     assert word in message
 
 
 def test_import_loads_no_data_set_library():
   code = (
     "import sys, nss_jax.runtime.data; "
-    "print({'sklearn', 'tensorflow_datasets', 'tensorflow', 'pooch'}"
+    "print({'sklearn', 'tensorflow_datasets', 'tensorflow', 'pooch', 'PIL'}"
     " & set(sys.modules))"
   )
   done = subprocess.run(
@@ -589,7 +589,7 @@ def test_cache_dir_that_is_a_file_is_refused(remote, tmp_path):
   message = refusal(
     source="cifar10_binary", cache_dir=str(cache), progress=False
   )
-  assert f"data.cache_dir={str(cache)!r}" in message
+  assert f"config.data.cache_dir={str(cache)!r}" in message
 
 
 def test_official_addresses_and_sizes():
@@ -662,7 +662,7 @@ def test_tfds_not_prepared_says_how(name, tmp_path):
   "name", ["", "huggingface:mnist", "../x", "/etc", "cifar10/a=1", "a\nb"]
 )
 def test_tfds_name_of_another_form_is_refused(name):
-  assert f"data.name={name!r}" in refusal(source="tfds", name=name)
+  assert f"config.data.name={name!r}" in refusal(source="tfds", name=name)
 
 
 @pytest.mark.parametrize(
@@ -710,6 +710,9 @@ BAD = {
   "2-d labels": (part(labels=np.zeros((4, 1), int)), part(), "(4, 1)"),
   "two sizes": (part(), part((4, 2, 2, 1)), "(2, 2, 1)"),
   "new class": (part(labels=(0, 1, 1, 0)), part(), "[2]"),
+  "empty class": (part(labels=(0, 2, 2, 0)), part(labels=(0, 2, 2, 0)), "1;"),
+  "class in train only": (part(), part(labels=(0, 1, 1, 0)), "class 2;"),
+  "no last class": (part(labels=(0, 1, 1, 0)), part(labels=(0,) * 4), "2;"),
   "bad test": (part(), part(labels=(0, 1, 2)), "test has 4 images"),
 }
 
@@ -720,7 +723,7 @@ def test_arrays_that_are_no_data_set_are_refused(case):
   with pytest.raises(data.DataError) as caught:
     dataset_lib.make("bad", train, test, num_classes=3)
   message = str(caught.value)
-  assert "data 'bad'" in message and word in message
+  assert "config.data.source='bad'" in message and word in message
   assert "accepted" in message and "\n" not in message
 
 
@@ -766,7 +769,9 @@ def test_halves_are_shuffled_by_the_seed():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan")])
 def test_fraction_out_of_range_is_refused(fraction):
-  with pytest.raises(data.DataError, match=r"data\.validation_fraction="):
+  with pytest.raises(
+    data.DataError, match=r"config\.data\.validation_fraction="
+  ):
     data.split_halves(100, fraction, 0, 1)
 
 
@@ -781,6 +786,64 @@ def test_each_part_holds_a_batch(fraction, accepted, mirrored):
     with pytest.raises(data.DataError, match="one batch of 64") as caught:
       data.split_halves(640, fraction, 0, 64)
     assert "640" in str(caught.value) and "58" in str(caught.value)
+
+
+LABELS = st.lists(st.integers(0, 40), min_size=2, max_size=300).map(np.array)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+  labels=LABELS, fraction=st.floats(0.05, 0.95), seed=st.integers(0, 2**32)
+)
+def test_balanced_halves_hold_the_same_share_of_every_class(
+  labels, fraction, seed
+):
+  count = round(len(labels) * fraction)
+  labels = np.unique(labels, return_inverse=True)[1] * 3 + 1
+  sizes = np.bincount(labels)
+  shares = sizes * count / len(labels)
+  if not 0 < count < len(labels):
+    with pytest.raises(data.DataError, match="validation_fraction"):
+      data.split_halves(len(labels), fraction, seed, 1, labels=labels)
+    return
+  try:
+    train, validation = data.split_halves(
+      len(labels), fraction, seed, 1, labels=labels
+    )
+  except data.DataError as error:
+    # Only where a class may be too small: rounding takes less than one image.
+    small = (sizes > 0) & ((shares <= 1) | (sizes - shares <= 1))
+    assert small.any() and "config.data.balanced_split" in str(error)
+    return
+  both = np.concatenate([train, validation])
+  np.testing.assert_array_equal(np.sort(both), np.arange(len(labels)))
+  assert len(validation) == count
+  found = np.bincount(labels[validation], minlength=len(sizes))
+  assert (abs(found - shares) < 1).all()
+  assert ((found > 0) == (sizes > 0)).all()
+  assert ((sizes - found > 0) == (sizes > 0)).all()
+  again = data.split_halves(len(labels), fraction, seed, 1, labels=labels)
+  np.testing.assert_array_equal(np.concatenate(again), both)
+
+
+def test_balanced_halves_of_an_unbalanced_set_are_exact():
+  labels = np.repeat([0, 1, 2], [600, 300, 100])
+  train, validation = data.split_halves(1000, 0.2, 0, 64, labels=labels)
+  assert np.bincount(labels[train]).tolist() == [480, 240, 80]
+  assert np.bincount(labels[validation]).tolist() == [120, 60, 20]
+  other, _ = data.split_halves(1000, 0.2, 1, 64, labels=labels)
+  assert set(train) != set(other)
+  # In no order: neither by class, nor by place within a class.
+  for indices in (train, validation):
+    firsts = indices[labels[indices] == 0]
+    assert abs(firsts.mean() - 299.5) < 50
+    assert abs(np.corrcoef(np.arange(len(indices)), indices)[0, 1]) < 0.2
+
+
+def test_balanced_split_needs_two_images_of_a_class():
+  labels = np.repeat([0, 1], [99, 1])
+  with pytest.raises(data.DataError, match=r"class 1 with \d and \d of its 1"):
+    data.split_halves(100, 0.5, 0, 1, labels=labels)
 
 
 # IDX.

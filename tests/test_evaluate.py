@@ -84,10 +84,32 @@ def test_both_engines_score_the_same():
   np.testing.assert_allclose(sliced[1], masked[1], rtol=1e-4)
 
 
+def test_held_out_images_are_balanced_if_asked_and_have_their_own_seed():
+  def held_out(**fields):
+    config = _config(**fields)
+    train, chosen = supernet_program.split(config, DIGITS.train_labels)
+    both = np.sort(np.concatenate([train, chosen]))
+    np.testing.assert_array_equal(both, np.arange(1437))
+    assert len(chosen) == 180
+    return chosen
+
+  chosen = held_out(**{"data.balanced_split": True})
+  counts = np.bincount(DIGITS.train_labels[chosen], minlength=10)
+  shares = np.bincount(DIGITS.train_labels) * 180 / 1437
+  assert (abs(counts - shares) < 1).all()
+  plain = held_out()
+  counts = np.bincount(DIGITS.train_labels[plain], minlength=10)
+  assert not (abs(counts - shares) < 1).all()
+  same = held_out(**{"data.split_seed": 1})
+  np.testing.assert_array_equal(plain, same)
+  other = held_out(**{"evaluate.split_seed": 1})
+  assert not np.array_equal(plain, other)
+
+
 def test_scores_are_those_of_a_plain_loop():
   """Statistics of the calibration images, error and loss of the held-out."""
   config = _config()
-  train, held_out = supernet_program.split(config, len(DIGITS.train_labels))
+  train, held_out = supernet_program.split(config, DIGITS.train_labels)
   assert len(held_out) == 180
   assert not set(train) & set(held_out)
   chosen = np.random.default_rng(0).choice(train, 60, replace=False)

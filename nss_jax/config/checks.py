@@ -164,6 +164,12 @@ _CHOICES = {
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
 _RANGES = {
   "seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+  "data.image_size": (lambda v: 0 <= v <= 4096, "0 to 4096"),
+  "data.channels": (lambda v: v in (0, 1, 3), "0, 1 or 3"),
+  "data.synthetic.num_classes": (_count, "1 or more"),
+  "data.synthetic.num_train": (_count, "1 or more"),
+  "data.synthetic.num_test": (_count, "1 or more"),
+  "data.synthetic.seed": _NOT_NEGATIVE,
   "data.validation_fraction": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "data.split_seed": _NOT_NEGATIVE,
   "data.crop_padding": _NOT_NEGATIVE,
@@ -185,6 +191,7 @@ _RANGES = {
   "search.checkpoint_every": (_count, "1 or more"),
   "search.keep_checkpoints": (lambda v: v >= 2, "2 or more"),
   "evaluate.seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
+  "evaluate.split_seed": _NOT_NEGATIVE,
   "evaluate.coin_epochs": _NOT_NEGATIVE,
   "evaluate.batch_size": (lambda v: v >= 2, "2 or more"),
   "evaluate.holdout_fraction": (lambda v: 0 < v < 1, "above 0 and below 1"),

@@ -18,12 +18,25 @@ def base() -> ml_collections.ConfigDict:
       "name": "unnamed",  # of the workdir: runs/<name>
       "seed": 0,
       "data": {
-        # digits | fashion_mnist | cifar10_binary | cifar100_binary | tfds
+        # digits | cifar10_binary | cifar100_binary | fashion_mnist | idx | npz
+        # | folder | tfds | synthetic
         "source": "digits",
-        "path": "",  # archive or folder; empty: cache, fetched once
+        "path": "",  # archive, file or folder; empty: cache, fetched once
         "name": "",  # of the data set, for tfds
+        "cache_dir": "",  # of a fetched archive; empty: the user's
+        # Of folder and synthetic: pixels of a side, and 1 grey or 3 RGB. 0: as
+        # the files, or 32 pixels in RGB.
+        "image_size": 0,
+        "channels": 0,
+        "synthetic": {  # images that are made up
+          "num_classes": 10,
+          "num_train": 10_000,
+          "num_test": 2_000,
+          "seed": 0,
+        },
         "validation_fraction": 0.5,  # of the training images, for the logits
         "split_seed": 0,
+        "balanced_split": False,  # every class is split in that share
         "crop_padding": 0,  # pixels on each side; 0: no random crop
         "flip": False,  # left to right
       },
@@ -77,6 +90,7 @@ def base() -> ml_collections.ConfigDict:
         "cache": "",  # folder of trained supernets; empty: beside the workdir
         # Scores, on training images that are held out.
         "holdout_fraction": 0.2,
+        "split_seed": 0,
         "score_batch_size": 250,
         "batch_stats": "recalibrate",  # on training images | batch
         "calibration_images": 250,

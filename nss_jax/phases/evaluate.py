@@ -100,13 +100,13 @@ def num_archs(config, search_space: SearchSpace) -> int:
   )
 
 
-def check(config: ml_collections.ConfigDict, search_space, num_images) -> None:
+def check(config: ml_collections.ConfigDict, search_space, labels) -> None:
   """Refuses what cannot be evaluated, before anything is compiled.
 
   Raises:
-    ConfigError: naming the field, the value and what is accepted.
+    ConfigError, DataError: naming the field, the value and what is accepted.
   """
-  supernet_program.split(config, num_images)
+  supernet_program.split(config, labels)
   try:
     feasible_indices(search_space, *_window(config))
   except ValueError as error:

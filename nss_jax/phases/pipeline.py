@@ -67,13 +67,11 @@ def run(
   canary.check()
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
-  dataset = data.load(
-    config.data.source, path=config.data.path, name=config.data.name
-  )
+  dataset = _load_data(config.data)
   mesh = sharding.make_mesh()
   built = search_program.build(config, dataset, mesh)
   if {"evaluate", "rank_check", "principles"} & set(phases):
-    evaluate.check(config, built.search_space, len(dataset.train_labels))
+    evaluate.check(config, built.search_space, dataset.train_labels)
   if "principles" in phases:
     principles.populations(config, built.search_space)
   if "train" in phases:
@@ -97,6 +95,19 @@ def run(
       say(console, f"error: {diverged}")
       return 1
   return 0
+
+
+def _load_data(settings: ml_collections.ConfigDict) -> data.Dataset:
+  """The data set of `config.data`."""
+  return data.load(
+    settings.source,
+    path=settings.path,
+    name=settings.name,
+    cache_dir=settings.cache_dir,
+    image_size=settings.image_size,
+    channels=settings.channels,
+    synthetic=data.Synthetic(**settings.synthetic),
+  )
 
 
 def _check_order(

@@ -34,7 +34,7 @@ def make_score_fn(
   of the archs.
   """
   settings = config.evaluate
-  train, held_out = split(config, len(dataset.train_labels))
+  train, held_out = split(config, dataset.train_labels)
   shape = (-1, min(settings.score_batch_size, len(held_out)))
   prepare = functools.partial(
     augment.normalize, mean=dataset.mean, std=dataset.std

@@ -63,6 +63,7 @@ def build(
     config.data.validation_fraction,
     config.data.split_seed,
     config.search.batch_size,
+    labels=dataset.train_labels if config.data.balanced_split else None,
   )
   schedule = make_schedule(
     min(map(len, halves)),

@@ -89,7 +89,7 @@ def _apply(config, search_space):
 
 
 def _schedule(config, dataset, epochs) -> Schedule:
-  train, _ = split(config, len(dataset.train_labels))
+  train, _ = split(config, dataset.train_labels)
   return make_schedule(
     len(train),
     batch_size=config.evaluate.batch_size,
@@ -101,7 +101,7 @@ def _schedule(config, dataset, epochs) -> Schedule:
 
 def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
   settings = config.evaluate
-  train, _ = split(config, len(dataset.train_labels))
+  train, _ = split(config, dataset.train_labels)
   schedule = _schedule(config, dataset, epochs)
   optimizer = optimizers.weight_optimizer(
     **config.weights, num_steps=schedule.num_steps
@@ -157,12 +157,23 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
   )
 
 
-def split(config, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+def split(config, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Indices of the training images: to train on, and held out for scores.
 
   Whole batches are held out, so that every arch sees each image once.
+
+  Args:
+    config: of the run.
+    labels: `[N]` of the training images.
+
+  Returns:
+    Sorted disjoint indices that cover all.
+
+  Raises:
+    ConfigError: if too few images are left to train on.
+    DataError: if a class of a balanced split is too small.
   """
-  settings = config.evaluate
+  settings, num_images = config.evaluate, len(labels)
   batch = min(settings.score_batch_size, num_images)
   wanted = round(num_images * settings.holdout_fraction / batch)
   count = max(wanted, 1) * batch
@@ -173,8 +184,12 @@ def split(config, num_images: int) -> tuple[np.ndarray, np.ndarray]:
       f"accepted; expected to leave {least} of {num_images} images to train "
       f"on, after whole batches of {batch}"
     )
-  order = np.random.default_rng(config.data.split_seed).permutation(num_images)
-  return np.sort(order[count:]), np.sort(order[:count])
+  if config.data.balanced_split:
+    held_out, train = data.draw_balanced(labels, count, settings.split_seed)
+  else:
+    rng = np.random.default_rng(settings.split_seed)
+    held_out, train = np.split(rng.permutation(num_images), [count])
+  return np.sort(train), np.sort(held_out)
 
 
 def cache_key(config, search_space: SearchSpace) -> str:
@@ -187,6 +202,7 @@ def cache_key(config, search_space: SearchSpace) -> str:
     "archs_per_batch",
     "sandwich",
     "seed",
+    "split_seed",
     "holdout_fraction",
     "score_batch_size",
     "calibration_images",

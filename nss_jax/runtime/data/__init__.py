@@ -3,10 +3,19 @@
 import functools
 from collections.abc import Callable
 
-from nss_jax.runtime.data import cifar, digits, idx, tfds
+from nss_jax.runtime.data import (
+  cifar,
+  digits,
+  folder,
+  idx,
+  npz,
+  synthetic,
+  tfds,
+)
 from nss_jax.runtime.data.cifar import ARCHIVES, Archive
 from nss_jax.runtime.data.dataset import DataError, Dataset
-from nss_jax.runtime.data.split import split_halves
+from nss_jax.runtime.data.split import draw_balanced, split_halves
+from nss_jax.runtime.data.synthetic import Synthetic
 
 __all__ = [
   "ARCHIVES",
@@ -14,17 +23,23 @@ __all__ = [
   "Archive",
   "DataError",
   "Dataset",
+  "Synthetic",
+  "draw_balanced",
   "load",
   "split_halves",
 ]
 
-# A source takes path, name, cache_dir and progress and uses what it needs.
+# A source takes the arguments of `load` and uses those that it needs.
 SOURCES: dict[str, Callable[..., Dataset]] = {
   "digits": digits.load,
   "cifar10_binary": functools.partial(cifar.load, "cifar10_binary"),
   "cifar100_binary": functools.partial(cifar.load, "cifar100_binary"),
   "fashion_mnist": functools.partial(idx.load, "fashion_mnist"),
+  "idx": functools.partial(idx.load, "idx"),
+  "npz": npz.load,
+  "folder": folder.load,
   "tfds": tfds.load,
+  "synthetic": synthetic.load,
 }
 
 
@@ -34,18 +49,29 @@ def load(
   path: str = "",
   name: str = "",
   cache_dir: str = "",
+  image_size: int = 0,
+  channels: int = 0,
+  synthetic: Synthetic | None = None,
   progress: bool = True,
 ) -> Dataset:
   """Reads a data set whole into host memory.
 
   Args:
-    source: a name in `SOURCES`. `digits` needs no file and no network.
+    source: a name in `SOURCES`. `digits` and `synthetic` need no file and no
+      network.
     path: CIFAR: the official archive or a folder that holds it, empty to
-      fetch it once; fashion_mnist: the folder of its four IDX files, empty for
-      that of Debian's package; tfds: the data folder, empty for its default.
+      fetch it once; fashion_mnist, idx: the folder of the four IDX files,
+      empty for that of Debian's package of Fashion-MNIST; npz: the file;
+      folder: what holds `train` and `test`; tfds: the data folder, empty for
+      its default.
     name: tfds: name of the data set.
     cache_dir: CIFAR: where to keep a fetched archive, empty for the user's
       cache folder.
+    image_size: pixels of a side; folder: 0 to leave images as they are;
+      synthetic: 0 for 32.
+    channels: 1 grey, 3 RGB; folder: 0 for those of the files; synthetic: 0
+      for 3.
+    synthetic: numbers and seed of the made-up data set; None for its defaults.
     progress: CIFAR: whether to show a bar while fetching.
 
   Returns:
@@ -57,8 +83,15 @@ def load(
   """
   if source not in SOURCES:
     raise DataError(
-      f"data.source={source!r} is unknown; accepted are {', '.join(SOURCES)}"
+      f"config.data.source={source!r} is unknown; accepted are "
+      f"{', '.join(SOURCES)}"
     )
   return SOURCES[source](
-    path=path, name=name, cache_dir=cache_dir, progress=progress
+    path=path,
+    name=name,
+    cache_dir=cache_dir,
+    image_size=image_size,
+    channels=channels,
+    synthetic=synthetic or Synthetic(),
+    progress=progress,
   )

@@ -15,7 +15,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError, Dataset, make
+from nss_jax.runtime.data.dataset import (
+  DataError,
+  Dataset,
+  given_path,
+  make,
+)
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -117,7 +122,11 @@ def load(
     raise _refused(file, f"cannot be read ({error.strerror})") from error
   train, test = ([parts[n] for n in names] for names in _names(archive))
   return make(
-    source, _join(train), _join(test), num_classes=archive.num_classes
+    source,
+    _join(train),
+    _join(test),
+    num_classes=archive.num_classes,
+    field=f"config.data.path={str(file)!r}",
   )
 
 
@@ -138,12 +147,12 @@ def _join(
 
 
 def _refused(file: pathlib.Path, reason: str) -> DataError:
-  return DataError(f"data.path={str(file)!r} {reason}")
+  return DataError(f"config.data.path={str(file)!r} {reason}")
 
 
 def _given(archive: Archive, path: str) -> pathlib.Path:
   """The archive at `path`, or in the folder `path`."""
-  file = pathlib.Path(path).expanduser()
+  file = given_path(path, f"{archive.filename} or its folder")
   try:
     if file.is_dir():
       file = file / archive.filename
@@ -176,9 +185,9 @@ def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
   except (OSError, ValueError) as error:
     reason = " ".join(str(error).split())[:200]
     raise DataError(
-      f"data.path='': could not fetch {archive.url} to "
-      f"data.cache_dir={str(folder)!r} ({type(error).__name__}: {reason}); "
-      "fetch it by hand and pass --config.data.path=FILE_OR_FOLDER"
+      f"config.data.path='': could not fetch {archive.url} to "
+      f"config.data.cache_dir={str(folder)!r} ({type(error).__name__}: "
+      f"{reason}); fetch it by hand and pass --config.data.path=FILE_OR_FOLDER"
     ) from error
   return pathlib.Path(file)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 
@@ -41,11 +42,29 @@ class Dataset:
   std: tuple[float, ...]
 
 
+def given_path(path: str, accepted: str) -> pathlib.Path:
+  """`config.data.path` with the home folder for `~`.
+
+  Raises:
+    DataError: if it is empty, or its user is unknown; with what is accepted.
+  """
+  reason = "is no path"
+  if path:
+    try:
+      return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+      reason = f"names no home folder ({error})"
+  raise DataError(f"config.data.path={path!r} {reason}; accepted is {accepted}")
+
+
 def make(
   name: str,
   train: tuple[np.ndarray, np.ndarray],
   test: tuple[np.ndarray, np.ndarray],
-  num_classes: int,
+  num_classes: int | None = None,
+  *,
+  field: str = "",
+  unused_classes: bool = False,
 ) -> Dataset:
   """Checks images and labels and adds the statistics.
 
@@ -53,13 +72,21 @@ def make(
     name: name of the data set.
     train: images `[N, H, W, C]` uint8 and integer labels `[N]`.
     test: images `[M, H, W, C]` uint8 and integer labels `[M]`.
-    num_classes: number of classes.
+    num_classes: number of classes; None: one more than the largest label of a
+      training image.
+    field: the config field and value that gave the data, for messages.
+    unused_classes: whether a class may have no images at all, or none in test.
 
   Raises:
     DataError: if the arrays are not a data set (see `_check`).
   """
+  where = field or f"config.data.source={name!r}"
+  for part, arrays in (("train", train), ("test", test)):
+    _check_part(f"{where}: {part}", *arrays)
+  if num_classes is None:
+    num_classes = max(int(train[1].max()) + 1, 1)
   dataset = Dataset(name, *train, *test, num_classes, mean=(), std=())
-  _check(dataset)
+  _check(where, dataset, unused_classes)
   mean, std = _statistics(dataset.train_images)
   # Labels are cast after the check, so that a wild one cannot wrap around.
   return dataclasses.replace(
@@ -71,45 +98,56 @@ def make(
   )
 
 
-def _check(dataset: Dataset) -> None:
-  """Raises `DataError` unless the arrays form a data set."""
-  where = f"data {dataset.name!r}"
-  for part in ("train", "test"):
-    images = getattr(dataset, f"{part}_images")
-    labels = getattr(dataset, f"{part}_labels")
-    if images.dtype != np.uint8 or images.ndim != 4:
-      raise DataError(
-        f"{where}: {part} images are {images.dtype} of shape {images.shape}; "
-        "accepted is uint8 of shape [N, H, W, C]"
-      )
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-      raise DataError(
-        f"{where}: {part} labels are {labels.dtype} of shape {labels.shape}; "
-        "accepted are integers of shape [N]"
-      )
-    if len(images) != len(labels) or images.size == 0:
-      raise DataError(
-        f"{where}: {part} has {len(images)} images of shape "
-        f"{images.shape[1:]} and {len(labels)} labels; accepted are equal "
-        "numbers, at least one"
-      )
-    if labels.min() < 0 or labels.max() >= dataset.num_classes:
-      raise DataError(
-        f"{where}: {part} labels lie in {labels.min()}..{labels.max()}; "
-        f"accepted is 0..{dataset.num_classes - 1}"
-      )
+def _check_part(where: str, images: np.ndarray, labels: np.ndarray) -> None:
+  """Raises `DataError` unless these are images and their labels."""
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise DataError(
+      f"{where} images are {images.dtype} of shape {images.shape}; "
+      "accepted is uint8 of shape [N, H, W, C]"
+    )
+  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    raise DataError(
+      f"{where} labels are {labels.dtype} of shape {labels.shape}; "
+      "accepted are integers of shape [N]"
+    )
+  if len(images) != len(labels) or images.size == 0:
+    raise DataError(
+      f"{where} has {len(images)} images of shape {images.shape[1:]} and "
+      f"{len(labels)} labels; accepted are equal numbers, at least one"
+    )
+
+
+def _check(where: str, dataset: Dataset, unused_classes: bool) -> None:
+  """Raises `DataError` unless the two parts form a data set."""
   shapes = dataset.train_images.shape[1:], dataset.test_images.shape[1:]
   if shapes[0] != shapes[1]:
     raise DataError(
       f"{where}: train images are {shapes[0]} and test images {shapes[1]}; "
       "accepted is one size"
     )
-  extra = np.setdiff1d(dataset.test_labels, dataset.train_labels)
+  found = {}
+  for part in ("train", "test"):
+    labels = getattr(dataset, f"{part}_labels")
+    if labels.min() < 0 or labels.max() >= dataset.num_classes:
+      raise DataError(
+        f"{where}: {part} labels lie in {labels.min()}..{labels.max()}; "
+        f"accepted is 0..{dataset.num_classes - 1}"
+      )
+    found[part] = np.unique(labels)
+  extra = np.setdiff1d(found["test"], found["train"])
   if extra.size:
     raise DataError(
       f"{where}: test has classes that train lacks, {extra[:10].tolist()}; "
       "accepted are classes of train"
     )
+  for part, classes in found.items():
+    if len(classes) < dataset.num_classes and not unused_classes:
+      # They are sorted, so the first that is not at its place is missing.
+      places = np.append(classes, -1) != np.arange(len(classes) + 1)
+      raise DataError(
+        f"{where}: {part} has no image of class {places.argmax()}; accepted is "
+        f"at least one of every class 0..{dataset.num_classes - 1}"
+      )
 
 
 def _statistics(

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError, Dataset, make
+from nss_jax.runtime.data.dataset import (
+  DataError,
+  Dataset,
+  given_path,
+  make,
+)
 
 # Where Debian's package dataset-fashion-mnist puts them.
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
@@ -25,7 +30,7 @@ def load(source: str, *, path: str, **_: Any) -> Dataset:
   """Reads the four files of MNIST's names from a folder.
 
   Args:
-    source: name of the data set.
+    source: name of the data set; `fashion_mnist` has a folder of its own.
     path: the folder; empty for that of Debian's package.
 
   Returns:
@@ -34,7 +39,9 @@ def load(source: str, *, path: str, **_: Any) -> Dataset:
   Raises:
     DataError: if a file is missing or is not what it should be.
   """
-  folder = pathlib.Path(path or DEBIAN_FOLDER)
+  if source == "fashion_mnist":
+    path = path or DEBIAN_FOLDER
+  folder = given_path(path, "a folder with the four IDX files of MNIST's names")
   train, test = (
     (
       _read(source, folder, f"{part}-images-idx3-ubyte", 3)[..., None],
@@ -42,28 +49,44 @@ def load(source: str, *, path: str, **_: Any) -> Dataset:
     )
     for part in _PARTS
   )
-  return make(source, train, test, num_classes=int(train[1].max()) + 1)
+  return make(source, train, test, field=f"config.data.path={path!r}")
 
 
-def _read(source, folder, name, dimensions) -> np.ndarray:
+def _read(
+  source: str, folder: pathlib.Path, name: str, dimensions: int
+) -> np.ndarray:
+  """The uint8 array in the file of that name, gzip or plain."""
   for file in (folder / f"{name}.gz", folder / name):
-    if not file.is_file():
+    if not _is_file(file):
       continue
     try:
       content = file.read_bytes()
       if file.suffix == ".gz":
         content = gzip.decompress(content)
+    # OSError covers gzip's own, EOFError is a file that was cut short.
     except (OSError, EOFError, zlib.error) as error:
-      raise DataError(f"{file} cannot be read: {error}") from error
+      reason = " ".join(str(error).split())[:160]
+      raise DataError(
+        f"config.data.path: {str(file)!r} cannot be read ({reason}); accepted "
+        "is a whole IDX file, gzip or plain"
+      ) from error
     return _decode(file, content, dimensions)
   raise DataError(
-    f"data.source={source!r} needs {name}.gz in {folder}; accepted is "
-    "--config.data.path=FOLDER with the four IDX files (Fashion-MNIST: Debian "
-    "package dataset-fashion-mnist)"
+    f"config.data.path={str(folder)!r} holds no {name}.gz, which "
+    f"config.data.source={source!r} needs; accepted is a folder with the four "
+    "IDX files (Fashion-MNIST: Debian package dataset-fashion-mnist)"
   )
 
 
-def _decode(file, content: bytes, dimensions: int) -> np.ndarray:
+def _is_file(file: pathlib.Path) -> bool:
+  try:
+    return file.is_file()
+  except (OSError, ValueError):  # a name too long, a null byte
+    return False
+
+
+def _decode(file: pathlib.Path, content: bytes, dimensions: int) -> np.ndarray:
+  """The array, if the content is exactly one of so many dimensions."""
   header = struct.calcsize(f">{dimensions + 1}I")
   if len(content) >= header:
     magic, *shape = struct.unpack_from(f">{dimensions + 1}I", content)
@@ -71,6 +94,7 @@ def _decode(file, content: bytes, dimensions: int) -> np.ndarray:
     if magic == _UINT8 << 8 | dimensions and whole and content[header:]:
       return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
   raise DataError(
-    f"{file}: {len(content)} bytes that begin with {content[:4].hex()}; "
-    f"accepted is an IDX file of uint8 in {dimensions} dimensions"
+    f"config.data.path: {str(file)!r} has {len(content)} bytes that begin with "
+    f"{content[:4].hex()!r}; accepted is an IDX file of uint8 in {dimensions} "
+    "dimensions, whole"
   )

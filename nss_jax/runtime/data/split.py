@@ -1,4 +1,4 @@
-"""The two halves of the training images that a search works on."""
+"""Parts of the training images, drawn evenly or class by class."""
 
 import numpy as np
 
@@ -6,7 +6,12 @@ from nss_jax.runtime.data.dataset import DataError
 
 
 def split_halves(
-  num_images: int, validation_fraction: float, seed: int, batch_size: int
+  num_images: int,
+  validation_fraction: float,
+  seed: int,
+  batch_size: int,
+  *,
+  labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Splits image indices into a training and a validation part.
 
@@ -15,26 +20,74 @@ def split_halves(
     validation_fraction: share V / N of the validation part.
     seed: of the shuffle; the same seed gives the same split everywhere.
     batch_size: images that either part must have at least.
+    labels: `[N]`, to split every class in that share; None to draw images
+      whatever their class.
 
   Returns:
     Shuffled disjoint indices, `[N - V]` for training, `[V]` for validation.
 
   Raises:
-    DataError: if the fraction is not in (0, 1), or a part is smaller than a
-      batch.
+    DataError: if the fraction is not in (0, 1), a part is smaller than a
+      batch, or one of its classes would be left without an image.
   """
   if not 0 < validation_fraction < 1:
     raise DataError(
-      f"data.validation_fraction={validation_fraction} is out of range; "
+      f"config.data.validation_fraction={validation_fraction} is out of range; "
       "accepted is more than 0 and less than 1"
     )
   num_validation = round(num_images * validation_fraction)
   sizes = num_images - num_validation, num_validation
   if min(sizes) < max(batch_size, 1):
     raise DataError(
-      f"data.validation_fraction={validation_fraction} splits {num_images} "
-      f"images into {sizes[0]} and {sizes[1]}; accepted is what leaves either "
-      f"part at least one batch of {batch_size}"
+      f"config.data.validation_fraction={validation_fraction} splits "
+      f"{num_images} images into {sizes[0]} and {sizes[1]}; accepted is what "
+      f"leaves either part at least one batch of {batch_size}"
     )
+  if labels is not None:
+    validation, train = draw_balanced(labels, num_validation, seed)
+    return train, validation
   order = np.random.default_rng(seed).permutation(num_images)
   return order[num_validation:], order[:num_validation]
+
+
+def draw_balanced(
+  labels: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws images so that every class gives the same share of its own.
+
+  A class of n of the N images gives `n * count / N`, rounded down or up: up
+  where the rounding takes most, until there are `count`.
+
+  Args:
+    labels: `[N]`.
+    count: images to draw.
+    seed: of the draw; the same seed gives the same draw everywhere.
+
+  Returns:
+    Shuffled disjoint indices, `[count]` drawn and `[N - count]` left.
+
+  Raises:
+    DataError: if a class would have no image among either.
+  """
+  classes, places, sizes = np.unique(
+    labels, return_inverse=True, return_counts=True
+  )
+  # Integers: a share must not depend on how a product is rounded.
+  quotas, remainders = np.divmod(sizes * count, len(labels))
+  lacking = count - quotas.sum()
+  quotas[np.argsort(-remainders, kind="stable")[:lacking]] += 1
+  for label, quota, size in zip(classes, quotas, sizes, strict=True):
+    if not 0 < quota < size:
+      raise DataError(
+        f"config.data.balanced_split=True leaves class {label} with {quota} "
+        f"and {size - quota} of its {size} images in the two parts; accepted "
+        "are at least one in either"
+      )
+  order = np.random.default_rng(seed).permutation(len(labels))
+  # Of the shuffled images of a class, its first ones are drawn.
+  by_class = order[np.argsort(places[order], kind="stable")]
+  starts = np.cumsum(sizes) - sizes
+  ranks = np.arange(len(labels)) - np.repeat(starts, sizes)
+  is_drawn = np.zeros(len(labels), bool)
+  is_drawn[by_class[ranks < np.repeat(quotas, sizes)]] = True
+  return order[is_drawn[order]], order[~is_drawn[order]]

@@ -1,0 +1,163 @@
+"""Image files in folders, one for each class."""
+
+import os
+import pathlib
+import warnings
+from typing import Any
+
+import numpy as np
+
+from nss_jax.runtime.data import images
+from nss_jax.runtime.data.dataset import (
+  DataError,
+  Dataset,
+  given_path,
+  make,
+)
+
+_PARTS = ("train", "test")
+_LAYOUT = "train/<class>/<image> and test/<class>/<image>"
+
+
+def load(*, path: str, image_size: int, channels: int, **_: Any) -> Dataset:
+  """Reads `train/<class>/<image>` and `test/<class>/<image>`.
+
+  Classes are numbered in the order of their names. Names that begin with a
+  dot are passed over.
+
+  Args:
+    path: the folder that holds `train` and `test`.
+    image_size: pixels of a side; an image of another form is cut to its
+      central square and resized. 0: images have one size and keep it.
+    channels: 1 for grey, 3 for RGB; 0: as the files, which must agree.
+
+  Raises:
+    DataError: if a folder is missing or empty, the classes of the two parts
+      differ, or a file is no image of that form.
+  """
+  root = given_path(path, f"a folder with {_LAYOUT}")
+  where = f"config.data.path={str(root)!r}"
+  found = {part: _classes(where, root / part, part) for part in _PARTS}
+  train, test = (set(found[part]) for part in _PARTS)
+  if train != test:
+    name = min(train ^ test)
+    here, there = _PARTS if name in train else _PARTS[::-1]
+    raise DataError(
+      f"{where}: the class {name[:80]!r} is in {here}/ and not in {there}/; "
+      "accepted are the same classes in both"
+    )
+  form = _Form(image_size, channels)
+  # Pillow warns of a huge picture on opening it: refused, like any other.
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    parts = [_read(where, found[part], form) for part in _PARTS]
+  return make("folder", *parts, len(train), field=where)
+
+
+def _entries(where: str, folder: pathlib.Path, name: str) -> list[os.DirEntry]:
+  """What is in a folder, by name."""
+  try:
+    with os.scandir(folder) as entries:
+      listed = [entry for entry in entries if not entry.name.startswith(".")]
+  except (OSError, ValueError) as error:
+    reason = getattr(error, "strerror", None) or "no path"
+    raise DataError(
+      f"{where}: {name[:90]!r} cannot be listed ({reason}); accepted is a "
+      f"folder with {_LAYOUT}"
+    ) from error
+  return sorted(listed, key=lambda entry: entry.name)
+
+
+def _classes(
+  where: str, folder: pathlib.Path, part: str
+) -> dict[str, list[pathlib.Path]]:
+  """Image files of every class, both by name."""
+  found = {}
+  for entry in _entries(where, folder, part):
+    name = f"{part}/{entry.name}"
+    if not entry.is_dir():
+      raise DataError(
+        f"{where}: {name[:90]!r} is no folder; accepted are folders of images, "
+        "one for each class"
+      )
+    found[entry.name] = _files(where, folder / entry.name, name)
+  if not found:
+    raise DataError(
+      f"{where}: {part}/ holds no class; accepted is at least one folder of "
+      "images"
+    )
+  return found
+
+
+def _files(where: str, folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+  entries = _entries(where, folder, name)
+  for entry in entries:
+    # Nothing is passed over in silence; a pipe would block.
+    suffix = pathlib.Path(entry.name).suffix.lower()
+    if suffix not in images.FORMATS or not entry.is_file():
+      raise DataError(
+        f"{where}: {name[:90]!r} holds {entry.name[:90]!r}, which is no image; "
+        f"accepted are files of {', '.join(images.FORMATS)}"
+      )
+  if not entries:
+    raise DataError(
+      f"{where}: {name[:90]!r} holds no image; accepted is at least one in "
+      "every class"
+    )
+  return [folder / entry.name for entry in entries]
+
+
+class _Form:
+  """The one form of all images: as configured, or that of the first."""
+
+  def __init__(self, size: int, channels: int):
+    self._size, self._channels = size, channels
+    self._first: tuple[str, tuple[int, ...]] | None = None
+
+  def read(self, where: str, file: pathlib.Path) -> np.ndarray:
+    """`[H, W, C]` uint8 of a file.
+
+    Raises:
+      DataError: if it is no image, or of another form than the first.
+    """
+    name = "/".join(part[:60] for part in file.parts[-3:])
+    where = f"{where}: {name!r}"
+    image = images.read(file, where, self._size, self._channels)
+    if self._first is None:
+      self._first = name, image.shape
+    first, shape = self._first
+    if image.shape[-1] != shape[-1]:
+      raise DataError(
+        f"{where} is {_colour(image.shape)} and {first!r} is {_colour(shape)}; "
+        "accepted is one of them, or config.data.channels=1 (grey) or 3 (RGB) "
+        "to convert"
+      )
+    if image.shape != shape:
+      raise DataError(
+        f"{where} is {_size(image.shape)} and {first!r} is {_size(shape)}; "
+        "accepted is one size, or config.data.image_size to resize"
+      )
+    return image
+
+
+def _colour(shape: tuple[int, ...]) -> str:
+  return "grey" if shape[-1] == 1 else "RGB"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+  return f"{shape[0]} high and {shape[1]} wide"
+
+
+def _read(
+  where: str, found: dict[str, list[pathlib.Path]], form: _Form
+) -> tuple[np.ndarray, np.ndarray]:
+  """Images `[N, H, W, C]` uint8 and labels `[N]` of a part, class by class."""
+  files = [file for listed in found.values() for file in listed]
+  labels = np.repeat(np.arange(len(found)), [len(x) for x in found.values()])
+  first = form.read(where, files[0])
+  # Filled in place: a list of images would double the peak memory.
+  read = np.empty((len(files), *first.shape), np.uint8)
+  read[0] = first
+  for row, file in enumerate(files[1:], 1):
+    read[row] = form.read(where, file)
+  return read, labels

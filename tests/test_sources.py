@@ -1,0 +1,419 @@
+"""Sources of one's own data: .npz, folders of images, made-up images."""
+
+import io
+import os
+import pathlib
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nss_jax.runtime import data
+
+SEEDED = np.random.default_rng(0)
+
+
+def refusal(source: str, **kwargs) -> str:
+  """Loads, expects `DataError`, returns its message after common checks."""
+  with pytest.raises(data.DataError) as caught:
+    data.load(source, **kwargs)
+  message = str(caught.value)
+  assert message.isprintable() and len(message) < 800
+  assert "accepted" in message and message.startswith("config.data.")
+  return message
+
+
+# .npz.
+
+
+def arrays(shape=(4, 5, 3), count=9, classes=3) -> dict[str, np.ndarray]:
+  """Nine training and six test images of three classes."""
+  made = {}
+  for part, n in (("train", count), ("test", count - classes)):
+    images = SEEDED.integers(0, 256, (n, *shape), np.uint8)
+    made |= {f"x_{part}": images, f"y_{part}": np.arange(n) % classes}
+  return made
+
+
+def save(folder: pathlib.Path, **given) -> str:
+  np.savez(folder / "set.npz", **given)
+  return str(folder / "set.npz")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_npz_of_either_names(dtype, tmp_path):
+  made = arrays()
+  medmnist = {
+    "train_images": made["x_train"],
+    "train_labels": made["y_train"].astype(dtype)[:, None],
+    "val_images": np.zeros(3),
+    "test_images": made["x_test"],
+    "test_labels": made["y_test"].astype(dtype)[:, None],
+  }
+  for given_arrays in (made, medmnist):
+    loaded = data.load("npz", path=save(tmp_path, **given_arrays))
+    np.testing.assert_array_equal(loaded.train_images, made["x_train"])
+    np.testing.assert_array_equal(loaded.test_images, made["x_test"])
+    assert loaded.train_labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    assert loaded.test_labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert loaded.num_classes == 3 and loaded.test_labels.dtype == np.int32
+
+
+def test_npz_of_grey_images_has_one_channel(tmp_path):
+  made = arrays(shape=(4, 5))
+  loaded = data.load("npz", path=save(tmp_path, **made))
+  assert loaded.train_images.shape == (9, 4, 5, 1)
+  np.testing.assert_array_equal(loaded.test_images[..., 0], made["x_test"])
+
+
+# name: (arrays that differ, word in the message)
+BAD_ARRAYS = {
+  "objects": ({"y_train": np.array([{}] * 9)}, "holds objects"),
+  "float images": ({"x_train": np.zeros((9, 4, 5, 3))}, "float64"),
+  "float labels": ({"y_test": np.zeros(6)}, "test labels are float64"),
+  "one-hot labels": ({"y_train": np.eye(9, 3, dtype=int)}, "(9, 3)"),
+  "a label beyond": ({"y_test": np.array([0, 1, 2, 3, 1, 2])}, "lie in 0..3"),
+  "a wild label": (
+    {"y_train": np.array([0, 1, 2, 0, 1, 2, 0, 1, 2**40])},
+    "train has no image of class 3;",
+  ),
+  "a negative label": ({"y_train": np.arange(9) % 3 - 1}, "lie in -1..1"),
+  "all negative": ({"y_train": np.full(9, -5)}, "lie in -5..-5"),
+  "an empty class": ({"y_train": np.arange(9) % 2 * 2}, "lacks, [1]"),
+  "fewer in test": ({"y_test": np.arange(6) % 2}, "test has no image of class"),
+  "two sizes": ({"x_test": np.zeros((6, 5, 4, 3), np.uint8)}, "(5, 4, 3)"),
+  "grey and RGB": ({"x_test": np.zeros((6, 4, 5), np.uint8)}, "(4, 5, 1)"),
+  "unequal": ({"y_train": np.arange(8) % 3}, "9 images"),
+  "none": (
+    {"x_test": np.zeros((0, 4, 5, 3), np.uint8), "y_test": np.arange(0)},
+    "at least one",
+  ),
+  "a number": ({"x_train": np.uint8(3)}, "shape ()"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_npz_of_other_arrays_is_refused(case, tmp_path):
+  changed, word = BAD_ARRAYS[case]
+  path = save(tmp_path, **{**arrays(), **changed})
+  message = refusal("npz", path=path)
+  assert word in message and f"config.data.path={path!r}" in message
+
+
+def test_npz_that_lacks_an_array_names_those_it_has(tmp_path):
+  made = arrays()
+  del made["y_test"]
+  message = refusal("npz", path=save(tmp_path, **made))
+  assert "'x_test', 'x_train', 'y_train'" in message
+  assert "train_images, train_labels" in message
+
+
+def test_npz_member_that_claims_a_huge_array_is_refused(tmp_path):
+  made = arrays()
+  path = pathlib.Path(save(tmp_path, **made))
+  header = io.BytesIO()
+  claim = {"descr": "|u1", "fortran_order": False, "shape": (2**50, 4, 4, 3)}
+  np.lib.format.write_array_header_1_0(header, claim)
+  with zipfile.ZipFile(path, "w") as file:
+    for name in made:
+      file.writestr(f"{name}.npy", header.getvalue())
+  assert "is damaged" in refusal("npz", path=str(path))
+
+
+@pytest.mark.parametrize("path", ["", "no_file", "~no_user/x", "a\0b", "."])
+@pytest.mark.parametrize("source", ["npz", "folder", "idx", "cifar10_binary"])
+def test_path_that_is_nothing_is_refused(source, path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  if source != "cifar10_binary" or path:  # which would be fetched
+    message = refusal(source, path=path)
+    assert "config.data.path" in message
+
+
+@settings(deadline=None, max_examples=60)
+@given(content=st.data())
+def test_npz_with_any_bytes_changed_is_read_or_refused(
+  content, tmp_path_factory
+):
+  folder = tmp_path_factory.mktemp("npz")
+  path = pathlib.Path(save(folder, **arrays(shape=(2, 2))))
+  good = bytearray(path.read_bytes())
+  for _ in range(content.draw(st.integers(1, 4))):
+    place = content.draw(st.integers(0, len(good) - 1))
+    good[place] = content.draw(st.integers(0, 255))
+  path.write_bytes(good[: content.draw(st.integers(0, len(good)))])
+  try:
+    data.load("npz", path=str(path))
+  except data.DataError as error:
+    assert str(error).isprintable() and "config.data.path" in str(error)
+
+
+# Folders.
+
+
+def picture(folder: pathlib.Path, value=0, *, size=(6, 4), mode="RGB", name=""):
+  """A picture of one colour; size is width, height."""
+  folder.mkdir(parents=True, exist_ok=True)
+  file = folder / (name or f"{len(list(folder.iterdir()))}.png")
+  Image.new(mode, size, value).save(file)
+  return file
+
+
+def tree(root: pathlib.Path, classes=("cat", "dog"), **kwargs) -> pathlib.Path:
+  """Three training images and two test images of each class."""
+  for part, count in (("train", 3), ("test", 2)):
+    for label, name in enumerate(classes):
+      for i in range(count):
+        grey = 50 * label + i
+        value = grey if kwargs.get("mode") == "L" else (grey, 0, 255)
+        picture(root / part / name, value, **kwargs)
+  return root
+
+
+def test_folder_of_rgb_images(tmp_path):
+  loaded = data.load("folder", path=str(tree(tmp_path)))
+  assert loaded.train_images.shape == (6, 4, 6, 3)
+  assert loaded.test_images.shape == (4, 4, 6, 3)
+  assert loaded.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+  assert loaded.test_labels.tolist() == [0, 0, 1, 1]
+  assert loaded.train_images[:, 3, 5].tolist() == [
+    [red, 0, 255] for red in (0, 1, 2, 50, 51, 52)
+  ]
+  assert loaded.num_classes == 2
+
+
+def test_folder_keeps_rows_and_columns(tmp_path):
+  tree(tmp_path)
+  pixels = SEEDED.integers(0, 256, (4, 6, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / "test" / "cat" / "0.png")
+  loaded = data.load("folder", path=str(tmp_path))
+  np.testing.assert_array_equal(loaded.test_images[0], pixels)
+
+
+def test_folder_is_grey_if_its_files_are(tmp_path):
+  loaded = data.load("folder", path=str(tree(tmp_path, mode="L")))
+  assert loaded.train_images.shape == (6, 4, 6, 1)
+  assert loaded.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 50, 51, 52]
+
+
+def test_folder_converts_to_the_channels_of_the_config(tmp_path):
+  tree(tmp_path / "grey", mode="L")
+  loaded = data.load("folder", path=str(tmp_path / "grey"), channels=3)
+  assert loaded.train_images[5, 0, 0].tolist() == [52, 52, 52]
+  tree(tmp_path / "rgb")
+  loaded = data.load("folder", path=str(tmp_path / "rgb"), channels=1)
+  # ITU-R 601: 0.299 red + 0.114 blue.
+  expected = [round(0.299 * red + 0.114 * 255) for red in (0, 1, 2)]
+  np.testing.assert_allclose(
+    loaded.train_images[:3, 0, 0, 0].astype(int), expected, atol=1
+  )
+
+
+def test_folder_resizes_the_central_square(tmp_path):
+  tree(tmp_path)
+  pixels = np.zeros((8, 40, 3), np.uint8)
+  pixels[:, :16], pixels[:, 16:24], pixels[:, 24:] = 9, 100, 200
+  Image.fromarray(pixels).save(tmp_path / "test" / "cat" / "0.png")
+  loaded = data.load("folder", path=str(tmp_path), image_size=5)
+  assert loaded.train_images.shape == (6, 5, 5, 3)
+  assert (loaded.test_images[0] == 100).all()
+
+
+def test_folder_converts_modes_of_8_bits(tmp_path):
+  tree(tmp_path)
+  picture(tmp_path / "test" / "dog", (7, 8, 9, 255), mode="RGBA", name="a.png")
+  picture(tmp_path / "test" / "dog", 0, mode="P", name="b.png")
+  picture(tmp_path / "test" / "dog", (9, 9, 9), name="c.bmp")
+  (tmp_path / "test" / "dog" / ".hidden").write_text("passed over")
+  loaded = data.load("folder", path=str(tmp_path))
+  assert loaded.test_images[4, 0, 0].tolist() == [7, 8, 9]
+  assert len(loaded.test_images) == 7
+
+
+def _write(name: str, content: bytes):
+  return lambda root: (root / name).write_bytes(content)
+
+
+def _remove_class(root):
+  for file in (root / "test" / "dog").iterdir():
+    file.unlink()
+
+
+def _drop_class(root):
+  _remove_class(root)
+  (root / "test" / "dog").rmdir()
+
+
+def _truncate(root):
+  file = root / "train" / "cat" / "1.png"
+  pixels = SEEDED.integers(0, 256, (4, 6, 3), np.uint8)
+  Image.fromarray(pixels).save(file)
+  file.write_bytes(file.read_bytes()[:-30])
+
+
+DOG = ("test", "dog")
+# name: (what is done to a good folder, words in the message)
+BAD_FOLDERS = {
+  "grey among RGB": (
+    lambda root: picture(root.joinpath(*DOG), 3, mode="L"),
+    ("'test/dog/2.png' is grey", "'train/cat/0.png' is RGB", "data.channels"),
+  ),
+  "odd size": (
+    lambda root: picture(root.joinpath(*DOG), size=(6, 5)),
+    ("'test/dog/2.png' is 5 high and 6 wide", "4 high", "data.image_size"),
+  ),
+  "16 bits": (
+    lambda root: picture(root.joinpath(*DOG), 3, mode="I;16"),
+    ("'test/dog/2.png'", "I;16", "8 bits"),
+  ),
+  "empty class": (_remove_class, ("'test/dog' holds no image",)),
+  "class in train only": (
+    _drop_class,
+    ("'dog' is in train/ and not in test/",),
+  ),
+  "class in test only": (
+    lambda root: picture(root / "test" / "emu"),
+    ("'emu' is in test/ and not in train/",),
+  ),
+  "not an image": (
+    _write("train/dog/x.png", b"<html>"),
+    ("'train/dog/x.png' is damaged or no image",),
+  ),
+  "truncated": (_truncate, ("'train/cat/1.png' is damaged",)),
+  "another file": (_write("train/dog/x.txt", b""), ("'x.txt'", "no image")),
+  "file beside classes": (_write("train/x.png", b""), ("'train/x.png'",)),
+  "nested": (
+    lambda root: picture(root / "train" / "dog" / "more.png"),
+    ("'more.png', which is no image",),
+  ),
+  "pipe": (
+    lambda root: os.mkfifo(root / "train" / "dog" / "x.png"),
+    ("'x.png', which is no image",),
+  ),
+  "eps": (
+    _write("train/dog/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+    ("UnidentifiedImageError",),
+  ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_folder_of_another_form_is_refused(case, tmp_path):
+  change, words = BAD_FOLDERS[case]
+  change(tree(tmp_path))
+  message = refusal("folder", path=str(tmp_path))
+  for word in (*words, f"config.data.path={str(tmp_path)!r}"):
+    assert word in message
+
+
+def test_folder_without_parts_is_refused(tmp_path):
+  assert "'train' cannot be listed" in refusal("folder", path=str(tmp_path))
+  (tmp_path / "train").mkdir()
+  assert "train/ holds no class" in refusal("folder", path=str(tmp_path))
+
+
+def test_picture_that_claims_to_be_huge_is_refused(tmp_path):
+  tree(tmp_path)
+  header = b"P5 20000 20000 255\n"
+  (tmp_path / "train" / "cat" / "x.pgm").write_bytes(header + bytes(9))
+  message = refusal("folder", path=str(tmp_path))
+  assert "x.pgm" in message and "Bomb" in message
+  (tmp_path / "train" / "cat" / "x.pgm").write_bytes(b"P5 9000 9000 255\n")
+  assert "9000 x 9000 pixels" in refusal("folder", path=str(tmp_path))
+
+
+def test_warnings_of_the_caller_are_as_before(tmp_path):
+  before = list(warnings.filters)
+  data.load("folder", path=str(tree(tmp_path)))
+  assert warnings.filters == before
+
+
+NAMES = st.text(
+  st.characters(exclude_characters="/\0", exclude_categories=["Cs"]),
+  min_size=1,
+  max_size=20,
+).filter(lambda name: len(name.encode()) < 200)
+
+
+@settings(deadline=None, max_examples=40)
+@given(names=st.sets(NAMES, min_size=1, max_size=4))
+def test_folder_with_any_names(names, tmp_path_factory):
+  root = tmp_path_factory.mktemp("names")
+  visible = sorted(name for name in names if not name.startswith("."))
+  for name in names - {".", ".."}:
+    value = (visible.index(name), 1, 1) if name in visible else 0
+    for part in ("train", "test"):
+      picture(root / part / name, value, size=(2, 2))
+  if not visible:
+    assert "train" in refusal("folder", path=str(root))
+    return
+  loaded = data.load("folder", path=str(root))
+  assert loaded.train_labels.tolist() == list(range(len(visible)))
+  assert loaded.test_images[:, 0, 0, 0].tolist() == list(range(len(visible)))
+  # The same names as those of files are refused, in one printable line.
+  (root / "train" / visible[0] / f"{visible[-1]}.x").write_bytes(b"")
+  refusal("folder", path=str(root))
+
+
+# Made-up images.
+
+
+def nearest_pattern(made: data.Dataset) -> float:
+  """Accuracy on test images of the nearest mean of the training images."""
+
+  def rows(images):
+    return images.reshape(len(images), -1).astype(np.float64)
+
+  train = rows(made.train_images)
+  means = np.stack(
+    [train[made.train_labels == c].mean(0) for c in range(made.num_classes)]
+  )
+  distances = ((rows(made.test_images)[:, None] - means) ** 2).sum(-1)
+  return float((distances.argmin(1) == made.test_labels).mean())
+
+
+@pytest.mark.parametrize("size, channels", [(8, 1), (0, 0), (5, 3), (3, 1)])
+def test_synthetic_has_the_form_asked_for_and_can_be_learned(size, channels):
+  made = data.load(
+    "synthetic",
+    image_size=size,
+    channels=channels,
+    synthetic=data.Synthetic(num_classes=7, num_train=701, num_test=72, seed=3),
+  )
+  assert made.train_images.shape == (
+    701,
+    size or 32,
+    size or 32,
+    channels or 3,
+  )
+  assert np.bincount(made.train_labels).tolist() == [101] + [100] * 6
+  assert sorted(np.bincount(made.test_labels)) == [10] * 5 + [11] * 2
+  # Chance is 1 in 7.
+  assert nearest_pattern(made) > (0.95 if size != 3 else 0.6)
+  # Noise as strong as the patterns: a pixel alone says little.
+  spread = made.train_images[made.train_labels == 0].std(0).mean()
+  assert abs(spread - np.sqrt((129**2 - 1) / 12)) < 1
+  assert not np.array_equal(made.train_labels, np.sort(made.train_labels))
+
+
+def test_synthetic_repeats_by_its_seed_and_holds_no_image_twice():
+  def load(seed):
+    numbers = data.Synthetic(num_train=1500, num_test=300, seed=seed)
+    return data.load("synthetic", image_size=8, synthetic=numbers)
+
+  first, again, other = load(0), load(0), load(1)
+  np.testing.assert_array_equal(first.train_images, again.train_images)
+  np.testing.assert_array_equal(first.test_labels, again.test_labels)
+  assert not np.array_equal(first.train_images, other.train_images)
+  both = np.concatenate([first.train_images, first.test_images])
+  assert len(np.unique(both.reshape(1800, -1), axis=0)) == 1800
+
+
+@pytest.mark.parametrize("field", ["num_train", "num_test"])
+def test_synthetic_with_fewer_images_than_classes_is_refused(field):
+  numbers = data.Synthetic(**{"num_classes": 11, field: 10})
+  message = refusal("synthetic", synthetic=numbers)
+  assert f"config.data.synthetic.{field}=10" in message and "11" in message
