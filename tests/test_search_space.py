@@ -305,7 +305,10 @@ def test_text_of_known_values():
   )
   refined = search_space.refine(space)
   first = next(enumerate_spaces(refined))
-  assert describe_space(refined, first)[1] == "stage 2: 5 blocks, 33 channels"
+  assert describe_space(refined, first)[:2] == [
+    "stage 1: 1 block, 1 channel",
+    "stage 2: 5 blocks, 33 channels",
+  ]
 
 
 @pytest.mark.parametrize(

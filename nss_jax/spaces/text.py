@@ -77,10 +77,15 @@ def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
   """One line of words per stage: `stage 1: 1-4 blocks, 33-64 channels`."""
   ranges = space_ranges(search_space, space)
   lines = []
-  for stage, ((d0, d1), (w0, w1)) in enumerate(
+  for stage, (depth, width) in enumerate(
     zip(ranges["depth"], ranges["width"], strict=True)
   ):
-    depth = f"{d0}-{d1} blocks" if d0 != d1 else f"{d0} blocks"
-    width = f"{w0}-{w1} channels" if w0 != w1 else f"{w0} channels"
-    lines.append(f"stage {stage + 1}: {depth}, {width}")
+    words = _count(*depth, "block"), _count(*width, "channel")
+    lines.append(f"stage {stage + 1}: {', '.join(words)}")
   return lines
+
+
+def _count(low: int, high: int, noun: str) -> str:
+  if low == high:
+    return f"{low} {noun}" if low == 1 else f"{low} {noun}s"
+  return f"{low}-{high} {noun}s"

@@ -71,7 +71,9 @@ class ConvNorm(nn.Module):
   def _averaged_norm(self, x, scale, offset):
     """Normalises, with running means and variances `[2, C]`."""
     running = self.variable(
-      AVERAGES, "moments", lambda: jnp.stack([offset * 0, offset * 0 + 1])
+      AVERAGES,
+      "moments",
+      lambda: jnp.stack([jnp.zeros_like(offset), jnp.ones_like(offset)]),
     )
     if self.norm_scope.averages == "use":
       mean, variance = running.value
