@@ -123,10 +123,12 @@ def _read(
 
 def _unprepared(name: str, path: str, error: Exception) -> str:
   lines = str(error).strip().splitlines() or [""]
-  folder = f" --data_dir={path}" if path else ""
+  folder = f", data_dir={path!r}" if path else ""
+  # The command `tfds build` needs apache_beam as well, whatever is built.
   return (
     f"config.data.name={name!r} cannot be read from config.data.path={path!r} "
     f"({type(error).__name__}: {lines[0][:160]}); accepted are data sets "
-    "prepared once, where TensorFlow is installed, by: "
-    f"tfds build {name} --file_format=array_record{folder}"
+    'prepared once, where TensorFlow is installed, by: python -c "import '
+    f"tensorflow_datasets as tfds; tfds.builder({name!r}{folder}, "
+    "file_format='array_record').download_and_prepare()\""
   )
