@@ -1,5 +1,6 @@
 """Sources of one's own data: .npz, folders of images, made-up images."""
 
+import gzip
 import io
 import os
 import pathlib
@@ -356,6 +357,60 @@ def test_folder_with_any_names(names, tmp_path_factory):
   # The same names as those of files are refused, in one printable line.
   (root / "train" / visible[0] / f"{visible[-1]}.x").write_bytes(b"")
   refusal("folder", path=str(root))
+
+
+# IDX files of one's own.
+
+
+def write_idx(folder: pathlib.Path, **changed: bytes) -> str:
+  """Four gzip files of MNIST's names: nine and six images of 3 x 2 pixels."""
+  for part, count in (("train", 9), ("t10k", 6)):
+    pixels = SEEDED.integers(0, 256, (count, 3, 2), np.uint8)
+    labels = (np.arange(count) % 3).astype(np.uint8)
+    for kind, values in (("images", pixels), ("labels", labels)):
+      header = bytes([0, 0, 8, values.ndim])
+      header += b"".join(n.to_bytes(4, "big") for n in values.shape)
+      content = gzip.compress(header + values.tobytes())
+      name = f"{part}-{kind}-idx{values.ndim}-ubyte.gz"
+      (folder / name).write_bytes(changed.get(f"{part}_{kind}", content))
+  return str(folder)
+
+
+def idx_labels(*labels: int) -> bytes:
+  header = bytes([0, 0, 8, 1]) + len(labels).to_bytes(4, "big")
+  return gzip.compress(header + bytes(labels))
+
+
+def test_idx_of_ones_own(tmp_path):
+  made = data.load("idx", path=write_idx(tmp_path))
+  assert made.train_images.shape == (9, 3, 2, 1) and made.num_classes == 3
+  assert made.test_labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  "changed, words",
+  [
+    (
+      {"train_images": gzip.compress(bytes(500))[:-6]},
+      ("train-images-idx3-ubyte.gz' cannot be read",),
+    ),
+    (
+      {"t10k_labels": idx_labels(0, 1, 2)[:-12]},
+      ("t10k-labels-idx1-ubyte.gz' cannot be read",),
+    ),
+    ({"t10k_labels": idx_labels(0, 1, 2, 0, 1)}, ("6 images", "5 labels")),
+    ({"t10k_labels": idx_labels(0, 1, 2, 0, 1, 3)}, ("test labels", "0..2")),
+    (
+      {"train_labels": idx_labels(0, 1, 2, 0, 1, 2, 0, 1, 255)},
+      ("train has no image of class 3;",),
+    ),
+    ({"t10k_labels": idx_labels(0, 1, 1, 0, 1, 1)}, ("of class 2;",)),
+  ],
+)
+def test_idx_of_another_form_is_refused(changed, words, tmp_path):
+  message = refusal("idx", path=write_idx(tmp_path, **changed))
+  for word in words:
+    assert word in message
 
 
 # Made-up images.
