@@ -294,6 +294,14 @@ BAD_FOLDERS = {
     lambda root: os.mkfifo(root / "train" / "dog" / "x.png"),
     ("'x.png', which is no image",),
   ),
+  "a link to itself": (
+    lambda root: (root / "train" / "loop").symlink_to("loop"),
+    ("'train/loop' is no folder",),
+  ),
+  "a link to nothing": (
+    lambda root: (root / "train" / "dog" / "x.png").symlink_to("nothing"),
+    ("'x.png', which is no image",),
+  ),
   "eps": (
     _write("train/dog/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
     ("UnidentifiedImageError",),
@@ -324,6 +332,24 @@ def test_picture_that_claims_to_be_huge_is_refused(tmp_path):
   assert "x.pgm" in message and "Bomb" in message
   (tmp_path / "train" / "cat" / "x.pgm").write_bytes(b"P5 9000 9000 255\n")
   assert "9000 x 9000 pixels" in refusal("folder", path=str(tmp_path))
+
+
+@settings(deadline=None, max_examples=60)
+@given(content=st.data(), suffix=st.sampled_from(["png", "gif", "bmp", "jpg"]))
+def test_picture_with_any_bytes_changed_is_read_or_refused(
+  content, suffix, tmp_path_factory
+):
+  root = tree(tmp_path_factory.mktemp("fuzz"), classes=("cat",))
+  file = picture(root / "train" / "cat", (9, 8, 7), name=f"x.{suffix}")
+  good = bytearray(file.read_bytes())
+  for _ in range(content.draw(st.integers(1, 4))):
+    place = content.draw(st.integers(0, len(good) - 1))
+    good[place] = content.draw(st.integers(0, 255))
+  file.write_bytes(good[: content.draw(st.integers(1, len(good)))])
+  try:
+    data.load("folder", path=str(root), image_size=4, channels=3)
+  except data.DataError as error:
+    assert str(error).isprintable() and f"x.{suffix}" in str(error)
 
 
 def test_warnings_of_the_caller_are_as_before(tmp_path):
@@ -472,3 +498,11 @@ def test_synthetic_with_fewer_images_than_classes_is_refused(field):
   numbers = data.Synthetic(**{"num_classes": 11, field: 10})
   message = refusal("synthetic", synthetic=numbers)
   assert f"config.data.synthetic.{field}=10" in message and "11" in message
+
+
+def test_set_larger_than_memory_is_refused():
+  numbers = data.Synthetic(num_train=10**12)
+  message = refusal("synthetic", image_size=4096, synthetic=numbers)
+  assert "config.data.synthetic.num_train=1000000000000" in message
+  # 10**12 * 4096**2 * 3 / 2**30
+  assert "46875000000.0 GiB" in message
