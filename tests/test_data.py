@@ -653,8 +653,8 @@ def test_tfds_keeps_images_and_labels_in_order():
 )
 def test_tfds_not_prepared_says_how(name, tmp_path):
   message = refusal(source="tfds", name=name, path=str(tmp_path))
-  assert f"tfds build {name} --file_format=array_record" in message
-  assert f"--data_dir={tmp_path}" in message
+  assert f"tfds.builder({name!r}, data_dir={str(tmp_path)!r}, " in message
+  assert "file_format='array_record').download_and_prepare()" in message
   assert list(tmp_path.iterdir()) == []
 
 

@@ -129,6 +129,9 @@ def test_wrong_input(flag, words, call, tmp_path):
   [
     ("cifar10_binary", "nothing", ("'nothing'", "cifar-10-binary.tar.gz")),
     ("cifar100_binary", "file", ("'file'", "cifar-100-binary.tar.gz")),
+    ("npz", "file", ("config.data.path='file'", ".npz")),
+    ("folder", "file", ("config.data.path='file'", "train/<class>")),
+    ("idx", "file", ("config.data.path='file'", "IDX")),
     ("tfds", "", ("data.name=''", "accepted are names like cifar10")),
   ],
 )

@@ -1,5 +1,6 @@
 """Sources of one's own data: .npz, folders of images, made-up images."""
 
+import gzip
 import io
 import os
 import pathlib
@@ -293,6 +294,14 @@ BAD_FOLDERS = {
     lambda root: os.mkfifo(root / "train" / "dog" / "x.png"),
     ("'x.png', which is no image",),
   ),
+  "a link to itself": (
+    lambda root: (root / "train" / "loop").symlink_to("loop"),
+    ("'train/loop' is no folder",),
+  ),
+  "a link to nothing": (
+    lambda root: (root / "train" / "dog" / "x.png").symlink_to("nothing"),
+    ("'x.png', which is no image",),
+  ),
   "eps": (
     _write("train/dog/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
     ("UnidentifiedImageError",),
@@ -323,6 +332,24 @@ def test_picture_that_claims_to_be_huge_is_refused(tmp_path):
   assert "x.pgm" in message and "Bomb" in message
   (tmp_path / "train" / "cat" / "x.pgm").write_bytes(b"P5 9000 9000 255\n")
   assert "9000 x 9000 pixels" in refusal("folder", path=str(tmp_path))
+
+
+@settings(deadline=None, max_examples=60)
+@given(content=st.data(), suffix=st.sampled_from(["png", "gif", "bmp", "jpg"]))
+def test_picture_with_any_bytes_changed_is_read_or_refused(
+  content, suffix, tmp_path_factory
+):
+  root = tree(tmp_path_factory.mktemp("fuzz"), classes=("cat",))
+  file = picture(root / "train" / "cat", (9, 8, 7), name=f"x.{suffix}")
+  good = bytearray(file.read_bytes())
+  for _ in range(content.draw(st.integers(1, 4))):
+    place = content.draw(st.integers(0, len(good) - 1))
+    good[place] = content.draw(st.integers(0, 255))
+  file.write_bytes(good[: content.draw(st.integers(1, len(good)))])
+  try:
+    data.load("folder", path=str(root), image_size=4, channels=3)
+  except data.DataError as error:
+    assert str(error).isprintable() and f"x.{suffix}" in str(error)
 
 
 def test_warnings_of_the_caller_are_as_before(tmp_path):
@@ -356,6 +383,60 @@ def test_folder_with_any_names(names, tmp_path_factory):
   # The same names as those of files are refused, in one printable line.
   (root / "train" / visible[0] / f"{visible[-1]}.x").write_bytes(b"")
   refusal("folder", path=str(root))
+
+
+# IDX files of one's own.
+
+
+def write_idx(folder: pathlib.Path, **changed: bytes) -> str:
+  """Four gzip files of MNIST's names: nine and six images of 3 x 2 pixels."""
+  for part, count in (("train", 9), ("t10k", 6)):
+    pixels = SEEDED.integers(0, 256, (count, 3, 2), np.uint8)
+    labels = (np.arange(count) % 3).astype(np.uint8)
+    for kind, values in (("images", pixels), ("labels", labels)):
+      header = bytes([0, 0, 8, values.ndim])
+      header += b"".join(n.to_bytes(4, "big") for n in values.shape)
+      content = gzip.compress(header + values.tobytes())
+      name = f"{part}-{kind}-idx{values.ndim}-ubyte.gz"
+      (folder / name).write_bytes(changed.get(f"{part}_{kind}", content))
+  return str(folder)
+
+
+def idx_labels(*labels: int) -> bytes:
+  header = bytes([0, 0, 8, 1]) + len(labels).to_bytes(4, "big")
+  return gzip.compress(header + bytes(labels))
+
+
+def test_idx_of_ones_own(tmp_path):
+  made = data.load("idx", path=write_idx(tmp_path))
+  assert made.train_images.shape == (9, 3, 2, 1) and made.num_classes == 3
+  assert made.test_labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  "changed, words",
+  [
+    (
+      {"train_images": gzip.compress(bytes(500))[:-6]},
+      ("train-images-idx3-ubyte.gz' cannot be read",),
+    ),
+    (
+      {"t10k_labels": idx_labels(0, 1, 2)[:-12]},
+      ("t10k-labels-idx1-ubyte.gz' cannot be read",),
+    ),
+    ({"t10k_labels": idx_labels(0, 1, 2, 0, 1)}, ("6 images", "5 labels")),
+    ({"t10k_labels": idx_labels(0, 1, 2, 0, 1, 3)}, ("test labels", "0..2")),
+    (
+      {"train_labels": idx_labels(0, 1, 2, 0, 1, 2, 0, 1, 255)},
+      ("train has no image of class 3;",),
+    ),
+    ({"t10k_labels": idx_labels(0, 1, 1, 0, 1, 1)}, ("of class 2;",)),
+  ],
+)
+def test_idx_of_another_form_is_refused(changed, words, tmp_path):
+  message = refusal("idx", path=write_idx(tmp_path, **changed))
+  for word in words:
+    assert word in message
 
 
 # Made-up images.
@@ -417,3 +498,11 @@ def test_synthetic_with_fewer_images_than_classes_is_refused(field):
   numbers = data.Synthetic(**{"num_classes": 11, field: 10})
   message = refusal("synthetic", synthetic=numbers)
   assert f"config.data.synthetic.{field}=10" in message and "11" in message
+
+
+def test_set_larger_than_memory_is_refused():
+  numbers = data.Synthetic(num_train=10**12)
+  message = refusal("synthetic", image_size=4096, synthetic=numbers)
+  assert "config.data.synthetic.num_train=1000000000000" in message
+  # 10**12 * 4096**2 * 3 / 2**30
+  assert "46875000000.0 GiB" in message

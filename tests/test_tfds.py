@@ -1,7 +1,7 @@
 """Data sets of TensorFlow Datasets on disk, written without TensorFlow.
 
-TFDS can write them so if images come as encoded files. `tfds build` itself
-needs TensorFlow: it extracts archives and encodes arrays with it.
+TFDS can write them so if images come as encoded files. Its own CIFAR needs
+TensorFlow: it extracts archives, reads files and encodes arrays with it.
 """
 
 import io

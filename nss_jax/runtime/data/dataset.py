@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 
 import numpy as np
@@ -55,6 +56,30 @@ def given_path(path: str, accepted: str) -> pathlib.Path:
     except RuntimeError as error:
       reason = f"names no home folder ({error})"
   raise DataError(f"config.data.path={path!r} {reason}; accepted is {accepted}")
+
+
+def allocate(field: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+  """Memory for `count` images of a shape, uint8 `[count, *shape]`.
+
+  Sets are held whole. Linux grants more memory than there is and kills who
+  uses it, so the refusal has to come first.
+
+  Args:
+    field: the config field and value that asks for them, for the message.
+    count: number of images.
+    shape: of one.
+
+  Raises:
+    DataError: if they are larger than the memory of the machine.
+  """
+  needed = count * math.prod(shape)
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if needed > memory:
+    raise DataError(
+      f"{field}: {count:,} images of {shape} are {needed / 2**30:.1f} GiB; "
+      f"accepted is what the {memory / 2**30:.1f} GiB of memory hold"
+    )
+  return np.empty((count, *shape), np.uint8)
 
 
 def make(

@@ -11,6 +11,7 @@ from nss_jax.runtime.data import images
 from nss_jax.runtime.data.dataset import (
   DataError,
   Dataset,
+  allocate,
   given_path,
   make,
 )
@@ -75,7 +76,7 @@ def _classes(
   found = {}
   for entry in _entries(where, folder, part):
     name = f"{part}/{entry.name}"
-    if not entry.is_dir():
+    if not os.path.isdir(entry.path):  # False for a loop of links too
       raise DataError(
         f"{where}: {name[:90]!r} is no folder; accepted are folders of images, "
         "one for each class"
@@ -94,7 +95,7 @@ def _files(where: str, folder: pathlib.Path, name: str) -> list[pathlib.Path]:
   for entry in entries:
     # Nothing is passed over in silence; a pipe would block.
     suffix = pathlib.Path(entry.name).suffix.lower()
-    if suffix not in images.FORMATS or not entry.is_file():
+    if suffix not in images.FORMATS or not os.path.isfile(entry.path):
       raise DataError(
         f"{where}: {name[:90]!r} holds {entry.name[:90]!r}, which is no image; "
         f"accepted are files of {', '.join(images.FORMATS)}"
@@ -156,7 +157,7 @@ def _read(
   labels = np.repeat(np.arange(len(found)), [len(x) for x in found.values()])
   first = form.read(where, files[0])
   # Filled in place: a list of images would double the peak memory.
-  read = np.empty((len(files), *first.shape), np.uint8)
+  read = allocate(where, len(files), first.shape)
   read[0] = first
   for row, file in enumerate(files[1:], 1):
     read[row] = form.read(where, file)

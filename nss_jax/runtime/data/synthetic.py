@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError, Dataset, make
+from nss_jax.runtime.data.dataset import DataError, Dataset, allocate, make
 
 # Patterns are this many blocks wide and high.
 _BLOCKS = 4
@@ -57,26 +57,31 @@ def load(
         f"least one image of each of the {synthetic.num_classes} classes"
       )
   side, channels = image_size or 32, channels or 3
+  # All memory first: it bounds that of the patterns and labels too.
+  train, test = (
+    allocate(
+      f"config.data.synthetic.{field}={getattr(synthetic, field)}",
+      getattr(synthetic, field),
+      (side, side, channels),
+    )
+    for field in ("num_train", "num_test")
+  )
   rng = np.random.default_rng(synthetic.seed)
   shape = synthetic.num_classes, _BLOCKS, _BLOCKS, channels
   coarse = rng.integers(_NOISE, 256 - _NOISE, shape, np.uint8)
   blocks = np.arange(side) * _BLOCKS // side
   patterns = coarse[:, blocks][:, :, blocks]
-  train, test = (
-    _part(patterns, count, rng)
-    for count in (synthetic.num_train, synthetic.num_test)
-  )
-  return make("synthetic", train, test, synthetic.num_classes)
+  parts = [(images, _fill(images, patterns, rng)) for images in (train, test)]
+  return make("synthetic", *parts, synthetic.num_classes)
 
 
-def _part(
-  patterns: np.ndarray, count: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-  """Images `[count, H, W, C]` uint8 of `patterns`, and labels `[count]`."""
-  labels = rng.permutation(count) % len(patterns)
-  images = np.empty((count, *patterns.shape[1:]), np.uint8)
-  for start in range(0, count, _CHUNK):
+def _fill(
+  images: np.ndarray, patterns: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+  """Makes images `[N, H, W, C]` in place, and returns their labels `[N]`."""
+  labels = rng.permutation(len(images)) % len(patterns)
+  for start in range(0, len(images), _CHUNK):
     chosen = patterns[labels[start : start + _CHUNK]]
     noise = rng.integers(-_NOISE, _NOISE + 1, chosen.shape, np.int8)
     images[start : start + _CHUNK] = chosen + noise.astype(np.int16)
-  return images, labels
+  return labels

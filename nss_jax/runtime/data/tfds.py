@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 
 from nss_jax.runtime.data import images as images_lib
-from nss_jax.runtime.data.dataset import DataError, Dataset, make
+from nss_jax.runtime.data.dataset import (
+  DataError,
+  Dataset,
+  allocate,
+  make,
+)
 
 # No namespace ("huggingface:...") and no keyword arguments: those would run
 # other loaders.
@@ -107,7 +112,13 @@ def _read(
     return image, label
 
   first, _ = read(0)
-  images = np.empty((len(source), *first.shape), first.dtype)
+  if first.dtype != np.uint8:
+    raise DataError(
+      f"config.data.name={name!r} has images of {first.dtype}; accepted is "
+      "uint8"
+    )
+  field = f"config.data.name={name!r}"
+  images = allocate(field, len(source), first.shape)
   labels = np.empty(len(source), np.int64)
   for index in range(len(source)):
     image, label = read(index)
@@ -123,10 +134,12 @@ def _read(
 
 def _unprepared(name: str, path: str, error: Exception) -> str:
   lines = str(error).strip().splitlines() or [""]
-  folder = f" --data_dir={path}" if path else ""
+  folder = f", data_dir={path!r}" if path else ""
+  # The command `tfds build` needs apache_beam as well, whatever is built.
   return (
     f"config.data.name={name!r} cannot be read from config.data.path={path!r} "
     f"({type(error).__name__}: {lines[0][:160]}); accepted are data sets "
-    "prepared once, where TensorFlow is installed, by: "
-    f"tfds build {name} --file_format=array_record{folder}"
+    'prepared once, where TensorFlow is installed, by: python -c "import '
+    f"tensorflow_datasets as tfds; tfds.builder({name!r}{folder}, "
+    "file_format='array_record').download_and_prepare()\""
   )
