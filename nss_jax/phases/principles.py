@@ -13,18 +13,20 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, figures, scores
 from nss_jax.runtime.log import Progress, format_macs, say
-from nss_jax.runtime.preemption import Preemption
-from nss_jax.spaces.principles import (
-  StageOrder,
-  error_edf,
-  match_costs,
-  sample_ordered_archs,
+from nss_jax.runtime.populations import (
+  ANY_COST,
+  IN_WINDOW,
+  PRINCIPLES,
+  SOURCES,
+  TREND,
+  error_edfs,
+  matched,
 )
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces.principles import StageOrder, sample_ordered_archs
 from nss_jax.spaces.regnet import sample_anynet_archs, sample_regnet_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
-PRINCIPLES, TREND = "design_principles", "elite_trend"
-IN_WINDOW, ANY_COST, MATCHED = "in_window", "any_cost", "matched"
 # The paper's window holds one in 1,500 of the archs that follow the trend.
 _MAX_DRAWS = 2**22
 _SAMPLERS = {
@@ -118,26 +120,20 @@ def summarize(table: scores.Scores) -> tuple[dict[str, Any], dict[str, Any]]:
   The third panel pairs archs of equal cost, without a window: what is left of
   the difference when the costs are the same.
   """
-  groups, curves = {}, {IN_WINDOW: {}, ANY_COST: {}, MATCHED: {}}
-  for name in dict.fromkeys(table.source.tolist()):
-    group = table.group(name)
-    groups[name] = _describe(group)
-    kind = IN_WINDOW if name.endswith(IN_WINDOW) else ANY_COST
-    curves[kind][name.removesuffix(f"_{kind}")] = error_edf(group.error)
-  pair = [table.group(f"{name}_{ANY_COST}") for name in (PRINCIPLES, TREND)]
-  rows = match_costs(*(group.flops for group in pair))
-  matched = [g.select(r) for g, r in zip(pair, rows, strict=True)]
-  wanted = [f"{n}_{k}" for k in (IN_WINDOW, ANY_COST) for n in _SAMPLERS]
+  groups = {
+    name: _describe(table.group(name))
+    for name in dict.fromkeys(table.source.tolist())
+  }
+  pairs = matched(table)
   result = {
     "groups": groups,
-    "matched": {"pairs": len(rows[0])},
-    "too_few": [name for name in wanted if name not in groups],
+    "matched": {"pairs": len(pairs[TREND])},
+    "too_few": [name for name in SOURCES if name not in groups],
   }
-  for name, group in zip((PRINCIPLES, TREND), matched, strict=True):
+  for name, group in pairs.items():
     if len(group):
-      curves[MATCHED][name] = error_edf(group.error)
       result["matched"][name] = _describe(group)
-  return result, curves
+  return result, error_edfs(table)
 
 
 def _describe(group: scores.Scores) -> dict[str, Any]:
@@ -154,9 +150,9 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
   """Mean errors in words."""
   lines = ["", "Design principles against the trend of Elite Spaces"]
   found = dict(result["groups"])
-  matched = dict(result["matched"])
-  pairs = matched.pop("pairs")
-  for name, group in matched.items():
+  of_pairs = dict(result["matched"])
+  pairs = of_pairs.pop("pairs")
+  for name, group in of_pairs.items():
     found[f"{name}, {pairs} pairs of equal cost"] = group
   for name, group in found.items():
     lines.append(

@@ -14,7 +14,7 @@ import ml_collections
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.report import figures, page, tables
+from nss_jax.runtime.report import figures, page, principles, tables
 from nss_jax.runtime.report.cells import NO_VALUE, Table, plain
 from nss_jax.runtime.report.workdir import Results, is_empty, read_results
 from nss_jax.version import __version__
@@ -28,6 +28,7 @@ _PICTURES = (
   "pareto",
   "spaces",
   "trained",
+  "principles",
   "rank_check",
 )
 _TABLES = (
@@ -37,6 +38,7 @@ _TABLES = (
   "nas",
   "nas_runs",
   "train",
+  "principles",
   "rank_check",
 )
 _FILES = (
@@ -130,6 +132,7 @@ def _make_tables(
     tables.nas_table(results, dataset_name(config), target),
     tables.nas_runs_table(results),
     tables.train_table(results),
+    principles.table(results),
     tables.rank_table(results),
   )
   return {table.name: table for table in made if table is not None}
@@ -195,7 +198,7 @@ def _content(job, results, found, pictures) -> page.Content:
   )
 
 
-_PHASES = ("search", "evaluate", "rank_check", "nas", "train")
+_PHASES = ("search", "evaluate", "rank_check", "principles", "nas", "train")
 
 
 def _not_run(results: Results, found: dict[str, Table]) -> list[str]:
@@ -204,6 +207,7 @@ def _not_run(results: Results, found: dict[str, Table]) -> list[str]:
     "search": results.elite is None,
     "evaluate": results.evaluation is None,
     "rank_check": results.rank_check is None,
+    "principles": results.principles is None,
     "nas": not results.nas,
     "train": not results.trained,
   }

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.log import format_macs
+from nss_jax.runtime.populations import ANY_COST, IN_WINDOW, MATCHED
 from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.search_space import SearchSpace
 
@@ -22,6 +23,18 @@ STYLE = {
   "axes.titlesize": 10,
   "legend.frameon": False,
   "svg.hashsalt": "nss_jax",  # equal results, equal bytes
+}
+# Populations of the phase principles: name, color and line.
+POPULATIONS = {
+  "design_principles": ("design principles", "tab:blue", "-"),
+  "elite_trend": ("trend of the Elite Spaces", "tab:orange", "-"),
+  "regnet": ("RegNet", "tab:green", "--"),
+  "anynet": ("AnyNet", "tab:gray", "-."),
+}
+POPULATION_KINDS = {
+  IN_WINDOW: "in the window of cost",
+  ANY_COST: "at any cost",
+  MATCHED: "pairs of equal cost",
 }
 
 
@@ -134,32 +147,49 @@ def draw_pareto(
 
 
 def draw_error_edfs(
-  path: str,
-  panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+  path: str, panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
 ) -> None:
   """Error EDFs (paper Fig. 6): the share of networks at or below an error.
 
   Args:
-    path: of the picture.
-    panels: `{title: {name: (errors, shares)}}`, as `error_edf` returns them.
+    path: of the picture; its suffix is the format.
+    panels: as `populations.error_edfs` returns them; empty ones are left out.
+
+  Raises:
+    ValueError: if there is no curve to draw.
   """
+  panels = {kind: curves for kind, curves in panels.items() if curves}
+  if not panels:
+    raise ValueError("no arch to draw: no population has any")
   with matplotlib.rc_context(STYLE):
-    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-    for axes, (title, curves) in zip(
+    figure = Figure(figsize=(0.6 + 3.7 * len(panels), 4), layout="constrained")
+    handles = {}
+    for axes, (kind, curves) in zip(
       figure.subplots(1, len(panels), sharey=True, squeeze=False)[0],
       panels.items(),
       strict=True,
     ):
+      axes.set(title=POPULATION_KINDS[kind], xlabel="error (%)", ylim=(0, 1.02))
       for name, (errors, shares) in curves.items():
-        axes.step(
-          100 * errors, shares, where="post", label=name.replace("_", " ")
+        label, color, line = POPULATIONS[name]
+        # No network is below the smallest error: the curve starts at 0.
+        (handles[name],) = axes.step(
+          100 * np.concatenate([errors[:1], errors]),
+          np.concatenate([[0], shares]),
+          where="post",
+          color=color,
+          linestyle=line,
+          linewidth=1.8,
+          label=label,
         )
-      axes.set(
-        title=title.replace("_", " "), xlabel="error (%)", ylim=(0, 1.02)
-      )
-      if curves:
-        axes.legend(loc="lower right")
     figure.axes[0].set_ylabel("share of networks")
+    # Room between the labels of two axes.
+    figure.get_layout_engine().set(wspace=0.06)
+    # One legend, as a population looks the same in every panel.
+    shown = [handles[name] for name in POPULATIONS if name in handles]
+    figure.legend(
+      handles=shown, loc="outside upper left", ncols=2, handlelength=3.2
+    )
     figure.savefig(path, dpi=130)
 
 

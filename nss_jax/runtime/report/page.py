@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.report import words
+from nss_jax.runtime.report import principles, words
 from nss_jax.runtime.report.cells import NO_VALUE, NOT_RUN, Table
 from nss_jax.runtime.report.figures import Picture
 from nss_jax.runtime.report.tables import NAS_NAMES
@@ -72,6 +72,7 @@ def render(content: Content) -> str:
     "elite": ("Is it elite?", _is_elite(content)),
     "nas": ("Networks found", _nas(content)),
     "trained": ("Trained networks", _trained(content)),
+    "principles": ("Design principles", _principles(content)),
     "rank": ("Rank check", _rank_check(content)),
     "reproduce": ("How to reproduce", _reproduce(content)),
   }
@@ -218,6 +219,20 @@ def _trained(content: Content) -> list[str]:
     parts.append(_missing(content, "train", text))
   parts += [_paragraph(line, "lead") for line in words.trained(table.records)]
   return [*parts, _figures(content, "trained"), _table(content, "train")]
+
+
+def _principles(content: Content) -> list[str]:
+  results = content.results
+  figure = _figure(content, "principles")
+  if results.principles is None:
+    text = "Not run."
+    if results.principles_scores is not None:
+      count = len(results.principles_scores)
+      text = f"Not ended: {count} archs are scored so far."
+    return [_missing(content, "principles", text), figure]
+  lines = [_paragraph(x, "lead") for x in principles.sentences(results)]
+  note = _paragraph(principles.note(results), "note")
+  return [*lines, figure, _table(content, "principles"), note]
 
 
 def _rank_check(content: Content) -> list[str]:
