@@ -17,9 +17,11 @@ SETTINGS = {
   "space.max_depth": 4,
   "space.max_width": 32,
   "objective.target_flops": 1e6,
-  "principles.num_archs": 10,
+  "principles.num_archs": 6,
   "principles.window": (0.5, 1.5),
-  "evaluate.calibration_images": 60,
+  "evaluate.calibration_images": 20,
+  "evaluate.score_batch_size": 30,
+  "evaluate.holdout_fraction": 0.02,
 }
 KINDS = ("design_principles", "elite_trend", "regnet", "anynet")
 
@@ -36,11 +38,11 @@ def test_principles(tmp_path, monkeypatch):
   path = tmp_path / "principles" / "scores.csv"
   table = scores.read_scores(path, job.search_space)
   found = set(table.source.tolist())
-  assert len(table) == 10 * len(found) == 80 - 10 * len(result["too_few"])
+  assert len(table) == 6 * len(found) == 48 - 6 * len(result["too_few"])
   for kind in KINDS:
     for name in {f"{kind}_in_window", f"{kind}_any_cost"} & found:
       group, said = table.group(name), result["groups"][name]
-      assert said["count"] == len(group) == 10
+      assert said["count"] == len(group) == 6
       assert said["mean_error"] == pytest.approx(group.error.mean())
       assert said["median_error"] == pytest.approx(np.median(group.error))
       if name.endswith("window"):
