@@ -65,9 +65,9 @@ def test_a_cut_network_computes_what_its_masks_do(text):
   logits, moved = jax.jit(
     lambda w, a, x: nss.apply_alone(only, w, a, x, train=True)
   )(small, averages, IMAGES)
-  expected = nss.apply_masked(
-    SPACE, weights, IMAGES, nss.arch_masks(SPACE, arch)
-  )
+  expected = jax.jit(
+    lambda w, x: nss.apply_masked(SPACE, w, x, nss.arch_masks(SPACE, arch))
+  )(weights, IMAGES)
   np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4)
   chex.assert_trees_all_equal_shapes(averages, moved)
   sizes = [x.size for x in jax.tree.leaves(small)]
@@ -81,12 +81,11 @@ def test_the_identity_needs_no_projection():
   weights = _noisy(nss.init_weights(jax.random.key(0), only))
   assert "project" not in weights["stage_1"]["block_1"]
   arch = nss.parse_arch("d2-1-2_w4-4-3")
-  np.testing.assert_allclose(
-    nss.apply_sliced(only, weights, IMAGES, arch),
-    nss.apply_masked(only, weights, IMAGES, nss.arch_masks(only, arch)),
-    rtol=1e-4,
-    atol=1e-4,
+  sliced, masked = (
+    jax.jit(nss.make_apply(only, engine))(weights, IMAGES, arch)
+    for engine in ("sliced", "masked")
   )
+  np.testing.assert_allclose(sliced, masked, rtol=1e-4, atol=1e-4)
   assert nss.default_buckets(only) == ((4,), (4,), (3,))
 
 
@@ -95,8 +94,13 @@ def test_running_averages():
   only = SPACE.only(nss.parse_arch("d1-1-1_w2-2-2"))
   weights = nss.init_weights(jax.random.key(0), only)
   averages = nss.init_averages(only)
+
+  @jax.jit
+  def train(averages):
+    return nss.apply_alone(only, weights, averages, IMAGES, train=True)
+
   for _ in range(2):
-    _, averages = nss.apply_alone(only, weights, averages, IMAGES, train=True)
+    _, averages = train(averages)
   stem = conv.conv2d(IMAGES, weights["stem"]["kernel"], 1)
   mean, variance = stem.mean((0, 1, 2)), stem.var((0, 1, 2))
   np.testing.assert_allclose(
@@ -107,11 +111,9 @@ def test_running_averages():
   )
   # With averages that are the moments of the batch, both modes agree.
   for _ in range(200):
-    train, averages = nss.apply_alone(
-      only, weights, averages, IMAGES, train=True
-    )
+    expected, averages = train(averages)
   test, same = nss.apply_alone(only, weights, averages, IMAGES, train=False)
-  np.testing.assert_allclose(test, train, rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(test, expected, rtol=1e-3, atol=1e-3)
   chex.assert_trees_all_equal(same, averages)
   one, _ = nss.apply_alone(only, weights, averages, IMAGES[:1], train=False)
   np.testing.assert_allclose(one, test[:1], rtol=1e-4, atol=1e-5)
