@@ -6,7 +6,8 @@ r"""Search and evaluate a network space on Fashion-MNIST, on two CPU cores.
 70,000 images of 28x28 in IDX files: Debian's package dataset-fashion-mnist, or
 any folder with them by --config.data.path. Target 4 % of the largest network.
 Hardware: two CPU cores.
-Expected: not run in full yet.
+Expected: the search ends -0.1 and +1.8 % from the target (seeds 0, 1). The
+evaluator and all that follows have not been run on it yet.
 """
 
 from nss_jax import config as config_lib

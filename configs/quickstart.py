@@ -4,10 +4,9 @@
 
 1,797 images of 8x8 (scikit-learn's digits, in the package: no download);
 262,144 spaces; target 4 % of the largest network.
-Hardware: two CPU cores, 2 min 41 s in all (Python 3.12, jax 0.12.0.1);
-2 min 38 s on Python 3.11, jax 0.10.1.
-Expected: -1.7, -0.1 and +2.0 % from the target (seeds 0, 1, 2), at the 0th, 0th
-and 3rd percentile of random spaces of that cost; +0.1 % (seed 0; Python 3.11).
+Hardware: two CPU cores, 2 min 6 s for the search (Python 3.12, jax 0.12.0.1).
+Expected: -0.1, -0.8 and +0.7 % from the target (seeds 0, 1, 2), at the 6th,
+12th and 6th percentile of random spaces of that cost.
 """
 
 from nss_jax import config as config_lib

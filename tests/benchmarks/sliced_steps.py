@@ -10,18 +10,18 @@ contenders (see `contenders.py`) take turns and medians are printed; ratios
 above one say that sliced is faster.
 
 Measured on 2 cores (AMD EPYC), Python 3.12, jax 0.12.0.1, PyTorch 2.13.0 on
-Python 3.11. Other jobs came and went, so only the ratios of one line compare;
-floor and PyTorch come from different runs. To be repeated on a quiet machine.
+Python 3.11, a quiet machine, one run with --draws=8; 64 draws and Python 3.11
+have not been measured.
 
-                 sliced ms  masked/sliced  torch/sliced   floor/sliced (loaded)
-  w 8, d 1            24.2           20.9          0.55                    0.42
-  w 32, d 4          103.5            4.9          0.69                    0.79
-  w 64, d 8          503.7            1.0          0.76                    0.95
-  uniform draws      193.9     2.8 (24)      0.65 (24)                0.76 (16)
-  scoring             16.5           10.4          0.81
+                 sliced ms  masked/sliced  torch/sliced   floor/sliced
+  w 8, d 1            27.0           18.6          0.41           0.33
+  w 32, d 4           95.8            5.4          0.66           0.87
+  w 64, d 8          518.9           1.05          0.75           1.01
+  8 uniform draws    159.4            3.4          0.66           0.89
+  scoring             12.7           10.5          0.90   0.90-1.22 (5 archs)
 
-Loop over the sum of its steps 0.83. Sliced step: trace 5.1 s, compile 10.3 s,
-167 MB of temporaries; masked 0.7 s, 2.5 s, 240 MB.
+Sliced step: trace 5.1 s, compile 11.1 s, 167 MB of temporaries; masked 0.9 s,
+2.6 s, 240 MB. The quickstart's step: trace 7.9 s, compile 14.7 s in warmup.
 """
 
 import argparse
