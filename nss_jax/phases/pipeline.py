@@ -72,14 +72,15 @@ def run(
   built = search_program.build(config, dataset, mesh)
   if {"evaluate", "rank_check", "principles"} & set(phases):
     evaluate.check(config, built.search_space, dataset.train_labels)
-  if "principles" in phases:
-    principles.populations(config, built.search_space)
   if "train" in phases:
     _check_training(config, archs, built, dataset)
   texts = tuple(archs), tuple(config_flags)
   job = Job(config, dataset, mesh, built, workdir, console, *texts)
   if set(phases) == {"report"}:
     report.check(job)
+  if "principles" in phases:
+    for name, why in principles.draw_populations(job).missing.items():
+      say(console, f"warning: principles: no {name}: {why}")
   for line in plan.describe(config, dataset, built, phases):
     say(console, line)
   if dry_run:

@@ -1,0 +1,67 @@
+"""Populations of `principles/scores.csv`, and their error EDFs (paper 4.5).
+
+A source is `<kind>_<cost>`: how the archs were drawn, and whether inside the
+window of multiply-adds or at any cost.
+"""
+
+import numpy as np
+
+from nss_jax.runtime.scores import Scores
+from nss_jax.spaces.principles import error_edf, match_costs
+
+PRINCIPLES, TREND, OWN = "design_principles", "elite_trend", "own_trend"
+KINDS = (PRINCIPLES, TREND, "anynet_e", "regnet", OWN)
+# What is measured against the design principles at equal cost too.
+TRENDS = (TREND, OWN)
+IN_WINDOW, ANY_COST, MATCHED = "in_window", "any_cost", "matched"
+COSTS = (IN_WINDOW, ANY_COST)
+
+Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
+
+
+def group_of(table: Scores, kind: str, cost: str) -> Scores:
+  """The rows of one population; it may have none."""
+  return table.group(f"{kind}_{cost}")
+
+
+def match_principles(table: Scores, kind: str) -> tuple[Scores, Scores]:
+  """Archs of the design principles, and of a kind, in pairs of equal cost.
+
+  Without a window: what is left of the difference when the costs are the same.
+  """
+  pair = [group_of(table, name, ANY_COST) for name in (PRINCIPLES, kind)]
+  rows = match_costs(*(group.flops for group in pair))
+  return tuple(g.select(r) for g, r in zip(pair, rows, strict=True))
+
+
+def error_curves(table: Scores) -> Curves:
+  """The EDFs to draw, `{panel: {kind: (errors, shares)}}` (Fig. 6).
+
+  A panel for each cost, and one of pairs of equal cost for each trend; what has
+  no rows is left out.
+  """
+  curves = {}
+  for cost in COSTS:
+    groups = {kind: group_of(table, kind, cost) for kind in KINDS}
+    curves[cost] = {k: error_edf(g.error) for k, g in groups.items() if len(g)}
+  for kind in TRENDS:
+    groups = dict(
+      zip((PRINCIPLES, kind), match_principles(table, kind), strict=True)
+    )
+    if len(groups[kind]):
+      curves[f"{MATCHED}_{kind}"] = {
+        name: error_edf(group.error) for name, group in groups.items()
+      }
+  return {panel: found for panel, found in curves.items() if found}
+
+
+def share_of_pairs_won(errors: np.ndarray, others: np.ndarray) -> float:
+  """The chance that one of `errors` is below one of `others`, ties half.
+
+  The area under the curve of Mann and Whitney: 0.5 is no difference. What the
+  area *between* two EDFs is, the difference of the means says.
+  """
+  ordered = np.sort(others)
+  below = np.searchsorted(ordered, errors, side="left")
+  up_to = np.searchsorted(ordered, errors, side="right")
+  return float(1 - (below + up_to).mean() / (2 * len(others)))
