@@ -30,6 +30,7 @@ PHASES = (
   "rank_check",
   "principles",
   "nas",
+  "complexity",
   "train",
   "report",
 )

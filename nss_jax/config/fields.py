@@ -121,6 +121,15 @@ def base() -> ml_collections.ConfigDict:
         "num_sample_seeds": 20,  # of such draws, to count them
         "tolerance": 0.1,  # of "near the target", relative
       },
+      "complexity": {
+        # The nas phase in ever larger search spaces (paper 4.4), the same
+        # epochs: w_i <= 128, 256, 512 by d_i <= 4, 8, 16.
+        "width_shares": (0.25, 0.5, 1.0),  # of space.max_width
+        "depth_shares": (0.25, 0.5, 1.0),  # of space.max_depth
+        "target_flops": 0.0,  # multiply-adds; 0: the objective's
+        "learning_rate": 1e-2,  # of the logits
+        "num_archs": 1000,  # drawn at the end of each search
+      },
       "train": {
         # A network alone: the recipe of Cutout (DeVries and Taylor 2017).
         "epochs": 200,

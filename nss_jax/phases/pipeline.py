@@ -9,6 +9,7 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (
+  complexity,
   evaluate,
   loop,
   nas,
@@ -72,6 +73,8 @@ def run(
   built = search_program.build(config, dataset, mesh)
   if {"evaluate", "rank_check", "principles"} & set(phases):
     evaluate.check(config, built.search_space, dataset.train_labels)
+  if "complexity" in phases:
+    complexity.check(config, built.search_space, dataset.train_labels)
   if "train" in phases:
     _check_training(config, archs, built, dataset)
   texts = tuple(archs), tuple(config_flags)
@@ -222,6 +225,9 @@ _PHASES = {
   "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
   "principles": _Phase("summary.json", principles.run, principles.report),
   "nas": _Phase("summary.json", nas.run, nas.report, "search"),
+  "complexity": _Phase(
+    "summary.json", complexity.run, complexity.report, "search"
+  ),
   "train": _Phase(None, train.run, train.report, "nas"),
   "report": _Phase(None, report.run, report.report),
 }

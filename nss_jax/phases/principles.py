@@ -12,8 +12,8 @@ from nss_jax import config as config_lib
 from nss_jax.phases import evaluate, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, figures, populations, scores, space_file
-from nss_jax.runtime.log import Progress, format_macs, say
+from nss_jax.runtime import artifacts, panels, populations, scores, space_file
+from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.populations import (
   ANY_COST,
   COSTS,
@@ -89,25 +89,15 @@ def run(job: Job) -> dict[str, Any]:
   drawn = draw_populations(job)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
-    score_fn = scoring.make_score_fn(
-      config, search_space, job.dataset, job.mesh
-    )
     total = sum(len(archs.depth) for archs in drawn.archs.values())
-    say(job.console, f"scoring {total} archs")
-    with Progress(job.console, total) as progress:
-      ledger = scoring.Ledger(
-        folder / "scores.csv",
-        search_space,
-        lambda archs: score_fn(params, archs),
-        num_per_call=scoring.num_per_call(job.mesh),
-        preemption=preemption,
-        on_progress=lambda done: progress.update(done, "scoring archs"),
-      )
+    with scoring.open_ledger(
+      job, params, folder / "scores.csv", preemption, total
+    ) as ledger:
       for name, archs in drawn.archs.items():
         ledger.score(name, archs)
     table = scores.read_scores(folder / "scores.csv", search_space)
     with artifacts.atomic_path(folder / "edf.png") as path:
-      figures.draw_error_edfs(path, populations.error_curves(table))
+      panels.draw_error_edfs(path, populations.error_curves(table))
     stages = None if drawn.own.stages is None else list(drawn.own.stages)
     result = {
       "window": list(_window(config)),

@@ -1,6 +1,6 @@
 """Pictures of a run, drawn from its files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -22,6 +22,11 @@ STYLE = {
   "axes.titlesize": 10,
   "legend.frameon": False,
   "svg.hashsalt": "nss_jax",  # equal results, equal bytes
+}
+# What Pareto pictures show: title, color and opacity.
+PARETO_GROUPS = {
+  scores_lib.EXPANDED: ("Expanded Search Space", "tab:blue", 0.45),
+  scores_lib.ELITE: ("Elite Space", "tab:orange", 0.7),
 }
 
 
@@ -93,74 +98,47 @@ def draw_pareto(
   Raises:
     ValueError: if there is no arch to draw.
   """
-  groups = (
-    (scores_lib.EXPANDED, "Expanded Search Space", "tab:blue", 0.45),
-    (scores_lib.ELITE, "Elite Space", "tab:orange", 0.7),
-  )
-  scores = scores.select(np.isin(scores.source, [name for name, *_ in groups]))
-  if not len(scores):
-    raise ValueError(
-      f"no arch to draw: none is of {' or '.join(name for name, *_ in groups)}"
-    )
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    for name, title, color, alpha in groups:
-      group = scores.group(name)
-      if len(group):
-        axes.scatter(
-          group.flops,
-          100 * group.error,
-          s=10,
-          color=color,
-          alpha=alpha,
-          linewidths=0,
-          label=f"{title} ({len(group)} archs)",
-        )
-    _draw_front(axes, scores.select(pareto_front(scores)))
-    axes.axvline(
-      target_flops,
-      color="black",
-      linestyle="--",
-      linewidth=1,
-      label=f"target {format_macs(target_flops)}",
-    )
-    axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
-    _mark_logarithmic(axes.xaxis, format_macs)
+    draw_pareto_panel(figure.subplots(), scores, target_flops)
     legend = figure.legend(loc="outside upper center", ncols=2, markerscale=2)
     for handle in legend.legend_handles:
       handle.set_alpha(1)
     figure.savefig(path, dpi=130)
 
 
-def draw_error_edfs(
-  path: str,
-  panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
-) -> None:
-  """Error EDFs (paper Fig. 6): the share of networks at or below an error.
+def draw_pareto_panel(axes, scores: Scores, target_flops: float) -> None:
+  """What `draw_pareto` shows, on axes; the legend is left to the caller.
 
-  Args:
-    path: of the picture.
-    panels: `{title: {name: (errors, shares)}}`, as `error_edf` returns them.
+  Raises:
+    ValueError: if there is no arch to draw.
   """
-  with matplotlib.rc_context(STYLE):
-    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-    for axes, (title, curves) in zip(
-      figure.subplots(1, len(panels), sharey=True, squeeze=False)[0],
-      panels.items(),
-      strict=True,
-    ):
-      for name, (errors, shares) in curves.items():
-        axes.step(
-          100 * errors, shares, where="post", label=name.replace("_", " ")
-        )
-      axes.set(
-        title=title.replace("_", " "), xlabel="error (%)", ylim=(0, 1.02)
+  scores = scores.select(np.isin(scores.source, [*PARETO_GROUPS]))
+  if not len(scores):
+    names = " or ".join(PARETO_GROUPS)
+    raise ValueError(f"no arch to draw: none is of {names}")
+  for name, (title, color, alpha) in PARETO_GROUPS.items():
+    group = scores.group(name)
+    if len(group):
+      axes.scatter(
+        group.flops,
+        100 * group.error,
+        s=10,
+        color=color,
+        alpha=alpha,
+        linewidths=0,
+        label=f"{title} ({len(group)} archs)",
       )
-      if curves:
-        axes.legend(loc="lower right")
-    figure.axes[0].set_ylabel("share of networks")
-    figure.savefig(path, dpi=130)
+  _draw_front(axes, scores.select(pareto_front(scores)))
+  axes.axvline(
+    target_flops,
+    color="black",
+    linestyle="--",
+    linewidth=1,
+    label=f"target {format_macs(target_flops)}",
+  )
+  axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
+  _mark_logarithmic(axes.xaxis, format_macs)
 
 
 def _draw_front(axes, front: Scores) -> None:
