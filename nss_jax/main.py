@@ -32,6 +32,7 @@ PHASES = (
   "nas",
   "complexity",
   "train",
+  "sweep",
   "report",
 )
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"

@@ -164,6 +164,17 @@ _CHOICES = {
   "supernet.activations": ("float32", "bfloat16"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
+# Phases of one target.
+_SWEPT = (
+  "search",
+  "evaluate",
+  "rank_check",
+  "principles",
+  "nas",
+  "complexity",
+  "train",
+  "report",
+)
 _SHARES = (
   lambda v: _ascending(v) and v[-1] <= 1,
   "ascending shares above 0, at most 1, at least one",
@@ -237,6 +248,14 @@ _RANGES = {
   "nas.max_samples": (_count, "1 or more"),
   "nas.num_sample_seeds": (_count, "1 or more"),
   "nas.tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
+  "sweep.targets": (
+    lambda v: not v or _ascending(v),
+    "ascending numbers above 0, in multiply-adds",
+  ),
+  "sweep.phases": (
+    lambda v: len(v) > 0 and all(name in _SWEPT for name in v),
+    f"at least one of {', '.join(_SWEPT)}",
+  ),
   "train.epochs": (_count, "1 or more"),
   "train.batch_size": (lambda v: v >= 2, "2 or more"),
   "train.num_seeds": (_count, "1 or more"),

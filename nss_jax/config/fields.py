@@ -144,6 +144,11 @@ def base() -> ml_collections.ConfigDict:
         "cutout": 0,  # pixels, the side of the square; 0: none
         "test_batch_size": 500,
       },
+      "sweep": {
+        # All targets of a data set, each in a workdir of its own.
+        "targets": (),  # multiply-adds, ascending; takes the objective's place
+        "phases": ("search", "evaluate"),  # of each
+      },
       "rank_check": {
         "num_archs": 24,  # trained alone, spread in cost
         "num_near_archs": 12,  # and within evaluate.tolerance of the target

@@ -63,8 +63,8 @@ def train_supernet(job: Job, preemption: Preemption) -> Any:
   """The weights of the stand-alone supernet, trained or from the cache."""
   config = job.config
   key = supernet_program.cache_key(config, job.search_space)
-  shared = config.evaluate.cache or job.workdir.parent / "supernets"
-  cache = pathlib.Path(shared)
+  beside = job.supernets or job.workdir.parent / "supernets"
+  cache = pathlib.Path(config.evaluate.cache or beside)
   program = supernet_program.build_supernet(
     config, job.search_space, job.dataset, job.mesh
   )

@@ -69,6 +69,9 @@ def describe(
       f"complexity {len(spaces)} searches of one arch, {config.nas.epochs} "
       f"epochs each: {', '.join(spaces)}"
     )
+  if "sweep" in phases:
+    targets = ", ".join(map(format_macs, config.sweep.targets))
+    yield f"sweep      {', '.join(config.sweep.phases)} for {targets}"
   if "principles" in phases:
     yield (
       f"principles up to 10 times {config.principles.num_archs} archs, on the "

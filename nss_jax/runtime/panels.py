@@ -14,6 +14,7 @@ from nss_jax.runtime.scores import Scores
 # Fig. 5 ends at 1000 MF, with a target of 600.
 _LARGEST_SHOWN = 5 / 3
 _LINES = ("-", "--", ":", "-.")
+_DEPTHS = ("tab:cyan", "tab:blue", "tab:purple")
 _WIDTHS = ("tab:blue", "tab:green", "tab:purple", "tab:brown")
 
 
@@ -74,7 +75,7 @@ def draw_complexity(
       _scatter(panel, f"widths to {width}", named, target, tolerance)
     if len(elite):
       _scatter(
-        axes[-2], "Elite Space", {"": elite}, target, tolerance, "tab:orange"
+        axes[-2], "Elite Space", {"": elite}, target, tolerance, ("tab:orange",)
       )
     for panel in axes[1:-1]:
       panel.sharey(axes[0])
@@ -83,13 +84,17 @@ def draw_complexity(
     figure.savefig(path, dpi=130)
 
 
-def _scatter(axes, title: str, groups, target, tolerance, color=None) -> None:
+def _scatter(
+  axes, title: str, groups, target, tolerance, colors=_DEPTHS
+) -> None:
   axes.axvspan(
     target * (1 - tolerance), target * (1 + tolerance), color="0.9", zorder=0
   )
   axes.axvline(target, color="black", linestyle="--", linewidth=1)
   limit = _LARGEST_SHOWN * target
-  for name, group in groups.items():
+  for (name, group), color in zip(
+    groups.items(), itertools.cycle(colors), strict=False
+  ):
     shown = group.flops <= limit
     label = f"{shown.sum()} of {len(group)} archs"
     axes.scatter(
@@ -145,7 +150,7 @@ def _mark_linear(axes, target: float) -> None:
 
 
 def draw_targets(
-  path: str, tables: Sequence[tuple[float, Scores]], *, columns: int = 4
+  path: str, tables: Sequence[tuple[float, Scores]], *, columns: int = 3
 ) -> None:
   """A Pareto panel per target (paper Figs. 3, 4, 9 and 10).
 
@@ -159,7 +164,7 @@ def draw_targets(
   rows = -(-len(tables) // columns)
   with matplotlib.rc_context(figures.STYLE):
     figure = Figure(
-      figsize=(3.9 * columns, 0.6 + 3.1 * rows), layout="constrained"
+      figsize=(4.7 * columns, 0.6 + 3.3 * rows), layout="constrained"
     )
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for panel, (target, table) in zip(axes.flat, tables, strict=False):
