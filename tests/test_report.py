@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 
+import experiments
 import jax
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ PICTURES = (
   "spaces",
   "trained",
   "rank_check",
+  *experiments.PICTURES,
 )
 
 
@@ -63,6 +65,7 @@ def finished(job, tmp_path_factory):
   write_rank_check(job.search_space, workdir, rng)
   write_nas(job.search_space, workdir)
   write_train(job.search_space, workdir, rng)
+  experiments.write_all(job.search_space, workdir, TARGET)
   return workdir
 
 
@@ -256,6 +259,8 @@ def light(copied):
   """The same without what takes longest to draw."""
   (copied.workdir / "search" / "metrics.jsonl").unlink()
   (copied.workdir / "evaluate" / "scores.csv").unlink()
+  for name in experiments.NAMES:
+    shutil.rmtree(copied.workdir / name)
   return copied
 
 
@@ -486,6 +491,7 @@ def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
   shutil.copy(finished / kept, workdir / kept)
   alone = job._replace(workdir=workdir)
   result = report.run(alone)
+  missing = missing | experiments.NAMES
   assert set(result["not_run"]) == missing
   checker = Checker(page(alone))
   assert len(pictures(checker)) == len(drawn)

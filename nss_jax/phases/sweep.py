@@ -36,20 +36,20 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
     say(job.console, f"target {number} of {len(each)}: {target}")
     run_phases(one, job.config.sweep.phases)
   folder = job.workdir / "sweep"
-  results = {
-    name: read_results(one.workdir, one.search_space)
-    for name, one in each.items()
-  }
-  records = [
-    targets.record(found, each[name].config.objective.target_flops)
-    for name, found in results.items()
+  results = [
+    (
+      one.config.objective.target_flops,
+      read_results(one.workdir, one.search_space),
+    )
+    for one in each.values()
   ]
-  if tables := targets.scored(records, results.values()):
+  if tables := targets.scored(results):
     with artifacts.atomic_path(folder / "pareto.png") as path:
       panels.draw_targets(path, tables)
+  records = plain([targets.record(found, x) for x, found in results])
   result = {
     "phases": list(job.config.sweep.phases),
-    "targets": dict(zip(results, plain(records), strict=True)),
+    "targets": dict(zip(each, records, strict=True)),
   }
   # Last: this file says that the phase is finished.
   artifacts.write_json(folder / "summary.json", result)

@@ -1,14 +1,19 @@
 """What is reported of each target of a sweep (paper Figs. 3, 4, 9, 10)."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from nss_jax.runtime import figures, scores
 from nss_jax.runtime.report import cells
 from nss_jax.runtime.report.cells import NOT_RUN, Record, Table
-from nss_jax.runtime.report.tables import format_ranges, is_of
+from nss_jax.runtime.report.tables import (
+  format_ranges,
+  is_of,
+  nas_columns,
+  nas_record,
+)
 from nss_jax.runtime.report.workdir import Results
 from nss_jax.runtime.scores import Scores
 
@@ -74,14 +79,31 @@ def table(sweep: Sequence[tuple[float, Results]]) -> Table | None:
   return Table("targets", "Elite Spaces of all targets", records, columns)
 
 
+def nas_table(
+  sweep: Sequence[tuple[float, Results]], dataset: str
+) -> Table | None:
+  """Tables 1 and 2 of the paper: the networks found for each target."""
+  records = [
+    nas_record(results, dataset, target, name)
+    for target, results in sweep
+    if results.nas
+    for name in ("elite", "expanded")
+  ]
+  if not records:
+    return None
+  columns = (("target", cells.macs("target_flops")), *nas_columns())
+  title = f"Networks of all targets on {dataset}, and the paper's"
+  return Table("targets_nas", title, records, columns)
+
+
 def scored(
-  records: Iterable[Record], each: Iterable[Results]
+  sweep: Sequence[tuple[float, Results]],
 ) -> list[tuple[float, Scores]]:
   """`(target, scores)` of the targets of which a Pareto panel can be drawn."""
   names = [*figures.PARETO_GROUPS]
   return [
-    (found["target_flops"], results.scores)
-    for found, results in zip(records, each, strict=True)
+    (target, results.scores)
+    for target, results in sweep
     if results.scores is not None
     and np.isin(results.scores.source, names).any()
   ]

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from nss_jax.runtime import artifacts, scores, space_file
 from nss_jax.runtime.artifacts import ArtifactError
-from nss_jax.runtime.report import fields
+from nss_jax.runtime.report import experiments, fields
+from nss_jax.runtime.report.experiments import Experiment
 from nss_jax.runtime.scores import Scores
 from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import SearchSpace, Space
@@ -134,6 +135,9 @@ class Results(NamedTuple):
     nas: content of `nas/*/architecture.json` by `NAS_NAMES`.
     trained: content of `train/<name>/seed_<k>/result.json` by name, in the
       order of the seeds.
+    principles: of `principles/`.
+    complexity: of `complexity/`.
+    sweep: of `sweep/<target>/`, `(target, results)` in the order of targets.
   """
 
   workdir: pathlib.Path
@@ -147,6 +151,9 @@ class Results(NamedTuple):
   rank_check: dict[str, Any] | None
   nas: dict[str, dict[str, Any]]
   trained: dict[str, list[dict[str, Any]]]
+  principles: Experiment
+  complexity: Experiment
+  sweep: list[tuple[float, "Results"]]
 
 
 # Each of them alone is worth a report.
@@ -157,20 +164,34 @@ SOURCES = (
   "rank_check/scores.csv",
   "nas/*/architecture.json",
   "train/*/seed_*/result.json",
+  "principles/scores.csv",
+  "complexity/scores.csv",
 )
 
 
 def is_empty(workdir: pathlib.Path) -> bool:
   """Whether there is nothing to report."""
-  return not any(any(workdir.glob(source)) for source in SOURCES)
+  return not any(map(_has_results, (workdir, *_swept(workdir))))
 
 
-def read_results(workdir: pathlib.Path, search_space: SearchSpace) -> Results:
+def _has_results(workdir: pathlib.Path) -> bool:
+  return any(any(workdir.glob(source)) for source in SOURCES)
+
+
+def _swept(workdir: pathlib.Path) -> list[pathlib.Path]:
+  """The workdirs of the targets of a sweep."""
+  return sorted(path.parent for path in workdir.glob("sweep/*/config.json"))
+
+
+def read_results(
+  workdir: pathlib.Path, search_space: SearchSpace, *, sweep: bool = True
+) -> Results:
   """Reads all results that are there.
 
   Args:
     workdir: of the run.
     search_space: of the config; that of a finished search goes before it.
+    sweep: whether to read the targets of a sweep too.
 
   Raises:
     ArtifactError: one line with the file and the field, if something is there
@@ -195,7 +216,27 @@ def read_results(workdir: pathlib.Path, search_space: SearchSpace) -> Results:
     rank_check=_read_rank_check(workdir / "rank_check" / "summary.json"),
     nas=_read_nas(workdir / "nas", search_space),
     trained=_read_trained(workdir / "train", search_space),
+    principles=experiments.read_principles(
+      workdir / "principles", search_space
+    ),
+    complexity=experiments.read_complexity(
+      workdir / "complexity", search_space
+    ),
+    sweep=_read_sweep(workdir, search_space) if sweep else [],
   )
+
+
+def _read_sweep(workdir, search_space) -> list[tuple[float, Results]]:
+  found = [
+    (
+      experiments.read_target(folder / "config.json"),
+      # A target has no targets; a link could make a ring.
+      read_results(folder, search_space, sweep=False),
+    )
+    for folder in _swept(workdir)
+    if _has_results(folder)
+  ]
+  return sorted(found, key=lambda pair: pair[0])
 
 
 def _read(path: pathlib.Path, shape: Any) -> dict[str, Any] | None:
