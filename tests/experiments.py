@@ -1,5 +1,7 @@
 """Results of the experiments, as their phases would write them."""
 
+import shutil
+
 import jax
 import numpy as np
 
@@ -74,7 +76,7 @@ def write_complexity(search_space, workdir, rng, target):
 
 
 def write_sweep(search_space, workdir, rng, targets):
-  """Targets with scores, the second with a network; written by hand."""
+  """Targets with scores; the last has the networks of the run, if any."""
   for target in targets:
     folder = workdir / "sweep" / f"{target / 1e6:g}mf"
     write(folder / "config.json", {"objective": {"target_flops": target}})
@@ -82,6 +84,8 @@ def write_sweep(search_space, workdir, rng, targets):
       archs = sample_uniform_archs(jax.random.key(seed), search_space, COUNT)
       path = folder / "evaluate" / "scores.csv"
       _append(path, search_space, source, archs, rng)
+  if (workdir / "nas").exists():
+    shutil.copytree(workdir / "nas", folder / "nas")
   write(workdir / "sweep" / "summary.json", {})
 
 

@@ -372,6 +372,12 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
   assert table["elite"]["test_error_std"] == str(deviation)
 
 
+def test_networks_of_all_targets(reported):
+  found = rows(reported, "targets_nas")
+  assert [row["arch"] for row in found] == [ELITE, EXPANDED]
+  assert {float(row["target_flops"]) for row in found} == {TARGET}
+
+
 def test_numbers_of_evaluation_are_those_of_the_files(reported):
   result = read(reported, "evaluate", "summary.json")
   for row in rows(reported, "groups"):
