@@ -30,7 +30,9 @@ PHASES = (
   "rank_check",
   "principles",
   "nas",
+  "complexity",
   "train",
+  "sweep",
   "report",
 )
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"

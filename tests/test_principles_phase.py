@@ -10,20 +10,31 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import pipeline, principles
-from nss_jax.runtime import scores
+from nss_jax.runtime import artifacts, populations, scores
+from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
   **runs.TINY,
-  "space.max_depth": 4,
-  "space.max_width": 32,
-  "objective.target_flops": 1e6,
-  "principles.num_archs": 6,
+  "space.max_width": 16,
+  "objective.target_flops": 3e5,
+  "principles.num_archs": 10,
   "principles.window": (0.5, 1.5),
-  "evaluate.calibration_images": 20,
-  "evaluate.score_batch_size": 30,
-  "evaluate.holdout_fraction": 0.02,
+  "evaluate.calibration_images": 60,
 }
-KINDS = ("design_principles", "elite_trend", "regnet", "anynet")
+KINDS = populations.KINDS
+
+
+def _write_elite(job, depth, width):
+  space = nss.Space(*(np.array(x, np.int32) for x in (depth, width)))
+  path = job.workdir / "search" / "elite_space.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  artifacts.write_json(
+    path,
+    {
+      "space": space_ranges(job.search_space, space),
+      "search_space": job.search_space.to_dict(),
+    },
+  )
 
 
 def test_principles(tmp_path, monkeypatch):
@@ -31,6 +42,7 @@ def test_principles(tmp_path, monkeypatch):
   config = runs.load_config(**SETTINGS)
   config_lib.validate(config)
   job = runs.make_job(config, tmp_path)
+  _write_elite(job, [1, 0, 0], [3, 1, 2])  # d2 = d3 <= d1, w2 <= w3 <= w1
   weights = nss.init_weights(jax.random.key(0), job.search_space)
   monkeypatch.setattr(principles.evaluate, "train_supernet", lambda *_: weights)
   monkeypatch.setattr(principles, "_MAX_DRAWS", 2**14)
@@ -38,19 +50,25 @@ def test_principles(tmp_path, monkeypatch):
   path = tmp_path / "principles" / "scores.csv"
   table = scores.read_scores(path, job.search_space)
   found = set(table.source.tolist())
-  assert len(table) == 6 * len(found) == 48 - 6 * len(result["too_few"])
+  assert len(table) == 10 * len(found) == 100 - 10 * len(result["missing"])
+  assert result["own_order"] == {"stages": [1, 2, 0], "note": ""}
+  assert result["window"] == [1.5e5, 4.5e5]
   for kind in KINDS:
     for name in {f"{kind}_in_window", f"{kind}_any_cost"} & found:
       group, said = table.group(name), result["groups"][name]
-      assert said["count"] == len(group) == 6
+      assert said["count"] == len(group) == 10
       assert said["mean_error"] == pytest.approx(group.error.mean())
       assert said["median_error"] == pytest.approx(np.median(group.error))
       if name.endswith("window"):
-        assert (np.abs(group.flops / 1e6 - 1) <= 0.5).all()
+        assert (np.abs(group.flops / 3e5 - 1) <= 0.5).all()
   assert {f"{kind}_in_window" for kind in KINDS[:2]} <= found
+  assert {f"{kind}_any_cost" for kind in KINDS} - found <= {"regnet_any_cost"}
   for name in found:
     group = table.group(name)
-    if name.startswith("design"):
+    if name.startswith("own"):
+      assert (group.width[:, 1] <= group.width[:, 2]).all()
+      assert (group.width[:, 2] <= group.width[:, 0]).all()
+    if name.startswith(("design", "anynet")):
       assert (np.diff(group.width) >= 0).all()
       assert (np.diff(group.depth) >= 0).all()
     if name.startswith("elite"):
@@ -81,13 +99,80 @@ def test_matched_pairs_are_compared():
     error=error,
     loss=error,
   )
-  result, curves = principles.summarize(table)
-  assert result["matched"]["pairs"] == 2
-  assert result["matched"]["design_principles"]["mean_error"] == 0.45
-  assert result["matched"]["elite_trend"]["mean_error"] == 0.25
-  errors, shares = curves["matched"]["elite_trend"]
+  result = principles.summarize(table)
+  curves = populations.error_curves(table)
+  matched = result["matched"]["elite_trend"]
+  assert matched["pairs"] == 2
+  assert matched["design_principles"]["mean_error"] == 0.45
+  assert matched["elite_trend"]["mean_error"] == 0.25
+  assert matched["mean_difference"] == pytest.approx(-0.2)
+  assert matched["pairs_won"] == 1.0
+  errors, shares = curves["matched_elite_trend"]["elite_trend"]
   assert errors.tolist() == [0.2, 0.3]
   assert shares.tolist() == [0.5, 1.0]
+  assert set(curves) == {"any_cost", "matched_elite_trend"}
+  against = result["against_principles"]["elite_trend_any_cost"]
+  # Of nine pairs it loses (0.3, 0.1) and (0.2, 0.1).
+  assert against["pairs_won"] == pytest.approx(7 / 9)
+  # The signed area between the EDFs, by the steps of both.
+  both = [error[3:], error[:3]]
+  grid = np.sort(error)
+  trend, reference = (
+    [(x <= e).mean() for e in grid[:-1]] for x in map(np.array, both)
+  )
+  area = np.sum(np.subtract(reference, trend) * np.diff(grid))
+  assert against["mean_difference"] == pytest.approx(area)
+
+
+def test_ties_are_half_a_win():
+  won = populations.share_of_pairs_won(np.array([0.1, 0.3]), np.array([0.3]))
+  assert won == 0.75
+
+
+@pytest.mark.parametrize(
+  ("depth", "width", "expected"),
+  [
+    ([0, 1, 1], [0, 1, 2], ((0, 1, 2), "the same as design_principles")),
+    ([0, 0, 0], [0, 3, 1], ((0, 2, 1), "the same as elite_trend")),
+    ([0, 0, 1], [1, 0, 1], ((1, 0, 2), "")),
+    (
+      [0, 1, 1],
+      [1, 0, 0],
+      (None, "its depths have another order than its widths"),
+    ),
+  ],
+)
+def test_order_of_an_elite_space(depth, width, expected):
+  space = nss.SearchSpace.expanded(
+    max_depth=4, max_width=32, num_depth_bins=2, num_width_bins=4
+  )
+  chosen = nss.Space(*(np.array(x, np.int32) for x in (depth, width)))
+  assert principles.order_of(space, chosen) == expected
+
+
+def test_one_stage_has_one_order(tmp_path):
+  """And no Elite Space is no order."""
+  space = nss.SearchSpace.expanded(
+    max_depth=4, max_width=32, num_width_bins=4, strides=(1,)
+  )
+  zero = np.zeros(1, np.int32)
+  assert principles.order_of(space, nss.Space(zero, zero)).stages == (0,)
+  job = runs.make_job(runs.load_config(**SETTINGS), tmp_path)
+  assert principles.own_order(job) == (None, "the search has not ended")
+
+
+def test_what_is_missing_is_said(tmp_path, monkeypatch):
+  """A population without archs in the window is no silent gap."""
+  job = runs.make_job(runs.load_config(**SETTINGS), tmp_path)
+  monkeypatch.setattr(principles, "_MAX_DRAWS", 2**14)
+
+  def none(*_, **__):
+    raise ValueError("only 0 of 10 archs in 16384 draws")
+
+  monkeypatch.setitem(principles._SAMPLERS, "regnet", none)
+  drawn = principles.draw_populations(job)
+  assert set(drawn.missing) == {"regnet_in_window", "regnet_any_cost"}
+  assert not set(drawn.missing) & set(drawn.archs)
 
 
 @pytest.mark.parametrize(

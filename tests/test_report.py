@@ -10,28 +10,16 @@ import shutil
 import statistics
 import subprocess
 
+import experiments
 import jax
 import numpy as np
 import pytest
 import runs
 from PIL import Image
 
-from nss_jax.phases import (
-  pipeline,
-  principles,
-  report,
-  search_program,
-  summary,
-)
+from nss_jax.phases import pipeline, report, search_program, summary
 from nss_jax.phases.job import Job
-from nss_jax.runtime import (
-  artifacts,
-  data,
-  log,
-  populations,
-  scores,
-  sharding,
-)
+from nss_jax.runtime import artifacts, data, log, scores, sharding
 from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results
@@ -50,8 +38,8 @@ PICTURES = (
   "pareto",
   "spaces",
   "trained",
-  "principles",
   "rank_check",
+  *experiments.PICTURES,
 )
 
 
@@ -75,9 +63,9 @@ def finished(job, tmp_path_factory):
   write_search(job.search_space, workdir)
   write_evaluate(job.search_space, workdir, rng)
   write_rank_check(job.search_space, workdir, rng)
-  write_principles(job.search_space, workdir, rng)
   write_nas(job.search_space, workdir)
   write_train(job.search_space, workdir, rng)
+  experiments.write_all(job.search_space, workdir, TARGET)
   return workdir
 
 
@@ -188,16 +176,6 @@ def write_rank_check(search_space, workdir, rng):
   )
 
 
-def write_principles(search_space, workdir, rng):
-  path = workdir / "principles" / "scores.csv"
-  for seed, name in enumerate(populations.SOURCES, 20):
-    if name != "regnet_in_window":
-      append(path, search_space, name, draw(search_space, seed, 30), rng)
-  table = scores.read_scores(path, search_space)
-  result, _ = principles.summarize(table)
-  write(workdir / "principles" / "summary.json", result)
-
-
 def network(search_space, text, **fields):
   arch = parse_arch(text)
   flops = int(cost.arch_macs(search_space, arch))
@@ -281,6 +259,8 @@ def light(copied):
   """The same without what takes longest to draw."""
   (copied.workdir / "search" / "metrics.jsonl").unlink()
   (copied.workdir / "evaluate" / "scores.csv").unlink()
+  for name in experiments.NAMES:
+    shutil.rmtree(copied.workdir / name)
   return copied
 
 
@@ -392,6 +372,12 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
   assert table["elite"]["test_error_std"] == str(deviation)
 
 
+def test_networks_of_all_targets(reported):
+  found = rows(reported, "targets_nas")
+  assert [row["arch"] for row in found] == [ELITE, EXPANDED]
+  assert {float(row["target_flops"]) for row in found} == {TARGET}
+
+
 def test_numbers_of_evaluation_are_those_of_the_files(reported):
   result = read(reported, "evaluate", "summary.json")
   for row in rows(reported, "groups"):
@@ -421,66 +407,6 @@ def test_numbers_of_the_page_are_those_of_the_tables(reported):
   for row in rows(reported, "rank_check"):
     assert f"{float(row['tau_error']):+.2f}" in texts
   assert "undefined" in texts
-
-
-def test_numbers_of_principles_are_those_of_the_files(reported):
-  result = read(reported, "principles", "summary.json")
-  found = {row["population"]: row for row in rows(reported, "principles")}
-  matched = dict(result["matched"])
-  pairs = matched.pop("pairs")
-  expected = {
-    **result["groups"],
-    **{f"{name}_matched": group for name, group in matched.items()},
-  }
-  assert set(found) == set(expected) and len(found) == 9
-  for name, group in expected.items():
-    assert pairs and found[name] == {
-      "population": name,
-      **{key: str(value) for key, value in group.items()},
-    }
-  text = "".join(Checker(page(reported)).texts)
-  for kind in ("in_window", "any_cost", "matched"):
-    both = [
-      expected[f"{n}_{kind}"] for n in ("design_principles", "elite_trend")
-    ]
-    errors = [f"{100 * group['mean_error']:.2f} %" for group in both]
-    macs = [log.format_macs(group["mean_flops"]) for group in both]
-    words = " against ".join(errors), " against ".join(macs)
-    assert f"({words[0]}, at mean costs of {words[1]})" in text
-  assert f"over {pairs} pairs of equal cost (" in text
-  assert "Too few to draw: RegNet, in the window of cost." in text
-
-
-@pytest.mark.parametrize("ratio", [1, 2])
-def test_a_difference_in_cost_is_no_better_order(light, ratio):
-  path = light.workdir / "principles" / "summary.json"
-  content = json.loads(path.read_text())
-  groups = content["groups"]
-  for name in ("design_principles", "elite_trend"):
-    groups[f"{name}_any_cost"] |= {"mean_error": 0.5, "mean_flops": 1e6}
-  groups["elite_trend_any_cost"] |= {
-    "mean_error": 0.4,
-    "mean_flops": ratio * 1e6,
-  }
-  write(path, {**content, "matched": {"pairs": 0}})
-  report.run(light)
-  text = page(light)
-  assert "They have 10.00 points more mean error at any cost" in text
-  assert "there are no pairs of equal cost." in text
-  assert ("trend cost 2 times as much there" in text) == (ratio == 2)
-
-
-def test_scores_of_an_unfinished_comparison(light):
-  (light.workdir / "principles" / "summary.json").unlink()
-  path = light.workdir / "principles" / "scores.csv"
-  lines = path.read_text().splitlines(keepends=True)
-  path.write_text("".join(lines[:41]))
-  assert report.run(light)["not_run"] == ["principles"]
-  assert "Not ended: 40 archs are scored so far." in page(light)
-  assert (light.workdir / "report" / "principles.svg").exists()
-  path.write_text(lines[0])
-  report.run(light)
-  assert not (light.workdir / "report" / "principles.svg").exists()
 
 
 def test_rows_of_the_paper():
@@ -563,11 +489,6 @@ def test_text_of_files_is_escaped(light):
       {"rank_check"},
       {"search", "evaluate", "rank_check", "nas", "train"},
     ),
-    (
-      "principles/scores.csv",
-      {"principles"},
-      {"search", "evaluate", "rank_check", "nas", "train"},
-    ),
   ],
 )
 def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
@@ -576,7 +497,7 @@ def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
   shutil.copy(finished / kept, workdir / kept)
   alone = job._replace(workdir=workdir)
   result = report.run(alone)
-  missing = missing | {"principles"}  # no file alone has its summary
+  missing = missing | experiments.NAMES
   assert set(result["not_run"]) == missing
   checker = Checker(page(alone))
   assert len(pictures(checker)) == len(drawn)
@@ -628,7 +549,6 @@ def test_nothing_to_report(job, tmp_path):
 
 # What may be wrong.
 
-EDF, TREND = "principles/summary.json", "elite_trend_any_cost"
 NAS = "nas/elite/architecture.json"
 TRAIN = "train/elite/seed_0/result.json"
 WRONG = [
@@ -643,15 +563,6 @@ WRONG = [
   ("evaluate/summary.json", ["bootstrap"], None, "bootstrap: expected an"),
   ("rank_check/summary.json", ["spread", "tau_loss"], 2, "from -1 to 1"),
   ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
-  (EDF, ["groups"], ..., "groups: expected an object"),
-  (EDF, ["groups", "regnet"], {}, "a name in groups: expected one of"),
-  (EDF, ["groups", TREND], ..., "groups.elite_trend_any_cost: this field"),
-  (EDF, ["groups", TREND, "mean_flops"], 0, "mean_flops: expected a number"),
-  (EDF, ["groups", TREND, "min_error"], float("nan"), "min_error|JSON|NaN"),
-  (EDF, ["matched", "pairs"], -1, "matched.pairs: expected a whole"),
-  (EDF, ["matched", "elite_trend"], ..., "matched.elite_trend: this field"),
-  (EDF, ["matched", "elite_trend", "count"], 1, "elite_trend.count: expected"),
-  (EDF, ["too_few"], ["<b>"], r"too_few\[0\]: expected one of"),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
   (NAS, ["arch"], "d1_w1", "arch: "),
   (NAS, ["arch"], "resnet", "not an arch"),
@@ -688,15 +599,7 @@ def test_hand_edited_file(copied, file, keys, value, words):
 
 
 @pytest.mark.parametrize(
-  "file",
-  [
-    "search/metrics.jsonl",
-    "evaluate/scores.csv",
-    "principles/scores.csv",
-    EDF,
-    NAS,
-    TRAIN,
-  ],
+  "file", ["search/metrics.jsonl", "evaluate/scores.csv", NAS, TRAIN]
 )
 @pytest.mark.parametrize("content", [b"{}\n" * 3, b"\xff\0\n" * 3])
 def test_corrupt_file(copied, file, content):
@@ -712,13 +615,6 @@ def test_probabilities_of_another_search_space(copied):
   lines[1]["probabilities"]["width"][0].pop()
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
   with pytest.raises(ArtifactError, match=r"line 2: probabilities.width"):
-    report.run(copied)
-
-
-def test_unknown_population(copied):
-  path = copied.workdir / "principles" / "scores.csv"
-  path.write_text(path.read_text().replace("anynet_any_cost", "resnet"))
-  with pytest.raises(ArtifactError, match=r"scores.csv: source: expected one"):
     report.run(copied)
 
 

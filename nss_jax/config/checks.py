@@ -135,12 +135,14 @@ def _positive(value) -> bool:
 
 
 def _ascending_to_one(values) -> bool:
-  if not values:
-    return True
-  if not all(map(_is_number, values)):
+  return not values or (_ascending(values) and values[-1] == 1)
+
+
+def _ascending(values) -> bool:
+  """Numbers above 0 that ascend, at least one."""
+  if not values or not all(map(_is_number, values)):
     return False
-  steps = itertools.pairwise((0, *values))
-  return all(a < b for a, b in steps) and values[-1:] in ((1,), [1])
+  return all(a < b for a, b in itertools.pairwise((0, *values)))
 
 
 def _is_number(value) -> bool:
@@ -162,6 +164,21 @@ _CHOICES = {
   "supernet.activations": ("float32", "bfloat16"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
+# Phases of one target.
+_SWEPT = (
+  "search",
+  "evaluate",
+  "rank_check",
+  "principles",
+  "nas",
+  "complexity",
+  "train",
+  "report",
+)
+_SHARES = (
+  lambda v: _ascending(v) and v[-1] <= 1,
+  "ascending shares above 0, at most 1, at least one",
+)
 _RANGES = {
   "seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
   "data.image_size": (lambda v: 0 <= v <= 4096, "0 to 4096"),
@@ -216,6 +233,11 @@ _RANGES = {
     lambda v: len(v) == 2 and all(map(_is_number, v)) and 0 < v[0] < v[1],
     "two ascending shares of the target, above 0",
   ),
+  "complexity.width_shares": _SHARES,
+  "complexity.depth_shares": _SHARES,
+  "complexity.target_flops": _NOT_NEGATIVE,
+  "complexity.learning_rate": (_positive, "above 0"),
+  "complexity.num_archs": (_count, "1 or more"),
   "nas.epochs": (_count, "1 or more"),
   "nas.warmup_epochs": _NOT_NEGATIVE,
   "nas.learning_rates": (
@@ -226,6 +248,14 @@ _RANGES = {
   "nas.max_samples": (_count, "1 or more"),
   "nas.num_sample_seeds": (_count, "1 or more"),
   "nas.tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
+  "sweep.targets": (
+    lambda v: not v or _ascending(v),
+    "ascending numbers above 0, in multiply-adds",
+  ),
+  "sweep.phases": (
+    lambda v: len(v) > 0 and all(name in _SWEPT for name in v),
+    f"at least one of {', '.join(_SWEPT)}",
+  ),
   "train.epochs": (_count, "1 or more"),
   "train.batch_size": (lambda v: v >= 2, "2 or more"),
   "train.num_seeds": (_count, "1 or more"),

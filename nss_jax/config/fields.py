@@ -107,7 +107,9 @@ def base() -> ml_collections.ConfigDict:
       },
       "principles": {
         "num_archs": 1000,  # of each kind, in the window and at any cost
-        "window": (0.9, 1.1),  # shares of the target
+        # Shares of the target. The paper's 360 to 400 MF are (0.947, 1.053)
+        # of 380e6; at 600e6, (0.6, 0.667).
+        "window": (0.9, 1.1),
       },
       "nas": {
         # One arch: the search again, on bins of size one (paper 4.3).
@@ -118,6 +120,15 @@ def base() -> ml_collections.ConfigDict:
         "max_samples": 10_000,  # from all archs, until one is near the target
         "num_sample_seeds": 20,  # of such draws, to count them
         "tolerance": 0.1,  # of "near the target", relative
+      },
+      "complexity": {
+        # The nas phase in ever larger search spaces (paper 4.4), the same
+        # epochs: w_i <= 128, 256, 512 by d_i <= 4, 8, 16.
+        "width_shares": (0.25, 0.5, 1.0),  # of space.max_width
+        "depth_shares": (0.25, 0.5, 1.0),  # of space.max_depth
+        "target_flops": 0.0,  # multiply-adds; 0: the objective's
+        "learning_rate": 1e-2,  # of the logits
+        "num_archs": 1000,  # drawn at the end of each search
       },
       "train": {
         # A network alone: the recipe of Cutout (DeVries and Taylor 2017).
@@ -132,6 +143,11 @@ def base() -> ml_collections.ConfigDict:
         "weight_decay": 5e-4,
         "cutout": 0,  # pixels, the side of the square; 0: none
         "test_batch_size": 500,
+      },
+      "sweep": {
+        # All targets of a data set, each in a workdir of its own.
+        "targets": (),  # multiply-adds, ascending; takes the objective's place
+        "phases": ("search", "evaluate"),  # of each
       },
       "rank_check": {
         "num_archs": 24,  # trained alone, spread in cost

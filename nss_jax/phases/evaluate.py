@@ -12,7 +12,7 @@ from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, figures, scores, space_file
-from nss_jax.runtime.log import Progress, format_macs, say
+from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.evolution import evolve_spaces
@@ -22,7 +22,7 @@ from nss_jax.spaces.feasible import (
   sample_feasible_spaces,
   sample_uniform_archs,
 )
-from nss_jax.spaces.search_space import SearchSpace, Space
+from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 
 # Rows of spaces that the oracle looked at; no group of the summary.
 ORACLE_SEARCH = "oracle_search"
@@ -39,7 +39,7 @@ def run(job: Job) -> dict[str, Any]:
   Raises:
     Diverged, Interrupted: as the search.
   """
-  config, mesh, console = job.config, job.mesh, job.console
+  config = job.config
   search_space, elite = space_file.load_space(
     job.workdir / "search" / "elite_space.json"
   )
@@ -47,18 +47,13 @@ def run(job: Job) -> dict[str, Any]:
   folder.mkdir(parents=True, exist_ok=True)
   with Preemption() as preemption:
     params = train_supernet(job, preemption)
-    score_fn = scoring.make_score_fn(config, search_space, job.dataset, mesh)
-    total = num_archs(config, search_space)
-    say(console, f"scoring {total} archs")
-    with Progress(console, total) as progress:
-      ledger = scoring.Ledger(
-        folder / "scores.csv",
-        search_space,
-        lambda archs: score_fn(params, archs),
-        num_per_call=scoring.num_per_call(mesh),
-        preemption=preemption,
-        on_progress=lambda done: progress.update(done, "scoring archs"),
-      )
+    with scoring.open_ledger(
+      job,
+      params,
+      folder / "scores.csv",
+      preemption,
+      num_archs(config, search_space),
+    ) as ledger:
       _score_groups(config, search_space, elite, ledger)
     result = _summarize(config, search_space, folder)
   return result
@@ -68,8 +63,8 @@ def train_supernet(job: Job, preemption: Preemption) -> Any:
   """The weights of the stand-alone supernet, trained or from the cache."""
   config = job.config
   key = supernet_program.cache_key(config, job.search_space)
-  shared = config.evaluate.cache or job.workdir.parent / "supernets"
-  cache = pathlib.Path(shared)
+  beside = job.supernets or job.workdir.parent / "supernets"
+  cache = pathlib.Path(config.evaluate.cache or beside)
   program = supernet_program.build_supernet(
     config, job.search_space, job.dataset, job.mesh
   )
@@ -130,16 +125,30 @@ def _num_spaces(config, search_space, hard) -> int:
   return min(config.evaluate.num_spaces, found)
 
 
+def elite_archs(config, search_space: SearchSpace, elite: Space) -> Arch:
+  """The archs `[N, S]` of the Elite Space that are scored.
+
+  They do not depend on the run: two runs that agree score the same.
+  """
+  only = jax.tree.map(lambda x: np.asarray(x)[None], elite)
+  archs = sampling.sample_archs_of_spaces(
+    _rngs(config)[0], search_space, only, config.evaluate.num_archs
+  )
+  return jax.tree.map(lambda x: x[0], archs)
+
+
+def _rngs(config) -> jax.Array:
+  """A key for each thing that is drawn, in an order that never changes."""
+  return jax.random.split(base_keys(config.evaluate.seed)["evaluate"], 8)
+
+
 def _score_groups(config, search_space, elite: Space, ledger) -> None:
   """Every group, in an order and with draws that never change."""
   settings = config.evaluate
-  rng = base_keys(settings.seed)["evaluate"]
-  rngs = iter(jax.random.split(rng, 8))
+  rngs = iter(_rngs(config))
   count = settings.num_archs
-  # Elite draws do not depend on the run: two runs that agree score the same.
-  only = jax.tree.map(lambda x: np.asarray(x)[None], elite)
-  archs = sampling.sample_archs_of_spaces(next(rngs), search_space, only, count)
-  ledger.score(scores.ELITE, jax.tree.map(lambda x: x[0], archs))
+  next(rngs)  # of the elite archs
+  ledger.score(scores.ELITE, elite_archs(config, search_space, elite))
   archs = sample_uniform_archs(next(rngs), search_space, count)
   ledger.score(scores.EXPANDED, archs)
   archs = sample_feasible_archs(

@@ -24,6 +24,7 @@ class Job(NamedTuple):
     console: where lines and progress go.
     archs: to be trained, as text; none: those that the nas phase has found.
     config_flags: the words of the command line that give the config.
+    supernets: folder of the stand-alone supernets; None: beside the workdir.
   """
 
   config: ml_collections.ConfigDict
@@ -34,6 +35,7 @@ class Job(NamedTuple):
   console: rich.console.Console
   archs: tuple[str, ...] = ()
   config_flags: tuple[str, ...] = ()
+  supernets: pathlib.Path | None = None
 
   @property
   def search_space(self) -> SearchSpace:

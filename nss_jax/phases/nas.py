@@ -95,7 +95,7 @@ def _search_at_each_rate(
   for rate in job.config.nas.learning_rates:
     path = folder / f"lr_{rate:g}" / ARCHITECTURE
     if not path.exists():
-      logits = _search(job, name, rate, space, path.parent, preemption)
+      logits = search(job, name, rate, space, path.parent, preemption)
       found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
       artifacts.write_json(path, found)
     runs.append(artifacts.read_json(path))
@@ -103,7 +103,27 @@ def _search_at_each_rate(
   return {**best, "runs": runs}
 
 
-def _search(job, name, rate, space, folder, preemption) -> SpaceLogits:
+def search(
+  job: Job,
+  name: str,
+  rate: float,
+  space: SearchSpace,
+  folder: pathlib.Path,
+  preemption: Preemption,
+) -> SpaceLogits:
+  """The logits after the search of a space whose bins have size one.
+
+  Args:
+    job: its config has the target.
+    name: of the search, to be said.
+    rate: learning rate of the logits.
+    space: to be searched.
+    folder: for `metrics.jsonl` and `checkpoints/`; the search goes on there.
+    preemption: asked between dispatches.
+
+  Raises:
+    Diverged, Interrupted: as the search phase.
+  """
   say(job.console, f"nas: {name}, logits' learning rate {rate:g}")
   config = search_config(job.config, rate)
   program = search_program.build(config, job.dataset, job.mesh, space)

@@ -1,5 +1,6 @@
 """Phases in order, on one workdir."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (
+  complexity,
   evaluate,
   loop,
   nas,
@@ -18,6 +20,7 @@ from nss_jax.phases import (
   report,
   search,
   search_program,
+  sweep,
   train,
 )
 from nss_jax.phases.job import Job
@@ -70,30 +73,26 @@ def run(
   dataset = _load_data(config.data)
   mesh = sharding.make_mesh()
   built = search_program.build(config, dataset, mesh)
-  if {"evaluate", "rank_check", "principles"} & set(phases):
-    evaluate.check(config, built.search_space, dataset.train_labels)
-  if "principles" in phases:
-    principles.populations(config, built.search_space)
-  if "train" in phases:
-    _check_training(config, archs, built, dataset)
   texts = tuple(archs), tuple(config_flags)
   job = Job(config, dataset, mesh, built, workdir, console, *texts)
-  if set(phases) == {"report"}:
-    report.check(job)
+  _check_phases(job, phases)
+  if "sweep" in phases:
+    for one in sweep.jobs(job).values():
+      check_workdir(one.config, one.workdir)
+      _check_order(config.sweep.phases, one.workdir, ())
+      _check_phases(one, config.sweep.phases)
   for line in plan.describe(config, dataset, built, phases):
     say(console, line)
   if dry_run:
     return 0
-  claim_workdir(config, workdir)
-  for phase in phases:
-    try:
-      _run_phase(phase, job)
-    except loop.Interrupted as interrupted:
-      say(console, f"SIGTERM: {interrupted}; run the same command to go on")
-      return EXIT_SAVED
-    except loop.Diverged as diverged:
-      say(console, f"error: {diverged}")
-      return 1
+  try:
+    _run_phases(job, phases)
+  except loop.Interrupted as interrupted:
+    say(console, f"SIGTERM: {interrupted}; run the same command to go on")
+    return EXIT_SAVED
+  except loop.Diverged as diverged:
+    say(console, f"error: {diverged}")
+    return 1
   return 0
 
 
@@ -128,16 +127,33 @@ def _check_order(
       )
 
 
-def _check_training(config, archs, built, dataset) -> None:
+def _check_phases(job: Job, phases: Sequence[str]) -> None:
+  """What each phase refuses, before anything is compiled."""
+  parts = job.config, job.search_space, job.dataset.train_labels
+  if {"evaluate", "rank_check", "principles"} & set(phases):
+    evaluate.check(*parts)
+  if "complexity" in phases:
+    complexity.check(*parts)
+  if "train" in phases:
+    _check_training(job)
+  if set(phases) == {"report"}:
+    report.check(job)
+  if "principles" in phases:
+    for name, why in principles.draw_populations(job).missing.items():
+      say(job.console, f"warning: principles: no {name}: {why}")
+
+
+def _check_training(job: Job) -> None:
+  config = job.config
   try:
-    train.check(config, archs, built.search_space)
+    train.check(config, job.archs, job.search_space)
   except ValueError as error:
     raise WorkdirError(f"--arch: {error}") from None
-  batch, images = config.train.batch_size, len(dataset.train_labels)
-  if batch > images or batch % built.mesh.size:
+  batch, images = config.train.batch_size, len(job.dataset.train_labels)
+  if batch > images or batch % job.mesh.size:
     raise config_lib.ConfigError(
       f"config.train.batch_size: {batch} is not accepted; expected a multiple "
-      f"of the {built.mesh.size} devices, at most the {images} images"
+      f"of the {job.mesh.size} devices, at most the {images} images"
     )
 
 
@@ -215,13 +231,28 @@ class _Phase(NamedTuple):
   needs: str | None = None
 
 
+def _run_phases(job: Job, phases: Sequence[str]) -> None:
+  """Runs phases on a workdir, in order."""
+  claim_workdir(job.config, job.workdir)
+  for phase in phases:
+    _run_phase(phase, job)
+
+
 _PHASES = {
   "search": _Phase("elite_space.json", search.run, search.report),
   "evaluate": _Phase("summary.json", evaluate.run, evaluate.report, "search"),
   "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
   "principles": _Phase("summary.json", principles.run, principles.report),
   "nas": _Phase("summary.json", nas.run, nas.report, "search"),
+  "complexity": _Phase(
+    "summary.json", complexity.run, complexity.report, "search"
+  ),
   "train": _Phase(None, train.run, train.report, "nas"),
+  "sweep": _Phase(
+    "summary.json",
+    functools.partial(sweep.run, run_phases=_run_phases),
+    sweep.report,
+  ),
   "report": _Phase(None, report.run, report.report),
 }
 

@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from nss_jax.phases import evaluate
+from nss_jax.phases import complexity, evaluate
 from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
@@ -62,6 +62,20 @@ def describe(
     yield (
       f"nas        in the Elite Space and in all of it, {config.nas.epochs} "
       f"epochs each, learning rates {rates}"
+    )
+  if "complexity" in phases:
+    spaces = complexity.search_spaces(config, space)
+    yield (
+      f"complexity {len(spaces)} searches of one arch, {config.nas.epochs} "
+      f"epochs each: {', '.join(spaces)}"
+    )
+  if "sweep" in phases:
+    targets = ", ".join(map(format_macs, config.sweep.targets))
+    yield f"sweep      {', '.join(config.sweep.phases)} for {targets}"
+  if "principles" in phases:
+    yield (
+      f"principles up to 10 times {config.principles.num_archs} archs, on the "
+      "evaluate phase's supernet"
     )
   if "train" in phases:
     yield (

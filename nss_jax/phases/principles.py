@@ -1,7 +1,8 @@
 """The principles phase: design principles against the paper's trend (4.5)."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -11,38 +12,71 @@ from nss_jax import config as config_lib
 from nss_jax.phases import evaluate, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, figures, scores
-from nss_jax.runtime.log import Progress, format_macs, say
+from nss_jax.runtime import artifacts, panels, populations, scores, space_file
+from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.populations import (
   ANY_COST,
+  COSTS,
   IN_WINDOW,
+  KINDS,
+  OWN,
   PRINCIPLES,
-  SOURCES,
   TREND,
-  error_edfs,
-  matched,
+  TRENDS,
 )
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.spaces.principles import StageOrder, sample_ordered_archs
+from nss_jax.spaces.principles import (
+  StageOrder,
+  follows,
+  sample_ordered_archs,
+)
 from nss_jax.spaces.regnet import sample_anynet_archs, sample_regnet_archs
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 
 # The paper's window holds one in 1,500 of the archs that follow the trend.
 _MAX_DRAWS = 2**22
+_ORDERS = {
+  PRINCIPLES: StageOrder.design_principles(),
+  TREND: StageOrder.elite_trend(),
+}
 _SAMPLERS = {
-  PRINCIPLES: functools.partial(
-    sample_ordered_archs, order=StageOrder.design_principles()
-  ),
-  TREND: functools.partial(
-    sample_ordered_archs, order=StageOrder.elite_trend()
-  ),
+  **{
+    name: functools.partial(sample_ordered_archs, order=order)
+    for name, order in _ORDERS.items()
+  },
+  "anynet_e": functools.partial(sample_anynet_archs, order=_ORDERS[PRINCIPLES]),
   "regnet": sample_regnet_archs,
-  "anynet": sample_anynet_archs,
 }
 
 
+class OwnOrder(NamedTuple):
+  """The order of the stages in the Elite Space of this run.
+
+  Attributes:
+    stages: from the smallest bins to the largest; None if it has no such order.
+    note: why it is no population of its own; empty if it is one.
+  """
+
+  stages: tuple[int, ...] | None
+  note: str
+
+
+class Populations(NamedTuple):
+  """What is to be compared.
+
+  Attributes:
+    archs: `{source: fields [N, S]}`.
+    missing: why the others are not there, `{source: a line}`.
+    own: the order of this run.
+  """
+
+  archs: dict[str, Arch]
+  missing: dict[str, str]
+  own: OwnOrder
+
+
 def run(job: Job) -> dict[str, Any]:
-  """Scores networks of both trends and of RegNet on the evaluator (Fig. 6).
+  """Scores networks of each population on the evaluator (Fig. 6).
 
   Writes `principles/scores.csv`, `summary.json` and `edf.png`.
 
@@ -52,88 +86,166 @@ def run(job: Job) -> dict[str, Any]:
   config, search_space = job.config, job.search_space
   folder = job.workdir / "principles"
   folder.mkdir(parents=True, exist_ok=True)
-  groups = populations(config, search_space)
+  drawn = draw_populations(job)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
-    score_fn = scoring.make_score_fn(
-      config, search_space, job.dataset, job.mesh
-    )
-    total = sum(len(archs.depth) for archs in groups.values())
-    say(job.console, f"scoring {total} archs")
-    with Progress(job.console, total) as progress:
-      ledger = scoring.Ledger(
-        folder / "scores.csv",
-        search_space,
-        lambda archs: score_fn(params, archs),
-        num_per_call=scoring.num_per_call(job.mesh),
-        preemption=preemption,
-        on_progress=lambda done: progress.update(done, "scoring archs"),
-      )
-      for name, archs in groups.items():
+    total = sum(len(archs.depth) for archs in drawn.archs.values())
+    with scoring.open_ledger(
+      job, params, folder / "scores.csv", preemption, total
+    ) as ledger:
+      for name, archs in drawn.archs.items():
         ledger.score(name, archs)
     table = scores.read_scores(folder / "scores.csv", search_space)
-    result, curves = summarize(table)
     with artifacts.atomic_path(folder / "edf.png") as path:
-      figures.draw_error_edfs(path, curves)
+      panels.draw_error_edfs(path, populations.error_curves(table))
+    stages = None if drawn.own.stages is None else list(drawn.own.stages)
+    result = {
+      "window": list(_window(config)),
+      "own_order": {"stages": stages, "note": drawn.own.note},
+      "missing": drawn.missing,
+      **summarize(table),
+    }
     # Last: this file says that the phase is finished.
     artifacts.write_json(folder / "summary.json", result)
   return result
 
 
-def populations(
-  config: ml_collections.ConfigDict, search_space: SearchSpace
-) -> dict[str, Arch]:
-  """What is compared, `{kind of network, with a window or without: archs}`.
+def draw_populations(job: Job) -> Populations:
+  """Draws every population that there is, with its own key each.
 
-  Kinds of which a small search space has too few are left out.
+  This run's own order takes part if the search has ended and the order is none
+  of the others'. A small search space may have no RegNet, or too few archs of
+  some population in the window: those are missing.
 
   Raises:
     ConfigError: if too few archs of either trend are in the window, or the
       stages are not the three that the paper's trend orders.
   """
-  settings = config.principles
-  target = config.objective.target_flops
-  window = tuple(share * target for share in settings.window)
+  config, search_space = job.config, job.search_space
+  own, samplers = own_order(job), dict(_SAMPLERS)
+  if own.stages is not None and not own.note:
+    order = StageOrder(own.stages)
+    samplers[OWN] = functools.partial(sample_ordered_archs, order=order)
   rng = jax.random.fold_in(base_keys(config.evaluate.seed)["evaluate"], 1)
-  rngs = iter(jax.random.split(rng, 8))
-  found = {}
-  for kind, costs in ((IN_WINDOW, window), (ANY_COST, None)):
-    for name, sample in _SAMPLERS.items():
-      try:
-        found[f"{name}_{kind}"] = sample(
-          next(rngs),
-          search_space,
-          count=settings.num_archs,
-          window=costs,
-          max_draws=_MAX_DRAWS,
-        )
-      except ValueError as error:
-        # A small search space may have no RegNet; the two trends must be there.
-        if name in (PRINCIPLES, TREND):
-          raise config_lib.ConfigError(f"config.principles: {error}") from None
-  return found
+  archs, missing = {}, {}
+  for index, (cost, kind) in enumerate(
+    (cost, kind) for cost in COSTS for kind in KINDS
+  ):
+    if kind not in samplers:
+      continue
+    found = _draw(
+      samplers[kind],
+      jax.random.fold_in(rng, index),
+      config,
+      search_space,
+      _window(config) if cost == IN_WINDOW else None,
+    )
+    if not isinstance(found, str):
+      archs[f"{kind}_{cost}"] = found
+    elif kind in _ORDERS:
+      raise config_lib.ConfigError(f"config.principles: {kind}: {found}")
+    else:
+      missing[f"{kind}_{cost}"] = found
+  return Populations(archs, missing, own)
 
 
-def summarize(table: scores.Scores) -> tuple[dict[str, Any], dict[str, Any]]:
-  """`summary.json`, and the EDFs to draw: `{panel: {name: (errors, share)}}`.
+def _draw(sample: Callable, rng, config, search_space, window) -> Arch | str:
+  """Archs, or why there are too few."""
+  try:
+    return sample(
+      rng,
+      search_space,
+      count=config.principles.num_archs,
+      window=window,
+      max_draws=_MAX_DRAWS,
+    )
+  except ValueError as error:
+    return str(error)
 
-  The third panel pairs archs of equal cost, without a window: what is left of
-  the difference when the costs are the same.
+
+def _window(config: ml_collections.ConfigDict) -> tuple[float, ...]:
+  """In multiply-adds."""
+  target = config.objective.target_flops
+  return tuple(share * target for share in config.principles.window)
+
+
+def own_order(job: Job) -> OwnOrder:
+  """The order of this run's Elite Space, for `own_trend`."""
+  path = job.workdir / "search" / space_file.ELITE_SPACE
+  if not path.exists():
+    return OwnOrder(None, "the search has not ended")
+  return order_of(*space_file.load_space(path))
+
+
+def order_of(search_space: SearchSpace, space: Space) -> OwnOrder:
+  """The order of the bins of a space, one for depths and widths together.
+
+  Stages of equal bins go in either order, so a space can follow several; if the
+  design principles or the paper's trend are one of them, it has none of its
+  own.
   """
-  groups = {
-    name: _describe(table.group(name))
-    for name in dict.fromkeys(table.source.tolist())
-  }
-  pairs = matched(table)
-  result = {
+  lows = Arch(
+    *(
+      np.asarray([bins[s][i][0] for s, i in enumerate(np.asarray(chosen))])
+      for bins, chosen in (
+        (search_space.depth_bins, space.depth),
+        (search_space.width_bins, space.width),
+      )
+    )
+  )
+  # If any order is that of both, sorting by one and then the other finds one.
+  order = StageOrder(tuple(np.lexsort((lows.depth, lows.width)).tolist()))
+  if not follows(lows, order):
+    return OwnOrder(None, "its depths have another order than its widths")
+  for name, known in _ORDERS.items():
+    if len(known.stages) == len(order.stages) and follows(lows, known):
+      return OwnOrder(known.stages, f"the same as {name}")
+  return OwnOrder(order.stages, "")
+
+
+def summarize(table: scores.Scores) -> dict[str, Any]:
+  """The numbers of `summary.json`.
+
+  Returns:
+    `groups`: count, errors (shares) and mean multiply-adds of each population.
+    `against_principles`: for each other kind, at each cost, `mean_difference`
+    of the errors, which is the signed area between the two EDFs (negative: the
+    kind is better), and `pairs_won`, the share of all pairs in which the kind
+    has the smaller error, ties half. `matched`: for each trend, the same over
+    `pairs` of equal cost, and both groups.
+  """
+  groups, against, matched = {}, {}, {}
+  for name in dict.fromkeys(table.source.tolist()):
+    groups[name] = _describe(table.group(name))
+  for cost in COSTS:
+    reference = populations.group_of(table, PRINCIPLES, cost)
+    for kind in KINDS[1:]:
+      group = populations.group_of(table, kind, cost)
+      if len(group) and len(reference):
+        against[f"{kind}_{cost}"] = _compare(group, reference)
+  for kind in TRENDS:
+    if f"{kind}_{ANY_COST}" in groups:
+      reference, group = populations.match_principles(table, kind)
+      matched[kind] = {"pairs": len(group)}
+      if len(group):
+        matched[kind] |= {
+          PRINCIPLES: _describe(reference),
+          kind: _describe(group),
+          **_compare(group, reference),
+        }
+  return {
     "groups": groups,
-    "matched": {"pairs": len(pairs[TREND])},
-    "too_few": [name for name in SOURCES if name not in groups],
+    "against_principles": against,
+    "matched": matched,
   }
-  for name, group in pairs.items():
-    if len(group):
-      result["matched"][name] = _describe(group)
-  return result, error_edfs(table)
+
+
+def _compare(group: scores.Scores, reference: scores.Scores) -> dict:
+  won = populations.share_of_pairs_won(group.error, reference.error)
+  return {
+    "mean_difference": float(group.error.mean() - reference.error.mean()),
+    "pairs_won": won,
+  }
 
 
 def _describe(group: scores.Scores) -> dict[str, Any]:
@@ -150,18 +262,27 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
   """Mean errors in words."""
   lines = ["", "Design principles against the trend of Elite Spaces"]
   found = dict(result["groups"])
-  of_pairs = dict(result["matched"])
-  pairs = of_pairs.pop("pairs")
-  for name, group in of_pairs.items():
-    found[f"{name}, {pairs} pairs of equal cost"] = group
+  for kind, matched in result["matched"].items():
+    for name in (PRINCIPLES, kind) if matched["pairs"] else ():
+      found[f"{name}, {matched['pairs']} pairs with {kind}"] = matched[name]
   for name, group in found.items():
     lines.append(
-      f"  {name:40} {group['count']:5} archs of "
+      f"  {name:48} {group['count']:5} archs of "
       f"{format_macs(group['mean_flops']):>8}: error "
       f"{100 * group['mean_error']:.2f} % mean, "
       f"{100 * group['median_error']:.2f} % median"
     )
-  if result["too_few"]:
-    lines.append(f"  too few to draw: {', '.join(result['too_few'])}")
+  for name, against in result["against_principles"].items():
+    lines.append(
+      f"  {name} beats design principles in "
+      f"{100 * against['pairs_won']:.0f} % of pairs"
+    )
+  for kind, matched in result["matched"].items():
+    if not matched["pairs"]:
+      lines.append(f"  no arch of {kind} costs what one of the principles does")
+  for name, why in result["missing"].items():
+    lines.append(f"  missing: {name}: {why}")
+  if result["own_order"]["note"]:
+    lines.append(f"  no own_trend: {result['own_order']['note']}")
   folder = job.workdir / "principles"
   return [*lines, "", f"Files in {folder}: scores.csv, summary.json, edf.png"]

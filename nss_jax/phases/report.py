@@ -14,7 +14,15 @@ import ml_collections
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.report import figures, page, principles, tables
+from nss_jax.runtime.report import (
+  elements,
+  experiment_pictures,
+  experiment_tables,
+  figures,
+  page,
+  tables,
+  targets,
+)
 from nss_jax.runtime.report.cells import NO_VALUE, Table, plain
 from nss_jax.runtime.report.workdir import Results, is_empty, read_results
 from nss_jax.version import __version__
@@ -28,8 +36,10 @@ _PICTURES = (
   "pareto",
   "spaces",
   "trained",
-  "principles",
   "rank_check",
+  "principles",
+  "complexity",
+  "targets",
 )
 _TABLES = (
   "candidates",
@@ -38,8 +48,11 @@ _TABLES = (
   "nas",
   "nas_runs",
   "train",
-  "principles",
   "rank_check",
+  "principles",
+  "complexity",
+  "targets",
+  "targets_nas",
 )
 _FILES = (
   *(f"{name}.{kind}" for name in _PICTURES for kind in ("png", "svg")),
@@ -132,8 +145,11 @@ def _make_tables(
     tables.nas_table(results, dataset_name(config), target),
     tables.nas_runs_table(results),
     tables.train_table(results),
-    principles.table(results),
     tables.rank_table(results),
+    experiment_tables.principles_table(results),
+    experiment_tables.complexity_table(results),
+    targets.table(results.sweep),
+    targets.nas_table(results.sweep, dataset_name(config)),
   )
   return {table.name: table for table in made if table is not None}
 
@@ -147,13 +163,15 @@ def dataset_name(config: ml_collections.ConfigDict) -> str:
 
 
 def _draw(config, results, found, folder) -> dict[str, tuple]:
+  target = config.objective.target_flops
   pictures = figures.pictures(
     results,
-    config.objective.target_flops,
+    target,
     found["train"].records,
     warmup_epochs=config.search.warmup_epochs,
     num_spread=config.rank_check.num_archs,
   )
+  pictures |= experiment_pictures.pictures(results, target)
   return {
     name: (picture, figures.write(picture, folder))
     for name, picture in pictures.items()
@@ -178,11 +196,11 @@ def _notes(nas: Table) -> list[str]:
   ]
 
 
-def _content(job, results, found, pictures) -> page.Content:
+def _content(job, results, found, pictures) -> elements.Content:
   config = job.config
   missing = _not_run(results, found)
   present = [name for name in _PHASES if name not in missing]
-  return page.Content(
+  return elements.Content(
     name=config.name,
     dataset=dataset_name(config),
     target=config.objective.target_flops,
@@ -198,18 +216,28 @@ def _content(job, results, found, pictures) -> page.Content:
   )
 
 
-_PHASES = ("search", "evaluate", "rank_check", "principles", "nas", "train")
+_PHASES = (
+  "search",
+  "evaluate",
+  "rank_check",
+  "nas",
+  "train",
+  "principles",
+  "complexity",
+  "sweep",
+)
 
 
 def _not_run(results: Results, found: dict[str, Table]) -> list[str]:
   """Phases without a result."""
+  has_run = experiment_tables.has_run(results)
   missing = {
     "search": results.elite is None,
     "evaluate": results.evaluation is None,
     "rank_check": results.rank_check is None,
-    "principles": results.principles is None,
     "nas": not results.nas,
     "train": not results.trained,
+    **{name: not done for name, done in has_run.items()},
   }
   return [name for name in _PHASES if missing[name]]
 
@@ -242,12 +270,12 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
   return joint.join(words)
 
 
-def _settings(config) -> list[page.Setting]:
+def _settings(config) -> list[elements.Setting]:
   base, own = (
     _flat(config_lib.to_json(c)) for c in (config_lib.base(), config)
   )
   return [
-    page.Setting(field, repr(base[field]), repr(value))
+    elements.Setting(field, repr(base[field]), repr(value))
     for field, value in own.items()
     if value != base[field]
   ]

@@ -1,8 +1,10 @@
 """Scores of archs from a trained supernet, remembered in `scores.csv`."""
 
+import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,11 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from nss_jax.phases import loop
+from nss_jax.phases.job import Job
 from nss_jax.phases.program import supernet_fn
 from nss_jax.phases.supernet_program import split
 from nss_jax.runtime import augment, data, scores, sharding
+from nss_jax.runtime.log import Progress, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps.evaluate import evaluate_archs
@@ -171,3 +175,33 @@ class Ledger:
 def num_per_call(mesh: jax.sharding.Mesh) -> int:
   """Archs that one call scores."""
   return _ARCHS_PER_CALL * mesh.size
+
+
+@contextlib.contextmanager
+def open_ledger(
+  job: Job,
+  params: Any,
+  path: pathlib.Path,
+  preemption: Preemption,
+  total: int,
+) -> Iterator[Ledger]:
+  """A ledger of scores from the weights of a supernet, with its progress.
+
+  Args:
+    job: says the search space, the images and the devices.
+    params: of the stand-alone supernet.
+    path: of `scores.csv`.
+    preemption: asked between calls.
+    total: archs that will be asked for.
+  """
+  score_fn = make_score_fn(job.config, job.search_space, job.dataset, job.mesh)
+  say(job.console, f"scoring {total} archs")
+  with Progress(job.console, total) as progress:
+    yield Ledger(
+      path,
+      job.search_space,
+      lambda archs: score_fn(params, archs),
+      num_per_call=num_per_call(job.mesh),
+      preemption=preemption,
+      on_progress=lambda done: progress.update(done, "scoring archs"),
+    )

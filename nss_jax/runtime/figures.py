@@ -1,6 +1,6 @@
 """Pictures of a run, drawn from its files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -10,7 +10,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.populations import ANY_COST, IN_WINDOW, MATCHED
 from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.search_space import SearchSpace
 
@@ -24,17 +23,10 @@ STYLE = {
   "legend.frameon": False,
   "svg.hashsalt": "nss_jax",  # equal results, equal bytes
 }
-# Populations of the phase principles: name, color and line.
-POPULATIONS = {
-  "design_principles": ("design principles", "tab:blue", "-"),
-  "elite_trend": ("trend of the Elite Spaces", "tab:orange", "-"),
-  "regnet": ("RegNet", "tab:green", "--"),
-  "anynet": ("AnyNet", "tab:gray", "-."),
-}
-POPULATION_KINDS = {
-  IN_WINDOW: "in the window of cost",
-  ANY_COST: "at any cost",
-  MATCHED: "pairs of equal cost",
+# What Pareto pictures show: title, color and opacity.
+PARETO_GROUPS = {
+  scores_lib.EXPANDED: ("Expanded Search Space", "tab:blue", 0.45),
+  scores_lib.ELITE: ("Elite Space", "tab:orange", 0.7),
 }
 
 
@@ -106,91 +98,47 @@ def draw_pareto(
   Raises:
     ValueError: if there is no arch to draw.
   """
-  groups = (
-    (scores_lib.EXPANDED, "Expanded Search Space", "tab:blue", 0.45),
-    (scores_lib.ELITE, "Elite Space", "tab:orange", 0.7),
-  )
-  scores = scores.select(np.isin(scores.source, [name for name, *_ in groups]))
-  if not len(scores):
-    raise ValueError(
-      f"no arch to draw: none is of {' or '.join(name for name, *_ in groups)}"
-    )
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    for name, title, color, alpha in groups:
-      group = scores.group(name)
-      if len(group):
-        axes.scatter(
-          group.flops,
-          100 * group.error,
-          s=10,
-          color=color,
-          alpha=alpha,
-          linewidths=0,
-          label=f"{title} ({len(group)} archs)",
-        )
-    _draw_front(axes, scores.select(pareto_front(scores)))
-    axes.axvline(
-      target_flops,
-      color="black",
-      linestyle="--",
-      linewidth=1,
-      label=f"target {format_macs(target_flops)}",
-    )
-    axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
-    _mark_logarithmic(axes.xaxis, format_macs)
+    draw_pareto_panel(figure.subplots(), scores, target_flops)
     legend = figure.legend(loc="outside upper center", ncols=2, markerscale=2)
     for handle in legend.legend_handles:
       handle.set_alpha(1)
     figure.savefig(path, dpi=130)
 
 
-def draw_error_edfs(
-  path: str, panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
-) -> None:
-  """Error EDFs (paper Fig. 6): the share of networks at or below an error.
-
-  Args:
-    path: of the picture; its suffix is the format.
-    panels: as `populations.error_edfs` returns them; empty ones are left out.
+def draw_pareto_panel(axes, scores: Scores, target_flops: float) -> None:
+  """What `draw_pareto` shows, on axes; the legend is left to the caller.
 
   Raises:
-    ValueError: if there is no curve to draw.
+    ValueError: if there is no arch to draw.
   """
-  panels = {kind: curves for kind, curves in panels.items() if curves}
-  if not panels:
-    raise ValueError("no arch to draw: no population has any")
-  with matplotlib.rc_context(STYLE):
-    figure = Figure(figsize=(0.6 + 3.7 * len(panels), 4), layout="constrained")
-    handles = {}
-    for axes, (kind, curves) in zip(
-      figure.subplots(1, len(panels), sharey=True, squeeze=False)[0],
-      panels.items(),
-      strict=True,
-    ):
-      axes.set(title=POPULATION_KINDS[kind], xlabel="error (%)", ylim=(0, 1.02))
-      for name, (errors, shares) in curves.items():
-        label, color, line = POPULATIONS[name]
-        # No network is below the smallest error: the curve starts at 0.
-        (handles[name],) = axes.step(
-          100 * np.concatenate([errors[:1], errors]),
-          np.concatenate([[0], shares]),
-          where="post",
-          color=color,
-          linestyle=line,
-          linewidth=1.8,
-          label=label,
-        )
-    figure.axes[0].set_ylabel("share of networks")
-    # Room between the labels of two axes.
-    figure.get_layout_engine().set(wspace=0.06)
-    # One legend, as a population looks the same in every panel.
-    shown = [handles[name] for name in POPULATIONS if name in handles]
-    figure.legend(
-      handles=shown, loc="outside upper left", ncols=2, handlelength=3.2
-    )
-    figure.savefig(path, dpi=130)
+  scores = scores.select(np.isin(scores.source, [*PARETO_GROUPS]))
+  if not len(scores):
+    names = " or ".join(PARETO_GROUPS)
+    raise ValueError(f"no arch to draw: none is of {names}")
+  for name, (title, color, alpha) in PARETO_GROUPS.items():
+    group = scores.group(name)
+    if len(group):
+      axes.scatter(
+        group.flops,
+        100 * group.error,
+        s=10,
+        color=color,
+        alpha=alpha,
+        linewidths=0,
+        label=f"{title} ({len(group)} archs)",
+      )
+  _draw_front(axes, scores.select(pareto_front(scores)))
+  axes.axvline(
+    target_flops,
+    color="black",
+    linestyle="--",
+    linewidth=1,
+    label=f"target {format_macs(target_flops)}",
+  )
+  axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
+  _mark_logarithmic(axes.xaxis, format_macs)
 
 
 def _draw_front(axes, front: Scores) -> None:

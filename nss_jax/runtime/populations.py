@@ -1,38 +1,75 @@
-"""`principles/scores.csv`: which populations it compares, and their EDFs.
+"""Populations of `principles/scores.csv`, and their error EDFs (paper 4.5).
 
-The `source` of a row is `<population>_<kind>`, such as `elite_trend_any_cost`.
+A source is `<kind>_<cost>`: how the archs were drawn, and whether inside the
+window of multiply-adds or at any cost.
 """
+
+import numpy as np
 
 from nss_jax.runtime.scores import Scores
 from nss_jax.spaces.principles import error_edf, match_costs
 
-# Archs in the order of the design principles and in that of the Elite Spaces,
-# and the two search spaces of RegNet that the former comes from.
-PRINCIPLES, TREND = "design_principles", "elite_trend"
-POPULATIONS = (PRINCIPLES, TREND, "regnet", "anynet")
-
-# Archs in a window of multiply-adds, of any cost, and pairs of equal cost of
-# the latter.
+PRINCIPLES, TREND, OWN = "design_principles", "elite_trend", "own_trend"
+# In words, as tables and pictures have them.
+NAMES = {
+  PRINCIPLES: "design principles",
+  TREND: "the paper's trend",
+  "anynet_e": "AnyNetX E",
+  "regnet": "RegNet",
+  OWN: "this run's trend",
+}
+KINDS = tuple(NAMES)
+# What is measured against the design principles at equal cost too.
+TRENDS = (TREND, OWN)
 IN_WINDOW, ANY_COST, MATCHED = "in_window", "any_cost", "matched"
-SOURCES = tuple(f"{n}_{k}" for k in (IN_WINDOW, ANY_COST) for n in POPULATIONS)
+COSTS = (IN_WINDOW, ANY_COST)
+
+Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
-def matched(scores: Scores) -> dict[str, Scores]:
-  """The pairs of equal cost of the two trends, row by row; maybe none."""
-  names = PRINCIPLES, TREND
-  both = [scores.group(f"{name}_{ANY_COST}") for name in names]
-  rows = match_costs(*(group.flops for group in both))
-  return {n: g.select(r) for n, g, r in zip(names, both, rows, strict=True)}
+def group_of(table: Scores, kind: str, cost: str) -> Scores:
+  """The rows of one population; it may have none."""
+  return table.group(f"{kind}_{cost}")
 
 
-def error_edfs(scores: Scores) -> dict[str, dict[str, tuple]]:
-  """`{kind: {population: (errors, shares)}}`; who has no row has no curve."""
-  groups = {
-    kind: {name: scores.group(f"{name}_{kind}") for name in POPULATIONS}
-    for kind in (IN_WINDOW, ANY_COST)
-  }
-  groups[MATCHED] = matched(scores)
-  return {
-    kind: {n: error_edf(g.error) for n, g in found.items() if len(g)}
-    for kind, found in groups.items()
-  }
+def match_principles(table: Scores, kind: str) -> tuple[Scores, Scores]:
+  """Archs of the design principles, and of a kind, in pairs of equal cost.
+
+  Without a window: what is left of the difference when the costs are the same.
+  """
+  pair = [group_of(table, name, ANY_COST) for name in (PRINCIPLES, kind)]
+  rows = match_costs(*(group.flops for group in pair))
+  return tuple(g.select(r) for g, r in zip(pair, rows, strict=True))
+
+
+def error_curves(table: Scores) -> Curves:
+  """The EDFs to draw, `{panel: {kind: (errors, shares)}}` (Fig. 6).
+
+  A panel for each cost, and one of pairs of equal cost for each trend; what has
+  no rows is left out.
+  """
+  curves = {}
+  for cost in COSTS:
+    groups = {kind: group_of(table, kind, cost) for kind in KINDS}
+    curves[cost] = {k: error_edf(g.error) for k, g in groups.items() if len(g)}
+  for kind in TRENDS:
+    groups = dict(
+      zip((PRINCIPLES, kind), match_principles(table, kind), strict=True)
+    )
+    if len(groups[kind]):
+      curves[f"{MATCHED}_{kind}"] = {
+        name: error_edf(group.error) for name, group in groups.items()
+      }
+  return {panel: found for panel, found in curves.items() if found}
+
+
+def share_of_pairs_won(errors: np.ndarray, others: np.ndarray) -> float:
+  """The chance that one of `errors` is below one of `others`, ties half.
+
+  The area under the curve of Mann and Whitney: 0.5 is no difference. What the
+  area *between* two EDFs is, the difference of the means says.
+  """
+  ordered = np.sort(others)
+  below = np.searchsorted(ordered, errors, side="left")
+  up_to = np.searchsorted(ordered, errors, side="right")
+  return float(1 - (below + up_to).mean() / (2 * len(others)))

@@ -9,7 +9,7 @@ import matplotlib.patches
 import numpy as np
 from matplotlib.figure import Figure
 
-from nss_jax.runtime import figures, populations, scores
+from nss_jax.runtime import figures, scores
 from nss_jax.runtime.report.tables import (
   RANKS,
   Record,
@@ -77,8 +77,6 @@ def pictures(
   trained = [r for r in train_records if r["num_trained"]]
   if trained:
     found.append(_trained(results, trained))
-  if results.principles_scores is not None and len(results.principles_scores):
-    found.append(_principles(results))
   if results.rank_scores is not None and len(results.rank_scores.alone):
     found.append(_rank_check(results, num_spread))
   return {picture.name: picture for picture in found}
@@ -233,20 +231,6 @@ def _space_means(group: scores.Scores, measure: str) -> np.ndarray:
 def _spread(count: int) -> np.ndarray:
   """Heights in a strip that keep dots apart: golden-ratio steps, no chance."""
   return 0.5 * ((np.arange(count) * 0.618034) % 1) - 0.25
-
-
-def _principles(results: Results) -> Picture:
-  curves = populations.error_edfs(results.principles_scores)
-
-  def draw(path):
-    figures.draw_error_edfs(path, curves)
-
-  text = (
-    "The share of networks at or below an error, of archs that follow the "
-    "design principles or the trend of the Elite Spaces, of RegNet and of "
-    "AnyNet; further left is better"
-  )
-  return Picture("principles", text, draw, wide=True)
 
 
 def _rank_check(results: Results, num_spread: int) -> Picture:

@@ -1,21 +1,16 @@
 """A report as one HTML file that needs nothing else: no network, no script.
 
-Every text goes through `html.escape`; only the functions here make tags.
+Every text goes through `html.escape`; only `elements` and this file make tags.
 """
 
-import base64
 import importlib.resources
-import re
 import string
-from collections.abc import Iterable, Sequence
 from html import escape
-from typing import NamedTuple
 
 from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.report import principles, words
-from nss_jax.runtime.report.cells import NO_VALUE, NOT_RUN, Table
-from nss_jax.runtime.report.figures import Picture
+from nss_jax.runtime.report import elements, experiment_sections, words
+from nss_jax.runtime.report.cells import NOT_RUN
 from nss_jax.runtime.report.tables import NAS_NAMES
 from nss_jax.runtime.report.workdir import Results
 
@@ -25,55 +20,15 @@ FLOPS = (
 )
 
 
-class Setting(NamedTuple):
-  """A field of the config: its default, and what this run has."""
-
-  field: str
-  default: str
-  value: str
-
-
-class Content(NamedTuple):
-  """All that a page shows.
-
-  Attributes:
-    name: of the run.
-    dataset: its name.
-    target: multiply-adds.
-    results: of the workdir.
-    tables: by name.
-    pictures: each with its SVG, by name.
-    commands: what makes the results of a phase, by phase.
-    reproduce: the command of all that is there.
-    settings: fields of the config that are not the default.
-    highlights: some fields of the config in words.
-    notes: on the paper's numbers; empty where none is shown.
-    version: of the library.
-  """
-
-  name: str
-  dataset: str
-  target: float
-  results: Results
-  tables: dict[str, Table]
-  pictures: dict[str, tuple[Picture, str]]
-  commands: dict[str, str]
-  reproduce: str
-  settings: Sequence[Setting]
-  highlights: Sequence[str]
-  notes: Sequence[str]
-  version: str
-
-
-def render(content: Content) -> str:
+def render(content: elements.Content) -> str:
   """The page."""
   sections = {
     "found": ("What was found", _found(content)),
     "elite": ("Is it elite?", _is_elite(content)),
     "nas": ("Networks found", _nas(content)),
     "trained": ("Trained networks", _trained(content)),
-    "principles": ("Design principles", _principles(content)),
     "rank": ("Rank check", _rank_check(content)),
+    **experiment_sections.sections(content),
     "reproduce": ("How to reproduce", _reproduce(content)),
   }
   folder = importlib.resources.files("nss_jax.runtime.report")
@@ -96,7 +51,7 @@ def render(content: Content) -> str:
   )
 
 
-def _tiles(content: Content) -> str:
+def _tiles(content: elements.Content) -> str:
   results = content.results
   tiles = [("target", format_macs(content.target), content.dataset)]
   if results.elite is not None:
@@ -132,7 +87,7 @@ def _percentile_tile(results: Results) -> tuple[str, str, str]:
   return term, percentile, f"among {count} random spaces; 0 is best"
 
 
-def _error_tile(content: Content) -> tuple[str, str, str]:
+def _error_tile(content: elements.Content) -> tuple[str, str, str]:
   term = "test error"
   records = [
     r for r in content.tables["train"].records if r["test_error"] != NOT_RUN
@@ -149,44 +104,45 @@ def _error_tile(content: Content) -> tuple[str, str, str]:
   )
 
 
-def _found(content: Content) -> list[str]:
+def _found(content: elements.Content) -> list[str]:
   results = content.results
-  wide = _figure(content, "trajectory")
+  wide = elements.show_figure(content, "trajectory")
   if results.elite is None:
     text = "The search has not ended."
     if results.epochs:
       text = f"The search has run {len(results.epochs)} epochs and not ended."
-    return [_missing(content, "search", text), wide]
+    return [elements.missing(content, "search", text), wide]
   return [
-    _list(words.elite_space(results), "stages"),
-    _paragraph(words.cost(results), "lead"),
-    _paragraph(words.trend(results)),
-    f'<div class="figures">{_figure(content, "elite_space")}'
-    f"<div><h3>How it was searched</h3>{_list(content.highlights)}</div></div>",
-    _table(content, "candidates"),
-    _paragraph(words.draws(results), "note"),
+    elements.bullets(words.elite_space(results), "stages"),
+    elements.paragraph(words.cost(results), "lead"),
+    elements.paragraph(words.trend(results)),
+    f'<div class="figures">{elements.show_figure(content, "elite_space")}'
+    f"<div><h3>How it was searched</h3>"
+    f"{elements.bullets(content.highlights)}</div></div>",
+    elements.show_table(content, "candidates"),
+    elements.paragraph(words.draws(results), "note"),
     wide,
   ]
 
 
-def _is_elite(content: Content) -> list[str]:
+def _is_elite(content: elements.Content) -> list[str]:
   results = content.results
   parts = []
   if results.evaluation is None:
     text = "Not run."
     if results.scores is not None:
       text = f"Not ended: {len(results.scores)} archs are scored so far."
-    parts.append(_missing(content, "evaluate", text))
+    parts.append(elements.missing(content, "evaluate", text))
   else:
     lines = list(words.is_elite(results))
-    parts += [_paragraph(line, "lead") for line in lines[:1]]
-    parts += [_paragraph(line) for line in lines[1:]]
-  parts.append(_figures(content, "spaces", "pareto"))
+    parts += [elements.paragraph(line, "lead") for line in lines[:1]]
+    parts += [elements.paragraph(line) for line in lines[1:]]
+  parts.append(elements.show_figures(content, "spaces", "pareto"))
   if results.evaluation is not None:
     parts += [
-      _table(content, "spaces"),
-      _table(content, "groups"),
-      _paragraph(
+      elements.show_table(content, "spaces"),
+      elements.show_table(content, "groups"),
+      elements.paragraph(
         "A percentile is the share of the spaces whose mean is smaller: 0 is "
         "the best, 100 the worst. Regret is what the Elite Space lacks to the "
         "best of them. The hypervolume is in error times decades of FLOPs, "
@@ -198,44 +154,39 @@ def _is_elite(content: Content) -> list[str]:
   return parts
 
 
-def _nas(content: Content) -> list[str]:
+def _nas(content: elements.Content) -> list[str]:
   results = content.results
   parts = []
   missing = [name for name in NAS_NAMES if name not in results.nas]
   if missing:
     text = "Not run." if not results.nas else "Not all of it has run."
-    parts.append(_missing(content, "nas", text))
-  parts += [_paragraph(line) for line in words.samples(results)]
-  parts += [_table(content, "nas"), _table(content, "nas_runs")]
-  parts += [_paragraph(note, "note") for note in content.notes]
+    parts.append(elements.missing(content, "nas", text))
+  parts += [elements.paragraph(line) for line in words.samples(results)]
+  parts += [
+    elements.show_table(content, "nas"),
+    elements.show_table(content, "nas_runs"),
+  ]
+  parts += [elements.paragraph(note, "note") for note in content.notes]
   return parts
 
 
-def _trained(content: Content) -> list[str]:
+def _trained(content: elements.Content) -> list[str]:
   table = content.tables["train"]
   parts = []
   if any(record["test_error"] == NOT_RUN for record in table.records):
     text = "Not all of it has run." if content.results.trained else "Not run."
-    parts.append(_missing(content, "train", text))
-  parts += [_paragraph(line, "lead") for line in words.trained(table.records)]
-  return [*parts, _figures(content, "trained"), _table(content, "train")]
+    parts.append(elements.missing(content, "train", text))
+  parts += [
+    elements.paragraph(line, "lead") for line in words.trained(table.records)
+  ]
+  return [
+    *parts,
+    elements.show_figures(content, "trained"),
+    elements.show_table(content, "train"),
+  ]
 
 
-def _principles(content: Content) -> list[str]:
-  results = content.results
-  figure = _figure(content, "principles")
-  if results.principles is None:
-    text = "Not run."
-    if results.principles_scores is not None:
-      count = len(results.principles_scores)
-      text = f"Not ended: {count} archs are scored so far."
-    return [_missing(content, "principles", text), figure]
-  lines = [_paragraph(x, "lead") for x in principles.sentences(results)]
-  note = _paragraph(principles.note(results), "note")
-  return [*lines, figure, _table(content, "principles"), note]
-
-
-def _rank_check(content: Content) -> list[str]:
+def _rank_check(content: elements.Content) -> list[str]:
   results = content.results
   parts = []
   if results.rank_check is None:
@@ -246,11 +197,14 @@ def _rank_check(content: Content) -> list[str]:
         for table in (results.rank_scores.alone, results.rank_scores.supernet)
       )
       text = f"Not ended: {done} of {count} archs are trained alone so far."
-    parts.append(_missing(content, "rank_check", text))
-  parts += [_figures(content, "rank_check"), _table(content, "rank_check")]
+    parts.append(elements.missing(content, "rank_check", text))
+  parts += [
+    elements.show_figures(content, "rank_check"),
+    elements.show_table(content, "rank_check"),
+  ]
   if results.rank_check is not None:
     parts.append(
-      _paragraph(
+      elements.paragraph(
         "Kendall's tau compares the order of the archs by the supernet with "
         "that of training each alone: 1 is the same order, -1 the opposite. "
         "The last column ranks by multiply-adds: more of them, less error.",
@@ -260,113 +214,28 @@ def _rank_check(content: Content) -> list[str]:
   return parts
 
 
-def _reproduce(content: Content) -> list[str]:
+def _reproduce(content: elements.Content) -> list[str]:
   rows = "".join(
     f"<tr><td><code>{escape(setting.field)}</code></td>"
     f'<td class="long">{escape(setting.default)}</td>'
     f'<td class="long">{escape(setting.value)}</td></tr>'
     for setting in content.settings
   )
-  table = _scrolled(
+  table = elements.scrolled(
     "Settings",
     "<table><caption>Where config.json is not the default</caption>"
     "<thead><tr><th>field</th><th>default</th><th>this run</th></tr></thead>"
     f"<tbody>{rows}</tbody></table>",
   )
   return [
-    _paragraph("This command made, or makes, what is above:"),
-    _command(content.reproduce),
-    _paragraph(
+    elements.paragraph("This command made, or makes, what is above:"),
+    elements.show_command(content.reproduce),
+    elements.paragraph(
       "Results that are there are kept; a run that was stopped goes on. The "
       "same config and seed on the same machine and library give the same "
       "numbers."
     ),
-    table if rows else _paragraph("Every field of the config is the default."),
+    table
+    if rows
+    else elements.paragraph("Every field of the config is the default."),
   ]
-
-
-def _paragraph(text: str, kind: str = "") -> str:
-  return f"<p{_class(kind)}>{escape(text)}</p>" if text else ""
-
-
-def _list(lines: Iterable[str], kind: str = "") -> str:
-  items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-  return f"<ul{_class(kind)}>{items}</ul>"
-
-
-def _class(kind: str) -> str:
-  return f' class="{kind}"' if kind else ""
-
-
-def _missing(content: Content, phase: str, text: str) -> str:
-  return (
-    f'<div class="missing"><p>{escape(text)} This makes it:</p>'
-    f"{_command(content.commands[phase])}</div>"
-  )
-
-
-def _command(text: str) -> str:
-  """A command, to be copied; long lines scroll in their own box."""
-  return f'<pre tabindex="0">{escape(text)}</pre>'
-
-
-def _figures(content: Content, *names: str) -> str:
-  found = "".join(_figure(content, name) for name in names)
-  return f'<div class="figures">{found}</div>' if found else ""
-
-
-def _figure(content: Content, name: str) -> str:
-  if name not in content.pictures:
-    return ""
-  picture, svg = content.pictures[name]
-  data = base64.b64encode(svg.encode()).decode()
-  kind = "wide" if picture.wide else "small"
-  focus = ' tabindex="0"' if picture.wide else ""
-  text = escape(picture.text)
-  return (
-    f'<figure class="{kind}"><div class="frame"{focus}><img alt="{text}" '
-    f'src="data:image/svg+xml;base64,{data}"></div>'
-    f"<figcaption>{text}.</figcaption></figure>"
-  )
-
-
-def _table(content: Content, name: str) -> str:
-  if name not in content.tables:
-    return ""
-  table = content.tables[name]
-  rows = table.rows()
-  numeric = [
-    all(re.match(r"[-+]?\d|-$|not run", cell) for cell in column)
-    for column in zip(*rows, strict=True)
-  ]
-  head = "".join(
-    f'<th scope="col"{_class("number" * number)}>{_title(title)}</th>'
-    for (title, _), number in zip(table.columns, numeric, strict=True)
-  )
-  body = "".join(
-    f"<tr>{''.join(map(_cell, row, numeric))}</tr>" for row in rows
-  )
-  return _scrolled(
-    table.title,
-    f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr>"
-    f"</thead><tbody>{body}</tbody></table>",
-  )
-
-
-def _title(text: str) -> str:
-  """A title with its unit on a line of its own, so that columns are narrow."""
-  return re.sub(r"(?<=:) | (?=\()", "<br>", escape(text))
-
-
-def _cell(text: str, number: bool) -> str:
-  absent = text in (NOT_RUN, NO_VALUE)
-  kinds = ["number"] * number + ["absent"] * absent
-  return f"<td{_class(' '.join(kinds))}>{escape(text)}</td>"
-
-
-def _scrolled(label: str, table: str) -> str:
-  """A table scrolls in its own box, never the page."""
-  return (
-    f'<div class="scroll" tabindex="0" role="region" '
-    f'aria-label="{escape(label)}">{table}</div>'
-  )

@@ -139,7 +139,14 @@ def spaces_table(results: Results) -> Table | None:
 
 def nas_table(results: Results, dataset: str, target: float) -> Table:
   """Rows as the paper's Tables 1 and 2, beside the paper's own."""
-  columns = (
+  records = [nas_record(results, dataset, target, n) for n in NAS_NAMES]
+  title = f"Networks for {format_macs(target)} on {dataset}, and the paper's"
+  return Table("nas", title, records, nas_columns())
+
+
+def nas_columns() -> tuple:
+  """Of a table of networks that were searched."""
+  return (
     ("network from", lambda r: SOURCES[r["source"]]),
     ("arch", cells.text("arch")),
     ("FLOPs", cells.macs("flops")),
@@ -152,12 +159,12 @@ def nas_table(results: Results, dataset: str, target: float) -> Table:
     ("paper: samples", cells.text("paper_num_samples")),
     ("paper: error (%)", cells.number("paper_error_percent", ".2f")),
   )
-  records = [_nas_record(results, dataset, target, n) for n in NAS_NAMES]
-  title = f"Networks for {format_macs(target)} on {dataset}, and the paper's"
-  return Table("nas", title, records, columns)
 
 
-def _nas_record(results, dataset, target, source) -> Record:
+def nas_record(
+  results: Results, dataset: str, target: float, source: str
+) -> Record:
+  """A network of `NAS_NAMES`, and the paper's."""
   network = results.nas.get(source, {})
   trained = results.trained.get(source, [])
   if not is_of(network, trained):

@@ -6,9 +6,10 @@ Any file may be missing; what is there must be whole and fit the search space.
 import pathlib
 from typing import Any, NamedTuple
 
-from nss_jax.runtime import artifacts, populations, scores, space_file
+from nss_jax.runtime import artifacts, scores, space_file
 from nss_jax.runtime.artifacts import ArtifactError
-from nss_jax.runtime.report import fields
+from nss_jax.runtime.report import experiments, fields
+from nss_jax.runtime.report.experiments import Experiment
 from nss_jax.runtime.scores import Scores
 from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import SearchSpace, Space
@@ -75,13 +76,6 @@ _AGREEMENT = {
   "count": fields.COUNT,
   **{f"tau_{name}": _TAU for name in ("error", "loss", "macs")},
 }
-_POPULATION = {
-  "count": fields.COUNT,
-  "mean_flops": fields.POSITIVE,
-  **{f"{name}_error": fields.SHARE for name in ("mean", "median", "min")},
-}
-_POPULATION_NAMES = fields.one_of(*populations.SOURCES)
-_TRENDS = (populations.PRINCIPLES, populations.TREND)
 _NETWORK = {
   "arch": fields.TEXT,
   "depth": [fields.COUNT],
@@ -138,11 +132,12 @@ class Results(NamedTuple):
     evaluation: content of `evaluate/summary.json`.
     rank_scores: of `rank_check/scores.csv`.
     rank_check: content of `rank_check/summary.json`.
-    principles_scores: of `principles/scores.csv`.
-    principles: content of `principles/summary.json`.
     nas: content of `nas/*/architecture.json` by `NAS_NAMES`.
     trained: content of `train/<name>/seed_<k>/result.json` by name, in the
       order of the seeds.
+    principles: of `principles/`.
+    complexity: of `complexity/`.
+    sweep: of `sweep/<target>/`, `(target, results)` in the order of targets.
   """
 
   workdir: pathlib.Path
@@ -154,10 +149,11 @@ class Results(NamedTuple):
   evaluation: dict[str, Any] | None
   rank_scores: RankScores | None
   rank_check: dict[str, Any] | None
-  principles_scores: Scores | None
-  principles: dict[str, Any] | None
   nas: dict[str, dict[str, Any]]
   trained: dict[str, list[dict[str, Any]]]
+  principles: Experiment
+  complexity: Experiment
+  sweep: list[tuple[float, "Results"]]
 
 
 # Each of them alone is worth a report.
@@ -166,23 +162,36 @@ SOURCES = (
   "search/metrics.jsonl",
   "evaluate/scores.csv",
   "rank_check/scores.csv",
-  "principles/scores.csv",
   "nas/*/architecture.json",
   "train/*/seed_*/result.json",
+  "principles/scores.csv",
+  "complexity/scores.csv",
 )
 
 
 def is_empty(workdir: pathlib.Path) -> bool:
   """Whether there is nothing to report."""
-  return not any(any(workdir.glob(source)) for source in SOURCES)
+  return not any(map(_has_results, (workdir, *_swept(workdir))))
 
 
-def read_results(workdir: pathlib.Path, search_space: SearchSpace) -> Results:
+def _has_results(workdir: pathlib.Path) -> bool:
+  return any(any(workdir.glob(source)) for source in SOURCES)
+
+
+def _swept(workdir: pathlib.Path) -> list[pathlib.Path]:
+  """The workdirs of the targets of a sweep."""
+  return sorted(path.parent for path in workdir.glob("sweep/*/config.json"))
+
+
+def read_results(
+  workdir: pathlib.Path, search_space: SearchSpace, *, sweep: bool = True
+) -> Results:
   """Reads all results that are there.
 
   Args:
     workdir: of the run.
     search_space: of the config; that of a finished search goes before it.
+    sweep: whether to read the targets of a sweep too.
 
   Raises:
     ArtifactError: one line with the file and the field, if something is there
@@ -205,13 +214,29 @@ def read_results(workdir: pathlib.Path, search_space: SearchSpace) -> Results:
       workdir / "rank_check" / "scores.csv", search_space
     ),
     rank_check=_read_rank_check(workdir / "rank_check" / "summary.json"),
-    principles_scores=_read_principles_scores(
-      workdir / "principles" / "scores.csv", search_space
-    ),
-    principles=_read_principles(workdir / "principles" / "summary.json"),
     nas=_read_nas(workdir / "nas", search_space),
     trained=_read_trained(workdir / "train", search_space),
+    principles=experiments.read_principles(
+      workdir / "principles", search_space
+    ),
+    complexity=experiments.read_complexity(
+      workdir / "complexity", search_space
+    ),
+    sweep=_read_sweep(workdir, search_space) if sweep else [],
   )
+
+
+def _read_sweep(workdir, search_space) -> list[tuple[float, Results]]:
+  found = [
+    (
+      experiments.read_target(folder / "config.json"),
+      # A target has no targets; a link could make a ring.
+      read_results(folder, search_space, sweep=False),
+    )
+    for folder in _swept(workdir)
+    if _has_results(folder)
+  ]
+  return sorted(found, key=lambda pair: pair[0])
 
 
 def _read(path: pathlib.Path, shape: Any) -> dict[str, Any] | None:
@@ -277,31 +302,6 @@ def _read_rank_check(path) -> dict[str, Any] | None:
   if content is not None:
     names = fields.one_of("spread", "near_target")
     fields.check_each(path, content, names, _AGREEMENT, "rank_check")
-  return content
-
-
-def _read_principles_scores(path, search_space) -> Scores | None:
-  table = _read_scores(path, search_space)
-  if table is not None:
-    for name in dict.fromkeys(table.source.tolist()):
-      fields.check(path, name, _POPULATION_NAMES, "source")
-  return table
-
-
-def _read_principles(path) -> dict[str, Any] | None:
-  shape = {"matched": {"pairs": fields.WHOLE}, "too_few": [_POPULATION_NAMES]}
-  content = _read(path, shape)
-  if content is not None:
-    groups, pairs = content.get("groups"), content["matched"]
-    fields.check_each(path, groups, _POPULATION_NAMES, _POPULATION, "groups")
-    # A finished phase has both trends, of either kind.
-    kinds = (populations.IN_WINDOW, populations.ANY_COST)
-    both = {f"{name}_{kind}": {} for name in _TRENDS for kind in kinds}
-    fields.check(path, groups, both, "groups")
-    if pairs["pairs"]:
-      equal = fields.Kind(pairs["pairs"].__eq__, f"{pairs['pairs']}, the pairs")
-      shape = {**_POPULATION, "count": equal}
-      fields.check(path, pairs, dict.fromkeys(_TRENDS, shape), "matched")
   return content
 
 

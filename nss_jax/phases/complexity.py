@@ -1,0 +1,262 @@
+"""The complexity phase: architecture search in ever larger spaces (4.4)."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from nss_jax import config as config_lib
+from nss_jax.phases import evaluate, nas, scoring, supernet_program
+from nss_jax.phases.job import Job
+from nss_jax.phases.program import base_keys
+from nss_jax.runtime import artifacts, complexity, panels, scores, space_file
+from nss_jax.runtime.log import format_macs
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces.cost import largest_macs, macs_range
+from nss_jax.spaces.distribution import SpaceLogits, init_logits
+from nss_jax.spaces.search_space import Arch, SearchSpace
+
+LOGITS = "logits.json"
+# The nas phase has the first streams of its key.
+_FIRST_STREAM = 1000
+
+
+def run(job: Job) -> dict[str, Any]:
+  """Searches one arch in each space and scores draws of where that ends.
+
+  Writes `complexity/<space>/logits.json` at the end of each search, then
+  `complexity/scores.csv`, `summary.json` and `flops.png` (Fig. 5). Archs of the
+  Elite Space stand beside the draws; those that the evaluate phase has scored
+  are not scored again.
+
+  Raises:
+    Diverged, Interrupted: as the search.
+  """
+  config = job.config
+  folder = job.workdir / "complexity"
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / "scores.csv"
+  _, elite = space_file.load_space(
+    job.workdir / "search" / space_file.ELITE_SPACE
+  )
+  with Preemption() as preemption:
+    archs = _draw_archs(job, folder, preemption)
+    archs[scores.ELITE] = evaluate.elite_archs(config, job.search_space, elite)
+    _take_known(job, path)
+    params = evaluate.train_supernet(job, preemption)
+    total = sum(len(drawn.depth) for drawn in archs.values())
+    with scoring.open_ledger(job, params, path, preemption, total) as ledger:
+      for name, drawn in archs.items():
+        ledger.score(name, drawn)
+    table = scores.read_scores(path, job.search_space)
+    target, tolerance = target_flops(config), config.nas.tolerance
+    with artifacts.atomic_path(folder / "flops.png") as picture:
+      panels.draw_complexity(picture, table, target, tolerance)
+    result = {
+      "target_flops": target,
+      "elite_target_flops": config.objective.target_flops,
+      "tolerance": tolerance,
+      **summarize(table, job.search_space, target, tolerance),
+    }
+    # Last: this file says that the phase is finished.
+    artifacts.write_json(folder / "summary.json", result)
+  return result
+
+
+def target_flops(config: ml_collections.ConfigDict) -> float:
+  """Multiply-adds that every search is led to."""
+  return config.complexity.target_flops or config.objective.target_flops
+
+
+def search_spaces(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> dict[str, SearchSpace]:
+  """The spaces by name, ascending: all depths and widths up to a share.
+
+  Every bin has size one, and what else makes a network is as it was.
+
+  Raises:
+    ConfigError: if a share of the largest is no whole number of at least 1.
+  """
+  settings, spaces = config.complexity, {}
+  for width in _shares(settings, "width_shares", search_space.max_width):
+    for depth in _shares(settings, "depth_shares", search_space.max_depth):
+      stages = search_space.num_stages
+      spaces[complexity.space_name(width, depth)] = dataclasses.replace(
+        search_space,
+        depth_bins=(tuple((n, n) for n in range(1, depth + 1)),) * stages,
+        width_bins=(tuple((n, n) for n in range(1, width + 1)),) * stages,
+      )
+  return spaces
+
+
+def _shares(settings, name: str, largest: int) -> list[int]:
+  numbers = []
+  for share in settings[name]:
+    number = share * largest
+    if number < 1 or abs(number - round(number)) > 1e-9 * largest:
+      raise config_lib.ConfigError(
+        f"config.complexity.{name}: {share:g} is not accepted; expected a "
+        f"share of {largest} that is a whole number, 1 or more"
+      )
+    numbers.append(round(number))
+  return numbers
+
+
+def check(
+  config: ml_collections.ConfigDict, search_space: SearchSpace, labels: Any
+) -> None:
+  """Refuses a target that a space has no arch for, before compilation.
+
+  Raises:
+    ConfigError: naming the space and what it can cost.
+    ConfigError, DataError: if the labels cannot be split for the evaluator.
+  """
+  supernet_program.split(config, labels)
+  target = target_flops(config)
+  for name, space in search_spaces(config, search_space).items():
+    low, high = macs_range(space)
+    if not low <= target <= high:
+      raise config_lib.ConfigError(
+        f"config.complexity.target_flops: {target:g} is not accepted; expected "
+        f"{low:.6g} to {high:.6g} multiply-adds, what archs of {name} cost; or "
+        "other config.complexity.width_shares and depth_shares"
+      )
+
+
+def _draw_archs(
+  job: Job, folder: pathlib.Path, preemption: Preemption
+) -> dict[str, Arch]:
+  """Draws from the distribution that the search of each space ends with."""
+  # The same search as in the nas phase, led to the target of this one.
+  config = job.config.copy_and_resolve_references()
+  config.objective.target_flops = float(target_flops(config))
+  job, archs = job._replace(config=config), {}
+  spaces = search_spaces(config, job.search_space)
+  for index, (name, space) in enumerate(spaces.items()):
+    path = folder / name / LOGITS
+    if not path.exists():
+      rate = config.complexity.learning_rate
+      logits = nas.search(job, name, rate, space, path.parent, preemption)
+      artifacts.write_json(path, {"depth": logits.depth, "width": logits.width})
+    key = jax.random.fold_in(base_keys(config.seed)["nas"], index)
+    archs[name], _ = nas.draw_archs(
+      config,
+      space,
+      read_logits(path, space),
+      jax.random.fold_in(key, _FIRST_STREAM),
+      config.complexity.num_archs,
+    )
+  return archs
+
+
+def read_logits(path: pathlib.Path, space: SearchSpace) -> SpaceLogits:
+  """The logits that a search of the space has written.
+
+  Raises:
+    ArtifactError: if the file does not hold finite logits of that shape.
+  """
+  content, expected = artifacts.read_json(path), init_logits(space)
+  fields = {}
+  for name in ("depth", "width"):
+    shape = getattr(expected, name).shape
+    try:
+      values = np.asarray(content.get(name), np.float64)
+    except (TypeError, ValueError):
+      values = np.empty(0)
+    # Far above the logit of a bin that does not exist.
+    if values.shape != shape or not (np.abs(values) < 1e30).all():
+      raise artifacts.ArtifactError(
+        f"{path}: {name}: expected finite numbers of the shape {shape}"
+      )
+    fields[name] = jnp.asarray(values, jnp.float32)
+  return SpaceLogits(**fields)
+
+
+def _take_known(job: Job, path: pathlib.Path) -> None:
+  """Copies what the evaluate phase has scored of the Elite Space."""
+  folder = job.workdir / "evaluate"
+  if not (folder / "summary.json").exists():
+    return
+  table = scores.read_scores(folder / "scores.csv", job.search_space)
+  found = table.group(scores.ELITE)
+  known = scores.resume_scores(path, job.search_space).group(scores.ELITE)
+  rest = found.select(np.arange(len(known), len(found)))
+  if len(rest):
+    scores.append_scores(path, job.search_space, rest)
+
+
+def summarize(
+  table: scores.Scores,
+  search_space: SearchSpace,
+  target: float,
+  tolerance: float,
+) -> dict[str, Any]:
+  """`spaces` by name and `elite`, each as `_describe` tells.
+
+  Args:
+    table: rows of `complexity/scores.csv`.
+    search_space: of the run.
+    target: multiply-adds.
+    tolerance: relative.
+  """
+  spaces = {}
+  for width, groups in complexity.levels(table).items():
+    for depth, group in groups.items():
+      stages = np.ones(search_space.num_stages, np.int64)
+      largest = Arch(depth=depth * stages, width=width * stages)
+      spaces[complexity.space_name(width, depth)] = {
+        "max_width": width,
+        "max_depth": depth,
+        "largest_flops": largest_macs(search_space.only(largest)),
+        **_describe(group, target, tolerance),
+      }
+  elite = complexity.elite(table)
+  return {"spaces": spaces, "elite": _describe(elite, target, tolerance)}
+
+
+def _describe(group, target, tolerance) -> dict[str, Any]:
+  """Numbers of a group, and of its archs within the tolerance (`near_`).
+
+  Errors are shares; those of no arch are null.
+  """
+  near = group.select(complexity.is_near(group, target, tolerance))
+  return {
+    "count": len(group),
+    "mean_error": float(group.error.mean()),
+    "min_error": float(group.error.min()),
+    "mean_flops": float(group.flops.mean()),
+    "median_flops": float(np.median(group.flops)),
+    "near_count": len(near),
+    "near_share": len(near) / len(group),
+    "near_mean_error": float(near.error.mean()) if len(near) else None,
+    "near_min_error": float(near.error.min()) if len(near) else None,
+  }
+
+
+def report(result: dict[str, Any], job: Job) -> list[str]:
+  """How many draws meet the target, in words."""
+  target = format_macs(result["target_flops"])
+  lines = [
+    "",
+    f"Architecture search for {target} in ever larger spaces: draws within "
+    f"{100 * result['tolerance']:g} %",
+  ]
+  for name, found in {**result["spaces"], "elite": result["elite"]}.items():
+    error = "none to score"
+    if found["near_count"]:
+      error = f"error {100 * found['near_mean_error']:.2f} % mean"
+    lines.append(
+      f"  {name:12} {found['near_count']:5} of {found['count']:5} archs: "
+      f"{error}; median of all {format_macs(found['median_flops'])}"
+    )
+  folder = job.workdir / "complexity"
+  return [
+    *lines,
+    "",
+    f"Files in {folder}: scores.csv, summary.json, flops.png, */{LOGITS}",
+  ]

@@ -1,0 +1,121 @@
+"""The sweep phase: all targets of a data set (paper 4.2, 4.3, Tables 1, 2)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nss_jax import config as config_lib
+from nss_jax.phases import search_program
+from nss_jax.phases.job import Job
+from nss_jax.runtime import artifacts, panels
+from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.report import targets
+from nss_jax.runtime.report.cells import plain
+from nss_jax.runtime.report.workdir import read_results
+
+RunPhases = Callable[[Job, Sequence[str]], None]
+
+
+def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
+  """Runs the phases of `config.sweep` for each target, then sums them up.
+
+  A target has a workdir of its own, `sweep/<target>`, and the phases there are
+  those of any run: what is finished is kept, what was stopped goes on. The
+  stand-alone supernet is shared with this run. Writes `sweep/summary.json` and,
+  where archs are scored, `sweep/pareto.png`.
+
+  Args:
+    job: of all targets.
+    run_phases: runs phases, by name, of one target.
+
+  Raises:
+    Diverged, Interrupted: as those phases.
+  """
+  each = jobs(job)
+  for number, one in enumerate(each.values(), 1):
+    target = format_macs(one.config.objective.target_flops)
+    say(job.console, f"target {number} of {len(each)}: {target}")
+    run_phases(one, job.config.sweep.phases)
+  folder = job.workdir / "sweep"
+  results = [
+    (
+      one.config.objective.target_flops,
+      read_results(one.workdir, one.search_space),
+    )
+    for one in each.values()
+  ]
+  if tables := targets.scored(results):
+    with artifacts.atomic_path(folder / "pareto.png") as path:
+      panels.draw_targets(path, tables)
+  records = plain([targets.record(found, x) for x, found in results])
+  result = {
+    "phases": list(job.config.sweep.phases),
+    "targets": dict(zip(each, records, strict=True)),
+  }
+  # Last: this file says that the phase is finished.
+  artifacts.write_json(folder / "summary.json", result)
+  return result
+
+
+def jobs(job: Job) -> dict[str, Job]:
+  """The job of each target, by the name of its folder: `600mf`.
+
+  Raises:
+    ConfigError: if there is no target, or one that no space can meet.
+  """
+  accepted = "multiply-adds, ascending, such as (2e8, 6e8)"
+  if not job.config.sweep.targets:
+    raise config_lib.ConfigError(
+      f"config.sweep.targets: () is not accepted; expected {accepted}"
+    )
+  found = {}
+  for target in job.config.sweep.targets:
+    name = f"{target / 1e6:g}mf"
+    if name in found:
+      raise config_lib.ConfigError(
+        f"config.sweep.targets: two are {name}, the name of their folder; "
+        f"expected {accepted}"
+      )
+    found[name] = _job_of(job, float(target), name)
+  return found
+
+
+def _job_of(job: Job, target: float, name: str) -> Job:
+  config = job.config.copy_and_resolve_references()
+  config.objective.target_flops = target
+  config.sweep.targets = ()  # or one target more would be another config
+  try:
+    program = search_program.build(config, job.dataset, job.mesh)
+  except config_lib.ConfigError as error:
+    raise config_lib.ConfigError(f"config.sweep.targets: {error}") from None
+  own = ("--config.sweep.targets", "--config.objective.target_flops")
+  return job._replace(
+    config=config,
+    search=program,
+    workdir=job.workdir / "sweep" / name,
+    archs=(),
+    supernets=job.supernets or job.workdir.parent / "supernets",
+    config_flags=(
+      *(f for f in job.config_flags if f.partition("=")[0] not in own),
+      f"--config.objective.target_flops={target!r}",
+      "--config.sweep.targets=()",
+    ),
+  )
+
+
+def report(result: dict[str, Any], job: Job) -> list[str]:
+  """A line per target."""
+  lines = ["", f"Targets, phases {', '.join(result['phases'])}"]
+  for name, found in result["targets"].items():
+    words = []
+    if found["mean_flops"] is not None:
+      words.append(f"Elite Space {100 * found['deviation']:+.1f} % from it")
+    if found["elite_mean_error"] is not None:
+      words.append(f"error {100 * found['elite_mean_error']:.2f} % mean")
+    if found["percentile"] is not None:
+      words.append(f"percentile {found['percentile']:.0f} by loss")
+    if found["elite_test_error"] is not None:
+      words.append(f"test error {100 * found['elite_test_error']:.2f} %")
+    target = format_macs(found["target_flops"])
+    lines.append(f"  {target:>8}: {', '.join(words)} ({name})")
+  folder = job.workdir / "sweep"
+  return [*lines, "", f"Files in {folder}: summary.json, pareto.png, */"]

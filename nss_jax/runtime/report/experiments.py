@@ -1,0 +1,130 @@
+"""The results of the phases principles and complexity, read with suspicion."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from nss_jax.runtime import artifacts, complexity, populations, scores
+from nss_jax.runtime.report import fields
+from nss_jax.runtime.scores import Scores
+from nss_jax.spaces.search_space import SearchSpace
+
+_POPULATION = {
+  "count": fields.COUNT,
+  "mean_error": fields.SHARE,
+  "median_error": fields.SHARE,
+  "min_error": fields.SHARE,
+  "mean_flops": fields.POSITIVE,
+}
+_COMPARED = {"mean_difference": fields.NUMBER, "pairs_won": fields.SHARE}
+_PRINCIPLES = {
+  "window": fields.pair(fields.POSITIVE),
+  "own_order": {"note": fields.TEXT},
+}
+_SPACE = {
+  "count": fields.COUNT,
+  "mean_error": fields.SHARE,
+  "min_error": fields.SHARE,
+  "median_flops": fields.POSITIVE,
+  "near_count": fields.WHOLE,
+  "near_share": fields.SHARE,
+  "near_mean_error": fields.maybe(fields.SHARE),
+  "near_min_error": fields.maybe(fields.SHARE),
+}
+_COMPLEXITY = {
+  "target_flops": fields.POSITIVE,
+  "elite_target_flops": fields.POSITIVE,
+  "tolerance": fields.SHARE,
+  "elite": _SPACE,
+}
+
+
+class Experiment(NamedTuple):
+  """What one of the phases has made so far.
+
+  Attributes:
+    scores: of its `scores.csv`; None if there is none.
+    summary: content of its `summary.json`; None until it has ended.
+  """
+
+  scores: Scores | None
+  summary: dict[str, Any] | None
+
+
+def read_principles(
+  folder: pathlib.Path, search_space: SearchSpace
+) -> Experiment:
+  """Reads `principles/`.
+
+  Raises:
+    ArtifactError: as `read_results`.
+  """
+  path = folder / "summary.json"
+  content = _read(path, _PRINCIPLES)
+  if content is not None:
+    sources = fields.one_of(
+      *(f"{k}_{c}" for k in populations.KINDS for c in populations.COSTS)
+    )
+    for name, shape in (
+      ("groups", _POPULATION),
+      ("against_principles", _COMPARED),
+      ("missing", fields.TEXT),
+    ):
+      fields.check_each(path, content.get(name), sources, shape, name)
+    trends = fields.one_of(*populations.TRENDS)
+    pairs = {"pairs": fields.WHOLE}
+    fields.check_each(path, content.get("matched"), trends, pairs, "matched")
+    for kind, found in content["matched"].items():
+      if found["pairs"]:
+        groups = dict.fromkeys((populations.PRINCIPLES, kind), _POPULATION)
+        shape = {**_COMPARED, **groups}
+        fields.check(path, found, shape, f"matched.{kind}")
+  return Experiment(_read_scores(folder, search_space), content)
+
+
+def read_complexity(
+  folder: pathlib.Path, search_space: SearchSpace
+) -> Experiment:
+  """Reads `complexity/`.
+
+  Raises:
+    ArtifactError: as `read_results`.
+  """
+  path = folder / "summary.json"
+  content = _read(path, _COMPLEXITY)
+  if content is not None:
+    names = fields.Kind(
+      lambda x: complexity.parse_name(x) is not None, "a name like w128_d4"
+    )
+    shape = {
+      **_SPACE,
+      "max_width": fields.COUNT,
+      "max_depth": fields.COUNT,
+      "largest_flops": fields.COUNT,
+    }
+    fields.check_each(path, content.get("spaces"), names, shape, "spaces")
+  return Experiment(_read_scores(folder, search_space), content)
+
+
+def read_target(path: pathlib.Path) -> float:
+  """The target in the `config.json` of a run, in multiply-adds.
+
+  Raises:
+    ArtifactError: if it is not there.
+  """
+  content = artifacts.read_json(path)
+  shape = {"objective": {"target_flops": fields.POSITIVE}}
+  fields.check(path, content, shape)
+  return content["objective"]["target_flops"]
+
+
+def _read(path, shape) -> dict[str, Any] | None:
+  if not path.exists():
+    return None
+  content = artifacts.read_json(path)
+  fields.check(path, content, shape)
+  return content
+
+
+def _read_scores(folder, search_space) -> Scores | None:
+  path = folder / "scores.csv"
+  return scores.read_scores(path, search_space) if path.exists() else None

@@ -1,0 +1,254 @@
+"""Architecture search in ever larger spaces: draws, counts, resumption."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+import nss_jax as nss
+from nss_jax import config as config_lib
+from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
+from nss_jax.runtime import artifacts, panels, scores
+from nss_jax.runtime import complexity as groups
+from nss_jax.spaces.search_space import space_ranges
+
+SETTINGS = {
+  **runs.TINY,
+  "space.strides": (1,),  # every stage takes time to compile
+  "objective.target_flops": 6e4,
+  "nas.epochs": 1,  # without warmup: one program to compile
+  "nas.warmup_epochs": 0,
+  "nas.tolerance": 0.3,
+  "complexity.width_shares": (0.5, 1),
+  "complexity.depth_shares": (1.0,),
+  "complexity.target_flops": 3e4,
+  "complexity.num_archs": 12,
+  "evaluate.num_archs": 9,
+  "evaluate.calibration_images": 60,
+}
+
+
+def _config(**overrides):
+  config = runs.load_config(**{**SETTINGS, **overrides})
+  config_lib.validate(config)
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A job, its weights for every score, and the result: nine of the elite."""
+  workdir = tmp_path_factory.mktemp("complexity") / "run"
+  job = runs.make_job(_config(), workdir)
+  space = nss.Space(*(np.array([i], np.int32) for i in (1, 2)))
+  (workdir / "search").mkdir(parents=True)
+  artifacts.write_json(
+    workdir / "search" / "elite_space.json",
+    {
+      "space": space_ranges(job.search_space, space),
+      "search_space": job.search_space.to_dict(),
+    },
+  )
+  weights = nss.init_weights(jax.random.key(0), job.search_space)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(evaluate, "train_supernet", lambda *_: weights)
+    # One program for the test of resumption too.
+    score_fn = scoring.make_score_fn(
+      job.config, job.search_space, job.dataset, job.mesh
+    )
+    patch.setattr(scoring, "make_score_fn", lambda *_: score_fn)
+    yield job, complexity.run(job)
+
+
+def test_the_search_is_that_of_the_nas_phase():
+  assert complexity.nas.search is nas.search
+  assert nas.loop.run is loop.run
+
+
+def test_spaces_are_those_of_the_paper():
+  config = runs.load_config()
+  space = nss.SearchSpace.expanded(image_shape=(32, 32, 3))
+  found = complexity.search_spaces(config_lib.base(), space)
+  assert list(found) == [
+    f"w{w}_d{d}" for w in (128, 256, 512) for d in (4, 8, 16)
+  ]
+  assert found["w512_d16"] == space.refine()
+  assert found["w128_d4"].num_archs == (128 * 4) ** 3
+  config.complexity.target_flops = 600e6
+  config.complexity.width_shares = (0.25, 0.5, 1.0)
+  config.complexity.depth_shares = (0.25, 0.5, 1.0)
+  complexity.check(config, space, np.arange(50_000) % 10)
+
+
+def test_numbers_are_those_of_the_scores(finished):
+  job, result = finished
+  folder = job.workdir / "complexity"
+  assert json.loads((folder / "summary.json").read_text()) == result
+  assert (folder / "flops.png").read_bytes().startswith(b"\x89PNG")
+  table = scores.read_scores(folder / "scores.csv", job.search_space)
+  assert set(table.source) == {"w4_d2", "w8_d2", "elite"}
+  for name, width in (("w4_d2", 4), ("w8_d2", 8)):
+    group, said = table.group(name), result["spaces"][name]
+    assert (group.width <= width).all()
+    near = [abs(flops / 3e4 - 1) <= 0.3 for flops in group.flops]
+    assert said["count"] == 12
+    assert said["near_count"] == sum(near)
+    assert said["near_share"] == sum(near) / 12
+    assert said["mean_flops"] == pytest.approx(np.mean(group.flops))
+    if any(near):
+      assert said["near_min_error"] == min(group.error[near])
+    largest = nss.parse_arch(f"d2_w{width}")
+    expected = nss.arch_macs(job.search_space, largest)
+    assert said["largest_flops"] == expected
+  elite = table.group("elite")
+  assert len(elite) == result["elite"]["count"] == 9
+  assert (elite.depth == 2).all()
+  assert set(elite.width.ravel()) <= {5, 6}
+  assert len(complexity.report(result, job)) == 7
+
+
+def test_it_resumes(finished, tmp_path, monkeypatch):
+  """Searches and scores that are there are not made again."""
+  job, result = finished
+  workdir = shutil.copytree(job.workdir, tmp_path / "run")
+  folder = workdir / "complexity"
+  (folder / "summary.json").unlink()
+  whole = (folder / "scores.csv").read_bytes()
+  (folder / "scores.csv").write_bytes(whole[: len(whole) // 2])
+  # One search has ended without its last file.
+  (folder / "w4_d2" / "logits.json").unlink()
+  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
+  assert complexity.run(job._replace(workdir=workdir)) == result
+  assert (folder / "scores.csv").read_bytes() == whole
+
+
+def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
+  """A torn copy is made whole, and nothing of it is scored."""
+  job, _ = finished
+  workdir = shutil.copytree(job.workdir, tmp_path / "run")
+  job = job._replace(workdir=workdir)
+  path = workdir / "complexity" / "scores.csv"
+  elite = scores.read_scores(path, job.search_space).group("elite")
+  known = scores.make_scores(
+    job.search_space,
+    "elite",
+    nss.Arch(depth=elite.depth, width=elite.width),
+    error=np.linspace(0, 1, len(elite)),
+    loss=np.ones(len(elite)),
+  )
+  (workdir / "evaluate").mkdir()
+  artifacts.write_json(workdir / "evaluate" / "summary.json", {})
+  scores.append_scores(
+    workdir / "evaluate" / "scores.csv", job.search_space, known
+  )
+  path.unlink()
+  scores.append_scores(path, job.search_space, known.select(np.arange(4)))
+  (workdir / "complexity" / "summary.json").unlink()
+  result = complexity.run(job)
+  assert result["elite"]["mean_error"] == pytest.approx(0.5)
+  found = scores.read_scores(path, job.search_space).group("elite")
+  np.testing.assert_array_equal(found.error, known.error)
+
+
+def _table(flops):
+  """Made up: the costs are all that counts."""
+  count = len(flops)
+  archs = np.ones((count, 1), np.int64)
+  return scores.Scores(
+    source=np.full(count, "w4_d2"),
+    space=np.full(count, scores.NO_SPACE),
+    depth=archs,
+    width=archs,
+    flops=np.asarray(flops),
+    params=archs[:, 0],
+    error=np.linspace(0.1, 0.9, count),
+    loss=np.ones(count),
+  )
+
+
+def test_edf_ends_at_the_share_that_is_near(tmp_path):
+  table = _table([89, 91, 105, 109, 111])
+  flops, share = groups.flops_edf(table, 100, 0.1)
+  np.testing.assert_allclose(flops, [90, 91, 105, 109, 110])
+  np.testing.assert_allclose(share, [0, 0.2, 0.4, 0.6, 0.6])
+  flops, share = groups.flops_edf(_table([5]), 100, 0.1)
+  np.testing.assert_allclose(share, [0, 0])
+  draw = functools.partial(panels.draw_complexity, table=table)
+  draw(tmp_path / "a.svg", target=100, tolerance=0.1)  # no Elite Space
+  assert "Elite" not in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["w0_d1", "w4_d2_", "elite", "w04_d2", "w_d"])
+def test_other_sources_are_no_space(name):
+  assert groups.parse_name(name) is None
+  assert groups.parse_name(groups.space_name(4, 2)) == (4, 2)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    (
+      {"complexity.width_shares": (0.3, 1.0)},
+      r"config.complexity.width_shares: 0.3 is not accepted; expected a share "
+      "of 8",
+    ),
+    (
+      {"complexity.depth_shares": (0.25,)},
+      r"config.complexity.depth_shares: 0.25 is not .* 1 or more",
+    ),
+    (
+      {"complexity.target_flops": 9e4},
+      r"config.complexity.target_flops: 90000 is not accepted; .* of w4_d2",
+    ),
+  ],
+)
+def test_what_no_space_has_is_refused(finished, overrides, message):
+  job, _ = finished
+  config = _config(**overrides)
+  with pytest.raises(config_lib.ConfigError, match=message):
+    pipeline.run(config, job.workdir.parent / "none", ["search", "complexity"])
+  assert not (job.workdir.parent / "none").exists()
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("width_shares", ()),
+    ("depth_shares", (1.0, 0.5)),
+    ("width_shares", (0.5, 1.5)),
+    ("depth_shares", ("a",)),
+    ("num_archs", 0),
+  ],
+)
+def test_fields(field, value):
+  config = runs.load_config(**{f"complexity.{field}": value})
+  with pytest.raises(
+    config_lib.ConfigError, match=f"config.complexity.{field}"
+  ):
+    config_lib.validate(config)
+
+
+def test_it_needs_a_search(tmp_path):
+  with pytest.raises(
+    pipeline.WorkdirError, match="'complexity' needs a finished search"
+  ):
+    pipeline.run(_config(), tmp_path, ["complexity"])
+  assert not any(tmp_path.iterdir())
+
+
+def test_logits_are_read_with_suspicion(finished, tmp_path):
+  job, _ = finished
+  space = complexity.search_spaces(job.config, job.search_space)["w4_d2"]
+  path = tmp_path / "logits.json"
+  good = complexity.read_logits(
+    job.workdir / "complexity" / "w4_d2" / "logits.json", space
+  )
+  assert good.width.shape == (1, 4)
+  for width in ([[0.0]], "x", None, [[1e60] * 4], [[0.0, 0.0], [0.0]]):
+    content = {"depth": good.depth, "width": width}
+    artifacts.write_json(path, content)
+    with pytest.raises(artifacts.ArtifactError, match="width: expected finite"):
+      complexity.read_logits(path, space)

@@ -1,0 +1,189 @@
+"""All targets by one command: each as a run of its own would have it."""
+
+import json
+
+import numpy as np
+import pytest
+import runs
+
+import nss_jax as nss
+from nss_jax import config as config_lib
+from nss_jax.phases import evaluate, loop, pipeline, scoring, search, sweep
+from nss_jax.runtime import artifacts, scores
+from nss_jax.runtime.preemption import EXIT_SAVED
+from nss_jax.runtime.report.workdir import read_results
+
+SETTINGS = {
+  **runs.TINY,
+  "space.strides": (1, 2),
+  "objective.target_flops": 6e4,
+  "evaluate.num_archs": 20,
+  "evaluate.tolerance": 0.3,
+  "evaluate.num_spaces": 2,
+  "evaluate.archs_per_space": 3,
+  "evaluate.oracle_spaces": 0,
+  "sweep.targets": (6e4, 1.2e5),
+}
+
+
+def _config(**overrides):
+  config = runs.load_config(**{**SETTINGS, **overrides})
+  config_lib.validate(config)
+  return config
+
+
+@pytest.fixture
+def quick(monkeypatch):
+  """No search and no supernet; how often archs were scored, and where."""
+  seen = {"supernets": [], "calls": 0, "searched": []}
+
+  def find(job):
+    seen["searched"].append(job.workdir.name)
+    folder = job.workdir / "search"
+    folder.mkdir(parents=True)
+    logits = nss.init_logits(job.search_space)
+    elite = search.find_elite(job.config, job.search, logits)
+    artifacts.write_json(folder / "elite_space.json", elite)
+    return elite
+
+  def make_score_fn(*_):
+    def score(_, archs):
+      seen["calls"] += 1
+      size = np.asarray(archs.width).sum(-1) * np.asarray(archs.depth).sum(-1)
+      return 1 / size, 2.0 / size
+
+    return score
+
+  def train_supernet(job, _):
+    seen["supernets"].append(job.supernets)
+
+  phase = pipeline._PHASES["search"]._replace(run=find)
+  monkeypatch.setitem(pipeline._PHASES, "search", phase)
+  monkeypatch.setattr(scoring, "make_score_fn", make_score_fn)
+  monkeypatch.setattr(evaluate, "train_supernet", train_supernet)
+  return seen
+
+
+def _files(folder):
+  paths = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".png")
+  return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+
+
+def test_each_target_has_a_run_of_its_own(quick, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  assert pipeline.run(_config(), workdir, ["sweep"]) == 0
+  result = json.loads((workdir / "sweep" / "summary.json").read_text())
+  assert list(result["targets"]) == ["0.06mf", "0.12mf"] == quick["searched"]
+  assert quick["supernets"] == [tmp_path / "supernets"] * 2
+  assert (workdir / "sweep" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
+  for (name, found), target in zip(
+    result["targets"].items(), (6e4, 1.2e5), strict=True
+  ):
+    folder = workdir / "sweep" / name
+    elite = json.loads((folder / "search" / "elite_space.json").read_text())
+    summary = json.loads((folder / "evaluate" / "summary.json").read_text())
+    assert found["target_flops"] == target == elite["target_flops"]
+    assert found["mean_flops"] == elite["mean_flops"]
+    assert found["deviation"] == elite["mean_flops"] / target - 1
+    space, _ = nss.load_space(folder)
+    table = scores.read_scores(folder / "evaluate" / "scores.csv", space)
+    mean = table.group("elite").error.mean()
+    assert found["elite_mean_error"] == pytest.approx(mean)
+    near = summary["groups"]["expanded_near_target"]
+    assert found["near_mean_error"] == near["mean_error"]
+    assert found["elite_arch"] is None
+    assert found["elite_test_error"] is None
+    # The same config and phases by themselves.
+    config = _config(**{"sweep.targets": (), "objective.target_flops": target})
+    alone = tmp_path / f"alone_{name}"
+    assert pipeline.run(config, alone, ["search", "evaluate"]) == 0
+    assert _files(alone) == _files(folder)
+  calls = quick["calls"]
+  assert "Targets, phases search, evaluate" in capsys.readouterr().out
+  assert pipeline.run(_config(), workdir, ["sweep"]) == 0
+  assert "already done" in capsys.readouterr().out
+  (workdir / "sweep" / "summary.json").unlink()
+  assert pipeline.run(_config(), workdir, ["sweep"]) == 0
+  assert quick["calls"] == calls
+  again = json.loads((workdir / "sweep" / "summary.json").read_text())
+  assert again == result
+  results = read_results(workdir / "sweep" / "0.06mf", space)
+  assert results.evaluation is not None
+
+
+def test_stopped_and_resumed_is_uninterrupted(quick, tmp_path, monkeypatch):
+  assert pipeline.run(_config(), tmp_path / "whole", ["sweep"]) == 0
+  append, written = scores.append_scores, []
+
+  def stop(*args):
+    append(*args)
+    written.append(args)
+    if len(written) == 7:
+      raise loop.Interrupted("some archs are scored")
+
+  monkeypatch.setattr(scores, "append_scores", stop)
+  workdir = tmp_path / "stopped"
+  assert pipeline.run(_config(), workdir, ["sweep"]) == EXIT_SAVED
+  assert not (workdir / "sweep" / "summary.json").exists()
+  assert pipeline.run(_config(), workdir, ["sweep"]) == 0
+  assert _files(workdir) == _files(tmp_path / "whole")
+  # Not one target was searched twice: two runs of two targets.
+  assert quick["searched"] == ["0.06mf", "0.12mf"] * 2
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"sweep.targets": ()}, r"config.sweep.targets: \(\) is not accepted"),
+    (
+      {"sweep.targets": (6e4, 9e12)},
+      "config.sweep.targets: config.objective.target_flops: 9e.12 is not",
+    ),
+    (
+      {"sweep.targets": (6e4, 6e4 + 1e-9)},
+      "config.sweep.targets: two are 0.06mf",
+    ),
+    ({"sweep.phases": ("evaluate",)}, "needs a finished search"),
+    ({"sweep.phases": ("search", "train")}, "needs a finished nas"),
+    (
+      {"evaluate.tolerance": 1e-6},
+      r"config.evaluate.tolerance: no space has a mean cost",
+    ),
+  ],
+)
+def test_what_cannot_run_is_refused(tmp_path, overrides, message):
+  """Before anything is written, and before the first target has run."""
+  with pytest.raises(ValueError, match=message):
+    pipeline.run(_config(**overrides), tmp_path / "run", ["sweep"])
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("targets", (2e8, 1e8)),
+    ("targets", (0.0,)),
+    ("targets", ("600mf",)),
+    ("phases", ()),
+    ("phases", ("sweep",)),
+    ("phases", ("fly",)),
+  ],
+)
+def test_fields(field, value):
+  config = runs.load_config(**{f"sweep.{field}": value})
+  with pytest.raises(config_lib.ConfigError, match=f"config.sweep.{field}"):
+    config_lib.validate(config)
+
+
+def test_flags_of_one_target(tmp_path):
+  """What a report of one target tells to run is that target."""
+  job = runs.make_job(_config(), tmp_path / "run")
+  job = job._replace(
+    config_flags=("--config=a.py", "--config.sweep.targets=(6e4,)")
+  )
+  flags = sweep.jobs(job)["0.12mf"].config_flags
+  assert flags == (
+    "--config=a.py",
+    "--config.objective.target_flops=120000.0",
+    "--config.sweep.targets=()",
+  )
