@@ -179,14 +179,16 @@ def test_wrong_config_file(text, words, call, tmp_path):
 @pytest.mark.parametrize(
   ("argument", "words"),
   [
-    ("fast", "'fast' is not a number of MF"),
-    ("", "'' is not a number of MF"),
-    ("nan", "config.objective.target_flops: nan"),
-    ("-5", "config.objective.target_flops: -5"),
+    ("fast", "'fast' is not accepted; expected a data set and a target"),
+    ("", "'' is not accepted"),
+    ("cifar10_nanmf", "like cifar10_600mf or cifar100_600mf"),
+    ("cifar100_-5mf", "the paper's targets are 200, 400, 600, 1600, 3200"),
+    ("cifar100_0mf", "'cifar100_0mf' is not accepted"),
+    ("cifar20_600mf", "'cifar20_600mf' is not accepted"),
   ],
 )
 def test_wrong_argument_of_a_config_file(argument, words, call):
-  config = f"{CONFIGS / 'cifar10_600mf.py'}:{argument}"
+  config = f"{CONFIGS / 'cifar.py'}:{argument}"
   _assert_refused(call("--workdir=w", config=config), words)
 
 
@@ -302,6 +304,20 @@ def test_config_files(name):
   assert space.num_spaces == 2**18
   text = (CONFIGS / f"{name}.py").read_text()
   assert f"--config=configs/{name}.py" in text
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("target", config_lib.PAPER_TARGETS_MF)
+def test_runs_of_the_paper(dataset, target):
+  config = config_lib.paper(f"{dataset}_{target}mf")
+  config_lib.validate(config)
+  space = config_lib.search_space(config, (32, 32, 3))
+  config_lib.validate_target(config, space)
+  assert config.objective.target_flops == target * 1e6
+  assert len(config.sweep.targets) == 12
+  window = [share * target * 1e6 for share in config.principles.window]
+  assert window == pytest.approx([360e6, 400e6])
+  assert config.name == f"{dataset}_{target}mf"
 
 
 def test_differences_name_the_fields():

@@ -7,9 +7,11 @@ from nss_jax.config.checks import (
   validate,
   validate_target,
 )
-from nss_jax.config.fields import ConfigError, base, paper
+from nss_jax.config.fields import ConfigError, base
+from nss_jax.config.paper import PAPER_TARGETS_MF, paper
 
 __all__ = [
+  "PAPER_TARGETS_MF",
   "ConfigError",
   "base",
   "differences",

@@ -169,21 +169,3 @@ def base() -> ml_collections.ConfigDict:
       },
     }
   )
-
-
-def paper(target_mf: str) -> ml_collections.ConfigDict:
-  """The paper's search on CIFAR, for a target given as text, in MF.
-
-  Raises:
-    ConfigError: if the target is not a positive number.
-  """
-  config = base()
-  try:
-    config.objective.target_flops = float(target_mf) * 1e6
-  except ValueError:
-    raise ConfigError(
-      f"config file: target {target_mf!r} is not a number of MF, like 600"
-    ) from None
-  config.data.crop_padding = 4
-  config.data.flip = True
-  return config

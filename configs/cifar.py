@@ -1,0 +1,21 @@
+"""The paper's twelve targets on CIFAR-10 and CIFAR-100; the run by its name.
+
+  python -m nss_jax.main --config=configs/cifar.py:cifar10_1600mf
+
+Reproduces: paper 4.2 to 4.5, settings of 6.4.1. Names are `cifar10_` or
+`cifar100_`, the target in MF (1e6 multiply-adds) and `mf`: 200, 400, 600, 1600,
+3200, 4000, 6400, 8000, 12000, 16000, 24000, 32000, or any other.
+`--phases=sweep` runs all twelve, on one evaluator.
+Hardware: an accelerator with room for a paper-size masked step; --dry_run
+prints the estimate. The paper took half a day on four GTX 1080 Ti.
+Expected: not run yet.
+
+The archive (170 MB) is fetched once and checked, or taken from
+--config.data.path (the archive, or the folder it is in).
+"""
+
+from nss_jax import config as config_lib
+
+
+def get_config(run: str = "cifar100_600mf"):
+  return config_lib.paper(run)

@@ -1,0 +1,50 @@
+"""The paper's runs: twelve targets on each of two data sets."""
+
+import re
+
+import ml_collections
+
+from nss_jax.config.fields import ConfigError, base
+
+# In MF (1e6 multiply-adds), of Figs. 3, 4, 9 and 10 and Tables 1 and 2.
+PAPER_TARGETS_MF = (
+  *(200, 400, 600, 1600, 3200, 4000),
+  *(6400, 8000, 12000, 16000, 24000, 32000),
+)
+# Classes, and the side of the square that Cutout takes out, in pixels.
+_DATASETS = {"cifar10": (10, 16), "cifar100": (100, 8)}
+# Multiply-adds: of all searches of 4.4, and the window of 4.5.
+_COMPLEXITY_TARGET = 600e6
+_WINDOW = (360e6, 400e6)
+
+
+def paper(run: str) -> ml_collections.ConfigDict:
+  """The paper's settings for a data set and a target.
+
+  Args:
+    run: its name, such as `cifar100_600mf`; the target is in MF, one of
+      `PAPER_TARGETS_MF` or any other.
+
+  Raises:
+    ConfigError: if it is no such name.
+  """
+  match = re.fullmatch(r"(cifar10|cifar100)_(\d+(?:\.\d+)?)mf", run, re.ASCII)
+  target = float(match[2]) * 1e6 if match else 0.0
+  if not target:
+    names = " or ".join(f"{dataset}_600mf" for dataset in _DATASETS)
+    raise ConfigError(
+      f"config file: {run!r} is not accepted; expected a data set and a target "
+      f"in MF, like {names}; the paper's targets are "
+      f"{', '.join(map(str, PAPER_TARGETS_MF))}"
+    )
+  config = base()
+  config.name = run
+  config.data.source = f"{match[1]}_binary"
+  config.data.crop_padding = 4
+  config.data.flip = True
+  config.space.num_classes, config.train.cutout = _DATASETS[match[1]]
+  config.objective.target_flops = target
+  config.complexity.target_flops = _COMPLEXITY_TARGET
+  config.principles.window = tuple(macs / target for macs in _WINDOW)
+  config.sweep.targets = tuple(mf * 1e6 for mf in PAPER_TARGETS_MF)
+  return config
