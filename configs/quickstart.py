@@ -42,6 +42,9 @@ def get_config():
   config.nas.epochs = 10
   config.nas.warmup_epochs = 3
   config.nas.learning_rates = (1e-2,)
+  config.complexity.width_shares = (0.5, 1.0)
+  config.complexity.depth_shares = (0.5, 1.0)
+  config.complexity.num_archs = 100
   config.train.epochs = 30
   config.train.batch_size = 64
   config.rank_check.num_archs = 8

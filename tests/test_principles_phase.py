@@ -9,7 +9,7 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import pipeline, principles
+from nss_jax.phases import pipeline, principles, scoring
 from nss_jax.runtime import artifacts, populations, scores
 from nss_jax.spaces.search_space import space_ranges
 
@@ -38,7 +38,10 @@ def _write_elite(job, depth, width):
 
 
 def test_principles(tmp_path, monkeypatch):
-  """Every population is what it says, scored once, and summed up rightly."""
+  """Every population is what it says, scored once, and summed up rightly.
+
+  A run that was killed between two archs ends with the same.
+  """
   config = runs.load_config(**SETTINGS)
   config_lib.validate(config)
   job = runs.make_job(config, tmp_path)
@@ -46,6 +49,11 @@ def test_principles(tmp_path, monkeypatch):
   weights = nss.init_weights(jax.random.key(0), job.search_space)
   monkeypatch.setattr(principles.evaluate, "train_supernet", lambda *_: weights)
   monkeypatch.setattr(principles, "_MAX_DRAWS", 2**14)
+  # One program for the run that goes on too.
+  score_fn = scoring.make_score_fn(
+    job.config, job.search_space, job.dataset, job.mesh
+  )
+  monkeypatch.setattr(scoring, "make_score_fn", lambda *_: score_fn)
   result = principles.run(job)
   path = tmp_path / "principles" / "scores.csv"
   table = scores.read_scores(path, job.search_space)

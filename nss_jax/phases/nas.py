@@ -124,7 +124,7 @@ def search(
   Raises:
     Diverged, Interrupted: as the search phase.
   """
-  say(job.console, f"nas: {name}, logits' learning rate {rate:g}")
+  say(job.console, f"arch search: {name}, logits' learning rate {rate:g}")
   config = search_config(job.config, rate)
   program = search_program.build(config, job.dataset, job.mesh, space)
   state = loop.run(

@@ -117,6 +117,8 @@ def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   Files of an earlier report that are not made again go; other files stay.
   """
   folder.mkdir(parents=True, exist_ok=True)
+  for left in folder.glob(".*.tmp"):  # by a report that was killed
+    shutil.rmtree(left, ignore_errors=True)
   new = pathlib.Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
   try:
     yield new
