@@ -59,7 +59,7 @@ def _resume(program, checkpoints, metrics_path, console) -> LoopState:
   fresh = jax.eval_shape(program.init)
   restored = checkpoints.restore(sharding.abstract(fresh, program.mesh))
   step, state = restored or (0, program.init())
-  if step:
+  if 0 < step < program.schedule.num_steps:
     say(console, f"resuming at step {step} of {program.schedule.num_steps}")
   artifacts.trim_lines(metrics_path, lambda line: line["step"] <= step)
   return state
