@@ -25,7 +25,7 @@ _SHOWN = 0.95  # of the networks, at least
 # Fig. 5 ends at 1000 MF, with a target of 600.
 _LARGEST_SHOWN = 5 / 3
 _LINES = ("-", "--", ":", "-.")
-_DEPTHS = ("tab:cyan", "tab:blue", "tab:purple")
+_DEPTHS = ("tab:green", "tab:blue", "tab:purple")
 _POPULATIONS = {
   PRINCIPLES: ("tab:blue", "-"),
   TREND: ("tab:orange", "-"),
