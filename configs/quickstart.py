@@ -34,20 +34,20 @@ def get_config():
   config.evaluate.coin_epochs = 8
   config.evaluate.num_archs = 200
   config.evaluate.num_spaces = 32
-  config.evaluate.oracle_spaces = 200
+  config.evaluate.oracle_spaces = 100
   config.evaluate.oracle_archs = 2
   config.evaluate.oracle_finalists = 4
-  config.principles.num_archs = 50
+  config.principles.num_archs = 40
   # FBNet's rate alone: DARTS' moves nothing in so few steps.
-  config.nas.epochs = 6
-  config.nas.warmup_epochs = 2
+  config.nas.epochs = 4
+  config.nas.warmup_epochs = 1
   config.nas.learning_rates = (1e-2,)
   config.complexity.width_shares = (0.5, 1.0)
-  config.complexity.depth_shares = (0.5,)
+  config.complexity.depth_shares = (0.25,)
   config.complexity.num_archs = 100
-  config.train.epochs = 10
+  config.train.epochs = 8
   config.train.batch_size = 64
-  config.rank_check.num_archs = 6
+  config.rank_check.num_archs = 5
   config.rank_check.num_near_archs = 3
-  config.rank_check.epochs = 10
+  config.rank_check.epochs = 6
   return config

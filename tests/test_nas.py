@@ -181,7 +181,7 @@ def test_training_starts_from_the_supernet(searched, monkeypatch):
     seen.append(program.init())
     raise StartedError
 
-  monkeypatch.setattr(train, "_loop", start)
+  monkeypatch.setattr(train.loop, "run", start)
   named = job._replace(config=config, archs=("d2_w5",))
   with pytest.raises(StartedError):
     train.run(named)

@@ -40,7 +40,7 @@ def quick(monkeypatch):
   def find(job):
     seen["searched"].append(job.workdir.name)
     folder = job.workdir / "search"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     logits = nss.init_logits(job.search_space)
     elite = search.find_elite(job.config, job.search, logits)
     artifacts.write_json(folder / "elite_space.json", elite)

@@ -69,14 +69,7 @@ def train_supernet(job: Job, preemption: Preemption) -> Any:
     config, job.search_space, job.dataset, job.mesh
   )
   say(job.console, f"stand-alone supernet: {cache / key}")
-  state = loop.run(
-    program,
-    cache / key,
-    job.console,
-    preemption,
-    checkpoint_every=config.search.checkpoint_every,
-    keep_checkpoints=config.search.keep_checkpoints,
-  )
+  state = loop.run_shared(job, program, cache / key, preemption)
   return state.weights.params
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.console
 
+from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program
-from nss_jax.runtime import artifacts, sharding
+from nss_jax.runtime import artifacts, lock, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
 from nss_jax.runtime.log import Progress, say
 from nss_jax.runtime.preemption import Preemption
@@ -24,34 +24,59 @@ class Interrupted(Exception):
 
 
 def run(
+  job: Job,
   program: Program,
   folder: pathlib.Path,
-  console: rich.console.Console,
   preemption: Preemption,
   *,
-  checkpoint_every: int,
-  keep_checkpoints: int,
+  checkpoint_every: int | None = None,
 ) -> LoopState:
   """Runs a program to its end, from where an earlier run stopped.
 
   Writes `metrics.jsonl` and `checkpoints/` in the folder.
 
+  Args:
+    job: how many checkpoints are kept, and where lines and progress go.
+    program: to be run.
+    folder: of its files.
+    preemption: asked between dispatches.
+    checkpoint_every: epochs; None: as `config.search` has it.
+
   Raises:
     Diverged: at a loss that is not finite.
     Interrupted: after SIGTERM, once all is saved.
   """
+  settings, console = job.config.search, job.console
   folder.mkdir(parents=True, exist_ok=True)
   checkpoints = Checkpoints(
     folder / "checkpoints",
-    keep=keep_checkpoints,
+    keep=settings.keep_checkpoints,
     warn=lambda line: say(console, f"warning: {line}"),
   )
   state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
-  state = _loop(
-    program, state, checkpoints, folder, console, preemption, checkpoint_every
-  )
+  every = checkpoint_every or settings.checkpoint_every
+  state = _loop(program, state, checkpoints, folder, console, preemption, every)
   checkpoints.wait()
   return state
+
+
+def run_shared(
+  job: Job, program: Program, folder: pathlib.Path, preemption: Preemption
+) -> LoopState:
+  """As `run`, of a folder that other runs use too: one of them trains."""
+  told = []
+
+  def wait(owner: str) -> bool:
+    if not told:
+      told.append(owner)
+      say(job.console, f"{owner} trains {folder}: waiting")
+    return not preemption.requested
+
+  try:
+    with lock.exclusive(folder, wait):
+      return run(job, program, folder, preemption)
+  except lock.InUse as error:
+    raise Interrupted(f"waiting for {folder}") from error
 
 
 def _resume(program, checkpoints, metrics_path, console) -> LoopState:

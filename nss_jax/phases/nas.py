@@ -127,15 +127,7 @@ def search(
   say(job.console, f"arch search: {name}, logits' learning rate {rate:g}")
   config = search_config(job.config, rate)
   program = search_program.build(config, job.dataset, job.mesh, space)
-  state = loop.run(
-    program,
-    folder,
-    job.console,
-    preemption,
-    checkpoint_every=config.search.checkpoint_every,
-    keep_checkpoints=config.search.keep_checkpoints,
-  )
-  return state.search.logits
+  return loop.run(job, program, folder, preemption).search.logits
 
 
 def choose(

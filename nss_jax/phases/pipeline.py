@@ -24,7 +24,7 @@ from nss_jax.phases import (
   train,
 )
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, canary, data, sharding
+from nss_jax.runtime import artifacts, canary, data, lock, sharding
 from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED
@@ -265,6 +265,10 @@ def _run_phase(name: str, job: Job) -> None:
     say(job.console, f"already done: {path}")
     result = artifacts.read_json(path)
   else:
-    result = phase.run(job)
+    try:
+      with lock.exclusive(job.workdir / name):
+        result = phase.run(job)
+    except lock.InUse as error:
+      raise WorkdirError(f"--workdir: {error}") from None
   for line in phase.report(result, job):
     say(job.console, line)

@@ -96,12 +96,11 @@ def _trainer(job: Job, folder: pathlib.Path, preemption: Preemption):
       job.console, f"training alone: depths {arch.depth}, widths {arch.width}"
     )
     state = loop.run(
+      job,
       dataclasses.replace(program, init=functools.partial(program.init, arch)),
       folder / "archs" / name,
-      job.console,
       preemption,
       checkpoint_every=program.schedule.epochs,
-      keep_checkpoints=2,
     )
     return state.weights.params
 

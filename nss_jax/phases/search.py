@@ -34,14 +34,7 @@ def run(job: Job) -> dict[str, Any]:
   folder = job.workdir / "search"
   # From the start, which compiles, to the last file: SIGTERM is always 75.
   with Preemption() as preemption:
-    state = loop.run(
-      program,
-      folder,
-      job.console,
-      preemption,
-      checkpoint_every=config.search.checkpoint_every,
-      keep_checkpoints=config.search.keep_checkpoints,
-    )
+    state = loop.run(job, program, folder, preemption)
     elite = find_elite(config, program, state.search.logits)
     _draw_trajectory(program, elite, folder)
     # Last: this file says that the search is finished.

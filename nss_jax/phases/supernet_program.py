@@ -15,21 +15,12 @@ import numpy as np
 
 from nss_jax import config as config_lib
 from nss_jax.phases.batches import make_batch_fn
-from nss_jax.phases.program import (
-  LoopState,
-  Program,
-  Schedule,
-  base_keys,
-  make_dispatch,
-  make_schedule,
-  supernet_fn,
-)
+from nss_jax.phases.program import Program, Schedule, base_keys, supernet_fn
+from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, weight_step
 from nss_jax.supernet import masks, network
-
-METRICS = ("train_loss", "train_accuracy")
 
 
 def build_supernet(
@@ -90,11 +81,10 @@ def _apply(config, search_space):
 
 def _schedule(config, dataset, epochs) -> Schedule:
   train, _ = split(config, dataset.train_labels)
-  return make_schedule(
+  return training_schedule(
     len(train),
     batch_size=config.evaluate.batch_size,
     epochs=epochs,
-    warmup_epochs=epochs,  # there are no logits to move
     steps_per_dispatch=config.search.steps_per_dispatch,
   )
 
@@ -108,24 +98,17 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
   )
   keys = base_keys(settings.seed)
 
-  def init(given: Any = None) -> LoopState:
+  def init_fn(given: Any = None):
     params = jax.jit(network.init_weights, static_argnums=1)(
       keys["init"], search_space
     )
-    state = LoopState(
-      weights=weight_step.init_weight_state(params, optimizer),
-      search=given,
-      sums={name: jnp.zeros(()) for name in METRICS},
-    )
-    return sharding.replicate(state, mesh)
+    return weight_step.init_weight_state(params, optimizer), given
 
   make_batch = make_batch_fn(config, dataset, keys["augment"])
 
-  def step_fn(state, parts, indices, positions, *, warmup):
-    batch = make_batch(
-      parts["train"], indices["train"], positions, 0, state.weights.step
-    )
-    weights, metrics = weight_step.weight_step(
+  def update_fn(state, part, indices, positions):
+    batch = make_batch(part, indices, positions, 0, state.weights.step)
+    return weight_step.weight_step(
       state.weights,
       state.search,
       batch,
@@ -135,25 +118,17 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
       optimizer=optimizer,
       axis_name=sharding.AXIS,
     )
-    seen = metrics["loss"], metrics["accuracy"]
-    sums = {n: state.sums[n] + x for n, x in zip(METRICS, seen, strict=True)}
-    return LoopState(weights, state.search, sums), metrics["loss"][None]
 
-  dispatch = make_dispatch(
-    step_fn,
-    {"train": (dataset.train_images[train], dataset.train_labels[train])},
+  return make_program(
+    search_space,
+    schedule,
+    mesh,
     batch_size=settings.batch_size,
-    mesh=mesh,
+    init_fn=init_fn,
+    update_fn=update_fn,
+    images=dataset.train_images[train],
+    labels=dataset.train_labels[train],
     order_key=lambda state: keys["order"],
-  )
-  return Program(
-    search_space=search_space,
-    schedule=schedule,
-    mesh=mesh,
-    batch_size=settings.batch_size,
-    init=init,
-    dispatch=dispatch,
-    measure=lambda state, step, means: means,
   )
 
 

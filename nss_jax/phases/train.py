@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,21 +73,10 @@ def _train_seeds(job, name, arch, folder, start, preemption):
         say(job.console, f"training {name}, {format_arch(arch)}, seed {seed}")
         init = functools.partial(program.init, seed, start(arch))
         seeded = dataclasses.replace(program, init=init)
-        state = _loop(job, seeded, path.parent, preemption)
+        state = loop.run(job, seeded, path.parent, preemption)
         result = _result(job, name, arch, seed, state, test, path.parent)
         artifacts.write_json(path, result)
   return [artifacts.read_json(path) for path in paths.values()]
-
-
-def _loop(job: Job, program, folder: pathlib.Path, preemption: Preemption):
-  return loop.run(
-    program,
-    folder,
-    job.console,
-    preemption,
-    checkpoint_every=job.config.search.checkpoint_every,
-    keep_checkpoints=2,
-  )
 
 
 def _result(job, name, arch, seed, state, test, folder) -> dict[str, Any]:

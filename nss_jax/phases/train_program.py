@@ -11,19 +11,12 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from nss_jax.phases.batches import make_batch_fn
-from nss_jax.phases.program import (
-  LoopState,
-  Program,
-  base_keys,
-  make_dispatch,
-  make_schedule,
-)
+from nss_jax.phases.program import Program, base_keys
+from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.runtime import augment, data, optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, train_step
 from nss_jax.supernet import network
-
-METRICS = ("train_loss", "train_accuracy")
 
 
 def build(
@@ -38,11 +31,10 @@ def build(
   seed is part of the state, so that all seeds share one compiled program.
   """
   settings = config.train
-  schedule = make_schedule(
+  schedule = training_schedule(
     len(dataset.train_labels),
     batch_size=settings.batch_size,
     epochs=settings.epochs,
-    warmup_epochs=settings.epochs,  # there are no logits to move
     steps_per_dispatch=config.search.steps_per_dispatch,
   )
   optimizer = optimizers.train_optimizer(
@@ -53,18 +45,14 @@ def build(
     weight_decay=settings.weight_decay,
   )
 
-  def init(seed: int = 0, params: Any = None) -> LoopState:
+  def init_fn(seed: int = 0, params: Any = None):
     if params is None:
       params = jax.jit(network.init_weights, static_argnums=1)(
         base_keys(seed)["init"], search_space
       )
     averages = network.init_averages(search_space)
-    state = LoopState(
-      weights=train_step.init_train_state(params, averages, optimizer),
-      search=jnp.uint32(seed),
-      sums={name: jnp.zeros(()) for name in METRICS},
-    )
-    return sharding.replicate(state, mesh)
+    weights = train_step.init_train_state(params, averages, optimizer)
+    return weights, jnp.uint32(seed)
 
   def loss_fn(params, averages, batch):
     images, labels = batch
@@ -74,38 +62,28 @@ def build(
     loss, metrics = losses.cross_entropy(logits, labels)
     return loss, (averages, metrics)
 
-  def step_fn(state, parts, indices, positions, *, warmup):
+  def update_fn(state, part, indices, positions):
     key = base_keys(state.search)["augment"]
     make_batch = make_batch_fn(config, dataset, key, cutout=settings.cutout)
-    batch = make_batch(
-      parts["train"], indices["train"], positions, 0, state.weights.step
-    )
-    weights, metrics = train_step.train_step(
+    batch = make_batch(part, indices, positions, 0, state.weights.step)
+    return train_step.train_step(
       state.weights,
       batch,
       loss_fn=loss_fn,
       optimizer=optimizer,
       axis_name=sharding.AXIS,
     )
-    seen = metrics["loss"], metrics["accuracy"]
-    sums = {n: state.sums[n] + x for n, x in zip(METRICS, seen, strict=True)}
-    return LoopState(weights, state.search, sums), metrics["loss"][None]
 
-  dispatch = make_dispatch(
-    step_fn,
-    {"train": (dataset.train_images, dataset.train_labels)},
+  return make_program(
+    search_space,
+    schedule,
+    mesh,
     batch_size=settings.batch_size,
-    mesh=mesh,
+    init_fn=init_fn,
+    update_fn=update_fn,
+    images=dataset.train_images,
+    labels=dataset.train_labels,
     order_key=lambda state: base_keys(state.search)["order"],
-  )
-  return Program(
-    search_space=search_space,
-    schedule=schedule,
-    mesh=mesh,
-    batch_size=settings.batch_size,
-    init=init,
-    dispatch=dispatch,
-    measure=lambda state, step, means: means,
   )
 
 

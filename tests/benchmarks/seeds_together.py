@@ -33,7 +33,7 @@ SEEDS, STEPS, BATCH, REPEATS = 3, 4, 64, 5
 
 
 def make_run(search_space):
-  """`(state, images [T, B, H, W, C], labels [T, B]) -> state`, and the start."""
+  """`(state, images [T, B, H, W, C], labels [T, B]) -> state`; its start."""
   optimizer = optimizers.train_optimizer(
     learning_rate=0.1,
     decay_factor=0.2,

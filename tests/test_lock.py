@@ -1,0 +1,101 @@
+"""A folder has one process at a time, and a dead one leaves it free."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import runs
+
+from nss_jax.phases import loop, pipeline
+from nss_jax.runtime import lock, preemption
+
+_HOLD = """
+import pathlib, sys, time
+from nss_jax.runtime import lock
+with lock.exclusive(pathlib.Path(sys.argv[1])):
+  print("held", flush=True)
+  time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  """A process that has `tmp_path / "held"`."""
+  process = subprocess.Popen(
+    [sys.executable, "-c", _HOLD, str(tmp_path / "held")],
+    stdout=subprocess.PIPE,
+    env={**os.environ, "PYTHONPATH": str(runs.ROOT)},
+    text=True,
+  )
+  assert process.stdout.readline() == "held\n"
+  yield process
+  process.kill()
+  process.wait()
+  process.stdout.close()
+
+
+def test_the_second_process_is_told_who_is_there(holder, tmp_path):
+  with (
+    pytest.raises(
+      lock.InUse, match=rf"held: in use by process {holder.pid} on"
+    ),
+    lock.exclusive(tmp_path / "held"),
+  ):
+    raise AssertionError("both have it")
+  with lock.exclusive(tmp_path / "other"):
+    pass
+
+
+def test_a_killed_process_leaves_nothing_locked(holder, tmp_path):
+  holder.send_signal(signal.SIGKILL)
+  holder.wait()
+  with lock.exclusive(tmp_path / "held"):
+    text = (tmp_path / "held" / ".lock").read_text()
+    assert text.startswith(f"process {os.getpid()} on ")
+    assert text.count("\n") == 1
+
+
+def test_it_waits_until_the_other_has_ended(holder, tmp_path):
+  asked = []
+
+  def wait(owner):
+    asked.append(owner)
+    holder.kill()
+    holder.wait()
+    return True
+
+  with lock.exclusive(tmp_path / "held", wait):
+    assert len(asked) == 1
+  assert asked[0].startswith(f"process {holder.pid} on ")
+
+
+def test_it_gives_up_when_told(holder, tmp_path):
+  with (
+    pytest.raises(lock.InUse),
+    lock.exclusive(tmp_path / "held", lambda owner: False),
+  ):
+    raise AssertionError("both have it")
+
+
+def test_a_phase_that_another_process_runs_is_refused(tmp_path):
+  config = runs.load_config(**runs.TINY)
+  with (
+    lock.exclusive(tmp_path / "run" / "search"),
+    pytest.raises(pipeline.WorkdirError, match=f"by process {os.getpid()} on"),
+  ):
+    pipeline.run(config, tmp_path / "run", ["search"])
+  assert not (tmp_path / "run" / "search" / "metrics.jsonl").exists()
+
+
+def test_the_shared_supernet_is_waited_for(tmp_path):
+  """SIGTERM ends the wait: there is nothing to save."""
+  job = runs.make_job(runs.load_config(**runs.TINY), tmp_path / "run")
+  with preemption.Preemption() as stopped, lock.exclusive(tmp_path / "net"):
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(loop.Interrupted, match="waiting for"):
+      loop.run_shared(job, job.search, tmp_path / "net", stopped)
+    timer.join()
