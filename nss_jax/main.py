@@ -35,6 +35,8 @@ PHASES = (
   "sweep",
   "report",
 )
+# One target, from the search to the report; the sweep is for many.
+ALL = tuple(name for name in PHASES if name != "sweep")
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -44,7 +46,9 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "folder of the run (default: runs/<config.name>)"
 )
 _PHASES = flags.DEFINE_list(
-  "phases", "search", f"phases to run, in order: {', '.join(PHASES)}"
+  "phases",
+  "search",
+  f"phases to run, in order: {', '.join(PHASES)}; all: all but the sweep",
 )
 _ARCH = flags.DEFINE_list(
   "arch", [], "archs to train instead of those found: d3-3-3_w16-32-64"
@@ -61,11 +65,12 @@ def main(argv: list[str]) -> int:
 
   if len(argv) > 1:
     return _refuse(f"not a flag: {argv[1]!r}; see --help")
-  unknown = [name for name in _PHASES.value if name not in PHASES]
-  if unknown or not _PHASES.value:
+  phases = ALL if _PHASES.value == ["all"] else _PHASES.value
+  unknown = [name for name in phases if name not in PHASES]
+  if unknown or not phases:
     return _refuse(
-      f"--phases: {','.join(unknown)!r} is not accepted; expected a list of "
-      f"{', '.join(PHASES)}"
+      f"--phases: {','.join(unknown)!r} is not accepted; expected all or a "
+      f"list of {', '.join(PHASES)}"
     )
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # orbax tells each file it writes
@@ -76,7 +81,7 @@ def main(argv: list[str]) -> int:
     return pipeline.run(
       config,
       workdir,
-      _PHASES.value,
+      phases,
       archs=_ARCH.value,
       dry_run=_DRY_RUN.value,
       config_flags=_config_flags(),

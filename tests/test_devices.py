@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import search_program
+from nss_jax.phases import pipeline, search_program
 from nss_jax.runtime import data, sharding
+from nss_jax.steps import losses
 
 DIGITS = data.load("digits")
 
@@ -21,7 +22,7 @@ def _two_dispatches(num_devices, **overrides):
   config = runs.load_config(
     **{
       **runs.TINY,
-      "space.strides": (1, 2),  # compiles faster than three stages
+      "space.strides": (1,),  # compiles faster than three stages
       "data.crop_padding": 1,
       "data.flip": True,
       "search.steps_per_dispatch": 2,
@@ -57,11 +58,58 @@ def test_sliced_engine_shares_statistics():
   chex.assert_trees_all_close(one, eight, rtol=2e-3, atol=2e-4)
 
 
-def test_batch_must_divide():
-  with pytest.raises(
-    config_lib.ConfigError, match=r"60 is not accepted.*multiple of the 8"
-  ):
-    _two_dispatches(8, **{"search.batch_size": 60})
+def test_microbatches_equal_devices():
+  """Two parts of a batch on one device, and a part on each of two devices.
+
+  Statistics of the batch are of a part in both.
+  """
+  one = _two_dispatches(1, **{"supernet.microbatches": 2})
+  two = _two_dispatches(2)
+  chex.assert_trees_all_close(one, two, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"search.batch_size": 60}, r"60 is not accepted.*multiple of the 8 dev"),
+    ({"supernet.microbatches": 5}, "72 is not .* 8 devices times 5 micro"),
+  ],
+)
+def test_batch_must_divide(fields, message):
+  with pytest.raises(config_lib.ConfigError, match=message):
+    _two_dispatches(8, **fields)
+
+
+@pytest.mark.parametrize("group", ["evaluate", "train"])
+def test_batches_of_other_phases_must_divide(group, tmp_path):
+  fields = {**runs.TINY, f"{group}.batch_size": 60}
+  with pytest.raises(config_lib.ConfigError, match=rf"{group}.batch_size: 60 "):
+    pipeline.run(
+      runs.load_config(**fields),
+      tmp_path / "run",
+      ["search", "evaluate", "train"],
+      archs=["d1-1-1_w2-2-2"],
+    )
+
+
+def test_microbatches_accumulate():
+  """Without batch statistics: the loss and gradient of the whole batch."""
+  rng = np.random.default_rng(0)
+  weights, batch = rng.normal(size=3), rng.normal(size=(12, 3))
+
+  def loss_fn(weights, choice, batch):
+    value = jnp.square(batch @ weights * choice).mean()
+    return value, {"twice": 2 * value}
+
+  parts = losses.microbatched(loss_fn, 4)
+  with jax.enable_x64(True):
+    expected, found = (
+      jax.value_and_grad(fn, has_aux=True)(jnp.array(weights), 0.5, batch)
+      for fn in (loss_fn, parts)
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="a batch of 10 has no 4 equal parts"):
+      parts(weights, 0.5, batch[:10])
 
 
 def test_dispatch_reduces_over_devices():
@@ -88,6 +136,52 @@ def _weight_step(batch, axis_name=None):
     optimizer=optimizer,
     axis_name=axis_name,
   )
+
+
+def test_each_device_draws_its_own():
+  """The mean over devices, each with the draw of its own key."""
+  optimizer, rng = optax.sgd(1.0), jax.random.key(3)
+  fields = {
+    "loss_fn": lambda w, choice, b: ((b @ w).mean() * choice, {"seen": choice}),
+    "sample_fn": lambda rng, logits, step: nss.Sample(
+      None, jax.random.uniform(rng)
+    ),
+    "optimizer": optimizer,
+  }
+  state = nss.init_weight_state(jnp.ones(3), optimizer)
+  batch = jnp.arange(24.0).reshape(8, 3) / 10
+  steps = {
+    own: jax.jit(
+      jax.shard_map(
+        lambda batch, own=own: nss.weight_step(
+          state,
+          None,
+          batch,
+          rng,
+          axis_name=sharding.AXIS,
+          own_draws=own,
+          **fields,
+        ),
+        mesh=sharding.make_mesh(4),
+        in_specs=P(sharding.AXIS),
+        out_specs=P(),
+      )
+    )
+    for own in (False, True)
+  }
+  key = jax.random.fold_in(rng, 0)
+  draws = [jax.random.uniform(jax.random.fold_in(key, k)) for k in range(4)]
+  gradients = [
+    draw * part.mean(0)
+    for draw, part in zip(draws, batch.reshape(4, 2, 3), strict=True)
+  ]
+  found, metrics = steps[True](batch)
+  np.testing.assert_allclose(found.params, 1 - sum(gradients) / 4, rtol=1e-6)
+  np.testing.assert_allclose(metrics["seen"], sum(draws) / 4, rtol=1e-6)
+  _, metrics = steps[False](batch)
+  np.testing.assert_allclose(metrics["seen"], jax.random.uniform(key))
+  with pytest.raises(ValueError, match="own_draws needs axis_name"):
+    nss.weight_step(state, None, batch, rng, own_draws=True, **fields)
 
 
 def _search_step(batch, axis_name=None):

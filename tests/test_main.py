@@ -273,6 +273,13 @@ def test_dry_run(call, tmp_path):
   assert not _everything(tmp_path)
 
 
+def test_all_phases_are_planned_in_order(call):
+  _, out, _ = call("--workdir=w", "--dry_run", "--phases=all", tiny=False)
+  planned = [line.split()[0] for line in out.splitlines()]
+  expected = [name for name in main.PHASES if name not in ("sweep", "report")]
+  assert [n for n in planned if n in expected] == expected[1:]
+
+
 def test_dry_run_counts_the_passes_of_the_search(call):
   """Once for warmup, twice after; forward and twice back; largest network."""
   masked = "--config.supernet.engine=masked"

@@ -15,12 +15,24 @@ import runs
 import nss_jax as nss
 from nss_jax.phases import loop, search, search_program
 
+# Three stages take three times as long to compile; one shows the same.
+_ONE_STAGE = {"space.strides": (1,)}
+_FLAG = "--config.space.strides=(1,)"
+
+
+def _run(*flags, **kwargs):
+  return runs.run(_FLAG, *flags, **kwargs)
+
+
+def _start(*flags, **kwargs):
+  return runs.start(_FLAG, *flags, **kwargs)
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   """The workdir of an uninterrupted run."""
   workdir = tmp_path_factory.mktemp("whole") / "run"
-  code, out, err = runs.run(f"--workdir={workdir}")
+  code, out, err = _run(f"--workdir={workdir}")
   assert code == 0, err
   assert "Elite Space" in out
   assert "Next:" in out
@@ -98,9 +110,9 @@ def test_metrics(whole):
     }
   for line in lines[:2]:  # warmup: frozen, uniform
     assert line["validation_loss"] is None
-    assert line["probabilities"]["depth"] == [[0.5, 0.5]] * 3
-    assert line["probabilities"]["width"] == [[0.25] * 4] * 3
-  assert lines[2]["probabilities"]["width"] != [[0.25] * 4] * 3
+    assert line["probabilities"]["depth"] == [[0.5, 0.5]]
+    assert line["probabilities"]["width"] == [[0.25] * 4]
+  assert lines[2]["probabilities"]["width"] != [[0.25] * 4]
   assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
@@ -128,7 +140,7 @@ def _run_signalled(workdir, number, name, suffix, count):
   script = _SIGNALLED.format(
     number=int(number), name=name, suffix=suffix, count=count
   )
-  process = runs.start(f"--workdir={workdir}", script=script)
+  process = _start(f"--workdir={workdir}", script=script)
   out, err = process.communicate(timeout=300)
   assert not (workdir / "search" / "elite_space.json").exists()
   return process.returncode, out, err
@@ -149,17 +161,17 @@ def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):
   # A line that was being written when the power went.
   with (tmp_path / "search" / "metrics.jsonl").open("a") as file:
     file.write('{"step": 9')
-  code, _, err = runs.run(f"--workdir={tmp_path}")
+  code, _, err = _run(f"--workdir={tmp_path}")
   assert code == 0, err
   _assert_same(tmp_path, whole)
 
 
 def test_killed_from_outside(whole, tmp_path):
-  process = runs.start(f"--workdir={tmp_path}")
+  process = _start(f"--workdir={tmp_path}")
   _wait_for_epochs(process, tmp_path, 2)
   process.kill()
   process.communicate()
-  assert runs.run(f"--workdir={tmp_path}")[0] == 0
+  assert _run(f"--workdir={tmp_path}")[0] == 0
   _assert_same(tmp_path, whole)
 
 
@@ -178,7 +190,7 @@ def saved(tmp_path_factory):
 
 def test_sigterm_saves_and_goes_on(whole, saved, tmp_path):
   shutil.copytree(saved, tmp_path / "w")
-  code, out, err = runs.run(f"--workdir={tmp_path}/w")
+  code, out, err = _run(f"--workdir={tmp_path}/w")
   assert code == 0, err
   assert "resuming at step 30 of 45" in out
   _assert_same(tmp_path / "w", whole)
@@ -188,7 +200,7 @@ def test_sigterm_while_it_compiles(tmp_path):
   """Python runs no signal handler then; 10 seconds are 10 seconds."""
   # Another number of steps is another program: not one of the cache.
   flags = "--config.search.epochs=50", f"--workdir={tmp_path}"
-  process = runs.start(*flags)
+  process = _start(*flags)
   deadline = time.monotonic() + 120
   while time.monotonic() < deadline and process.poll() is None:
     if (tmp_path / "search").exists():
@@ -215,7 +227,7 @@ def test_damaged_checkpoint(whole, saved, tmp_path, damage):
   data = bytearray(victim.read_bytes())
   data[len(data) // 2] ^= 1
   victim.write_bytes(data if damage == "flip" else data[: len(data) // 2])
-  code, out, err = runs.run(f"--workdir={workdir}")
+  code, out, err = _run(f"--workdir={workdir}")
   assert code == 0, err
   (warning,) = [x for x in out.splitlines() if x.startswith("warning:")]
   assert str(victim) in warning
@@ -226,7 +238,7 @@ def test_damaged_checkpoint(whole, saved, tmp_path, damage):
 def test_finished_workdir_answers_at_once(whole):
   path = whole / "search" / "elite_space.json"
   before = os.stat(path).st_mtime_ns
-  code, out, _ = runs.run(f"--workdir={whole}")
+  code, out, _ = _run(f"--workdir={whole}")
   assert code == 0
   assert "already done" in out
   assert os.stat(path).st_mtime_ns == before
@@ -237,7 +249,7 @@ def test_another_config_is_refused(whole):
     return {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
 
   before = state()
-  code, _, err = runs.run(f"--workdir={whole}", "--config.seed=7")
+  code, _, err = _run(f"--workdir={whole}", "--config.seed=7")
   assert code == 2
   assert err.count("\n") == 1
   assert "config.seed: 0 is now 7" in err
@@ -247,7 +259,7 @@ def test_another_config_is_refused(whole):
 @pytest.fixture
 def job(tmp_path):
   """A tiny search on one device, in this process."""
-  config = runs.load_config(**{**runs.TINY, "search.epochs": 3})
+  config = runs.load_config(**{**runs.TINY, **_ONE_STAGE, "search.epochs": 3})
   return runs.make_job(config, tmp_path)
 
 
@@ -287,7 +299,7 @@ def test_diverged_weights_are_never_saved(job, tmp_path):
 
 
 def test_diverged(tmp_path):
-  code, out, _ = runs.run(
+  code, out, _ = _run(
     f"--workdir={tmp_path}",
     "--config.weights.learning_rate=1e30",
     "--config.weights.clip_norm=1e30",

@@ -65,6 +65,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f"at most search.temperature_start, {search.temperature_start}",
       )
     )
+  if config.supernet.draws == "per_device" and search.sync_batch_norm:
+    raise ConfigError(
+      _message(
+        "supernet.draws",
+        "per_device",
+        "shared with config.search.sync_batch_norm: other archs have no "
+        "statistics in common",
+      )
+    )
   if config.evaluate.sandwich and config.evaluate.archs_per_batch < 3:
     raise ConfigError(
       _message(
@@ -162,6 +171,7 @@ _CHOICES = {
   "evaluate.batch_stats": ("recalibrate", "batch"),
   "train.start": ("fresh", "supernet"),
   "supernet.activations": ("float32", "bfloat16"),
+  "supernet.draws": ("shared", "per_device"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
 # Phases of one target.
@@ -199,6 +209,7 @@ _RANGES = {
   "search.temperature_end": (_positive, "above 0"),
   "search.elite_tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "search.num_score_archs": (lambda v: v >= 2, "2 or more"),
+  "supernet.microbatches": (_count, "1 or more"),
   "supernet.bucket_shares": (
     _ascending_to_one,
     "shares above 0 that ascend to 1",

@@ -56,6 +56,10 @@ def base() -> ml_collections.ConfigDict:
         # three to five of them, by what the stage costs.
         "bucket_shares": (),
         "activations": "float32",  # float32 | bfloat16; all else is float32
+        # Equal parts of a device's batch, one after the other: less memory, a
+        # third more time; batch statistics are then of a part.
+        "microbatches": 1,
+        "draws": "shared",  # shared | per_device: each device draws an arch
       },
       "objective": {
         "target_flops": 600e6,  # multiply-adds of one image

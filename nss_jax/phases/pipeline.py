@@ -24,6 +24,7 @@ from nss_jax.phases import (
   train,
 )
 from nss_jax.phases.job import Job
+from nss_jax.phases.program import check_batch
 from nss_jax.runtime import artifacts, canary, data, lock, sharding
 from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
@@ -127,10 +128,17 @@ def _check_order(
       )
 
 
+# Phases that train or use the stand-alone supernet.
+_SCORED = {"evaluate", "rank_check", "principles", "complexity"}
+
+
 def _check_phases(job: Job, phases: Sequence[str]) -> None:
   """What each phase refuses, before anything is compiled."""
   parts = job.config, job.search_space, job.dataset.train_labels
-  if {"evaluate", "rank_check", "principles"} & set(phases):
+  if _SCORED & set(phases):
+    microbatches = job.config.supernet.microbatches
+    check_batch(job.config, job.mesh, "evaluate", microbatches=microbatches)
+  if (_SCORED - {"complexity"}) & set(phases):
     evaluate.check(*parts)
   if "complexity" in phases:
     complexity.check(*parts)
@@ -149,11 +157,12 @@ def _check_training(job: Job) -> None:
     train.check(config, job.archs, job.search_space)
   except ValueError as error:
     raise WorkdirError(f"--arch: {error}") from None
+  check_batch(config, job.mesh, "train")
   batch, images = config.train.batch_size, len(job.dataset.train_labels)
-  if batch > images or batch % job.mesh.size:
+  if batch > images:
     raise config_lib.ConfigError(
-      f"config.train.batch_size: {batch} is not accepted; expected a multiple "
-      f"of the {job.mesh.size} devices, at most the {images} images"
+      f"config.train.batch_size: {batch} is not accepted; expected at most the "
+      f"{images} images"
     )
 
 

@@ -52,43 +52,79 @@ def describe(
   )
   macs = search_macs(config, program)
   yield f"compute    {macs:.3g} multiply-adds in all, about"
-  if "evaluate" in phases:
-    yield (
-      f"evaluate   a supernet of its own, {config.evaluate.epochs} epochs; "
-      f"then {evaluate.num_archs(config, space)} archs"
-    )
-  if "nas" in phases:
-    rates = ", ".join(f"{rate:g}" for rate in config.nas.learning_rates)
-    yield (
-      f"nas        in the Elite Space and in all of it, {config.nas.epochs} "
-      f"epochs each, learning rates {rates}"
-    )
-  if "complexity" in phases:
-    spaces = complexity.search_spaces(config, space)
-    yield (
-      f"complexity {len(spaces)} searches of one arch, {config.nas.epochs} "
-      f"epochs each: {', '.join(spaces)}"
-    )
-  if "sweep" in phases:
-    targets = ", ".join(map(format_macs, config.sweep.targets))
-    yield f"sweep      {', '.join(config.sweep.phases)} for {targets}"
-  if "principles" in phases:
-    yield (
-      f"principles up to 10 times {config.principles.num_archs} archs, on the "
-      "evaluate phase's supernet"
-    )
-  if "train" in phases:
-    yield (
-      f"train      every arch alone, {config.train.epochs} epochs, "
-      f"{config.train.num_seeds} seeds"
-    )
-  memory = memory_estimate(space, config.search.batch_size // program.mesh.size)
+  for phase in phases:
+    if phase in _PLANS:
+      yield f"{phase:10} {_PLANS[phase](config, space)}"
+  parts = program.mesh.size * config.supernet.microbatches
+  memory = memory_estimate(space, config.search.batch_size // parts)
   yield f"memory     about {memory / 2**30:.2g} GiB per device (estimate)"
   kinds = sorted({device.device_kind for device in program.mesh.devices.flat})
   yield (
     f"devices    {program.mesh.size} x {', '.join(kinds)} "
     f"({jax.default_backend()})"
   )
+
+
+def _plan_evaluate(config, space) -> str:
+  return (
+    f"a supernet of its own, {config.evaluate.epochs} epochs; then "
+    f"{evaluate.num_archs(config, space)} archs"
+  )
+
+
+def _plan_rank_check(config, space) -> str:
+  settings = config.rank_check
+  return (
+    f"{settings.num_archs} + {settings.num_near_archs} archs alone, "
+    f"{settings.epochs} epochs each"
+  )
+
+
+def _plan_principles(config, space) -> str:
+  return (
+    f"up to 10 times {config.principles.num_archs} archs, on the evaluate "
+    "phase's supernet"
+  )
+
+
+def _plan_nas(config, space) -> str:
+  rates = ", ".join(f"{rate:g}" for rate in config.nas.learning_rates)
+  return (
+    f"in the Elite Space and in all of it, {config.nas.epochs} epochs each, "
+    f"learning rates {rates}"
+  )
+
+
+def _plan_complexity(config, space) -> str:
+  spaces = complexity.search_spaces(config, space)
+  return (
+    f"{len(spaces)} searches of one arch, {config.nas.epochs} epochs each: "
+    f"{', '.join(spaces)}"
+  )
+
+
+def _plan_train(config, space) -> str:
+  return (
+    f"every arch alone, {config.train.epochs} epochs, "
+    f"{config.train.num_seeds} seeds"
+  )
+
+
+def _plan_sweep(config, space) -> str:
+  targets = ", ".join(map(format_macs, config.sweep.targets))
+  return f"{', '.join(config.sweep.phases)} for {targets}"
+
+
+# What each phase beside the search will do, in words.
+_PLANS = {
+  "evaluate": _plan_evaluate,
+  "rank_check": _plan_rank_check,
+  "principles": _plan_principles,
+  "nas": _plan_nas,
+  "complexity": _plan_complexity,
+  "train": _plan_train,
+  "sweep": _plan_sweep,
+}
 
 
 def search_macs(config: ml_collections.ConfigDict, program: Program) -> float:

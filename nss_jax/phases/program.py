@@ -12,6 +12,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
+from nss_jax import config as config_lib
 from nss_jax.phases.batches import epoch_indices
 from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
@@ -118,6 +119,35 @@ def make_schedule(
     warmup_epochs=warmup_epochs,
     dispatches=tuple(zip(starts, lengths, strict=True)),
   )
+
+
+def check_batch(
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+  group: str,
+  *,
+  microbatches: int = 1,
+) -> None:
+  """Refuses a `batch_size` that devices and microbatches cannot share.
+
+  Args:
+    config: of the run.
+    mesh: the devices.
+    group: of the config that has the field, such as `search`.
+    microbatches: of each device's share.
+
+  Raises:
+    ConfigError: naming the field, the value and what is accepted.
+  """
+  batch = config[group].batch_size
+  if batch % (mesh.size * microbatches):
+    parts = f"the {mesh.size} devices"
+    if microbatches > 1:
+      parts += f" times {microbatches} microbatches"
+    raise config_lib.ConfigError(
+      f"config.{group}.batch_size: {batch} is not accepted; expected a "
+      f"multiple of {parts}"
+    )
 
 
 def base_keys(seed: int) -> dict[str, jax.Array]:

@@ -15,6 +15,7 @@ from nss_jax.phases.program import (
   LoopState,
   Program,
   base_keys,
+  check_batch,
   make_dispatch,
   make_schedule,
   supernet_fn,
@@ -138,8 +139,9 @@ def _make_steps(
 ):
   """The steps with all but state, batches and key bound."""
   synced = sharding.AXIS if config.search.sync_batch_norm else None
-  loss_fn = losses.single_loss(
-    supernet_fn(config, search_space, axis_name=synced)
+  loss_fn = losses.microbatched(
+    losses.single_loss(supernet_fn(config, search_space, axis_name=synced)),
+    config.supernet.microbatches,
   )
   name = config.search.estimator
   hard = name == "straight_through"
@@ -154,6 +156,7 @@ def _make_steps(
     loss_fn=loss_fn,
     optimizer=weight_opt,
     axis_name=sharding.AXIS,
+    own_draws=config.supernet.draws == "per_device",
   )
   search = functools.partial(
     search_step.search_step,
@@ -170,6 +173,7 @@ def _make_steps(
       else estimators.pathwise
     ),
     axis_name=sharding.AXIS,
+    own_draws=config.supernet.draws == "per_device",
   )
   return {
     "warmup": functools.partial(train, sample_fn=warmup),
@@ -266,8 +270,4 @@ def check_data(config, dataset, mesh) -> None:
       f"expected at least the {dataset.num_classes} classes in the labels of "
       f"{dataset.name}"
     )
-  if config.search.batch_size % mesh.size:
-    raise config_lib.ConfigError(
-      f"config.search.batch_size: {config.search.batch_size} is not accepted; "
-      f"expected a multiple of the {mesh.size} devices"
-    )
+  check_batch(config, mesh, "search", microbatches=config.supernet.microbatches)

@@ -97,6 +97,7 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
     **config.weights, num_steps=schedule.num_steps
   )
   keys = base_keys(settings.seed)
+  loss_fn = losses.microbatched(loss_fn, config.supernet.microbatches)
 
   def init_fn(given: Any = None):
     params = jax.jit(network.init_weights, static_argnums=1)(
@@ -117,6 +118,7 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
       sample_fn=sample_fn,
       optimizer=optimizer,
       axis_name=sharding.AXIS,
+      own_draws=config.supernet.draws == "per_device",
     )
 
   return make_program(

@@ -80,6 +80,58 @@ def distilled_loss(apply_fn: ApplyFn) -> LossFn:
   return loss_fn
 
 
+def microbatched(loss_fn: LossFn, count: int) -> LossFn:
+  """The mean of a loss over equal parts of the batch, one after the other.
+
+  Gradients accumulate. Each part is computed again for its gradient, so the
+  memory of the activations is that of one part, for a third more time. What
+  examples of a batch share, such as batch statistics, is then of a part: as
+  on so many devices that share none.
+
+  Args:
+    loss_fn: of a batch whose leaves are `[B, ...]`.
+    count: of the parts.
+
+  Raises:
+    ValueError: when called with a batch that has no `count` equal parts.
+  """
+  if count == 1:
+    return loss_fn
+
+  def split(x):
+    if x.shape[0] % count:
+      raise ValueError(
+        f"a batch of {x.shape[0]} has no {count} equal parts; expected a "
+        "multiple"
+      )
+    return x.reshape(count, -1, *x.shape[1:])
+
+  def in_parts(weights, choice, batch):
+    one = jax.checkpoint(loss_fn)
+    found = jax.lax.map(
+      lambda part: one(weights, choice, part), jax.tree.map(split, batch)
+    )
+    return jax.tree.map(lambda x: x.mean(0), found)
+
+  return in_parts
+
+
+def step_rng(
+  rng: jax.Array, step: jax.Array, axis_name: str | None, own_draws: bool
+) -> jax.Array:
+  """The key of a step, the same on all devices or, with `own_draws`, one each.
+
+  Raises:
+    ValueError: for `own_draws` without an axis.
+  """
+  rng = jax.random.fold_in(rng, step)
+  if not own_draws:
+    return rng
+  if axis_name is None:
+    raise ValueError("own_draws needs axis_name, the axis of the devices")
+  return jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
+
+
 def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
   """`pmean` over a device axis; the tree itself when there is none."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

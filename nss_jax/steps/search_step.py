@@ -14,6 +14,7 @@ from nss_jax.steps.losses import (
   LossFn,
   Metrics,
   mean_over_devices,
+  step_rng,
   vary_over_devices,
 )
 
@@ -55,6 +56,7 @@ def search_step(
   cost_from: CostFrom = "sample",
   estimator: Estimator = pathwise,
   axis_name: str | None = None,
+  own_draws: bool = False,
 ) -> tuple[SearchState, Metrics]:
   """Descends `task loss + cost_weight * |cost / target - 1|` (Eq. 3-5).
 
@@ -76,6 +78,7 @@ def search_step(
       closed form, whatever the estimator).
     estimator: of the gradient of the expected objective.
     axis_name: device axis over which gradients and metrics are averaged.
+    own_draws: whether each device of the axis draws for itself.
 
   Returns:
     The next state, and `loss`, `penalty`, `sampled_cost` and `expected_cost`
@@ -88,7 +91,7 @@ def search_step(
     raise ValueError(
       f"cost_from must be 'sample' or 'expected'; got {cost_from!r}"
     )
-  rng = jax.random.fold_in(rng, state.step)
+  rng = step_rng(rng, state.step, axis_name, own_draws)
 
   def objective(sample):
     loss, metrics = loss_fn(weights, sample.choice, batch)

@@ -10,6 +10,7 @@ from nss_jax.steps.losses import (
   LossFn,
   Metrics,
   mean_over_devices,
+  step_rng,
   vary_over_devices,
 )
 
@@ -44,6 +45,7 @@ def weight_step(
   sample_fn,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
+  own_draws: bool = False,
 ) -> tuple[WeightState, Metrics]:
   """Draws an arch and descends the task loss: the inner `min` of Eq. 3.
 
@@ -57,11 +59,12 @@ def weight_step(
     sample_fn: `(rng, logits, step) -> Sample`.
     optimizer: of the weights.
     axis_name: device axis over which gradients and metrics are averaged.
+    own_draws: whether each device of the axis draws for itself.
 
   Returns:
     The next state, and `loss` with the metrics of `loss_fn`.
   """
-  rng = jax.random.fold_in(rng, state.step)
+  rng = step_rng(rng, state.step, axis_name, own_draws)
   choice = sample_fn(rng, logits, state.step).choice
   params = vary_over_devices(state.params, axis_name)
   gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)

@@ -10,15 +10,25 @@ contenders (see `contenders.py`) take turns and medians are printed; ratios
 above one say that sliced is faster.
 
 Measured on 2 cores (AMD EPYC), Python 3.12, jax 0.12.0.1, PyTorch 2.13.0 on
-Python 3.11, a quiet machine, one run with --draws=8; 64 draws and Python 3.11
-have not been measured.
+Python 3.11, a quiet machine, one run of the steps and one of the scoring:
 
                  sliced ms  masked/sliced  torch/sliced   floor/sliced
-  w 8, d 1            27.0           18.6          0.41           0.33
-  w 32, d 4           95.8            5.4          0.66           0.87
-  w 64, d 8          518.9           1.05          0.75           1.01
-  8 uniform draws    159.4            3.4          0.66           0.89
+  w 8, d 1            32.9           18.0          0.46           0.33
+  w 32, d 4          105.3            5.2          0.67           0.94
+  w 64, d 8          570.2           1.05          0.75           0.95
+  64 uniform draws   201.0           3.25          0.67           0.89
   scoring             12.7           10.5          0.90   0.90-1.22 (5 archs)
+
+Python 3.11, jax 0.10.1, the same machine and PyTorch, one run with --draws=8:
+
+  w 8, d 1            26.3           25.6          0.37           0.46
+  w 32, d 4          143.7           4.86          0.48           0.91
+  w 64, d 8          660.4           1.11          0.61           1.20
+  8 uniform draws    222.6           3.44          0.51           0.95
+  scoring             13.1           10.7          0.85
+  trace 6.2 s, compile 15.2 s; the quickstart's in warmup 8.5 and 16.9 s
+
+On Python 3.12:
 
 Sliced step: trace 5.1 s, compile 11.1 s, 167 MB of temporaries; masked 0.9 s,
 2.6 s, 240 MB. The quickstart's step: trace 7.9 s, compile 14.7 s in warmup.
