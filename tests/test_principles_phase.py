@@ -140,8 +140,8 @@ def test_ties_are_half_a_win():
 @pytest.mark.parametrize(
   ("depth", "width", "expected"),
   [
-    ([0, 1, 1], [0, 1, 2], ((0, 1, 2), "the same as design_principles")),
-    ([0, 0, 0], [0, 3, 1], ((0, 2, 1), "the same as elite_trend")),
+    ([0, 1, 1], [0, 1, 2], ((0, 1, 2), "the same as design principles")),
+    ([0, 0, 0], [0, 3, 1], ((0, 2, 1), "the same as the paper's trend")),
     ([0, 0, 1], [1, 0, 1], ((1, 0, 2), "")),
     (
       [0, 1, 1],

@@ -102,6 +102,17 @@ def test_what_has_not_ended_says_so(copied):
   assert "table_complexity" not in tables
 
 
+def test_a_sweep_is_missed_only_where_there_are_targets(copied):
+  shutil.rmtree(copied.workdir / "sweep")
+  path = copied.workdir / "report" / "index.html"
+  assert "sweep" not in report.run(copied)["not_run"]
+  assert "<h2>Targets</h2>" not in path.read_text()
+  config = runs.load_config(**SETTINGS)
+  config.sweep.targets = (TARGET,)
+  assert "sweep" in report.run(copied._replace(config=config))["not_run"]
+  assert "--phases=sweep</pre>" in path.read_text()
+
+
 def test_a_ring_of_links_ends(copied):
   folder = copied.workdir / "sweep" / "0.16mf"
   (folder / "sweep").mkdir()

@@ -19,6 +19,7 @@ from nss_jax.runtime.populations import (
   COSTS,
   IN_WINDOW,
   KINDS,
+  NAMES,
   OWN,
   PRINCIPLES,
   TREND,
@@ -199,7 +200,7 @@ def order_of(search_space: SearchSpace, space: Space) -> OwnOrder:
     return OwnOrder(None, "its depths have another order than its widths")
   for name, known in _ORDERS.items():
     if len(known.stages) == len(order.stages) and follows(lows, known):
-      return OwnOrder(known.stages, f"the same as {name}")
+      return OwnOrder(known.stages, f"the same as {NAMES[name]}")
   return OwnOrder(order.stages, "")
 
 

@@ -200,8 +200,9 @@ def _notes(nas: Table) -> list[str]:
 
 def _content(job, results, found, pictures) -> elements.Content:
   config = job.config
-  missing = _not_run(results, found)
-  present = [name for name in _PHASES if name not in missing]
+  phases = _phases(config, results)
+  missing = _not_run(config, results, found)
+  present = [name for name in phases if name not in missing]
   return elements.Content(
     name=config.name,
     dataset=dataset_name(config),
@@ -209,7 +210,7 @@ def _content(job, results, found, pictures) -> elements.Content:
     results=results,
     tables=found,
     pictures=pictures,
-    commands={name: _command(job, name) for name in _PHASES},
+    commands={name: _command(job, name) for name in phases},
     reproduce=_command(job, ",".join([*(present or ["search"]), FOLDER])),
     settings=_settings(config),
     highlights=_highlights(config),
@@ -230,7 +231,13 @@ _PHASES = (
 )
 
 
-def _not_run(results: Results, found: dict[str, Table]) -> list[str]:
+def _phases(config, results: Results) -> list[str]:
+  """Those that this run can have; a sweep needs targets."""
+  swept = results.sweep or config.sweep.targets
+  return [name for name in _PHASES if name != "sweep" or swept]
+
+
+def _not_run(config, results: Results, found) -> list[str]:
   """Phases without a result."""
   has_run = experiment_tables.has_run(results)
   missing = {
@@ -241,7 +248,7 @@ def _not_run(results: Results, found: dict[str, Table]) -> list[str]:
     "train": not results.trained,
     **{name: not done for name, done in has_run.items()},
   }
-  return [name for name in _PHASES if missing[name]]
+  return [name for name in _phases(config, results) if missing[name]]
 
 
 def _numbers(job, results, found) -> dict[str, Any]:
@@ -256,7 +263,7 @@ def _numbers(job, results, found) -> dict[str, Any]:
       key: elite.get(key) for key in ("space", "mean_flops", "deviation")
     },
     "tables": {name: plain(table.records) for name, table in found.items()},
-    "not_run": _not_run(results, found),
+    "not_run": _not_run(job.config, results, found),
     "version": __version__,
   }
 

@@ -5,12 +5,14 @@ from nss_jax.runtime.scores import Scores
 
 
 def sections(content: elements.Content) -> dict[str, tuple[str, list[str]]]:
-  """`{id: (title, parts)}`, in order."""
-  return {
+  """`{id: (title, parts)}`, in order; targets only where a run has some."""
+  found = {
     "principles": ("Design principles", _principles(content)),
     "complexity": ("Complexity", _complexity(content)),
-    "targets": ("Targets", _targets(content)),
   }
+  if "sweep" in content.commands:
+    found["targets"] = ("Targets", _targets(content))
+  return found
 
 
 def _principles(content: elements.Content) -> list[str]:
