@@ -24,19 +24,6 @@ from ml_collections import config_flags
 
 from nss_jax import config as config_lib
 
-PHASES = (
-  "search",
-  "evaluate",
-  "rank_check",
-  "principles",
-  "nas",
-  "complexity",
-  "train",
-  "sweep",
-  "report",
-)
-# One target, from the search to the report; the sweep is for many.
-ALL = tuple(name for name in PHASES if name != "sweep")
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -48,7 +35,7 @@ _WORKDIR = flags.DEFINE_string(
 _PHASES = flags.DEFINE_list(
   "phases",
   "search",
-  f"phases to run, in order: {', '.join(PHASES)}; all: all but the sweep",
+  f"phases to run, in order: {', '.join(config_lib.PHASES)}; all: all but sweep",
 )
 _ARCH = flags.DEFINE_list(
   "arch", [], "archs to train instead of those found: d3-3-3_w16-32-64"
@@ -65,12 +52,13 @@ def main(argv: list[str]) -> int:
 
   if len(argv) > 1:
     return _refuse(f"not a flag: {argv[1]!r}; see --help")
-  phases = ALL if _PHASES.value == ["all"] else _PHASES.value
-  unknown = [name for name in phases if name not in PHASES]
+  one_target = config_lib.PHASES_OF_A_TARGET
+  phases = one_target if _PHASES.value == ["all"] else _PHASES.value
+  unknown = [name for name in phases if name not in config_lib.PHASES]
   if unknown or not phases:
     return _refuse(
       f"--phases: {','.join(unknown)!r} is not accepted; expected all or a "
-      f"list of {', '.join(PHASES)}"
+      f"list of {', '.join(config_lib.PHASES)}"
     )
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # orbax tells each file it writes

@@ -7,11 +7,18 @@ from nss_jax.config.checks import (
   validate,
   validate_target,
 )
-from nss_jax.config.fields import ConfigError, base
+from nss_jax.config.fields import (
+  PHASES,
+  PHASES_OF_A_TARGET,
+  ConfigError,
+  base,
+)
 from nss_jax.config.paper import PAPER_TARGETS_MF, paper
 
 __all__ = [
   "PAPER_TARGETS_MF",
+  "PHASES",
+  "PHASES_OF_A_TARGET",
   "ConfigError",
   "base",
   "differences",

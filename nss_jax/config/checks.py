@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from nss_jax.config.fields import ConfigError, base
+from nss_jax.config.fields import PHASES_OF_A_TARGET, ConfigError, base
 from nss_jax.spaces import cost
 from nss_jax.spaces.feasible import feasible_indices
 from nss_jax.spaces.search_space import SearchSpace
@@ -174,17 +174,6 @@ _CHOICES = {
   "supernet.draws": ("shared", "per_device"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
-# Phases of one target.
-_SWEPT = (
-  "search",
-  "evaluate",
-  "rank_check",
-  "principles",
-  "nas",
-  "complexity",
-  "train",
-  "report",
-)
 _SHARES = (
   lambda v: _ascending(v) and v[-1] <= 1,
   "ascending shares above 0, at most 1, at least one",
@@ -264,8 +253,8 @@ _RANGES = {
     "ascending numbers above 0, in multiply-adds",
   ),
   "sweep.phases": (
-    lambda v: len(v) > 0 and all(name in _SWEPT for name in v),
-    f"at least one of {', '.join(_SWEPT)}",
+    lambda v: len(v) > 0 and all(name in PHASES_OF_A_TARGET for name in v),
+    f"at least one of {', '.join(PHASES_OF_A_TARGET)}",
   ),
   "train.epochs": (_count, "1 or more"),
   "train.batch_size": (lambda v: v >= 2, "2 or more"),

@@ -6,6 +6,20 @@ multiply-adds, everywhere.
 
 import ml_collections
 
+PHASES = (
+  "search",
+  "evaluate",
+  "rank_check",
+  "principles",
+  "nas",
+  "complexity",
+  "train",
+  "sweep",
+  "report",
+)
+# From the search to the report; the sweep runs them for many targets.
+PHASES_OF_A_TARGET = tuple(name for name in PHASES if name != "sweep")
+
 
 class ConfigError(ValueError):
   """A field with a value that is not accepted, in one line."""

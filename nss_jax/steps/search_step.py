@@ -85,7 +85,8 @@ def search_step(
     (over target) with the metrics of `loss_fn`.
 
   Raises:
-    ValueError: if `cost_from` is neither of the two.
+    ValueError: if `cost_from` is neither of the two, or for `own_draws` without
+      an axis.
   """
   if cost_from not in ("sample", "expected"):
     raise ValueError(

@@ -63,6 +63,9 @@ def weight_step(
 
   Returns:
     The next state, and `loss` with the metrics of `loss_fn`.
+
+  Raises:
+    ValueError: for `own_draws` without an axis.
   """
   rng = step_rng(rng, state.step, axis_name, own_draws)
   choice = sample_fn(rng, logits, state.step).choice

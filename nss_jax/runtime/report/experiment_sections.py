@@ -1,56 +1,65 @@
 """Sections of a page on the phases principles, complexity and sweep."""
 
+from collections.abc import Callable, Iterable
+
 from nss_jax.runtime.report import elements, experiment_tables
+from nss_jax.runtime.report.experiments import Experiment
+from nss_jax.runtime.report.workdir import Results
 from nss_jax.runtime.scores import Scores
 
 
 def sections(content: elements.Content) -> dict[str, tuple[str, list[str]]]:
   """`{id: (title, parts)}`, in order; targets only where a run has some."""
+  results = content.results
   found = {
-    "principles": ("Design principles", _principles(content)),
-    "complexity": ("Complexity", _complexity(content)),
+    "principles": (
+      "Design principles",
+      _scored(
+        content,
+        "principles",
+        results.principles,
+        experiment_tables.principles_words,
+        "Design principles: d1 ≤ d2 ≤ d3 and the same for widths. Errors are "
+        "those of the evaluator's supernet. The difference of two means is the "
+        "area between the two curves.",
+      ),
+    ),
+    "complexity": (
+      "Complexity",
+      _scored(
+        content,
+        "complexity",
+        results.complexity,
+        experiment_tables.complexity_words,
+        "Every arch is drawn from the distribution that the search of its "
+        "space ends with; those of the Elite Space are uniform in it. The last "
+        "panel counts all archs drawn, so a curve ends at the share that meets "
+        "the target.",
+      ),
+    ),
   }
   if "sweep" in content.commands:
     found["targets"] = ("Targets", _targets(content))
   return found
 
 
-def _principles(content: elements.Content) -> list[str]:
-  table, summary = content.results.principles
-  if summary is None:
-    parts = [elements.missing(content, "principles", _unfinished(table))]
-    return [*parts, elements.show_figure(content, "principles")]
-  lines = experiment_tables.principles_words(content.results)
+def _scored(
+  content: elements.Content,
+  phase: str,
+  experiment: Experiment,
+  words_fn: Callable[[Results], Iterable[str]],
+  note: str,
+) -> list[str]:
+  """A phase that scores archs: what it found, or how far it is."""
+  figure = elements.show_figure(content, phase)
+  if experiment.summary is None:
+    text = _unfinished(experiment.scores)
+    return [elements.missing(content, phase, text), figure]
   return [
-    *map(elements.paragraph, lines),
-    elements.show_figure(content, "principles"),
-    elements.show_table(content, "principles"),
-    elements.paragraph(
-      "Design principles: d1 ≤ d2 ≤ d3 and the same for widths. "
-      "Errors are those of the evaluator's supernet. The difference of two "
-      "means is the area between the two curves.",
-      "note",
-    ),
-  ]
-
-
-def _complexity(content: elements.Content) -> list[str]:
-  table, summary = content.results.complexity
-  if summary is None:
-    parts = [elements.missing(content, "complexity", _unfinished(table))]
-    return [*parts, elements.show_figure(content, "complexity")]
-  lines = experiment_tables.complexity_words(content.results)
-  return [
-    *map(elements.paragraph, lines),
-    elements.show_figure(content, "complexity"),
-    elements.show_table(content, "complexity"),
-    elements.paragraph(
-      "Every arch is drawn from the distribution that the search of its space "
-      "ends with; those of the Elite Space are uniform in it. The last panel "
-      "counts all archs drawn, so a curve ends at the share that meets the "
-      "target.",
-      "note",
-    ),
+    *map(elements.paragraph, words_fn(content.results)),
+    figure,
+    elements.show_table(content, phase),
+    elements.paragraph(note, "note"),
   ]
 
 

@@ -30,12 +30,21 @@ _SPACE = {
   "near_mean_error": fields.maybe(fields.SHARE),
   "near_min_error": fields.maybe(fields.SHARE),
 }
+_SEARCHED = {
+  **_SPACE,
+  "max_width": fields.COUNT,
+  "max_depth": fields.COUNT,
+  "largest_flops": fields.COUNT,
+}
 _COMPLEXITY = {
   "target_flops": fields.POSITIVE,
   "elite_target_flops": fields.POSITIVE,
   "tolerance": fields.SHARE,
   "elite": _SPACE,
 }
+
+
+SUMMARY = "summary.json"
 
 
 class Experiment(NamedTuple):
@@ -58,27 +67,30 @@ def read_principles(
   Raises:
     ArtifactError: as `read_results`.
   """
-  path = folder / "summary.json"
-  content = _read(path, _PRINCIPLES)
-  if content is not None:
-    sources = fields.one_of(
-      *(f"{k}_{c}" for k in populations.KINDS for c in populations.COSTS)
-    )
-    for name, shape in (
-      ("groups", _POPULATION),
-      ("against_principles", _COMPARED),
-      ("missing", fields.TEXT),
-    ):
-      fields.check_each(path, content.get(name), sources, shape, name)
-    trends = fields.one_of(*populations.TRENDS)
-    pairs = {"pairs": fields.WHOLE}
-    fields.check_each(path, content.get("matched"), trends, pairs, "matched")
-    for kind, found in content["matched"].items():
-      if found["pairs"]:
-        groups = dict.fromkeys((populations.PRINCIPLES, kind), _POPULATION)
-        shape = {**_COMPARED, **groups}
-        fields.check(path, found, shape, f"matched.{kind}")
-  return Experiment(_read_scores(folder, search_space), content)
+  found = _read_experiment(folder, search_space, _PRINCIPLES)
+  if found.summary is not None:
+    _check_principles(folder / SUMMARY, found.summary)
+  return found
+
+
+def _check_principles(path: pathlib.Path, content: dict[str, Any]) -> None:
+  sources = fields.one_of(
+    *(f"{k}_{c}" for k in populations.KINDS for c in populations.COSTS)
+  )
+  for name, shape in (
+    ("groups", _POPULATION),
+    ("against_principles", _COMPARED),
+    ("missing", fields.TEXT),
+  ):
+    fields.check_each(path, content.get(name), sources, shape, name)
+  trends = fields.one_of(*populations.TRENDS)
+  pairs = {"pairs": fields.WHOLE}
+  fields.check_each(path, content.get("matched"), trends, pairs, "matched")
+  for kind, found in content["matched"].items():
+    if found["pairs"]:
+      groups = dict.fromkeys((populations.PRINCIPLES, kind), _POPULATION)
+      shape = {**_COMPARED, **groups}
+      fields.check(path, found, shape, f"matched.{kind}")
 
 
 def read_complexity(
@@ -89,20 +101,14 @@ def read_complexity(
   Raises:
     ArtifactError: as `read_results`.
   """
-  path = folder / "summary.json"
-  content = _read(path, _COMPLEXITY)
-  if content is not None:
+  found = _read_experiment(folder, search_space, _COMPLEXITY)
+  if found.summary is not None:
+    spaces = found.summary.get("spaces")
     names = fields.Kind(
       lambda x: complexity.parse_name(x) is not None, "a name like w128_d4"
     )
-    shape = {
-      **_SPACE,
-      "max_width": fields.COUNT,
-      "max_depth": fields.COUNT,
-      "largest_flops": fields.COUNT,
-    }
-    fields.check_each(path, content.get("spaces"), names, shape, "spaces")
-  return Experiment(_read_scores(folder, search_space), content)
+    fields.check_each(folder / SUMMARY, spaces, names, _SEARCHED, "spaces")
+  return found
 
 
 def read_target(path: pathlib.Path) -> float:
@@ -117,14 +123,10 @@ def read_target(path: pathlib.Path) -> float:
   return content["objective"]["target_flops"]
 
 
-def _read(path, shape) -> dict[str, Any] | None:
-  if not path.exists():
-    return None
-  content = artifacts.read_json(path)
-  fields.check(path, content, shape)
-  return content
-
-
-def _read_scores(folder, search_space) -> Scores | None:
-  path = folder / "scores.csv"
-  return scores.read_scores(path, search_space) if path.exists() else None
+def _read_experiment(folder, search_space, shape) -> Experiment:
+  path, summary = folder / "scores.csv", None
+  if (folder / SUMMARY).exists():
+    summary = artifacts.read_json(folder / SUMMARY)
+    fields.check(folder / SUMMARY, summary, shape)
+  table = scores.read_scores(path, search_space) if path.exists() else None
+  return Experiment(table, summary)
