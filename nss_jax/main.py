@@ -35,7 +35,8 @@ _WORKDIR = flags.DEFINE_string(
 _PHASES = flags.DEFINE_list(
   "phases",
   "search",
-  f"phases to run, in order: {', '.join(config_lib.PHASES)}; all: all but sweep",
+  f"phases to run, in order: {', '.join(config_lib.PHASES)}; "
+  "all: all but sweep",
 )
 _ARCH = flags.DEFINE_list(
   "arch", [], "archs to train instead of those found: d3-3-3_w16-32-64"
