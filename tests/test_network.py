@@ -1,5 +1,6 @@
 """The masked supernet equals the small network it simulates."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ from jax import lax
 
 import nss_jax as nss
 from nss_jax.spaces.cost import largest_arch
+from nss_jax.supernet.blocks import he_normal
 
 SPACES = {
   "strides 1 2 2": nss.SearchSpace.expanded(
@@ -158,6 +160,18 @@ def test_parameters_are_counted(name):
   weights = nss.init_weights(jax.random.key(0), space)
   counted = sum(x.size for x in jax.tree.leaves(weights))
   assert counted == nss.arch_params(space, largest_arch(space))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 5, 16), (1, 1, 4, 7)])
+def test_kernels_are_those_of_flax(shape):
+  """To the last bit: only compilation is faster. One key per block, as here."""
+  keys = jax.random.split(jax.random.key(0), 2)
+  flax = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+  ours, theirs = (
+    jax.vmap(lambda key, make=make: make(key, shape, jnp.float32))(keys)
+    for make in (he_normal, flax)
+  )
+  np.testing.assert_array_equal(ours, theirs)
 
 
 def test_output_is_linear_in_depth_weights_of_the_last_stage():

@@ -1,6 +1,7 @@
 """The residual block and its parts."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ class ConvNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param(
       "kernel",
-      nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+      he_normal,
       (self.size, self.size, x.shape[-1], self.features),
     )
     scale = self.param("scale", nn.initializers.ones, (self.features,))
@@ -138,6 +139,18 @@ BLOCKS = {"basic": BasicBlock}
 EPSILON = 1e-5
 AVERAGES = "averages"  # flax's collection of running averages
 AVERAGE_RATE = 0.1  # the share of a new batch
+
+
+def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32):
+  """Kernels `[.., Cin, Cout]` of variance 2 / fan-out (He et al. 2015).
+
+  As flax's `variance_scaling(2.0, "fan_out", "normal")`, of which XLA on CPU
+  compiles the random bits of every dimension by themselves: flat, these numbers
+  take a fifth of the time.
+  """
+  size = math.prod(shape)
+  normal = nn.initializers.normal(math.sqrt(2 * shape[-2] / size))
+  return normal(key, (size,), dtype).reshape(shape)
 
 
 def batch_norm(
