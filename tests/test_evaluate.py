@@ -84,6 +84,25 @@ def test_both_engines_score_the_same():
   np.testing.assert_allclose(sliced[1], masked[1], rtol=1e-4)
 
 
+def test_bucket_shares_of_scores_are_their_own(monkeypatch):
+  seen = []
+  make = scoring.engine.make_apply
+  monkeypatch.setattr(
+    scoring.engine,
+    "make_apply",
+    lambda *args, **kwargs: (
+      seen.append(kwargs["buckets"]) or make(*args, **kwargs)
+    ),
+  )
+  shares = {
+    "supernet.bucket_shares": (0.5, 1.0),
+    "evaluate.score_bucket_shares": (0.75, 1.0),
+  }
+  coarse = _score(**shares)
+  assert seen == [((6, 8), (6, 8))]
+  np.testing.assert_allclose(coarse[1], _score()[1], rtol=1e-4)
+
+
 def test_held_out_images_are_balanced_if_asked_and_have_their_own_seed():
   def held_out(**fields):
     config = _config(**fields)

@@ -216,6 +216,10 @@ _RANGES = {
   "evaluate.oracle_spaces": _NOT_NEGATIVE,
   "evaluate.epochs": (_count, "1 or more"),
   "evaluate.score_batch_size": (_count, "1 or more"),
+  "evaluate.score_bucket_shares": (
+    _ascending_to_one,
+    "shares above 0 that ascend to 1",
+  ),
   "evaluate.calibration_images": (_count, "1 or more"),
   "evaluate.num_archs": (_count, "1 or more"),
   "evaluate.num_spaces": (_count, "1 or more"),

@@ -66,8 +66,8 @@ def base() -> ml_collections.ConfigDict:
       },
       "supernet": {
         "engine": "sliced",  # sliced | masked; for hard masks
-        # Widths are rounded up to these shares of a stage's largest; empty:
-        # three to five of them, by what the stage costs.
+        # Training rounds widths up to these shares of a stage's largest;
+        # empty: three to five of them, by what the stage costs.
         "bucket_shares": (),
         "activations": "float32",  # float32 | bfloat16; all else is float32
         # Equal parts of a device's batch, one after the other: less memory, a
@@ -110,6 +110,8 @@ def base() -> ml_collections.ConfigDict:
         "holdout_fraction": 0.2,
         "split_seed": 0,
         "score_batch_size": 250,
+        # As supernet.bucket_shares; scoring compiles in a third of the time.
+        "score_bucket_shares": (),
         "batch_stats": "recalibrate",  # on training images | batch
         "calibration_images": 250,
         # What is scored.

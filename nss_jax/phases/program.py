@@ -156,14 +156,16 @@ def base_keys(seed: int) -> dict[str, jax.Array]:
   return {name: jax.random.fold_in(base, i) for i, name in enumerate(STREAMS)}
 
 
-def supernet_fn(
-  config: ml_collections.ConfigDict, search_space: SearchSpace, **kwargs
+def training_fn(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
 ) -> Callable[[Any, jax.Array, Any], jax.Array]:
-  """`(weights, images, choice) -> logits` by the engine of the config."""
-  settings = config.supernet
-  buckets = sliced.default_buckets(search_space, settings.bucket_shares)
+  """`(weights, images, choice) -> logits` of training steps."""
+  shares = config.supernet.bucket_shares
   return engine.make_apply(
-    search_space, settings.engine, buckets=buckets, **kwargs
+    search_space,
+    config.supernet.engine,
+    buckets=sliced.default_buckets(search_space, shares),
+    axis_name=sharding.AXIS if config.search.sync_batch_norm else None,
   )
 
 

@@ -13,13 +13,13 @@ from jax.sharding import PartitionSpec as P
 
 from nss_jax.phases import loop
 from nss_jax.phases.job import Job
-from nss_jax.phases.program import supernet_fn
 from nss_jax.phases.supernet_program import split
 from nss_jax.runtime import augment, data, scores, sharding
 from nss_jax.runtime.log import Progress, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps.evaluate import evaluate_archs
+from nss_jax.supernet import engine, sliced
 
 # Archs of one call on each device: enough that a call costs nothing beside
 # them, few enough that SIGTERM is heard and little is lost.
@@ -50,7 +50,13 @@ def make_score_fn(
   calibration = settings.calibration_images
   if settings.batch_stats == "batch":
     calibration = 0
-  apply = supernet_fn(config, search_space, num_calibration=calibration or None)
+  shares = settings.score_bucket_shares
+  apply = engine.make_apply(
+    search_space,
+    config.supernet.engine,
+    buckets=sliced.default_buckets(search_space, shares),
+    num_calibration=calibration or None,
+  )
   chosen = np.random.default_rng(settings.seed).choice(
     train, calibration, replace=False
   )

@@ -18,7 +18,7 @@ from nss_jax.phases.program import (
   check_batch,
   make_dispatch,
   make_schedule,
-  supernet_fn,
+  training_fn,
 )
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces import cost, distribution
@@ -138,9 +138,8 @@ def _make_steps(
   config, search_space, schedule, temperature, weight_opt, logit_opt
 ):
   """The steps with all but state, batches and key bound."""
-  synced = sharding.AXIS if config.search.sync_batch_norm else None
   loss_fn = losses.microbatched(
-    losses.single_loss(supernet_fn(config, search_space, axis_name=synced)),
+    losses.single_loss(training_fn(config, search_space)),
     config.supernet.microbatches,
   )
   name = config.search.estimator

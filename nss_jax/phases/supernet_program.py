@@ -15,7 +15,7 @@ import numpy as np
 
 from nss_jax import config as config_lib
 from nss_jax.phases.batches import make_batch_fn
-from nss_jax.phases.program import Program, Schedule, base_keys, supernet_fn
+from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
@@ -36,7 +36,7 @@ def build_supernet(
   those of the sandwich rule.
   """
   settings = config.evaluate
-  apply = _apply(config, search_space)
+  apply = training_fn(config, search_space)
   coin_steps = settings.coin_epochs * _schedule(config, dataset, 1).num_steps
   sampler = masks.warmup_sampler(
     search_space, lambda step: jnp.maximum(0.0, 1 - step / max(coin_steps, 1))
@@ -69,14 +69,9 @@ def build_alone(
     dataset,
     mesh,
     config.rank_check.epochs,
-    losses.single_loss(_apply(config, search_space)),
+    losses.single_loss(training_fn(config, search_space)),
     lambda rng, arch, step: masks.Sample(None, arch),
   )
-
-
-def _apply(config, search_space):
-  synced = sharding.AXIS if config.search.sync_batch_norm else None
-  return supernet_fn(config, search_space, axis_name=synced)
 
 
 def _schedule(config, dataset, epochs) -> Schedule:
