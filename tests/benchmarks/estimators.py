@@ -1,16 +1,17 @@
 """Which estimator, and which selection of the Elite Space, finds good spaces?
 
-Run `python tests/benchmarks/estimators.py --workdir=DIR`, and once more with
-`--config=configs/fashion_mnist.py`: half an hour and two hours on two cores. It
-goes on where it was stopped. Every search sees the same number of images.
+Run `python tests/benchmarks/estimators.py --workdir=DIR`, for real images with
+`--config=configs/fashion_mnist.py`. On digits one estimator of the three
+(`--estimators=soft`) takes 20 minutes on one core. It goes on where it was
+stopped. Every search sees the same number of images.
 
 For each estimator and seed: one search by the command; from its probabilities
 the Elite Space by both selections; and both on the evaluator, one supernet for
 all, among random spaces whose mean cost is within 10 % of the target. It prints
 the rows of the README's tables: the seconds of the last seed's search,
-deviations from the target, percentiles by mean loss (0: none of
-the random spaces is better), in brackets those among random spaces without the
-lowest width bin, and the mean errors.
+deviations from the target, percentiles by mean loss (0: none of the random
+spaces is better), in brackets those among random spaces without the lowest
+width bin, and the mean errors.
 """
 
 import argparse

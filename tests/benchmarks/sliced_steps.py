@@ -39,6 +39,7 @@ Paper size, batch 8: trace 6.6 s, compile 9.7 s, 2.1 GB of temporaries, a step
 import argparse
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import resource
 import runpy
@@ -48,7 +49,9 @@ import tempfile
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from contenders import (
   DEPTH,
   OPTIMIZER,
@@ -71,7 +74,10 @@ from nss_jax.phases import search_program
 from nss_jax.runtime import data, sharding
 from nss_jax.spaces.cost import largest_macs
 
-PARTS = ("compile", "masked", "floor", "torch", "scoring", "host", "paper")
+PARTS = (
+  *("compile", "masked", "floor", "torch", "scoring", "profile", "host"),
+  "paper",
+)
 STEPS = 4  # of one call
 ROUNDS = 5
 NAMED = {
@@ -230,6 +236,58 @@ def host(engine, draws):
   )
 
 
+def profile(engine):
+  """What the smallest arch pays for the supernet, beside its own network."""
+  archs = repeat(nss.parse_arch(NAMED["smallest"]), STEPS)
+  state = engine.weights, OPTIMIZER.init(engine.weights)
+  lowered = engine.fn.lower(state, *engine.batch, archs)
+  size = lowered.compile().memory_analysis().temp_size_in_bytes
+
+  @jax.jit
+  def fill(values):
+    def body(total, value):
+      # Barriers: written to memory, in every step anew.
+      buffer = jax.lax.optimization_barrier(jnp.full(size // 4, value))
+      return total + buffer[jnp.int32(value)], None
+
+    return jax.lax.scan(body, 0.0, values)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def update(state, values):
+    def body(state, value):
+      weights, momentum = state
+      gradients = jax.tree.map(lambda x: jnp.full_like(x, value), weights)
+      gradients = jax.lax.optimization_barrier(gradients)
+      updates, momentum = OPTIMIZER.update(gradients, momentum)
+      return (optax.apply_updates(weights, updates), momentum), None
+
+    return jax.lax.scan(body, state, values)[0]
+
+  values = jnp.zeros(STEPS)
+  held = {"state": jax.tree.map(jnp.copy, state)}
+
+  def updated():
+    held["state"] = update(held["state"], values)
+    return held["state"]
+
+  calls = {
+    "sliced": lambda: engine.train(archs),
+    "fill": lambda: seconds_of(lambda: fill(values)),
+    "update": lambda: seconds_of(updated),
+  }
+  for call in calls.values():
+    call()
+  print_row("ms a step", list(calls), "")
+  print_seconds(f"smallest, {size / 1e6:.0f} MB", in_turns(calls, 4 * ROUNDS))
+
+
+def seconds_of(call):
+  """Of one step of a call of several, as a tuple for `in_turns`."""
+  start = time.perf_counter()
+  jax.block_until_ready(call())
+  return ((time.perf_counter() - start) / STEPS,)
+
+
 def compile_times(weights, batch):
   """Trace and compile, cold, and the memory of the compiled step."""
   print_row("cold", ["trace s", "compile s", "temp MB"], "")
@@ -369,6 +427,8 @@ def main():
       steps(engines, flags.draws)
     if "scoring" in only:
       scoring(weights, batch, torch)
+    if "profile" in only:
+      profile(engines["sliced"])
     if "host" in only:
       host(engines["sliced"], flags.draws)
   if "paper" in only:
