@@ -78,7 +78,13 @@ from nss_jax.runtime import data, sharding
 from nss_jax.spaces.cost import largest_macs
 
 PARTS = (
-  *("compile", "masked", "floor", "torch", "scoring", "profile", "host"),
+  "compile",
+  "masked",
+  "floor",
+  "torch",
+  "scoring",
+  "profile",
+  "host",
   "paper",
 )
 STEPS = 4  # of one call
