@@ -14,6 +14,7 @@ run the same command to go on.
 """
 
 import difflib
+import os
 import pathlib
 import re
 import sys
@@ -45,11 +46,41 @@ _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "print the plan and stop; nothing is compiled or written"
 )
 
+_LOG_EVERY = flags.DEFINE_float(
+  "log_every",
+  60.0,
+  "seconds between lines where there is no terminal; 0: a line an epoch",
+  lower_bound=0.0,
+)
+_TENSORBOARD = flags.DEFINE_bool(
+  "tensorboard", False, "write scalars and pictures for TensorBoard too"
+)
+_PROFILE = flags.DEFINE_bool(
+  "profile", False, "write a trace of a few calls of each loop, for xprof"
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed",
+  False,
+  "join the processes that srun, mpirun, a TPU pod or Kubernetes has started",
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "host:port of process 0; then the next two as well"
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "of the run")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this one, from 0")
+_HEARTBEAT_SECONDS = flags.DEFINE_integer(
+  "heartbeat_seconds",
+  100,
+  "silence after which a process, and with it the run, is dead",
+  lower_bound=1,
+)
+
 
 def main(argv: list[str]) -> int:
   """Runs the phases; returns the exit code."""
   # Imported here, so that --help and wrong flags answer at once.
   from nss_jax.phases import pipeline
+  from nss_jax.runtime import watch
 
   if len(argv) > 1:
     return _refuse(f"not a flag: {argv[1]!r}; see --help")
@@ -66,6 +97,7 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   try:
     config_lib.validate(config)
+    _join_processes()
     workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
     return pipeline.run(
       config,
@@ -74,12 +106,39 @@ def main(argv: list[str]) -> int:
       archs=_ARCH.value,
       dry_run=_DRY_RUN.value,
       config_flags=_config_flags(),
+      viewing=watch.Viewing(
+        _LOG_EVERY.value, _TENSORBOARD.value, _PROFILE.value
+      ),
     )
   except pipeline.USER_ERRORS as error:
     return _refuse(str(error))
   except KeyboardInterrupt:
     print("interrupted; run the same command to go on", file=sys.stderr)
     return 130
+
+
+def _join_processes() -> None:
+  """Joins the other processes of the run, if the flags say that there are."""
+  from nss_jax.runtime import processes
+
+  values = {
+    name: flags.FLAGS[name].value
+    for name in ("coordinator", "num_processes", "process_id")
+  }
+  given = [name for name, value in values.items() if value is not None]
+  if len(given) == len(values):
+    explicit = processes.Explicit(**values)
+  elif not given:
+    if not _DISTRIBUTED.value:
+      return
+    explicit = None
+  else:
+    missing = ", ".join(f"--{name}" for name in values if name not in given)
+    raise processes.ProcessesError(
+      f"--{given[0]}: {values[given[0]]} alone is not accepted; expected "
+      f"{missing} too"
+    )
+  processes.join(explicit, heartbeat_seconds=_HEARTBEAT_SECONDS.value)
 
 
 def _config_flags() -> list[str]:
@@ -170,9 +229,29 @@ def _refuse(line: str) -> int:
   return 2
 
 
+def _main(argv: list[str]) -> int:
+  """As `main`; of many processes, one that fails does not wait for the rest.
+
+  They are in the middle of a computation with this one, and the orderly end of
+  a process is to wait for all.
+  """
+  code = main(argv)
+  if code not in (0, 75) and _is_one_of_many():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  return code
+
+
+def _is_one_of_many() -> bool:
+  import jax
+
+  return jax.distributed.is_initialized()
+
+
 def run() -> None:
   """The command."""
-  app.run(main, flags_parser=parse_flags)
+  app.run(_main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

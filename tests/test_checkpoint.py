@@ -160,16 +160,16 @@ def test_keep_leaves_the_newest(tmp_path):
 def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path, keep=1)
   checkpoints.save(1, make_state(1), block=True)
-  write_json = artifacts.write_json
+  write_bytes = artifacts.write_bytes
 
   def write(path, obj):
     assert (tmp_path / "00000001.sha256.json").exists()
     assert (tmp_path / "00000002").exists()
-    write_json(path, obj)
+    write_bytes(path, obj)
     # The disk has lied: what was hashed is not what is read back.
     (tmp_path / "00000002" / "commit_success.txt").write_text("?")
 
-  monkeypatch.setattr(artifacts, "write_json", write)
+  monkeypatch.setattr(artifacts, "write_bytes", write)
   checkpoints.save(2, make_state(2))
   with pytest.raises(CheckpointError, match=r"commit_success.txt: damaged"):
     checkpoints.wait()
@@ -315,7 +315,7 @@ def test_leftovers_of_killed_saves_are_ignored_then_removed(two):
 
 @pytest.mark.parametrize(
   ("where", "name"),
-  [(artifacts, "write_json"), (checkpoint, "_digest"), (artifacts, "fsync")],
+  [(artifacts, "write_bytes"), (checkpoint, "_digest"), (artifacts, "fsync")],
 )
 def test_background_failure_surfaces_once(two, monkeypatch, where, name):
   checkpoints = Checkpoints(two)

@@ -185,7 +185,7 @@ def _ledger(path, score_fn, requested=False):
     score_fn,
     num_per_call=3,
     preemption=types.SimpleNamespace(requested=requested),
-    on_progress=lambda done: None,
+    on_progress=lambda done, timed: None,
   )
 
 

@@ -74,6 +74,10 @@ WRONG = {
   "--phases=": ("--phases: ''", "list of search"),
   "--dry_run=maybe": ("--dry_run: 'maybe'", "expected bool"),
   "--workdri=x": ("'workdri'", "workdir"),
+  "--log_every=-1": ("--log_every: '-1'", "expected"),
+  "--coordinator=here:1": ("--coordinator: here:1 alone", "--num_processes"),
+  "--process_id=0": ("--process_id: 0 alone", "--coordinator"),
+  "--distributed": ("did not come together", "--coordinator"),
   "stray": ("'stray'", "--help"),
 }
 
@@ -121,6 +125,22 @@ def _everything(folder):
 @pytest.mark.parametrize(("flag", "words"), WRONG.items(), ids=str)
 def test_wrong_input(flag, words, call, tmp_path):
   _assert_refused(call("--workdir=w", flag, tiny=False), *words)
+  assert not _everything(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("place", "words"),
+  [
+    (("here", 2, 0), ("--coordinator: 'here'", "host:port")),
+    (("here:1", 0, 0), ("--num_processes: 0", "1 or more")),
+    (("here:1", 2, 2), ("--process_id: 2", "0 to 1")),
+    (("here:1", 2, -1), ("--process_id: -1", "0 to 1")),
+  ],
+)
+def test_wrong_place_among_processes(place, words, call, tmp_path):
+  names = ("coordinator", "num_processes", "process_id")
+  flags = [f"--{n}={v}" for n, v in zip(names, place, strict=True)]
+  _assert_refused(call("--workdir=w", *flags), *words)
   assert not _everything(tmp_path)
 
 

@@ -44,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
     job.workdir / "search" / "elite_space.json"
   )
   folder = job.workdir / "evaluate"
-  folder.mkdir(parents=True, exist_ok=True)
+  artifacts.make_folder(folder)
   with Preemption() as preemption:
     params = train_supernet(job, preemption)
     with scoring.open_ledger(

@@ -9,6 +9,7 @@ import rich.console
 
 from nss_jax.phases.program import Program
 from nss_jax.runtime import data
+from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 from nss_jax.spaces.search_space import SearchSpace
 
 
@@ -25,6 +26,7 @@ class Job(NamedTuple):
     archs: to be trained, as text; none: those that the nas phase has found.
     config_flags: the words of the command line that give the config.
     supernets: folder of the stand-alone supernets; None: beside the workdir.
+    viewing: what is shown meanwhile.
   """
 
   config: ml_collections.ConfigDict
@@ -36,6 +38,7 @@ class Job(NamedTuple):
   archs: tuple[str, ...] = ()
   config_flags: tuple[str, ...] = ()
   supernets: pathlib.Path | None = None
+  viewing: Viewing = DEFAULT_VIEWING
 
   @property
   def search_space(self) -> SearchSpace:

@@ -11,8 +11,9 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program
 from nss_jax.runtime import artifacts, lock, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
-from nss_jax.runtime.log import Progress, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.watch import Watch
 
 
 class Diverged(RuntimeError):
@@ -47,7 +48,7 @@ def run(
     Interrupted: after SIGTERM, once all is saved.
   """
   settings, console = job.config.search, job.console
-  folder.mkdir(parents=True, exist_ok=True)
+  artifacts.make_folder(folder)
   checkpoints = Checkpoints(
     folder / "checkpoints",
     keep=settings.keep_checkpoints,
@@ -55,7 +56,9 @@ def run(
   )
   state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
   every = checkpoint_every or settings.checkpoint_every
-  state = _loop(program, state, checkpoints, folder, console, preemption, every)
+  step = int(state.weights.step)
+  with Watch(job.viewing, console, folder, program.work, step) as watch:
+    state = _loop(program, state, checkpoints, folder, watch, preemption, every)
   checkpoints.wait()
   return state
 
@@ -70,7 +73,7 @@ def run_shared(
     if not told:
       told.append(owner)
       say(job.console, f"{owner} trains {folder}: waiting")
-    return not preemption.requested
+    return not preemption.came
 
   try:
     with lock.exclusive(folder, wait):
@@ -83,7 +86,10 @@ def _resume(program, checkpoints, metrics_path, console) -> LoopState:
   """The newest good state; the log is cut back to it."""
   fresh = jax.eval_shape(program.init)
   restored = checkpoints.restore(sharding.abstract(fresh, program.mesh))
-  step, state = restored or (0, program.init())
+  if restored:
+    step, state = restored
+  else:
+    step, state = 0, sharding.replicate(program.init(), program.mesh)
   if 0 < step < program.schedule.num_steps:
     say(console, f"resuming at step {step} of {program.schedule.num_steps}")
   artifacts.trim_lines(metrics_path, lambda line: line["step"] <= step)
@@ -91,43 +97,40 @@ def _resume(program, checkpoints, metrics_path, console) -> LoopState:
 
 
 def _loop(
-  program, state, checkpoints, folder, console, preemption, checkpoint_every
+  program, state, checkpoints, folder, watch, preemption, checkpoint_every
 ):
   schedule = program.schedule
   step = int(state.weights.step)
-  with Progress(console, schedule.num_steps, step) as progress:
-    began, began_step = time.monotonic(), step
-    while step < schedule.num_steps:
-      epoch, first = divmod(step, schedule.steps_per_epoch)
-      length = dict(schedule.dispatches)[first]
-      warmup = epoch < schedule.warmup_epochs
-      state, losses = program.dispatch(state, epoch, first, length, warmup)
-      _check_finite(np.asarray(losses), step, checkpoints)
-      step += length
-      ended = first + length == schedule.steps_per_epoch
-      stop = preemption.requested
-      if ended or stop:
-        # Before it is written: the loss sees the last update a step later.
-        _check_state(state, step, checkpoints)
-      line = _line(program, state, step, epoch)
-      progress.update(step, _describe(line, schedule))
-      if ended:
-        now = time.monotonic()
-        halves = 1 if warmup else 2
-        images = (step - began_step) * program.batch_size * halves
-        line["images_per_second"] = round(images / (now - began), 1)
-        began, began_step = now, step
-        artifacts.append_line(folder / "metrics.jsonl", line)
-        progress.line(_describe(line, schedule))
-        last = epoch + 1 == schedule.epochs
-        if last or (epoch + 1) % checkpoint_every == 0:
-          checkpoints.save(step, state)
-      if stop:
-        if checkpoints.latest_step != step:
-          checkpoints.wait()
-        if checkpoints.latest_step != step:
-          checkpoints.save(step, state, block=True)
-        raise Interrupted(f"saved at step {step} of {schedule.num_steps}")
+  began, began_step = time.monotonic(), step
+  while step < schedule.num_steps:
+    epoch, first = divmod(step, schedule.steps_per_epoch)
+    length = dict(schedule.dispatches)[first]
+    warmup = epoch < schedule.warmup_epochs
+    watch.before_call((length, warmup))
+    state, losses = program.dispatch(state, epoch, first, length, warmup)
+    _check_finite(np.asarray(losses), step, checkpoints)
+    step += length
+    ended = first + length == schedule.steps_per_epoch
+    stop = preemption.requested()
+    if ended or stop:
+      # Before it is written: the loss sees the last update a step later.
+      _check_state(state, step, checkpoints)
+    line = _line(program, state, step, epoch)
+    watch.after_call(step, _describe(line, schedule))
+    if ended:
+      now = time.monotonic()
+      halves = 1 if warmup else 2
+      images = (step - began_step) * program.batch_size * halves
+      line["images_per_second"] = round(images / (now - began), 1)
+      began, began_step = now, step
+      artifacts.append_line(folder / "metrics.jsonl", line)
+      watch.epoch(line, _describe(line, schedule))
+      last = epoch + 1 == schedule.epochs
+      if last or (epoch + 1) % checkpoint_every == 0:
+        checkpoints.save(step, state)
+    if stop:
+      checkpoints.save(step, state, block=True)
+      raise Interrupted(f"saved at step {step} of {schedule.num_steps}")
   return state
 
 

@@ -25,10 +25,19 @@ from nss_jax.phases import (
 )
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
-from nss_jax.runtime import artifacts, canary, data, lock, sharding
+from nss_jax.runtime import (
+  artifacts,
+  canary,
+  data,
+  lock,
+  processes,
+  sharding,
+  tensorboard,
+)
 from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED
+from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 
 
 class WorkdirError(ValueError):
@@ -42,6 +51,9 @@ USER_ERRORS = (
   canary.BrokenBackend,
   CheckpointError,
   WorkdirError,
+  processes.FirstFailed,
+  processes.ProcessesError,
+  tensorboard.TensorBoardError,
 )
 
 
@@ -53,6 +65,7 @@ def run(
   archs: Sequence[str] = (),
   dry_run: bool = False,
   config_flags: Sequence[str] = (),
+  viewing: Viewing = DEFAULT_VIEWING,
 ) -> int:
   """Runs phases and returns the exit code of the command.
 
@@ -63,19 +76,24 @@ def run(
     archs: for the train phase, instead of those that the nas phase has found.
     dry_run: print the plan and stop.
     config_flags: the flags that give the config, to tell the next command.
+    viewing: what is shown meanwhile.
 
   Raises:
     One of `USER_ERRORS`, before anything is compiled or written.
   """
   console = make_console()
   canary.check()
+  if viewing.tensorboard:
+    tensorboard.check()
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
   dataset = _load_data(config.data)
   mesh = sharding.make_mesh()
   built = search_program.build(config, dataset, mesh)
   texts = tuple(archs), tuple(config_flags)
-  job = Job(config, dataset, mesh, built, workdir, console, *texts)
+  job = Job(
+    config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
+  )
   _check_phases(job, phases)
   if "sweep" in phases:
     for one in sweep.jobs(job).values():
@@ -214,7 +232,7 @@ def claim_workdir(
 ) -> None:
   """Makes the folder and writes `config.json`, once."""
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
+    artifacts.make_folder(workdir)
     if not (workdir / "config.json").exists():
       artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
   except OSError as error:
@@ -279,5 +297,8 @@ def _run_phase(name: str, job: Job) -> None:
         result = phase.run(job)
     except lock.InUse as error:
       raise WorkdirError(f"--workdir: {error}") from None
+    if job.viewing.tensorboard:
+      folder = job.workdir / name
+      processes.first(lambda: tensorboard.write_pictures(folder))
   for line in phase.report(result, job):
     say(job.console, line)

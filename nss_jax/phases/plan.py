@@ -4,17 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
-import numpy as np
 
 from nss_jax.phases import complexity, evaluate
 from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
-from nss_jax.spaces import cost, distribution
+from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import SearchSpace
-
-# The two gradients of a convolution cost as much as the convolution each.
-_PASSES = 3
 
 
 def describe(
@@ -50,7 +46,7 @@ def describe(
     f"steps      {schedule.epochs} epochs ({schedule.warmup_epochs} of warmup)"
     f" of {schedule.steps_per_epoch} steps, {schedule.num_steps} in all"
   )
-  macs = search_macs(config, program)
+  macs = program.work.sum() * program.batch_size
   yield f"compute    {macs:.3g} multiply-adds in all, about"
   for phase in phases:
     if phase in _PLANS:
@@ -125,44 +121,6 @@ _PLANS = {
   "train": _plan_train,
   "sweep": _plan_sweep,
 }
-
-
-def search_macs(config: ml_collections.ConfigDict, program: Program) -> float:
-  """Multiply-adds of the whole search, about.
-
-  A masked step pays for the largest network, a sliced one for what it draws:
-  after warmup that is counted as the target, which the draws are led to.
-  """
-  space, schedule = program.search_space, program.schedule
-  largest = cost.largest_macs(space)
-  sliced = config.supernet.engine == "sliced"
-  soft = config.search.estimator == "soft"
-  scored = config.search.estimator == "score"
-  target = config.objective.target_flops
-  warmup = _warmup_macs(space) if sliced else largest
-  train = target if sliced and not soft else largest
-  search = (target if sliced else largest) / _PASSES
-  search = search * config.search.num_score_archs if scored else largest
-  searched = schedule.num_steps - schedule.warmup_steps
-  images = schedule.warmup_steps * warmup + searched * (train + search)
-  return float(images) * _PASSES * config.search.batch_size
-
-
-def _warmup_macs(space: SearchSpace) -> float:
-  """Mean of the draws of warmup, whose coins fall linearly from 1 to 0."""
-  uniform = distribution.probabilities(distribution.init_logits(space))
-  drawn = cost.mean_moments(space, jax.tree.map(np.asarray, uniform))
-  whole = cost.arch_moments(space, cost.largest_arch(space))
-  means = [
-    cost.macs(
-      space,
-      cost.Moments(
-        *(p * w + (1 - p) * d for w, d in zip(whole, drawn, strict=True))
-      ),
-    )
-    for p in np.linspace(1, 0, 21)
-  ]
-  return float(np.mean(means))
 
 
 def memory_estimate(search_space: SearchSpace, batch_size: int) -> float:

@@ -86,7 +86,7 @@ def run(job: Job) -> dict[str, Any]:
   """
   config, search_space = job.config, job.search_space
   folder = job.workdir / "principles"
-  folder.mkdir(parents=True, exist_ok=True)
+  artifacts.make_folder(folder)
   drawn = draw_populations(job)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)

@@ -81,6 +81,7 @@ class Program:
     schedule: steps and epochs.
     mesh: the devices.
     batch_size: images of a step, on all devices together.
+    work: multiply-adds of one image in each step, about, `[num_steps]`.
     init: `() -> LoopState` at step 0.
     dispatch: `(state, epoch, first, length, warmup) -> (state, losses)`;
       losses `[length, 2]`: of the weight step and of the arch step.
@@ -92,6 +93,7 @@ class Program:
   schedule: Schedule
   mesh: jax.sharding.Mesh
   batch_size: int
+  work: np.ndarray
   init: Callable[[], LoopState]
   dispatch: Callable[..., tuple[LoopState, jax.Array]]
   measure: Callable[[LoopState, int, dict], dict]

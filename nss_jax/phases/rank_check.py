@@ -32,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
   """
   config, search_space, mesh = job.config, job.search_space, job.mesh
   folder = job.workdir / "rank_check"
-  folder.mkdir(parents=True, exist_ok=True)
+  artifacts.make_folder(folder)
   archs = choose_archs(config, search_space)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
@@ -43,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
       folder / "scores.csv",
       search_space,
       preemption=preemption,
-      on_progress=lambda done: None,
+      on_progress=lambda done, timed: None,
     )
     ledger(
       lambda archs: score_fn(params, archs),

@@ -13,7 +13,7 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import artifacts, processes
 from nss_jax.runtime.report import (
   elements,
   experiment_pictures,
@@ -74,6 +74,11 @@ def run(job: Job) -> dict[str, Any]:
       should be; the report that was there is as it was.
   """
   check(job)
+  processes.first(lambda: _write(job))
+  return artifacts.read_json(job.workdir / FOLDER / RESULT)
+
+
+def _write(job: Job) -> None:
   results = read_results(job.workdir, job.search_space)
   found = _make_tables(job.config, results)
   with _replaced_files(job.workdir / FOLDER) as folder:
@@ -86,7 +91,6 @@ def run(job: Job) -> dict[str, Any]:
     (folder / "index.html").write_text(page.render(content), "utf-8")
     result = _numbers(job, results, found)
     artifacts.write_json(folder / RESULT, result)
-  return result
 
 
 def check(job: Job) -> None:

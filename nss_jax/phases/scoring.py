@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nss_jax.phases import loop
@@ -77,10 +78,11 @@ def make_score_fn(
       in_specs=(P(), P(sharding.AXIS), P(), P(), P()),
       out_specs=P(sharding.AXIS),
       check_vma=False,
-    )
+    ),
+    out_shardings=NamedSharding(mesh, P()),  # every process needs all scores
   )
   fixed = sharding.replicate((seen, images, labels), mesh)
-  return lambda params, archs: run(params, archs, *fixed)
+  return lambda params, archs: run(params, sharding.split(archs, mesh), *fixed)
 
 
 class Ledger:
@@ -95,7 +97,8 @@ class Ledger:
     score_fn: `archs [n, S] -> (error [n], loss [n])`.
     num_per_call: n.
     preemption: asked between calls.
-    on_progress: called with the number of rows so far.
+    on_progress: called with the number of rows so far, and whether the last of
+      them were computed by a program that was compiled already.
   """
 
   def __init__(
@@ -106,7 +109,7 @@ class Ledger:
     *,
     num_per_call: int,
     preemption: Preemption,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int, bool], None],
   ):
     self._path = path
     self._search_space = search_space
@@ -117,6 +120,7 @@ class Ledger:
     self._known = scores.resume_scores(path, search_space)
     self._served: dict[str, int] = {}
     self._done = 0
+    self._is_compiled = False
 
   def score(
     self, source: str, archs: Arch, space: np.ndarray | int = scores.NO_SPACE
@@ -134,7 +138,7 @@ class Ledger:
     known = known.select(np.arange(len(known))[start : start + count])
     self._check(source, known, archs)
     parts = [(known.error, known.loss)]
-    self._advance(source, len(known))
+    self._advance(source, len(known), timed=False)
     for first in range(len(known), count, self._num_per_call):
       rows = np.arange(first, min(first + self._num_per_call, count))
       batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], archs)
@@ -149,8 +153,9 @@ class Ledger:
       )
       scores.append_scores(self._path, self._search_space, scored)
       parts.append((scored.error, scored.loss))
-      self._advance(source, len(rows))
-      if self._preemption.requested:
+      self._advance(source, len(rows), timed=self._is_compiled)
+      self._is_compiled = True
+      if self._preemption.requested():
         raise loop.Interrupted(f"{self._done} archs are scored")
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
@@ -158,14 +163,14 @@ class Ledger:
     """The last call is filled up: one shape, one program."""
     count = len(archs.depth)
     fill = np.minimum(np.arange(self._num_per_call), count - 1)
-    filled = jax.tree.map(lambda x: jnp.asarray(x[fill], jnp.int32), archs)
+    filled = jax.tree.map(lambda x: np.asarray(x[fill], np.int32), archs)
     error, loss = jax.device_get(self._score_fn(filled))
     return error[:count], loss[:count]
 
-  def _advance(self, source, count):
+  def _advance(self, source, count, *, timed):
     self._served[source] = self._served.get(source, 0) + count
     self._done += count
-    self._on_progress(self._done)
+    self._on_progress(self._done, timed)
 
   def _check(self, source, known, archs):
     count = len(known)
@@ -202,12 +207,16 @@ def open_ledger(
   """
   score_fn = make_score_fn(job.config, job.search_space, job.dataset, job.mesh)
   say(job.console, f"scoring {total} archs")
-  with Progress(job.console, total) as progress:
+  with Progress(
+    job.console, np.ones(total), log_every=job.viewing.log_every
+  ) as progress:
     yield Ledger(
       path,
       job.search_space,
       lambda archs: score_fn(params, archs),
       num_per_call=num_per_call(job.mesh),
       preemption=preemption,
-      on_progress=lambda done: progress.update(done, "scoring archs"),
+      on_progress=lambda done, timed: progress.update(
+        done, "scoring archs", compiled=not timed
+      ),
     )

@@ -35,7 +35,7 @@ def run(job: Job) -> dict[str, Any]:
   # From the start, which compiles, to the last file: SIGTERM is always 75.
   with Preemption() as preemption:
     state = loop.run(job, program, folder, preemption)
-    elite = find_elite(config, program, state.search.logits)
+    elite = find_elite(config, program, jax.device_get(state.search.logits))
     _draw_trajectory(program, elite, folder)
     # Last: this file says that the search is finished.
     artifacts.write_json(folder / "elite_space.json", elite)

@@ -20,6 +20,7 @@ from nss_jax.phases.program import (
   make_schedule,
   training_fn,
 )
+from nss_jax.phases.work import search_work
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces import cost, distribution
 from nss_jax.spaces.search_space import SearchSpace
@@ -88,14 +89,13 @@ def build(
     params = jax.jit(network.init_weights, static_argnums=1)(
       keys["init"], search_space
     )
-    state = LoopState(
+    return LoopState(
       weights=weight_step.init_weight_state(params, weight_opt),
       search=search_step.init_search_state(
         distribution.init_logits(search_space), logit_opt
       ),
       sums={name: jnp.zeros(()) for name in METRICS},
     )
-    return sharding.replicate(state, mesh)
 
   steps = _make_steps(
     config, search_space, schedule, temperature, weight_opt, logit_opt
@@ -120,6 +120,7 @@ def build(
     schedule=schedule,
     mesh=mesh,
     batch_size=config.search.batch_size,
+    work=search_work(config, search_space, schedule),
     init=init,
     dispatch=dispatch,
     measure=measure,
@@ -235,7 +236,7 @@ def _measure(
       name: value if name.startswith("train") else None
       for name, value in means.items()
     }
-  logits = state.search.logits
+  logits = jax.device_get(state.search.logits)
   entropy = distribution.entropy(logits)
   expected = cost.mean_macs(search_space, distribution.probabilities(logits))
   return {

@@ -4,6 +4,7 @@ Both never see the weights of the search, nor the images that are held out for
 scores.
 """
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -17,6 +18,7 @@ from nss_jax import config as config_lib
 from nss_jax.phases.batches import make_batch_fn
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
 from nss_jax.phases.training import make_program, training_schedule
+from nss_jax.phases.work import supernet_work
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, weight_step
@@ -48,9 +50,11 @@ def build_supernet(
   elif count > 1:
     sampler = masks.repeat_sampler(sampler, count)
     loss_fn = losses.mean_loss(apply)
-  return _build(
+  program = _build(
     config, search_space, dataset, mesh, settings.epochs, loss_fn, sampler
   )
+  work = supernet_work(config, search_space, program.schedule)
+  return dataclasses.replace(program, work=work)
 
 
 def build_alone(

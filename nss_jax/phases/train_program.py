@@ -133,11 +133,16 @@ def make_test_fn(
       check_vma=False,
     )
   )
-  images = images.reshape(rows, batch, *images.shape[1:])
-  labels = labels.reshape(rows, batch)
+  parts = sharding.split(
+    (
+      images.reshape(rows, batch, *images.shape[1:]),
+      labels.reshape(rows, batch),
+    ),
+    mesh,
+  )
 
   def test(params, averages) -> tuple[float, float]:
-    wrong, loss = jax.device_get(run(params, averages, images, labels))
+    wrong, loss = jax.device_get(run(params, averages, *parts))
     return int(wrong) / count, float(loss) / count
 
   return test

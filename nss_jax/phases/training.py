@@ -14,7 +14,6 @@ from nss_jax.phases.program import (
   make_dispatch,
   make_schedule,
 )
-from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
 
 _METRICS = {"train_loss": "loss", "train_accuracy": "accuracy"}
@@ -45,7 +44,7 @@ def make_program(
   labels: np.ndarray,
   order_key: Callable[[LoopState], jax.Array],
 ) -> Program:
-  """The program of a loop with one update a step.
+  """The program of a loop with one update a step, all of the same work.
 
   Args:
     search_space: what the weights span.
@@ -64,7 +63,7 @@ def make_program(
   def init(*args) -> LoopState:
     weights, given = init_fn(*args)
     sums = {name: jnp.zeros(()) for name in _METRICS}
-    return sharding.replicate(LoopState(weights, given, sums), mesh)
+    return LoopState(weights, given, sums)
 
   def step_fn(state, parts, indices, positions, *, warmup):
     weights, metrics = update_fn(
@@ -85,6 +84,7 @@ def make_program(
     schedule=schedule,
     mesh=mesh,
     batch_size=batch_size,
+    work=np.ones(schedule.num_steps),
     init=init,
     dispatch=dispatch,
     measure=lambda state, step, means: means,

@@ -3,6 +3,9 @@
 One writer per file. A reader never sees half a file: contents go to a
 temporary name in the same folder and are renamed once they are on disk. Files
 of lines, which grow, may lose their last line to a crash and nothing else.
+
+Where a run has many processes all call what writes, except `write_bytes` and
+`fsync`, and the first does it; when the call returns, all can read the file.
 """
 
 import contextlib
@@ -12,10 +15,13 @@ import json
 import os
 import pathlib
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+
+from nss_jax.runtime import processes
 
 Path = str | os.PathLike[str]
 
@@ -60,12 +66,17 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
 
   Yields:
     A path in the same folder, with the same suffix. It is renamed to `path`
-    when the block ends, or removed when the block raises.
+    when the block ends, or removed when the block raises. In all processes
+    but the first it is thrown away.
 
   Raises:
     OSError: if the file can not be written; `path` is as it was.
   """
   path = pathlib.Path(path)
+  if processes.are_many() and not processes.is_first():
+    with tempfile.TemporaryDirectory() as folder:
+      yield pathlib.Path(folder, path.name)
+    return
   # A random name: the leftover of a killed process is never written to again.
   temporary = path.with_name(
     f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}"
@@ -93,6 +104,15 @@ def fsync(path: Path) -> None:
     os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+  """Makes a folder and those above it, if need be.
+
+  Raises:
+    OSError: if it can not be made.
+  """
+  processes.first(lambda: os.makedirs(path, exist_ok=True))
+
+
 def write_bytes(path: Path, data: bytes) -> None:
   """Replaces a file at once: a crash leaves the old content or the new.
 
@@ -115,7 +135,17 @@ def write_json(path: Path, obj: Any) -> None:
     TypeError: if there is anything that is no JSON.
     OSError: if the file can not be written; the old content stays.
   """
-  write_bytes(path, _encode(obj, indent=2))
+  data = encode_json(obj)
+  processes.first(lambda: write_bytes(path, data))
+
+
+def encode_json(obj: Any) -> bytes:
+  """What `write_json` writes.
+
+  Raises:
+    ValueError, TypeError: as `write_json`.
+  """
+  return _encode(obj, indent=2)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -152,6 +182,10 @@ def append_bytes(path: Path, data: bytes) -> None:
   Raises:
     OSError: if it can not be written; the file stays as it was.
   """
+  processes.first(lambda: _append(path, data))
+
+
+def _append(path: Path, data: bytes) -> None:
   is_new = not os.path.exists(path)
   # Unbuffered, so that a failed write leaves nothing to be written by close.
   with open(path, "ab", buffering=0) as file:
@@ -196,6 +230,10 @@ def trim_lines(
       not an object.
     OSError: if the file can not be written; the old content stays.
   """
+  processes.first(lambda: _trim(path, keep, form))
+
+
+def _trim(path, keep, form) -> None:
   if not os.path.exists(path):
     return
   kept = [form.header if form else b""]

@@ -1,5 +1,7 @@
 """Checkpoints that are restored as they were saved, or not at all.
 
+The first process of a run writes them, and says which one all go on from.
+
 orbax writes and reads the arrays, and restores one with a flipped bit without
 a word. So every checkpoint `00000042/` has a file `00000042.sha256.json`
 beside it, with a digest per file. It is written after orbax has finished and
@@ -8,6 +10,7 @@ the one before is used.
 """
 
 import hashlib
+import itertools
 import pathlib
 import re
 import shutil
@@ -20,7 +23,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import artifacts, processes
 
 # A checkpoint, its digest, or what a killed save has left of it.
 _NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
@@ -34,7 +37,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-  """The checkpoints of one run, in one folder, written by one process.
+  """The checkpoints of one run, in one folder.
 
   Args:
     directory: the folder; made by the first save.
@@ -95,7 +98,7 @@ class Checkpoints:
       return
     try:
       host_state = _copy_to_host(state)
-      self._remove(step)
+      processes.first(lambda: self._remove(step))
       response = ocp.save_async(self.path(step), host_state)
     except Exception as error:  # orbax has no common type of error
       raise self._save_error(step, error) from error
@@ -136,26 +139,32 @@ class Checkpoints:
         the saved structure, shapes and types, or if a save has failed.
     """
     self.wait()
+    step = processes.agree(processes.first(self._find_newest))
+    if step is None:
+      return None
+    state = self._load(step, abstract_state)
+    self._current = step
+    return step, state
+
+  def _find_newest(self) -> int | None:
+    """The newest step whose files all agree with their digests."""
     self._damaged.clear()
     steps = sorted(self._steps(), reverse=True)
-    for i, step in enumerate(steps):
+    for step, before in itertools.zip_longest(steps, steps[1:]):
       damage = self._find_damage(step)
       if damage is None:
-        state = self._load(step, abstract_state)
-        self._current = step
-        return step, state
+        return step
       self._damaged.add(step)
-      if i + 1 < len(steps):
-        self._warn(
-          artifacts.one_line(
-            f"{damage}; using the checkpoint before, of step {steps[i + 1]}"
-          )
-        )
-      else:
+      if before is None:
         raise CheckpointError(
           f"{self._directory}: every checkpoint is damaged (the oldest: "
           f"{damage}); delete the folder to start anew"
         )
+      self._warn(
+        artifacts.one_line(
+          f"{damage}; using the checkpoint before, of step {before}"
+        )
+      )
     return None
 
   def path(self, step: int) -> pathlib.Path:
@@ -185,10 +194,11 @@ class Checkpoints:
     """The background half of a save."""
     try:
       response.result()
-      self._write_digest(step)
+      if processes.is_first():
+        self._write_digest(step)
+        self._damaged.discard(step)
+        self._remove_oldest(step)
       self._current = step
-      self._damaged.discard(step)
-      self._remove_oldest(step)
     except Exception as error:
       self._error = self._save_error(step, error)
       self._error.__cause__ = error
@@ -198,7 +208,8 @@ class Checkpoints:
     # The digest says that all is on disk; orbax does not sync what it renames.
     for path in (self._directory, folder, *folder.rglob("*")):
       artifacts.fsync(path)
-    artifacts.write_json(self._digest_file(step), _digest(folder))
+    digest = artifacts.encode_json(_digest(folder))
+    artifacts.write_bytes(self._digest_file(step), digest)
     if damage := self._find_damage(step):
       self._digest_file(step).unlink()
       raise CheckpointError(f"{damage} (right after it was written)")

@@ -1,4 +1,4 @@
-"""One process at a time in a folder; the system lets go when it dies."""
+"""One run at a time in a folder; the system lets go when it dies."""
 
 import contextlib
 import fcntl
@@ -7,6 +7,8 @@ import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+
+from nss_jax.runtime import processes
 
 _LOCK = ".lock"
 _POLL_SECONDS = 0.5
@@ -22,6 +24,8 @@ def exclusive(
 ) -> Iterator[None]:
   """Holds a folder for as long as the block runs.
 
+  Of many processes of a run, the first holds it for all.
+
   Args:
     folder: made if need be.
     wait: asked with the owner's name again and again while another process has
@@ -31,18 +35,23 @@ def exclusive(
     InUse: after giving up.
     OSError: if the folder cannot be written.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  with (folder / _LOCK).open("a+") as file:
-    while not _take(file):
-      file.seek(0)
-      owner = file.read().strip() or "another process"
-      if wait is None or not wait(owner):
-        raise InUse(f"{folder}: in use by {owner}; expected to be the only one")
-      time.sleep(_POLL_SECONDS)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+  with contextlib.ExitStack() as held:
+    processes.first(lambda: _hold(folder, wait, held))
     yield
+
+
+def _hold(folder, wait, held: contextlib.ExitStack) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  file = held.enter_context((folder / _LOCK).open("a+"))
+  while not _take(file):
+    file.seek(0)
+    owner = file.read().strip() or "another process"
+    if wait is None or not wait(owner):
+      raise InUse(f"{folder}: in use by {owner}; expected to be the only one")
+    time.sleep(_POLL_SECONDS)
+  file.truncate(0)
+  file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+  file.flush()
 
 
 def _take(file) -> bool:

@@ -1,32 +1,53 @@
 """What a person sees while a phase runs."""
 
+import time
+from collections.abc import Callable
+
+import numpy as np
 import rich.console
 import rich.progress
 import rich.text
 
+from nss_jax.runtime import processes
+from nss_jax.runtime.time_left import TimeLeft, format_seconds
+
 
 class Progress:
-  """A bar on a terminal; a line per epoch elsewhere (files, CI, schedulers).
+  """A bar on a terminal; lines elsewhere (files, CI, schedulers).
 
-  A context manager. The time left is that of `rich`, from the steps done in
-  this process, so a resumed run estimates rightly.
+  A context manager. Both say the time left.
+
+  Args:
+    console: to be written to.
+    work: of every step, `[N]`, in any unit; see `TimeLeft`.
+    done: steps that an earlier process has taken.
+    log_every: seconds after which there is a line at the next step, where there
+      is no bar; 0: only those that are asked for.
+    clock: seconds, from any start.
   """
 
   def __init__(
-    self, console: rich.console.Console, num_steps: int, done: int = 0
+    self,
+    console: rich.console.Console,
+    work: np.ndarray,
+    done: int = 0,
+    *,
+    log_every: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
   ):
-    self._console = console
+    self._console, self._clock, self._log_every = console, clock, log_every
+    self._left = TimeLeft(work)
+    self._step, self._at = done, clock()
+    self._line_at = self._at
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn("{task.description}"),
       rich.progress.BarColumn(bar_width=20),
       rich.progress.TaskProgressColumn(),
-      rich.progress.TextColumn("left"),
-      rich.progress.TimeRemainingColumn(compact=True),
       console=console,
       disable=not console.is_terminal,
     )
     self._task = self._bar.add_task(
-      "compiling", total=num_steps, completed=done
+      "compiling", total=len(work), completed=done
     )
 
   def __enter__(self) -> "Progress":
@@ -36,19 +57,47 @@ class Progress:
   def __exit__(self, *_):
     self._bar.stop()
 
-  def update(self, step: int, description: str) -> None:
-    """Moves the bar to a step."""
-    self._bar.update(self._task, completed=step, description=description)
+  def update(
+    self, step: int, description: str, *, compiled: bool = False
+  ) -> None:
+    """Moves on to a step.
+
+    Args:
+      step: that is done.
+      description: of where the loop is.
+      compiled: whether something was compiled since the step before, so that
+        the time says nothing about those to come.
+    """
+    now = self._clock()
+    if not compiled and step > self._step:
+      self._left.add(self._step, step, now - self._at)
+    self._step, self._at = step, now
+    self._bar.update(
+      self._task, completed=step, description=self._with_left(description)
+    )
+    if self._log_every and now - self._line_at >= self._log_every:
+      self.line(description)
 
   def line(self, text: str) -> None:
     """A line that stays, where there is no bar."""
+    self._line_at = self._clock()
     if not self._console.is_terminal:
-      say(self._console, text)
+      say(self._console, self._with_left(text))
+
+  def _with_left(self, text: str) -> str:
+    seconds = self._left.seconds(self._step)
+    if not seconds:  # nothing is known, or nothing is left
+      return text
+    return f"{text}  left {format_seconds(seconds)}"
 
 
 def make_console() -> rich.console.Console:
-  """A console on standard output; never wraps what a file receives."""
-  return rich.console.Console(highlight=False, soft_wrap=True)
+  """A console on standard output; never wraps what a file receives.
+
+  Of many processes of a run only the first speaks.
+  """
+  quiet = not processes.is_first()
+  return rich.console.Console(highlight=False, soft_wrap=True, quiet=quiet)
 
 
 def say(console: rich.console.Console, text: str) -> None:

@@ -1,11 +1,17 @@
 """SIGTERM: save what there is, then exit with the code "run me again"."""
 
+import itertools
 import os
 import signal
 import threading
 
+import jax
+from jax.experimental import multihost_utils
+
 # EX_TEMPFAIL. Schedulers read 0 as "done" and never start the job again.
 EXIT_SAVED = 75
+# Every process counts the same; one count for the whole run.
+_DISPATCHES = itertools.count()
 
 
 class Preemption:
@@ -20,9 +26,12 @@ class Preemption:
   A context manager; outside the main thread (notebooks' workers) it does
   nothing, and `requested` stays False.
 
+  Where a run has many processes the signal belongs to jax: it tells all of
+  them, and they agree after which dispatch they stop.
+
   Attributes:
     grace_seconds: time from the signal to the end of the process.
-    requested: whether SIGTERM has come.
+    came: whether SIGTERM has come, as far as this process alone knows.
   """
 
   def __init__(self, grace_seconds: float = 9.0):
@@ -31,11 +40,18 @@ class Preemption:
     self._finished = threading.Event()
 
   @property
-  def requested(self) -> bool:
+  def came(self) -> bool:
     return self._event.is_set()
 
+  def requested(self) -> bool:
+    """Whether to save and stop now; asked by all processes, once a dispatch."""
+    if jax.process_count() == 1:
+      return self.came
+    return multihost_utils.reached_preemption_sync_point(next(_DISPATCHES))
+
   def __enter__(self) -> "Preemption":
-    self._active = threading.current_thread() is threading.main_thread()
+    in_main = threading.current_thread() is threading.main_thread()
+    self._active = in_main and jax.process_count() == 1
     if not self._active:
       return self
     self._read, self._write = os.pipe()

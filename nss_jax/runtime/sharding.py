@@ -1,8 +1,9 @@
-"""The mesh of local devices and where arrays live on it."""
+"""The mesh of devices, of all processes, and where arrays live on it."""
 
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -10,8 +11,8 @@ AXIS = "data"
 
 
 def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
-  """A one-axis mesh over the local devices, or the first few of them."""
-  devices = jax.local_devices()[:num_devices]
+  """A one-axis mesh over all devices, or the first few of them."""
+  devices = jax.devices()[:num_devices]
   return jax.make_mesh(
     (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
   )
@@ -19,7 +20,27 @@ def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   """Puts a copy of every array of a pytree on every device."""
-  return jax.device_put(tree, NamedSharding(mesh, P()))
+  place = NamedSharding(mesh, P())
+  if place.is_fully_addressable:
+    return jax.device_put(tree, place)
+  return jax.tree.map(lambda x: put(x, place), tree)
+
+
+def split(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Gives every device its share of the first axis of each array."""
+  return jax.tree.map(lambda x: put(x, NamedSharding(mesh, P(AXIS))), tree)
+
+
+def put(x: Any, place: jax.sharding.Sharding) -> jax.Array:
+  """Spreads an array that every process has over the devices of all.
+
+  Nothing checks that all have the same, which `device_put` would, by sending
+  it around.
+  """
+  if isinstance(x, jax.Array) and x.sharding == place:
+    return x
+  x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+  return jax.make_array_from_callback(x.shape, place, lambda at: x[at])
 
 
 def abstract(tree: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -1,0 +1,71 @@
+"""The multiply-adds that every step of a loop is going to take, about."""
+
+import jax
+import ml_collections
+import numpy as np
+
+from nss_jax.phases.program import Schedule
+from nss_jax.spaces import cost, distribution
+from nss_jax.spaces.search_space import SearchSpace
+
+# The two gradients of a convolution cost as much as the convolution each.
+_PASSES = 3
+# Between them the mean cost of a draw is nearly linear in the coins.
+_COINS = np.linspace(0, 1, 21)
+
+
+def search_work(
+  config: ml_collections.ConfigDict, space: SearchSpace, schedule: Schedule
+) -> np.ndarray:
+  """Of each step of a search, for one image, `[num_steps]`.
+
+  A masked step pays for the largest network, a sliced one for what it draws:
+  after warmup that is counted as the target, which the draws are led to.
+  """
+  largest = cost.largest_macs(space)
+  sliced = config.supernet.engine == "sliced"
+  soft = config.search.estimator == "soft"
+  scored = config.search.estimator == "score"
+  target = config.objective.target_flops
+  train = target if sliced and not soft else largest
+  search = (target if sliced else largest) / _PASSES
+  search = search * config.search.num_score_archs if scored else largest
+  steps = np.full(schedule.num_steps, float(train + search))
+  warmup = schedule.warmup_steps
+  coins = 1 - np.arange(warmup) / max(warmup, 1)
+  steps[:warmup] = _drawn(space, coins) if sliced else largest
+  return _PASSES * steps
+
+
+def supernet_work(
+  config: ml_collections.ConfigDict, space: SearchSpace, schedule: Schedule
+) -> np.ndarray:
+  """Of each step of the stand-alone supernet, for one image, `[num_steps]`."""
+  settings = config.evaluate
+  if config.supernet.engine == "masked":
+    drawn = np.full(schedule.num_steps, float(cost.largest_macs(space)))
+  else:
+    coin_steps = settings.coin_epochs * schedule.steps_per_epoch
+    steps = np.arange(schedule.num_steps)
+    drawn = _drawn(space, np.maximum(0, 1 - steps / max(coin_steps, 1)))
+  if not settings.sandwich:
+    return _PASSES * settings.archs_per_batch * drawn
+  both = cost.largest_macs(space) + cost.macs_range(space)[0]
+  return _PASSES * ((settings.archs_per_batch - 2) * drawn + both)
+
+
+def _drawn(space: SearchSpace, coins: np.ndarray) -> np.ndarray:
+  """Mean multiply-adds of the draws of warmup, with coins `[N]`."""
+  uniform = distribution.probabilities(distribution.init_logits(space))
+  drawn = cost.mean_moments(space, jax.tree.map(np.asarray, uniform))
+  whole = cost.arch_moments(space, cost.largest_arch(space))
+  means = [
+    cost.macs(
+      space,
+      cost.Moments(
+        *(p * w + (1 - p) * d for w, d in zip(whole, drawn, strict=True))
+      ),
+    )
+    for p in _COINS
+  ]
+  return np.interp(coins, _COINS, means)

@@ -1,0 +1,164 @@
+"""The processes of one run: all compute, the first writes.
+
+Every process runs the same program in the same order. What only one may do,
+such as writing a file, goes through `first`; all go on when it is done, so that
+what one has written the others can read. Files must be on a file system that
+all of them share.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+
+# Of what the first process tells the others; a longer error is cut.
+_MESSAGE_BYTES = 4096
+_ADDRESS = re.compile(r".+:\d{1,5}")
+
+
+class ProcessesError(ValueError):
+  """The processes of a run did not come together; one line."""
+
+
+class FirstFailed(RuntimeError):
+  """What the first process was to do for all has failed; one line."""
+
+
+class Explicit(NamedTuple):
+  """Where a process stands, where no scheduler says it.
+
+  Attributes:
+    coordinator: `host:port` of process 0.
+    num_processes: of the run.
+    process_id: of this process, from 0.
+  """
+
+  coordinator: str
+  num_processes: int
+  process_id: int
+
+
+# Whether this process is in the middle of `first`: what it calls is its own.
+_is_alone = False
+
+
+def join(explicit: Explicit | None = None, *, heartbeat_seconds: int = 100):
+  """Joins the other processes; before anything else of jax.
+
+  Args:
+    explicit: where this process stands; None: jax asks Slurm (inside `srun`),
+      Open MPI, TPU pods, GKE or Kubernetes.
+    heartbeat_seconds: after which a process that is silent is dead, and with it
+      the run.
+
+  Raises:
+    ProcessesError: if they do not come together.
+  """
+  if explicit is not None:
+    _check(explicit)
+  try:
+    jax.distributed.initialize(
+      *(explicit or ()), heartbeat_timeout_seconds=heartbeat_seconds
+    )
+  except (RuntimeError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise ProcessesError(
+      f"--distributed: the processes did not come together: {reason}; expected "
+      "to be started by srun, mpirun or on a TPU pod, or with --coordinator, "
+      "--num_processes and --process_id"
+    ) from error
+
+
+def _check(explicit: Explicit) -> None:
+  if not _ADDRESS.fullmatch(explicit.coordinator):
+    raise ProcessesError(
+      f"--coordinator: {explicit.coordinator!r} is not accepted; expected "
+      "host:port of process 0"
+    )
+  if explicit.num_processes < 1:
+    raise ProcessesError(
+      f"--num_processes: {explicit.num_processes} is not accepted; expected 1 "
+      "or more"
+    )
+  if not 0 <= explicit.process_id < explicit.num_processes:
+    raise ProcessesError(
+      f"--process_id: {explicit.process_id} is not accepted; expected 0 to "
+      f"{explicit.num_processes - 1}"
+    )
+
+
+def are_many() -> bool:
+  """Whether there are others, who must be told what this one does."""
+  return jax.process_count() > 1 and not _is_alone
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes."""
+  return jax.process_index() == 0
+
+
+def first(work: Callable[[], T]) -> T | None:
+  """Calls a function in the first process only; all go on when it has ended.
+
+  All processes must call this, in the same order. It begins when all are there:
+  what they have looked at before, such as whether a file exists, was as it is
+  for the first.
+
+  Returns:
+    What the function returns, in the first process; None in the others.
+
+  Raises:
+    FirstFailed: in the others, if the function raises in the first.
+  """
+  global _is_alone
+  if not are_many():
+    return work()
+  _meet()
+  if not is_first():
+    if told := _receive():
+      raise FirstFailed(told)
+    return None
+  _is_alone = True
+  try:
+    result = work()
+  except Exception as error:
+    _send(f"process 0: {error}")
+    raise
+  finally:
+    _is_alone = False
+  _send("")
+  return result
+
+
+def agree(value: T) -> T:
+  """The first process's value, of what JSON can say, in all processes."""
+  if not are_many():
+    return value
+  if not is_first():
+    return json.loads(_receive())
+  _send(json.dumps(value))
+  return value
+
+
+def _meet() -> None:
+  multihost_utils.broadcast_one_to_all(np.zeros(1, np.uint8))
+
+
+def _send(text: str) -> None:
+  # Never cut in the middle of a character: only ASCII.
+  data = json.dumps(text).encode()
+  if len(data) > _MESSAGE_BYTES:
+    data = json.dumps(text[: _MESSAGE_BYTES // 12]).encode()
+  buffer = np.frombuffer(data.ljust(_MESSAGE_BYTES), np.uint8)
+  multihost_utils.broadcast_one_to_all(buffer)
+
+
+def _receive() -> str:
+  buffer = np.zeros(_MESSAGE_BYTES, np.uint8)
+  return json.loads(bytes(multihost_utils.broadcast_one_to_all(buffer)))

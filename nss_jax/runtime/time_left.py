@@ -1,0 +1,59 @@
+"""How long a loop still takes."""
+
+import numpy as np
+import scipy.optimize
+
+# How little is enough to say that a step costs nothing beside its multiply-adds
+# where what was seen cannot tell.
+_DOUBT = 1e-3
+
+
+class TimeLeft:
+  """Seconds that a loop still takes, from those it has taken so far.
+
+  A call of the device is taken to last `a * steps + b * work`, with a and b not
+  negative and fitted by least squares. So steps to come may cost more or less
+  than those so far, as they do where a warmup ends.
+
+  Args:
+    work: of every step of the loop, `[N]`, in any unit.
+  """
+
+  def __init__(self, work: np.ndarray):
+    work = np.asarray(work, np.float64)
+    # Both columns of the fit are of the same size.
+    self._until = np.concatenate([[0.0], np.cumsum(work / work.mean())])
+    self._rows: list[tuple[float, float]] = []
+    self._seconds: list[float] = []
+
+  def add(self, first: int, end: int, seconds: float) -> None:
+    """Steps `first` to `end` have taken so long, compilation aside."""
+    self._rows.append(self._columns(first, end))
+    self._seconds.append(seconds)
+
+  def seconds(self, step: int) -> float | None:
+    """From a step to the end; None before anything is known."""
+    if not self._rows:
+      return None
+    rows = np.asarray(self._rows)
+    doubt = _DOUBT * np.abs(rows).max()
+    rates, _ = scipy.optimize.nnls(
+      np.vstack([rows, [doubt, 0.0]]), np.asarray([*self._seconds, 0.0])
+    )
+    return float(rates @ self._columns(step, len(self._until) - 1))
+
+  def _columns(self, first: int, end: int) -> tuple[float, float]:
+    return float(end - first), float(self._until[end] - self._until[first])
+
+
+def format_seconds(seconds: float) -> str:
+  """In words, about: `40 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+  units = (("d", 86400), ("h", 3600), ("min", 60))
+  for (name, size), smaller in zip(units, (*units[1:], None), strict=True):
+    if seconds < size:
+      continue
+    if smaller is None:
+      return f"{round(seconds / size)} {name}"
+    whole, rest = divmod(round(seconds / smaller[1]), size // smaller[1])
+    return f"{whole} {name}" + (f" {rest} {smaller[0]}" if rest else "")
+  return f"{round(seconds)} s"

@@ -1,0 +1,186 @@
+"""Several processes on this machine, over loopback, are one run.
+
+What starts them is the command, as Slurm or a person would start it.
+"""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import pytest
+import runs
+
+from nss_jax.runtime import lock, preemption, processes
+
+# Every process compiles; one stage is enough.
+FIELDS = {
+  "space.strides": (1,),
+  "objective.target_flops": 6e4,
+  # Long enough for a signal to be told to all.
+  "search.epochs": 20,
+  "search.warmup_epochs": 5,
+}
+SEARCH = tuple(f"--config.{path}={value}" for path, value in FIELDS.items())
+# A killed process is to be missed soon, and a slow one is not to be.
+HEARTBEAT_SECONDS = 10
+
+
+def _start(workdir, count, *flags, scripts=None):
+  """Starts the processes of a run; `scripts[i]` stands for the command of i."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  return [
+    runs.start(
+      *SEARCH,
+      f"--workdir={workdir}",
+      f"--coordinator=localhost:{port}",
+      f"--num_processes={count}",
+      f"--process_id={index}",
+      f"--heartbeat_seconds={HEARTBEAT_SECONDS}",
+      *flags,
+      script=(scripts or {}).get(index),
+    )
+    for index in range(count)
+  ]
+
+
+def _end(started, timeout=300):
+  """`(exit code, stdout, stderr)` of each."""
+  ends = []
+  for process in started:
+    out, err = process.communicate(timeout=timeout)
+    ends.append((process.returncode, out, err))
+  return ends
+
+
+def _run(*args, **kwargs):
+  ends = _end(_start(*args, **kwargs))
+  assert [end[0] for end in ends] == [0] * len(ends), ends
+  return ends
+
+
+def _results(workdir):
+  """What the search has written, without seconds."""
+  found = {}
+  for path in sorted((workdir / "search").iterdir()):
+    if path.suffix in (".json", ".png"):
+      found[path.name] = path.read_bytes()
+    if path.suffix == ".jsonl":
+      lines = [json.loads(line) for line in path.read_text().splitlines()]
+      for line in lines:
+        del line["images_per_second"]
+      found[path.name] = lines
+  return found
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  """The search of two processes, and what they said."""
+  workdir = tmp_path_factory.mktemp("two") / "run"
+  return workdir, _run(workdir, 2)
+
+
+def _one_process(workdir, num_devices, *flags):
+  code, _, err = runs.run(
+    *SEARCH,
+    *flags,
+    f"--workdir={workdir}",
+    script=f"import jax\n"
+    f"jax.config.update('jax_num_cpu_devices', {num_devices})\n"
+    "from nss_jax import main\nmain.run()",
+  )
+  assert code == 0, err
+  return _results(workdir)
+
+
+def _assert_close(found, expected):
+  """The same numbers up to the order of sums."""
+  assert found.keys() == expected.keys()
+  for line, other in zip(
+    found["metrics.jsonl"], expected["metrics.jsonl"], strict=True
+  ):
+    assert line["step"] == other["step"]
+    for name in ("train_loss", "validation_loss", "expected_cost"):
+      if other[name] is None:  # in warmup
+        assert line[name] is None
+      else:
+        assert line[name] == pytest.approx(other[name], rel=1e-3), name
+
+
+def test_two_processes_are_two_devices(two, tmp_path):
+  workdir, ends = two
+  _assert_close(_results(workdir), _one_process(tmp_path / "one", 2))
+  # The first speaks for all; gloo says a line in each.
+  assert "Elite Space" in ends[0][1]
+  said = [x for x in ends[1][1].splitlines() if not x.startswith("[Gloo]")]
+  assert said == []
+
+
+_STOPPED = """
+import os, signal
+from nss_jax import main
+from nss_jax.runtime import artifacts
+
+def watched(path, line, call=artifacts.append_line):
+  call(path, line)
+  if line["epoch"] == {epoch}:
+    os.kill(os.getpid(), signal.{name})
+
+artifacts.append_line = watched
+main.run()
+"""
+
+
+def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
+  """SIGTERM to one process and then to the other, and a damaged checkpoint."""
+  workdir, saved = tmp_path / "run", preemption.EXIT_SAVED
+  for told, epoch in ((1, 2), (0, 9)):
+    scripts = {told: _STOPPED.format(name="SIGTERM", epoch=epoch)}
+    ends = _end(_start(workdir, 2, scripts=scripts))
+    assert [end[0] for end in ends] == [saved, saved], ends
+    assert "run the same command to go on" in ends[0][1]
+  lines = (workdir / "search" / "metrics.jsonl").read_text().splitlines()
+  assert len(lines) < FIELDS["search.epochs"]
+  folder = max((workdir / "search" / "checkpoints").glob("*[0-9]"))
+  largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[:-1])
+  ends = _run(workdir, 2)
+  assert "damaged" in ends[0][1]
+  assert "resuming at step" in ends[0][1]
+  assert _results(workdir) == _results(two[0])
+
+
+def test_four_processes_survive_the_death_of_one(tmp_path):
+  """The others end by themselves; all started again end as they would have."""
+  short = ("--config.search.epochs=4", "--config.search.warmup_epochs=1")
+  scripts = {2: _STOPPED.format(name="SIGKILL", epoch=3)}
+  started = _start(tmp_path / "run", 4, *short, scripts=scripts)
+  started[2].wait(timeout=300)
+  died = time.monotonic()
+  codes = [end[0] for end in _end(started)]
+  assert time.monotonic() - died < 3 * HEARTBEAT_SECONDS
+  assert codes[2] == -signal.SIGKILL
+  assert 0 not in codes
+  assert not (tmp_path / "run" / "search" / "elite_space.json").exists()
+  ends = _run(tmp_path / "run", 4, *short)
+  assert "resuming at step" in ends[0][1]
+  found = _results(tmp_path / "run")
+  _assert_close(found, _one_process(tmp_path / "one", 4, *short))
+
+
+def test_a_second_run_is_refused_by_all(tmp_path):
+  """The first cannot take the folder, and tells the others."""
+  with lock.exclusive(tmp_path / "run" / "search"):
+    ends = _end(_start(tmp_path / "run", 2))
+  assert [end[0] for end in ends] == [2, 2], ends
+  for _, _, err in ends:
+    assert f"in use by process {os.getpid()}" in err
+
+
+def test_alone_all_is_first():
+  assert processes.first(lambda: 3) == 3
+  assert processes.agree({"a": 1}) == {"a": 1}
+  assert not processes.are_many()

@@ -1,0 +1,175 @@
+"""What is shown of a run, and that it changes no result."""
+
+import json
+
+import numpy as np
+import pytest
+import rich.console
+import runs
+
+from nss_jax.phases import program, work
+from nss_jax.runtime import log, profile, tensorboard
+from nss_jax.runtime.time_left import TimeLeft, format_seconds
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [
+    (0.4, "0 s"),
+    (59.2, "59 s"),
+    (90, "2 min"),
+    (3599, "60 min"),
+    (3600, "1 h"),
+    (12_000, "3 h 20 min"),
+    (86_400, "1 d"),
+    (187_000, "2 d 4 h"),
+  ],
+)
+def test_seconds_in_words(seconds, text):
+  assert format_seconds(seconds) == text
+
+
+def test_time_left_of_steps_that_cost_another_amount():
+  """Seconds are 2 a step and 3 a unit of work, which triples in the middle."""
+  costs = np.repeat([1.0, 3.0], 50)
+  costs[:5] = 0.5
+  left = TimeLeft(costs)
+  assert left.seconds(0) is None
+  for first in range(0, 10, 2):
+    part = costs[first : first + 2]
+    left.add(first, first + 2, 2 * len(part) + 3 * part.sum())
+  expected = 2 * 90 + 3 * costs[10:].sum()
+  assert left.seconds(10) == pytest.approx(expected, rel=1e-3)
+  assert left.seconds(100) == pytest.approx(0, abs=1e-6)
+
+
+def test_time_left_takes_work_for_the_cause_where_nothing_tells():
+  left = TimeLeft(np.repeat([1.0, 4.0], 10))
+  left.add(0, 5, 10.0)
+  assert left.seconds(10) == pytest.approx(80, rel=0.01)
+
+
+class Clock:
+  """Seconds that a test moves on."""
+
+  def __init__(self):
+    self.now = 100.0
+
+  def __call__(self):
+    return self.now
+
+
+def test_lines_come_after_some_seconds_and_say_what_is_left(capsys):
+  clock = Clock()
+  progress = log.Progress(
+    log.make_console(), np.ones(10), log_every=60.0, clock=clock
+  )
+  with progress:
+    clock.now += 50  # compiles
+    progress.update(1, "one", compiled=True)
+    assert capsys.readouterr().out == ""
+    clock.now += 30
+    progress.update(3, "two")
+    assert capsys.readouterr().out == "two  left 2 min\n"  # 7 steps of 15 s
+    clock.now += 30
+    progress.update(5, "three")
+    assert capsys.readouterr().out == ""
+    progress.line("epoch")
+    assert capsys.readouterr().out == "epoch  left 1 min\n"
+    clock.now += 75
+    progress.update(10, "four")
+    assert capsys.readouterr().out == "four\n"
+
+
+def test_no_lines_between_epochs_unless_asked_for(capsys):
+  clock = Clock()
+  with log.Progress(log.make_console(), np.ones(2), clock=clock) as progress:
+    clock.now += 1e6
+    progress.update(1, "one")
+  assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_gets_a_bar_and_no_lines():
+  console = rich.console.Console(force_terminal=True, record=True, width=80)
+  clock = Clock()
+  with log.Progress(console, np.ones(4), log_every=1, clock=clock) as progress:
+    clock.now += 20
+    progress.update(2, "epoch 1/2")
+    progress.line("never seen")
+  text = console.export_text()
+  assert "epoch 1/2  left 20 s" in text
+  assert "50%" in text
+  assert "never seen" not in text
+
+
+def test_work_of_a_search_falls_in_warmup_and_is_dense_after():
+  config = runs.load_config()
+  space = runs.make_job(config, None).search_space
+  schedule = program.make_schedule(
+    718, batch_size=32, epochs=30, warmup_epochs=8, steps_per_dispatch=22
+  )
+  found = work.search_work(config, space, schedule)
+  largest = 47_929_000  # 64 wide, 8 deep, on 8x8 images
+  assert found[0] == pytest.approx(3 * largest, rel=0.01)
+  # Soft masks: an arch step and a weight step, both of the largest network.
+  np.testing.assert_allclose(found[8 * 22 :], 2 * found[0])
+  warmup = found[: 8 * 22]
+  assert (np.diff(warmup) < 0).all()
+  assert 0.1 < warmup[-1] / warmup[0] < 0.35  # a uniform draw
+  config.supernet.engine = "masked"
+  masked = work.search_work(config, space, schedule)
+  np.testing.assert_allclose(masked[: 8 * 22], found[0])
+
+
+def test_what_is_shown_changes_no_result(tmp_path):
+  """With TensorBoard, a trace and lines at every step, and without."""
+  flags = ("--config.search.epochs=2", "--config.search.warmup_epochs=0")
+  shown, plain = tmp_path / "shown", tmp_path / "plain"
+  viewing = ("--tensorboard", "--profile", "--log_every=0.001")
+  code, out, err = runs.run(f"--workdir={shown}", *flags, *viewing)
+  assert code == 0, err
+  assert runs.run(f"--workdir={plain}", *flags)[0] == 0
+  for name in ("elite_space.json", "trajectory.png"):
+    found = (shown / "search" / name).read_bytes()
+    assert found == (plain / "search" / name).read_bytes()
+  assert out.count("epoch 1/2") == 4  # 3 calls, and the end of the epoch
+  assert " left " in out
+  traces = list((shown / "search" / profile.FOLDER).rglob("*.xplane.pb"))
+  assert len(traces) == 1 and traces[0].stat().st_size > 1000
+  assert not (plain / "search" / profile.FOLDER).exists()
+  assert not (plain / "search" / tensorboard.FOLDER).exists()
+  lines = (shown / "search" / "metrics.jsonl").read_text().splitlines()
+  found = _events(shown / "search" / tensorboard.FOLDER)
+  for line in map(json.loads, lines):
+    for name in ("train_loss", "expected_cost", "images_per_second"):
+      assert found[name, line["step"]] == pytest.approx(line[name], rel=1e-6)
+  assert ("trajectory", 0) in found
+
+
+def _events(folder):
+  """`{(tag, step): scalar or None}` of all event files of a folder."""
+  from tensorboardX import proto
+
+  found = {}
+  for path in folder.glob("events.*"):
+    data = path.read_bytes()
+    place = 0
+    while place < len(data):
+      size = int.from_bytes(data[place : place + 8], "little")
+      event = proto.event_pb2.Event.FromString(
+        data[place + 12 : place + 12 + size]
+      )
+      place += size + 16
+      for value in event.summary.value:
+        is_scalar = value.WhichOneof("value") == "simple_value"
+        scalar = value.simple_value if is_scalar else None
+        found[value.tag, event.step] = scalar
+  return found
+
+
+def test_tensorboard_that_is_missing_is_said_at_once(monkeypatch):
+  monkeypatch.setattr(
+    tensorboard.importlib.util, "find_spec", lambda name: None
+  )
+  with pytest.raises(tensorboard.TensorBoardError, match="pip install"):
+    tensorboard.check()
