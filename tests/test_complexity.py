@@ -12,7 +12,7 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
-from nss_jax.runtime import artifacts, panels, scores
+from nss_jax.runtime import artifacts, logits_file, panels, scores
 from nss_jax.runtime import complexity as groups
 from nss_jax.spaces.search_space import space_ranges
 
@@ -123,6 +123,33 @@ def test_it_resumes(finished, tmp_path, monkeypatch):
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
   assert complexity.run(job._replace(workdir=workdir)) == result
   assert (folder / "scores.csv").read_bytes() == whole
+
+
+def test_the_search_of_the_nas_phase_is_taken(finished, tmp_path, monkeypatch):
+  """Of all archs, for the same target; and nothing else is."""
+  job, result = finished
+  workdir = shutil.copytree(job.workdir, tmp_path / "run")
+  job = job._replace(workdir=workdir)
+  rate = job.config.complexity.learning_rate
+  folder = nas.search_folder(job, "expanded", rate)
+  folder.mkdir(parents=True)
+  own = workdir / "complexity" / "w8_d2"
+  (own / "logits.json").rename(folder / "logits.json")
+  shutil.rmtree(own)
+  (workdir / "complexity" / "summary.json").unlink()
+
+  def run(*_, **__):
+    raise AssertionError("searched again")
+
+  monkeypatch.setattr(loop, "run", run)
+  with pytest.raises(AssertionError, match="searched again"):
+    complexity.run(job)  # whose target is another than the nas phase's
+  target = job.config.complexity.target_flops
+  config = job.config.copy_and_resolve_references()
+  config.objective.target_flops = target
+  found = complexity.run(job._replace(config=config))
+  assert found == {**result, "elite_target_flops": target}
+  assert not own.exists()
 
 
 def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
@@ -243,7 +270,7 @@ def test_logits_are_read_with_suspicion(finished, tmp_path):
   job, _ = finished
   space = complexity.search_spaces(job.config, job.search_space)["w4_d2"]
   path = tmp_path / "logits.json"
-  good = complexity.read_logits(
+  good = logits_file.read_logits(
     job.workdir / "complexity" / "w4_d2" / "logits.json", space
   )
   assert good.width.shape == (1, 4)
@@ -251,4 +278,4 @@ def test_logits_are_read_with_suspicion(finished, tmp_path):
     content = {"depth": good.depth, "width": width}
     artifacts.write_json(path, content)
     with pytest.raises(artifacts.ArtifactError, match="width: expected finite"):
-      complexity.read_logits(path, space)
+      logits_file.read_logits(path, space)

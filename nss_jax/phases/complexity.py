@@ -5,7 +5,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -14,13 +13,13 @@ from nss_jax.phases import evaluate, nas, scoring, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, complexity, panels, scores, space_file
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.logits_file import LOGITS, read_logits
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import largest_macs, macs_range
-from nss_jax.spaces.distribution import SpaceLogits, init_logits
+from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
-LOGITS = "logits.json"
 # The nas phase has the first streams of its key.
 _FIRST_STREAM = 1000
 
@@ -38,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
   """
   config = job.config
   folder = job.workdir / "complexity"
-  folder.mkdir(parents=True, exist_ok=True)
+  artifacts.make_folder(folder)
   path = folder / "scores.csv"
   _, elite = space_file.load_space(
     job.workdir / "search" / space_file.ELITE_SPACE
@@ -132,49 +131,45 @@ def _draw_archs(
   job: Job, folder: pathlib.Path, preemption: Preemption
 ) -> dict[str, Arch]:
   """Draws from the distribution that the search of each space ends with."""
-  # The same search as in the nas phase, led to the target of this one.
-  config = job.config.copy_and_resolve_references()
+  config, archs = job.config.copy_and_resolve_references(), {}
   config.objective.target_flops = float(target_flops(config))
-  job, archs = job._replace(config=config), {}
   spaces = search_spaces(config, job.search_space)
   for index, (name, space) in enumerate(spaces.items()):
-    path = folder / name / LOGITS
-    if not path.exists():
-      rate = config.complexity.learning_rate
-      logits = nas.search(job, name, rate, space, path.parent, preemption)
-      artifacts.write_json(path, {"depth": logits.depth, "width": logits.width})
+    logits = _search(job, name, space, folder / name, preemption)
     key = jax.random.fold_in(base_keys(config.seed)["nas"], index)
     archs[name], _ = nas.draw_archs(
       config,
       space,
-      read_logits(path, space),
+      logits,
       jax.random.fold_in(key, _FIRST_STREAM),
       config.complexity.num_archs,
     )
   return archs
 
 
-def read_logits(path: pathlib.Path, space: SearchSpace) -> SpaceLogits:
-  """The logits that a search of the space has written.
+def _search(
+  job: Job,
+  name: str,
+  space: SearchSpace,
+  folder: pathlib.Path,
+  preemption: Preemption,
+) -> SpaceLogits:
+  """The logits after the search of a space.
 
-  Raises:
-    ArtifactError: if the file does not hold finite logits of that shape.
+  The nas phase searches all archs too, so if it has, for the same target and at
+  the same rate, its search is taken.
   """
-  content, expected = artifacts.read_json(path), init_logits(space)
-  fields = {}
-  for name in ("depth", "width"):
-    shape = getattr(expected, name).shape
-    try:
-      values = np.asarray(content.get(name), np.float64)
-    except (TypeError, ValueError):
-      values = np.empty(0)
-    # Far above the logit of a bin that does not exist.
-    if values.shape != shape or not (np.abs(values) < 1e30).all():
-      raise artifacts.ArtifactError(
-        f"{path}: {name}: expected finite numbers of the shape {shape}"
-      )
-    fields[name] = jnp.asarray(values, jnp.float32)
-  return SpaceLogits(**fields)
+  rate, target = job.config.complexity.learning_rate, target_flops(job.config)
+  if target == job.config.objective.target_flops:
+    path = nas.search_folder(job, "expanded", rate) / LOGITS
+    if space == job.search_space.refine() and path.exists():
+      say(job.console, f"arch search: {name}, of the nas phase: {path}")
+      return read_logits(path, space)
+  # Led to the target of this phase.
+  config = job.config.copy_and_resolve_references()
+  config.objective.target_flops = float(target)
+  job = job._replace(config=config)
+  return nas.search(job, name, rate, space, folder, preemption)
 
 
 def _take_known(job: Job, path: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, space_file
 from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import distribution, sampling
 from nss_jax.spaces.cost import arch_macs, arch_params, flops_penalty
@@ -48,9 +49,7 @@ def run(job: Job) -> dict[str, Any]:
   folder, result = job.workdir / "nas", {}
   with Preemption() as preemption:
     for name, space in spaces.items():
-      result[name] = _search_at_each_rate(
-        job, name, space, folder / name, preemption
-      )
+      result[name] = _search_at_each_rate(job, name, space, preemption)
     result["controls"] = {
       f"{name}_uniform": choose(
         job.config,
@@ -61,7 +60,7 @@ def run(job: Job) -> dict[str, Any]:
       for name, space in spaces.items()
     }
     for name, content in result.items():
-      (folder / name).mkdir(parents=True, exist_ok=True)
+      artifacts.make_folder(folder / name)
       artifacts.write_json(folder / name / ARCHITECTURE, content)
   # Last: this file says that the phase is finished.
   artifacts.write_json(folder / "summary.json", result)
@@ -83,7 +82,6 @@ def _search_at_each_rate(
   job: Job,
   name: str,
   space: SearchSpace,
-  folder: pathlib.Path,
   preemption: Preemption,
 ) -> dict[str, Any]:
   """The arch of the rate that did best, and `runs`: those of all rates.
@@ -93,7 +91,7 @@ def _search_at_each_rate(
   """
   runs = []
   for rate in job.config.nas.learning_rates:
-    path = folder / f"lr_{rate:g}" / ARCHITECTURE
+    path = search_folder(job, name, rate) / ARCHITECTURE
     if not path.exists():
       logits = search(job, name, rate, space, path.parent, preemption)
       found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
@@ -113,6 +111,8 @@ def search(
 ) -> SpaceLogits:
   """The logits after the search of a space whose bins have size one.
 
+  Written to `logits.json` in the folder, and read from there if they are.
+
   Args:
     job: its config has the target.
     name: of the search, to be said.
@@ -124,10 +124,20 @@ def search(
   Raises:
     Diverged, Interrupted: as the search phase.
   """
+  path = folder / LOGITS
+  if path.exists():
+    return read_logits(path, space)
   say(job.console, f"arch search: {name}, logits' learning rate {rate:g}")
   config = search_config(job.config, rate)
   program = search_program.build(config, job.dataset, job.mesh, space)
-  return loop.run(job, program, folder, preemption).search.logits
+  state = loop.run(job, program, folder, preemption)
+  write_logits(path, jax.device_get(state.search.logits))
+  return read_logits(path, space)
+
+
+def search_folder(job: Job, name: str, rate: float) -> pathlib.Path:
+  """Where this phase searches at a rate."""
+  return job.workdir / "nas" / name / f"lr_{rate:g}"
 
 
 def choose(

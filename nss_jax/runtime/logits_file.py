@@ -1,0 +1,42 @@
+"""`logits.json`: where the search of one arch has ended."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from nss_jax.runtime import artifacts
+from nss_jax.spaces.distribution import SpaceLogits, init_logits
+from nss_jax.spaces.search_space import SearchSpace
+
+LOGITS = "logits.json"
+
+
+def write_logits(path: artifacts.Path, logits: SpaceLogits) -> None:
+  """Writes logits; they come back as they are, to the last bit.
+
+  Raises:
+    OSError: if the file can not be written.
+  """
+  artifacts.write_json(path, {"depth": logits.depth, "width": logits.width})
+
+
+def read_logits(path: artifacts.Path, space: SearchSpace) -> SpaceLogits:
+  """The logits that a search of the space has written.
+
+  Raises:
+    ArtifactError: if the file does not hold finite logits of that shape.
+  """
+  content, expected = artifacts.read_json(path), init_logits(space)
+  fields = {}
+  for name in ("depth", "width"):
+    shape = getattr(expected, name).shape
+    try:
+      values = np.asarray(content.get(name), np.float64)
+    except (TypeError, ValueError):
+      values = np.empty(0)
+    # Far above the logit of a bin that does not exist.
+    if values.shape != shape or not (np.abs(values) < 1e30).all():
+      raise artifacts.ArtifactError(
+        f"{path}: {name}: expected finite numbers of the shape {shape}"
+      )
+    fields[name] = jnp.asarray(values, jnp.float32)
+  return SpaceLogits(**fields)
