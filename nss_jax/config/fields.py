@@ -70,6 +70,9 @@ def base() -> ml_collections.ConfigDict:
         # empty: three to five of them, by what the stage costs.
         "bucket_shares": (),
         "activations": "float32",  # float32 | bfloat16; all else is float32
+        # Of soft masks: keep the ends of each block and compute the rest again
+        # for the gradient. Less memory, a third more time, the same numbers.
+        "remat": False,
         # Equal parts of a device's batch, one after the other: less memory, a
         # third more time; batch statistics are then of a part.
         "microbatches": 1,

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 import jax
 import ml_collections
 
-from nss_jax.phases import complexity, evaluate
+from nss_jax.phases import complexity, evaluate, memory
 from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
 from nss_jax.spaces import cost
-from nss_jax.spaces.search_space import SearchSpace
 
 
 def describe(
@@ -51,9 +50,9 @@ def describe(
   for phase in phases:
     if phase in _PLANS:
       yield f"{phase:10} {_PLANS[phase](config, space)}"
-  parts = program.mesh.size * config.supernet.microbatches
-  memory = memory_estimate(space, config.search.batch_size // parts)
-  yield f"memory     about {memory / 2**30:.2g} GiB per device (estimate)"
+  needed = memory.estimate(config, space, program.mesh.size)
+  needed += dataset.train_images.size  # they live on the devices
+  yield f"memory     about {needed / 2**30:.2g} GiB per device (estimate)"
   kinds = sorted({device.device_kind for device in program.mesh.devices.flat})
   yield (
     f"devices    {program.mesh.size} x {', '.join(kinds)} "
@@ -121,16 +120,3 @@ _PLANS = {
   "train": _plan_train,
   "sweep": _plan_sweep,
 }
-
-
-def memory_estimate(search_space: SearchSpace, batch_size: int) -> float:
-  """Bytes of a step on one device: parameters and saved activations.
-
-  Parameters count five times (old and new, momentum of both, gradient). Per
-  convolution about three float32 tensors of its output's size stay for the
-  backward pass.
-  """
-  largest = cost.largest_arch(search_space)
-  numbers = int(cost.arch_params(search_space, largest))
-  activations = int(cost.arch_activations(search_space, largest))
-  return 4.0 * (5 * numbers + 3 * activations * batch_size)

@@ -168,6 +168,7 @@ def training_fn(
     config.supernet.engine,
     buckets=sliced.default_buckets(search_space, shares),
     axis_name=sharding.AXIS if config.search.sync_batch_norm else None,
+    remat=config.supernet.remat,
   )
 
 

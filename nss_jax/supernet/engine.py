@@ -20,6 +20,7 @@ def make_apply(
   buckets: Buckets | None = None,
   axis_name: str | None = None,
   num_calibration: int | None = None,
+  remat: bool = False,
 ) -> Callable[[Any, jax.Array, Arch | Masks], jax.Array]:
   """`(weights, images, choice) -> logits`; both engines give the same numbers.
 
@@ -32,6 +33,7 @@ def make_apply(
     buckets: of the sliced engine.
     axis_name: device axis over which batch statistics are shared.
     num_calibration: batch statistics of the first so many images only.
+    remat: of masks, see `apply_masked`; the sliced engine always does so.
   """
 
   shared = {"axis_name": axis_name, "num_calibration": num_calibration}
@@ -43,6 +45,8 @@ def make_apply(
       )
     if isinstance(choice, Arch):
       choice = arch_masks(search_space, choice)
-    return apply_masked(search_space, weights, images, choice, **shared)
+    return apply_masked(
+      search_space, weights, images, choice, remat=remat, **shared
+    )
 
   return apply

@@ -36,6 +36,7 @@ class Stage(nn.Module):
     stride: stride of the first block.
     project: whether block 1 owns a projection.
     norm_scope: of the normalisations' statistics.
+    remat: see `apply_masked`.
   """
 
   block: type[nn.Module]
@@ -44,11 +45,17 @@ class Stage(nn.Module):
   stride: int
   project: bool = True
   norm_scope: NormScope = OWN_BATCH
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x, depth, width):
     """`x` `[B, H, W, Cin]`, `depth` `[D]` weights, `width` `[W]` mask."""
-    first = self.block(
+    # The loop keeps XLA from merging the two computations of a block.
+    once = nn.remat(self.block) if self.remat else self.block
+    looped = (
+      nn.remat(self.block, prevent_cse=False) if self.remat else self.block
+    )
+    first = once(
       self.features,
       self.stride,
       self.project,
@@ -71,9 +78,7 @@ class Stage(nn.Module):
       split_rngs={"params": True},
       length=self.max_depth - 1,
     )
-    rest = self.block(
-      self.features, 1, False, self.norm_scope, name="blocks_rest"
-    )
+    rest = looped(self.features, 1, False, self.norm_scope, name="blocks_rest")
     (_, mixed), _ = scan(rest, (x, mixed), depth[1:])
     return mixed
 
@@ -84,10 +89,12 @@ class Supernet(nn.Module):
   Attributes:
     search_space: depths, widths, strides, classes.
     norm_scope: of the normalisations' statistics.
+    remat: see `apply_masked`.
   """
 
   search_space: SearchSpace
   norm_scope: NormScope = OWN_BATCH
+  remat: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
@@ -107,6 +114,7 @@ class Supernet(nn.Module):
         stride,
         space.projects(stage),
         self.norm_scope,
+        self.remat,
         name=f"stage_{stage + 1}",
       )(x, masks.depth[stage, :depth], masks.width[stage, :features])
     # At least float32 from here on, whatever the activations are.
@@ -133,6 +141,7 @@ def apply_masked(
   *,
   axis_name: str | None = None,
   num_calibration: int | None = None,
+  remat: bool = False,
 ) -> jax.Array:
   """Logits `[B, C]` of the supernet under masks.
 
@@ -144,8 +153,11 @@ def apply_masked(
     masks: hard or mixed masks.
     axis_name: device axis over which batch statistics are shared.
     num_calibration: batch statistics of the first so many images only.
+    remat: keep only what goes in and out of each block, and compute the rest
+      again for the gradient: less memory, a third more time, the same numbers.
   """
-  network = Supernet(search_space, NormScope(axis_name, num_calibration))
+  scope = NormScope(axis_name, num_calibration)
+  network = Supernet(search_space, scope, remat)
   return network.apply({"params": weights}, images, masks)
 
 

@@ -1,0 +1,71 @@
+"""The memory that a plan promises is what the compiler asks for."""
+
+import jax
+import pytest
+import runs
+
+from nss_jax import config as config_lib
+from nss_jax.phases import memory, search_program
+from nss_jax.runtime import data, sharding
+
+IMAGES = data.load(
+  "synthetic",
+  image_size=16,
+  channels=3,
+  synthetic=data.Synthetic(num_train=128, num_test=10),
+)
+FIELDS = {
+  "space.max_width": 32,
+  "space.max_depth": 4,
+  "space.num_width_bins": 4,
+  "space.num_depth_bins": 4,
+  "data.source": "synthetic",
+  "search.batch_size": 32,
+  "search.elite": "paper",
+  "objective.target_flops": 5e6,
+  "supernet.engine": "masked",
+}
+
+
+def _compiled(config):
+  """Bytes of a dispatch of arch and weight steps, by the compiler."""
+  program = search_program.build(config, IMAGES, sharding.make_mesh(1))
+  lowered = jax.jit(
+    lambda state: program.dispatch(state, 0, 0, 2, False)
+  ).lower(jax.eval_shape(program.init))
+  found = lowered.compile().memory_analysis()
+  return (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    + found.temp_size_in_bytes
+    - found.alias_size_in_bytes
+  )
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {},
+    {"supernet.remat": True},
+    {"supernet.activations": "bfloat16"},
+    {"supernet.microbatches": 2},
+  ],
+  ids=str,
+)
+def test_estimate_is_what_the_compiler_says(fields):
+  config = runs.load_config(**FIELDS, **fields)
+  program = search_program.build(config, IMAGES, sharding.make_mesh(1))
+  needed = memory.estimate(config, program.search_space)
+  assert needed == pytest.approx(_compiled(config), rel=0.15)
+
+
+def test_the_paper_fits_a_device_of_80_gb():
+  """The soft search at the paper's size, in bfloat16, even without remat."""
+  config = runs.load_config("cifar100_600mf")
+  config.supernet.activations = "bfloat16"
+  space = config_lib.search_space(config, (32, 32, 3))
+  assert 10e9 < memory.estimate(config, space) < 30e9
+  config.search.batch_size = 512
+  assert memory.estimate(config, space) > 80e9
+  config.supernet.remat = True
+  assert memory.estimate(config, space) < 80e9
