@@ -3,9 +3,10 @@
 # into the queue when the program has saved itself.
 
 # USR1 comes before the time limit, to this shell only (--signal=B:USR1@120).
-# srun would end the step on SIGTERM; scancel only passes it on.
+# srun would end the step on SIGTERM; scancel only passes it on. Once: a second
+# would end the program while it leaves.
 told=""
-trap 'told=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
+trap 'told=1; trap "" USR1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
 
 # Since Slurm 22.05 srun does not take this over from sbatch.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
