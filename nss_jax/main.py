@@ -42,6 +42,9 @@ _PHASES = flags.DEFINE_list(
 _ARCH = flags.DEFINE_list(
   "arch", [], "archs to train instead of those found: d3-3-3_w16-32-64"
 )
+_SWEEP_INDEX = flags.DEFINE_integer(
+  "sweep_index", None, "with --phases=sweep: this target only, from 0"
+)
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "print the plan and stop; nothing is compiled or written"
 )
@@ -104,6 +107,7 @@ def main(argv: list[str]) -> int:
       workdir,
       phases,
       archs=_ARCH.value,
+      sweep_index=_SWEEP_INDEX.value,
       dry_run=_DRY_RUN.value,
       config_flags=_config_flags(),
       viewing=watch.Viewing(

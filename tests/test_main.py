@@ -72,6 +72,11 @@ WRONG = {
   f"{FIELD}name=a/b": ("config.name: a/b", "a plain folder name"),
   "--phases=search,dance": ("--phases: 'dance'", "list of search"),
   "--phases=": ("--phases: ''", "list of search"),
+  "--sweep_index=few": ("--sweep_index: 'few'", "expected int"),
+  "--sweep_index=0": (
+    "--sweep_index: 0 is not accepted with --phases=search",
+    "expected --phases=sweep",
+  ),
   "--dry_run=maybe": ("--dry_run: 'maybe'", "expected bool"),
   "--workdri=x": ("'workdri'", "workdir"),
   "--log_every=-1": ("--log_every: '-1'", "expected"),

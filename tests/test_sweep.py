@@ -1,6 +1,8 @@
 """All targets by one command: each as a run of its own would have it."""
 
+import concurrent.futures
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import evaluate, loop, pipeline, scoring, search, sweep
-from nss_jax.runtime import artifacts, scores
+from nss_jax.runtime import artifacts, lock, scores
 from nss_jax.runtime.preemption import EXIT_SAVED
 from nss_jax.runtime.report.workdir import read_results
 
@@ -129,6 +131,95 @@ def test_stopped_and_resumed_is_uninterrupted(quick, tmp_path, monkeypatch):
   assert _files(workdir) == _files(tmp_path / "whole")
   # Not one target was searched twice: two runs of two targets.
   assert quick["searched"] == ["0.06mf", "0.12mf"] * 2
+
+
+def test_tasks_of_an_array_make_one_sweep(quick, tmp_path, capsys):
+  """Each its own target and nothing else; the whole then only sums up."""
+  assert pipeline.run(_config(), tmp_path / "whole", ["sweep", "report"]) == 0
+  workdir = tmp_path / "array"
+  for index, name in ((1, "0.12mf"), (0, "0.06mf")):
+    assert pipeline.run(_config(), workdir, ["sweep"], sweep_index=index) == 0
+    assert (workdir / "sweep" / name / "evaluate" / "summary.json").exists()
+    assert not (workdir / "sweep" / "summary.json").exists()
+    config = (workdir / "config.json").read_bytes()
+    assert config == (tmp_path / "whole" / "config.json").read_bytes()
+    assert quick["searched"][2:] == ["0.12mf", "0.06mf"][: 2 - index]
+  calls = quick["calls"]
+  capsys.readouterr()
+  assert pipeline.run(_config(), workdir, ["sweep", "report"]) == 0
+  assert capsys.readouterr().out.count("already done") == 4
+  assert quick["calls"] == calls
+  assert len(quick["searched"]) == 4
+  assert _files(workdir / "sweep") == _files(tmp_path / "whole" / "sweep")
+
+
+def test_tasks_of_an_array_run_at_once(quick, tmp_path, monkeypatch):
+  """Both begin on a workdir that is not there yet, and search together."""
+  find, both = pipeline._PHASES["search"].run, threading.Barrier(2, timeout=60)
+
+  def wait_and_find(job):
+    both.wait()
+    return find(job)
+
+  phase = pipeline._PHASES["search"]._replace(run=wait_and_find)
+  monkeypatch.setitem(pipeline._PHASES, "search", phase)
+  config = _config(**{"sweep.phases": ("search",)})
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    codes = pool.map(
+      lambda k: pipeline.run(
+        config, tmp_path / "run", ["sweep"], sweep_index=k
+      ),
+      (0, 1),
+    )
+    assert list(codes) == [0, 0]
+  assert sorted(quick["searched"]) == ["0.06mf", "0.12mf"]
+
+
+def test_a_target_has_one_task_at_a_time(quick, tmp_path):
+  sweep_folder = tmp_path / "sweep"
+  with lock.exclusive(sweep_folder / "0.06mf" / "search"):
+    with pytest.raises(
+      pipeline.WorkdirError, match="search: in use by process"
+    ):
+      pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=0)
+    assert quick["searched"] == []
+    assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=1) == 0
+    with pytest.raises(
+      pipeline.WorkdirError, match="search: in use by process"
+    ):
+      pipeline.run(_config(), tmp_path, ["sweep"])
+  assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=0) == 0
+  assert quick["searched"] == ["0.12mf", "0.06mf"]
+
+
+@pytest.mark.parametrize(
+  ("phases", "index", "message"),
+  [
+    (
+      ["sweep"],
+      2,
+      "--sweep_index: 2 is not accepted; expected 0 to 1, a place",
+    ),
+    (["sweep"], -1, "--sweep_index: -1 is not accepted; expected 0 to 1"),
+    (["search"], 0, "0 is not accepted with --phases=search; expected --ph"),
+    (["sweep", "report"], 0, "not accepted with --phases=sweep,report"),
+  ],
+)
+def test_no_such_target(tmp_path, phases, index, message):
+  with pytest.raises(pipeline.USER_ERRORS, match=message):
+    pipeline.run(_config(), tmp_path / "run", phases, sweep_index=index)
+  assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_of_a_task_plans_its_target(tmp_path, capsys):
+  pipeline.run(
+    _config(), tmp_path / "run", ["sweep"], sweep_index=1, dry_run=True
+  )
+  lines = capsys.readouterr().out.splitlines()
+  assert any(line.startswith("target     0.12 MF") for line in lines)
+  assert any(line.startswith("evaluate") for line in lines)
+  assert not any(line.startswith("sweep") for line in lines)
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

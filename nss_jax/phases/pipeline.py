@@ -63,6 +63,7 @@ def run(
   phases: Sequence[str],
   *,
   archs: Sequence[str] = (),
+  sweep_index: int | None = None,
   dry_run: bool = False,
   config_flags: Sequence[str] = (),
   viewing: Viewing = DEFAULT_VIEWING,
@@ -74,6 +75,7 @@ def run(
     workdir: of the run.
     phases: names, in order.
     archs: for the train phase, instead of those that the nas phase has found.
+    sweep_index: the only target of the sweep to run; None: all, summed up.
     dry_run: print the plan and stop.
     config_flags: the flags that give the config, to tell the next command.
     viewing: what is shown meanwhile.
@@ -85,6 +87,7 @@ def run(
   canary.check()
   if viewing.tensorboard:
     tensorboard.check()
+  _check_index(sweep_index, phases)
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
   dataset = _load_data(config.data)
@@ -95,16 +98,20 @@ def run(
     config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
   )
   _check_phases(job, phases)
-  if "sweep" in phases:
-    for one in sweep.jobs(job).values():
-      check_workdir(one.config, one.workdir)
-      _check_order(config.sweep.phases, one.workdir, ())
-      _check_phases(one, config.sweep.phases)
-  for line in plan.describe(config, dataset, built, phases):
+  swept = sweep.jobs(job, sweep_index).values() if "sweep" in phases else ()
+  for one in swept:
+    check_workdir(one.config, one.workdir)
+    _check_order(config.sweep.phases, one.workdir, ())
+    _check_phases(one, config.sweep.phases)
+  if sweep_index is not None:
+    # Not as the sweep phase, whose folder has one process at a time.
+    (job,), phases = swept, config.sweep.phases
+  for line in plan.describe(job.config, dataset, job.search, phases):
     say(console, line)
   if dry_run:
     return 0
   try:
+    claim_workdir(config, workdir)
     _run_phases(job, phases)
   except loop.Interrupted as interrupted:
     say(console, f"SIGTERM: {interrupted}; run the same command to go on")
@@ -113,6 +120,15 @@ def run(
     say(console, f"error: {diverged}")
     return 1
   return 0
+
+
+def _check_index(index: int | None, phases: Sequence[str]) -> None:
+  """One target is for processes side by side: no other phase may be theirs."""
+  if index is not None and list(phases) != ["sweep"]:
+    raise WorkdirError(
+      f"--sweep_index: {index} is not accepted with --phases="
+      f"{','.join(phases)}; expected --phases=sweep alone"
+    )
 
 
 def _load_data(settings: ml_collections.ConfigDict) -> data.Dataset:

@@ -56,11 +56,18 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
   return result
 
 
-def jobs(job: Job) -> dict[str, Job]:
+def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
   """The job of each target, by the name of its folder: `600mf`.
 
+  Args:
+    job: of all targets.
+    index: of the only target, from 0; None: all. Tasks of a job array share
+      nothing but the stand-alone supernet, which one of them trains; a sweep of
+      all then finds every target done, and sums up.
+
   Raises:
-    ConfigError: if there is no target, or one that no space can meet.
+    ConfigError: if there is no target, no such one, or one that no space can
+      meet.
   """
   accepted = "multiply-adds, ascending, such as (2e8, 6e8)"
   if not job.config.sweep.targets:
@@ -76,7 +83,14 @@ def jobs(job: Job) -> dict[str, Job]:
         f"expected {accepted}"
       )
     found[name] = _job_of(job, float(target), name)
-  return found
+  if index is None:
+    return found
+  if not 0 <= index < len(found):
+    raise config_lib.ConfigError(
+      f"--sweep_index: {index} is not accepted; expected 0 to "
+      f"{len(found) - 1}, a place in the {len(found)} config.sweep.targets"
+    )
+  return dict([list(found.items())[index]])
 
 
 def _job_of(job: Job, target: float, name: str) -> Job:
