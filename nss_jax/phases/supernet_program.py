@@ -123,8 +123,8 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
     batch_size=settings.batch_size,
     init_fn=init_fn,
     update_fn=update_fn,
-    images=dataset.train_images[train],
-    labels=dataset.train_labels[train],
+    dataset=dataset,
+    rows=train,
     order_key=lambda state: keys["order"],
   )
 
@@ -179,6 +179,8 @@ def cache_key(config, search_space: SearchSpace) -> str:
     "score_batch_size",
     "calibration_images",
   )
+  # The same weights come out of either way to the images.
+  del settings["data"]["stream"]
   parts = {
     "data": settings["data"],
     "supernet": settings["supernet"],
