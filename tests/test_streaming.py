@@ -222,7 +222,7 @@ def test_reading_ends_with_the_run_and_at_an_error():
   batches(streamed(Counted()))
   _wait_for(lambda: not readers())
   assert not readers()
-  with pytest.raises(data.DataError, match="image [0-9]+ is damaged"):
+  with pytest.raises(data.DataError, match=r"image \d+ is damaged"):
     batches(streamed(Broken()))
   _wait_for(lambda: not readers())
   assert not readers()
@@ -231,7 +231,7 @@ def test_reading_ends_with_the_run_and_at_an_error():
 # The programs.
 
 DIGITS = {
-  mode: data.load("digits", stream=mode) for mode in ("never", "always")
+  stream: data.load("digits", stream=stream) for stream in ("always", "never")
 }
 FIELDS = {
   **runs.TINY,

@@ -6,6 +6,7 @@ scores.
 
 import hashlib
 import json
+import math
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from nss_jax import config as config_lib
 from nss_jax.phases.batches import make_batch_fn
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
+from nss_jax.phases.streaming import image_memory
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
@@ -162,6 +164,27 @@ def split(config, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(settings.split_seed)
     held_out, train = np.split(rng.permutation(num_images), [count])
   return np.sort(train), np.sort(held_out)
+
+
+def check(
+  config: ml_collections.ConfigDict, search_space: SearchSpace, labels
+) -> None:
+  """Refuses what is held out if it is too little or too much.
+
+  Scores need all of it on each device, whether the rest is streamed or not.
+
+  Raises:
+    ConfigError, DataError: naming the field, the value and what is accepted.
+  """
+  _, held_out = split(config, labels)
+  numbers = len(held_out) * math.prod(search_space.image_shape)
+  needed = numbers * jnp.dtype(config.supernet.activations).itemsize
+  if needed > (memory := image_memory()):
+    raise config_lib.ConfigError(
+      f"config.evaluate.holdout_fraction: {config.evaluate.holdout_fraction} "
+      f"is not accepted; expected less: {len(held_out):,} images are "
+      f"{needed / 2**30:.1f} GiB, and a device has {memory / 2**30:.1f} GiB"
+    )
 
 
 def cache_key(config, search_space: SearchSpace) -> str:

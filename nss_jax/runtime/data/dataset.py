@@ -1,5 +1,6 @@
 """The form that every source delivers, and the check that it is kept."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -11,6 +12,7 @@ import numpy as np
 # Images and numbers summed at a time: bounds the memory of the statistics.
 _CHUNK = 1000
 _CHUNK_NUMBERS = 2**24
+_CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 # The statistics of larger sets are those of so many of their images.
 _MAX_SAMPLED = 2**16
 
@@ -103,8 +105,12 @@ def allocate(field: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def host_memory() -> int:
-  """Bytes of memory of this machine."""
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  """Bytes of memory of this machine, or of the container that we are in."""
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  # No file, or the word max: no limit.
+  with contextlib.suppress(OSError, ValueError):
+    memory = min(memory, int(_CONTAINER_LIMIT.read_text()))
+  return memory
 
 
 def make(

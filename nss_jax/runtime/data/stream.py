@@ -11,7 +11,6 @@ import numpy as np
 
 from nss_jax.runtime.data.dataset import allocate
 
-MODES = ("auto", "always", "never")
 # Of memory, that images may take before `auto` streams them: the parts of a
 # phase are copies, on the host and then on the devices, and phases add up.
 SHARE = 0.25
@@ -142,7 +141,7 @@ def is_streamed(mode: str, memory: int, num_bytes: int) -> bool:
   """Whether images of so many bytes are read when they are asked for.
 
   Args:
-    mode: of `MODES`.
+    mode: `auto`, `always` or `never`.
     memory: bytes of the host, or of a device if it has less.
     num_bytes: of the training images, decoded.
   """
