@@ -1,36 +1,27 @@
-"""A folder of images, streamed, by the command: the files of a run in memory.
+"""A folder of images, streamed to eight devices: the files of a run in memory.
 
 That its sizes are tiny does not matter: it is streamed because it is asked for.
 """
 
 import json
+import os
 import pathlib
+import signal
 
 import pytest
 import runs
 from PIL import Image
 
-from nss_jax.runtime import data
+from nss_jax.phases import pipeline
+from nss_jax.runtime import artifacts, data
 
-# Three stages take three times as long to compile; one shows the same.
-_FLAGS = ("--config.space.strides=(1,)", "--config.data.source=folder")
-# An epoch of 9 steps has ended: what happens to the process or its images.
-_AFTER_EPOCHS = """
-import os, pathlib, signal
-from nss_jax import main
-from nss_jax.runtime import artifacts
-
-def watched(path, *args):
-  global left
-  left -= path.name == "metrics.jsonl"
-  if left == 0:
-    {what}
-  call(path, *args)
-
-left, call = {count}, artifacts.append_line
-artifacts.append_line = watched
-main.run()
-"""
+FIELDS = {
+  **runs.TINY,
+  "space.strides": (1,),  # every stage takes time to compile
+  "search.epochs": 3,  # without warmup: one program to compile
+  "search.warmup_epochs": 0,
+  "data.source": "folder",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +38,9 @@ def images(tmp_path_factory):
   return root
 
 
-def _flags(images, workdir, stream):
-  return (
-    *_FLAGS,
-    f"--config.data.path={images}",
-    f"--config.data.stream={stream}",
-    f"--workdir={workdir}",
-  )
+def _search(images, workdir, stream):
+  fields = {**FIELDS, "data.path": str(images), "data.stream": stream}
+  return pipeline.run(runs.load_config(**fields), workdir, ["search"])
 
 
 def _results(workdir):
@@ -65,59 +52,63 @@ def _results(workdir):
   return (folder / "elite_space.json").read_bytes(), lines
 
 
+@pytest.fixture
+def after_epoch(monkeypatch):
+  """`(count, act)`: acts when so many epochs have ended."""
+
+  def install(count, act):
+    call, lines = artifacts.append_line, []
+
+    def watched(path, line):
+      lines.append(line)
+      if len(lines) == count:
+        act()
+      call(path, line)
+
+    monkeypatch.setattr(artifacts, "append_line", watched)
+
+  return install
+
+
 @pytest.fixture(scope="module")
 def expected(images, tmp_path_factory):
   """What a run ends with that has all images in memory."""
   workdir = tmp_path_factory.mktemp("memory") / "run"
-  code, out, err = runs.run(*_flags(images, workdir, "never"))
-  assert code == 0, err
-  assert "streamed" not in out
+  assert _search(images, workdir, "never") == 0
   return _results(workdir)
 
 
-def test_streamed_run_ends_with_the_same_bytes(images, expected, tmp_path):
-  code, out, err = runs.run(*_flags(images, tmp_path, "always"))
-  assert code == 0, err
+def test_sigterm_in_an_epoch_and_on(
+  images, expected, after_epoch, tmp_path, capsys
+):
+  after_epoch(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+  assert _search(images, tmp_path, "always") == 75
+  out = capsys.readouterr().out
   assert "1437 training images of 8x8x1, 10 classes, streamed" in out
+  assert "saved at step 21 of 27" in out
+  assert _search(images, tmp_path, "always") == 0
+  assert "resuming at step 21 of 27" in capsys.readouterr().out
   assert _results(tmp_path) == expected
 
 
-def test_sigterm_in_an_epoch_and_on(images, expected, tmp_path):
-  flags = _flags(images, tmp_path, "always")
-  script = _AFTER_EPOCHS.format(
-    what="os.kill(os.getpid(), signal.SIGTERM)", count=3
-  )
-  process = runs.start(*flags, script=script)
-  out, err = process.communicate(timeout=300)
-  assert process.returncode == 75, err
-  assert "saved at step 30 of 45" in out
-  code, out, err = runs.run(*flags)
-  assert code == 0, err
-  assert "resuming at step 30 of 45" in out
-  assert _results(tmp_path) == expected
-
-
-def test_image_that_breaks_during_a_run(images, expected, tmp_path):
+def test_image_that_breaks_during_a_run(
+  images, expected, after_epoch, tmp_path, capsys
+):
   """One line, and the run goes on where it was once the file is whole."""
-  flags = _flags(images, tmp_path, "always")
   file = next((images / "train" / "3").iterdir())
   content = file.read_bytes()
-  script = _AFTER_EPOCHS.format(
-    what=f"pathlib.Path({str(file)!r}).write_bytes({content[:60]!r})", count=2
-  )
-  process = runs.start(*flags, script=script)
+  after_epoch(1, lambda: file.write_bytes(content[:60]))
+  line = f"config.data.path={str(images)!r}: '{'/'.join(file.parts[-3:])}' is "
   try:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 2, err
-    assert len(err.splitlines()) == 1
-    name = "/".join(file.parts[-3:])
-    assert f"config.data.path={str(images)!r}: {name!r} is damaged" in err
-    # At the start of a run it is refused before anything is compiled.
-    code, out, again = runs.run(*flags)
-    assert (code, again) == (2, err) and "epoch" not in out
+    # Again at the start: it is refused before anything is compiled.
+    for steps in ("27 in all", "steps"):
+      with pytest.raises(data.DataError) as caught:
+        _search(images, tmp_path, "always")
+      assert str(caught.value).startswith(f"{line}damaged or no image")
+      assert str(caught.value).isprintable()
+      assert (steps in capsys.readouterr().out) == (steps == "27 in all")
   finally:
     file.write_bytes(content)
-  code, out, err = runs.run(*flags)
-  assert code == 0, err
-  assert "resuming at step" in out
+  assert _search(images, tmp_path, "always") == 0
+  assert "resuming at step" in capsys.readouterr().out
   assert _results(tmp_path) == expected

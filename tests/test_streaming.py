@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import runs
 
+from nss_jax import config as config_lib
 from nss_jax.phases import (
   program,
   search_program,
@@ -226,6 +227,22 @@ def test_reading_ends_with_the_run_and_at_an_error():
     batches(streamed(Broken()))
   _wait_for(lambda: not readers())
   assert not readers()
+
+
+def test_held_out_images_that_fit_no_device_are_refused(monkeypatch):
+  config = runs.load_config(**runs.TINY)
+  space = config_lib.search_space(config, (8, 8, 1))
+  labels = np.arange(1437) % 10
+  held_out = len(supernet_program.split(config, labels)[1])
+  needed = held_out * 8 * 8 * 4  # float32
+  monkeypatch.setattr(supernet_program, "image_memory", lambda: needed)
+  supernet_program.check(config, space, labels)
+  monkeypatch.setattr(supernet_program, "image_memory", lambda: needed - 1)
+  with pytest.raises(config_lib.ConfigError) as caught:
+    supernet_program.check(config, space, labels)
+  message = str(caught.value)
+  assert "config.evaluate.holdout_fraction: 0.2 is not accepted" in message
+  assert f"{held_out} images" in message
 
 
 # The programs.
