@@ -53,6 +53,7 @@ WRONG = {
   f"{FIELD}data.source=folder": ("config.data.path=''", "train/<class>"),
   f"{FIELD}data.source=idx": ("config.data.path=''", "IDX files"),
   f"{FIELD}data.source=tfds": ("config.data.name=''", "names like cifar10"),
+  f"{FIELD}data.stream=maybe": ("config.data.stream: maybe", "auto, always"),
   f"{FIELD}data.channels=2": ("config.data.channels: 2", "0, 1 or 3"),
   f"{FIELD}data.image_size=-8": ("config.data.image_size: -8", "0 to 4096"),
   f"{FIELD}data.synthetic.num_test=0": ("num_test: 0", "1 or more"),

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pathlib
+import time
 import warnings
 import zipfile
 
@@ -506,3 +507,108 @@ def test_set_larger_than_memory_is_refused():
   assert "config.data.synthetic.num_train=1000000000000" in message
   # 10**12 * 4096**2 * 3 / 2**30
   assert "46875000000.0 GiB" in message
+
+
+# Streamed images.
+
+
+def test_streamed_folder_is_that_of_one_in_memory(tmp_path):
+  for index in range(40):
+    pixels = SEEDED.integers(0, 256, (6, 5, 3), np.uint8)
+    file = picture(tmp_path / ("train", "test")[index % 2] / "cat")
+    Image.fromarray(pixels).save(file)
+  fields = {"path": str(tmp_path), "image_size": 4}
+  whole = data.load("folder", **fields)
+  made = data.load("folder", **fields, stream="always")
+  assert isinstance(made.train_images, data.StreamedImages)
+  assert (
+    made.train_images.shape == (20, 4, 4, 3) and made.train_images.ndim == 4
+  )
+  assert len(made.train_images) == 20 and made.train_images.dtype == np.uint8
+  for part in ("train", "test"):
+    images = getattr(whole, f"{part}_images")
+    streamed = getattr(made, f"{part}_images")
+    for rows in (np.array([7, 7, 0, 19, 3]), slice(None), slice(9, 2, -3)):
+      np.testing.assert_array_equal(streamed[rows], images[rows])
+      if not isinstance(rows, slice):
+        np.testing.assert_array_equal(streamed.read(rows), images[rows])
+    assert streamed[np.arange(0)].shape == (0, 4, 4, 3)
+  assert (made.mean, made.std) == (whole.mean, whole.std)
+
+
+def test_rows_come_in_their_order_however_long_one_takes():
+  class Slow:
+    def __getitem__(self, index):
+      time.sleep(0.002 * (index % 3))
+      return np.full((64, 64, 64), index, np.uint8)
+
+  images = data.StreamedImages(Slow(), (100, 64, 64, 64), "config.data.path")
+  rows = np.arange(100)[::-1]
+  np.testing.assert_array_equal(images[rows][:, 0, 0, 0], rows)
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_streamed_folder_of_another_form_is_refused(case, tmp_path):
+  """Training images at the start: the statistics of a small set need them."""
+  change, words = BAD_FOLDERS[case]
+  change(tree(tmp_path))
+  with pytest.raises(data.DataError) as caught:
+    made = data.load("folder", path=str(tmp_path), stream="always")
+    assert "'test/" in words[0]
+    made.test_images[:]
+  message = str(caught.value)
+  assert message.isprintable()
+  for word in (*words, f"config.data.path={str(tmp_path)!r}"):
+    assert word in message
+
+
+def test_streamed_file_is_refused_when_it_is_used(tmp_path, monkeypatch):
+  monkeypatch.setattr("nss_jax.runtime.data.dataset._MAX_SAMPLED", 2)
+  tree(tmp_path)
+  for name in ("cat", "dog"):
+    _write(f"train/{name}/2.png", b"<html>")(tmp_path)
+  made = data.load("folder", path=str(tmp_path), stream="always")
+  np.testing.assert_array_equal(
+    made.train_images[np.array([0, 3])][:, 0, 0, 0], (0, 50)
+  )
+  for rows, name in (([0, 5, 1], "dog"), ([1, 2, 5], "cat")):
+    with pytest.raises(data.DataError) as caught:
+      made.train_images[np.array(rows)]
+    assert f"'train/{name}/2.png' is damaged" in str(caught.value)
+
+
+def test_statistics_of_a_large_set_are_of_the_same_images_however_it_is_held(
+  tmp_path, monkeypatch
+):
+  made = data.load("digits")
+  monkeypatch.setattr("nss_jax.runtime.data.dataset._MAX_SAMPLED", 500)
+  whole, streamed = (
+    data.load("digits", stream=mode) for mode in ("never", "always")
+  )
+  assert (whole.mean, whole.std) == (streamed.mean, streamed.std)
+  assert whole.mean != made.mean
+  np.testing.assert_allclose(whole.mean, made.mean, rtol=0.02)
+  np.testing.assert_allclose(whole.std, made.std, rtol=0.02)
+
+
+@pytest.mark.parametrize("limit", ["300", "max", "", None])
+def test_memory_is_that_of_the_container(limit, tmp_path, monkeypatch):
+  file = tmp_path / "memory.max"
+  if limit is not None:
+    file.write_text(f"{limit}\n")
+  monkeypatch.setattr("nss_jax.runtime.data.dataset._CONTAINER_LIMIT", file)
+  pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  assert data.host_memory() == (300 if limit == "300" else pages)
+
+
+def test_auto_streams_what_takes_over_a_quarter_of_the_memory(tmp_path):
+  tree(tmp_path)
+  for source, num_bytes in (
+    ("digits", 1437 * 8 * 8),
+    ("folder", 6 * 4 * 6 * 3),
+  ):
+    for memory, expected in ((4 * num_bytes, False), (4 * num_bytes - 1, True)):
+      made = data.load(source, path=str(tmp_path), memory=memory)
+      streamed = isinstance(made.train_images, data.StreamedImages)
+      assert streamed == expected, (source, memory)
+  assert isinstance(data.load("digits").train_images, np.ndarray)

@@ -143,3 +143,34 @@ def test_tfds_takes_an_archive_from_its_manual_folder(tmp_path):
   refused = tfds.download.download_manager.NonMatchingChecksumError
   with pytest.raises(refused, match=str(manual / archive.filename)):
     builder.download_and_prepare()
+
+
+def test_streamed_data_set_is_that_of_one_in_memory(tmp_path):
+  name = prepare(tmp_path, shape=(None, None, 3), sizes=[(6, 9), (8, 5)])
+  fields = {"name": name, "path": str(tmp_path), "image_size": 6}
+  whole = data.load("tfds", **fields)
+  made = data.load("tfds", **fields, stream="always")
+  assert isinstance(made.train_images, data.StreamedImages)
+  assert made.train_images.shape == (7, 6, 6, 3)
+  for part in ("train", "test"):
+    images, labels = (
+      getattr(made, f"{part}_{kind}") for kind in ("images", "labels")
+    )
+    np.testing.assert_array_equal(images[:], getattr(whole, f"{part}_images"))
+    np.testing.assert_array_equal(labels, getattr(whole, f"{part}_labels"))
+  assert (made.mean, made.std) == (whole.mean, whole.std)
+  assert made.num_classes == 3 and "tensorflow" not in sys.modules
+
+
+def test_streamed_example_that_is_lost_is_named(tmp_path, monkeypatch):
+  # More images than are read for the statistics.
+  monkeypatch.setattr("nss_jax.runtime.data.dataset._MAX_SAMPLED", 2)
+  name = prepare(tmp_path)
+  made = data.load("tfds", name=name, path=str(tmp_path), stream="always")
+  for file in tmp_path.rglob("*train.array_record*"):
+    file.write_bytes(bytes(file.stat().st_size))
+  with pytest.raises(data.DataError) as caught:
+    made.train_images[np.array([5])]
+  message = str(caught.value)
+  assert "config.data.name='tiny_set': example 5 of 7 cannot be" in message
+  assert message.isprintable()

@@ -163,6 +163,7 @@ def _count(value) -> bool:
 
 
 _CHOICES = {
+  "data.stream": ("auto", "always", "never"),
   "space.block": ("basic",),
   "objective.cost_from": ("sample", "expected"),
   "search.elite": ("paper", "exact"),

@@ -42,6 +42,10 @@ def base() -> ml_collections.ConfigDict:
         # the files, or 32 pixels in RGB.
         "image_size": 0,
         "channels": 0,
+        # Training images on the devices, or read for each batch: auto | always
+        # | never. auto: read if they take over a quarter of the memory of the
+        # host or of a device. The numbers of a run are the same.
+        "stream": "auto",
         "synthetic": {  # images that are made up
           "num_classes": 10,
           "num_train": 10_000,

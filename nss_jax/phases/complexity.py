@@ -115,7 +115,7 @@ def check(
     ConfigError: naming the space and what it can cost.
     ConfigError, DataError: if the labels cannot be split for the evaluator.
   """
-  supernet_program.split(config, labels)
+  supernet_program.check(config, search_space, labels)
   target = target_flops(config)
   for name, space in search_spaces(config, search_space).items():
     low, high = macs_range(space)

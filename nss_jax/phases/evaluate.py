@@ -94,7 +94,7 @@ def check(config: ml_collections.ConfigDict, search_space, labels) -> None:
   Raises:
     ConfigError, DataError: naming the field, the value and what is accepted.
   """
-  supernet_program.split(config, labels)
+  supernet_program.check(config, search_space, labels)
   try:
     feasible_indices(search_space, *_window(config))
   except ValueError as error:

@@ -25,6 +25,7 @@ from nss_jax.phases import (
 )
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
+from nss_jax.phases.streaming import image_memory
 from nss_jax.runtime import (
   artifacts,
   canary,
@@ -141,6 +142,8 @@ def _load_data(settings: ml_collections.ConfigDict) -> data.Dataset:
     image_size=settings.image_size,
     channels=settings.channels,
     synthetic=data.Synthetic(**settings.synthetic),
+    stream=settings.stream,
+    memory=image_memory(),
   )
 
 

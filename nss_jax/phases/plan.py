@@ -24,9 +24,11 @@ def describe(
   largest = cost.largest_macs(space)
   target = config.objective.target_flops
   shape = "x".join(map(str, space.image_shape))
+  streamed = isinstance(dataset.train_images, data.StreamedImages)
   yield (
     f"data       {dataset.name}: {len(dataset.train_labels)} training images "
     f"of {shape}, {dataset.num_classes} classes"
+    f"{', streamed' if streamed else ''}"
   )
   yield (
     f"space      {space.num_spaces} spaces, {space.num_archs:.3g} archs; "

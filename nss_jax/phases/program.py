@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from nss_jax import config as config_lib
 from nss_jax.phases.batches import epoch_indices
-from nss_jax.runtime import sharding
+from nss_jax.phases.streaming import Feed
+from nss_jax.runtime import data, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.supernet import engine, sliced
 
@@ -174,38 +175,35 @@ def training_fn(
 
 def make_dispatch(
   step_fn: Callable,
-  parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  dataset: data.Dataset,
+  rows: Mapping[str, np.ndarray],
   *,
+  schedule: Schedule,
   batch_size: int,
   mesh: jax.sharding.Mesh,
   order_key: Callable[[LoopState], jax.Array],
+  idle_in_warmup: Collection[str] = (),
 ) -> Callable[..., tuple[LoopState, jax.Array]]:
   """`Program.dispatch`: a jitted `lax.scan` of steps under `shard_map`.
+
+  The images stay on the devices, all of them on each; those of a streamed set
+  come in time for the call that takes them. Both ways give the same numbers.
 
   Args:
     step_fn: `(state, parts, indices, positions, *, warmup) -> (state, losses)`
       on one device; `indices` has those of its images in each part, `positions`
       their places in the global batch.
-    parts: images and labels; they stay on the devices.
+    dataset: has the training images.
+    rows: `{name: [n]}`, which of them are in each part.
+    schedule: steps and epochs.
     batch_size: of all devices together.
     mesh: the devices.
     order_key: the key of the order of images, from the state, which may hold
       the seed.
+    idle_in_warmup: parts that `step_fn` does not look at in warmup.
   """
 
-  @functools.partial(jax.jit, static_argnames=("length", "warmup"))
-  def scan(state, parts, epoch, first, *, length, warmup):
-    key = order_key(state)
-    indices = {
-      name: epoch_indices(
-        jax.random.fold_in(key, stream),
-        epoch,
-        labels.shape[0],
-        first,
-        (length, batch_size),
-      )
-      for stream, (name, (_, labels)) in enumerate(sorted(parts.items()))
-    }
+  def scan(state, parts, spec, indices, first, warmup):
     state = state.replace(
       sums=jax.tree.map(lambda old: jnp.where(first == 0, 0.0, old), state.sums)
     )
@@ -219,15 +217,71 @@ def make_dispatch(
     run = jax.shard_map(
       on_device,
       mesh=mesh,
-      in_specs=(P(), P(), P(None, sharding.AXIS), P(sharding.AXIS)),
+      in_specs=(P(), spec, P(None, sharding.AXIS), P(sharding.AXIS)),
       out_specs=P(),
       check_vma=False,
     )
     return run(state, parts, indices, jnp.arange(batch_size))
 
-  parts = sharding.replicate(dict(parts), mesh)
+  if isinstance(dataset.train_images, data.StreamedImages):
+    feed = Feed(
+      dataset,
+      rows,
+      schedule=schedule,
+      batch_size=batch_size,
+      mesh=mesh,
+      idle_in_warmup=idle_in_warmup,
+    )
+    return _streamed(scan, feed, schedule, batch_size, mesh, order_key)
+  parts = {
+    name: (dataset.train_images[part], dataset.train_labels[part])
+    for name, part in rows.items()
+  }
+  parts = sharding.replicate(parts, mesh)
+  return _resident(scan, parts, batch_size, order_key)
+
+
+def _resident(scan, parts, batch_size, order_key):
+  """A dispatch that picks from images on the devices."""
+
+  @functools.partial(jax.jit, static_argnames=("length", "warmup"))
+  def run(state, parts, epoch, first, *, length, warmup):
+    key = order_key(state)
+    indices = {
+      name: epoch_indices(
+        jax.random.fold_in(key, stream),
+        epoch,
+        labels.shape[0],
+        first,
+        (length, batch_size),
+      )
+      for stream, (name, (_, labels)) in enumerate(sorted(parts.items()))
+    }
+    return scan(state, parts, P(), indices, first, warmup)
 
   def dispatch(state, epoch, first, length, warmup):
-    return scan(state, parts, epoch, first, length=length, warmup=warmup)
+    return run(state, parts, epoch, first, length=length, warmup=warmup)
+
+  return dispatch
+
+
+def _streamed(scan, feed, schedule, batch_size, mesh, order_key):
+  """A dispatch that is given its images, each device its own."""
+
+  @functools.partial(jax.jit, static_argnames=("length", "warmup"))
+  def run(state, window, first, *, length, warmup):
+    share = batch_size // mesh.size
+    # Of the images of a device, those of a step are together.
+    places = jnp.arange(length)[:, None] * share
+    places = places + (jnp.arange(batch_size) % share)[None]
+    indices = dict.fromkeys(window, places)
+    return scan(state, window, P(sharding.AXIS), indices, first, warmup)
+
+  key_data = jax.jit(lambda state: jax.random.key_data(order_key(state)))
+
+  def dispatch(state, epoch, first, length, warmup):
+    step = epoch * schedule.steps_per_epoch + first
+    window = feed.take(np.asarray(key_data(state)), step, length)
+    return run(state, window, first, length=length, warmup=warmup)
 
   return dispatch

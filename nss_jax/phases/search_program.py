@@ -100,17 +100,16 @@ def build(
   steps = _make_steps(
     config, search_space, schedule, temperature, weight_opt, logit_opt
   )
-  parts = {
-    name: (dataset.train_images[half], dataset.train_labels[half])
-    for name, half in zip(("train", "validation"), halves, strict=True)
-  }
   make_batch = make_batch_fn(config, dataset, keys["augment"])
   dispatch = make_dispatch(
     functools.partial(_pair_of_steps, steps, make_batch, keys),
-    parts,
+    dataset,
+    dict(zip(("train", "validation"), halves, strict=True)),
+    schedule=schedule,
     batch_size=config.search.batch_size,
     mesh=mesh,
     order_key=lambda state: keys["order"],
+    idle_in_warmup=("validation",),
   )
   measure = functools.partial(
     _measure, config, search_space, schedule, temperature

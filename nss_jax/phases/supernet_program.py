@@ -7,6 +7,7 @@ scores.
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from nss_jax import config as config_lib
 from nss_jax.phases.batches import make_batch_fn
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
+from nss_jax.phases.streaming import image_memory
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.phases.work import supernet_work
 from nss_jax.runtime import data, optimizers, sharding
@@ -127,8 +129,8 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
     batch_size=settings.batch_size,
     init_fn=init_fn,
     update_fn=update_fn,
-    images=dataset.train_images[train],
-    labels=dataset.train_labels[train],
+    dataset=dataset,
+    rows=train,
     order_key=lambda state: keys["order"],
   )
 
@@ -168,6 +170,27 @@ def split(config, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.sort(train), np.sort(held_out)
 
 
+def check(
+  config: ml_collections.ConfigDict, search_space: SearchSpace, labels
+) -> None:
+  """Refuses what is held out if it is too little or too much.
+
+  Scores need all of it on each device, whether the rest is streamed or not.
+
+  Raises:
+    ConfigError, DataError: naming the field, the value and what is accepted.
+  """
+  _, held_out = split(config, labels)
+  numbers = len(held_out) * math.prod(search_space.image_shape)
+  needed = numbers * jnp.dtype(config.supernet.activations).itemsize
+  if needed > (memory := image_memory()):
+    raise config_lib.ConfigError(
+      f"config.evaluate.holdout_fraction: {config.evaluate.holdout_fraction} "
+      f"is not accepted; expected less: {len(held_out):,} images are "
+      f"{needed / 2**30:.1f} GiB, and a device has {memory / 2**30:.1f} GiB"
+    )
+
+
 def cache_key(config, search_space: SearchSpace) -> str:
   """What the trained weights depend on, as sixteen hexadecimal digits."""
   settings = config_lib.to_json(config)
@@ -183,6 +206,8 @@ def cache_key(config, search_space: SearchSpace) -> str:
     "score_batch_size",
     "calibration_images",
   )
+  # The same weights come out of either way to the images.
+  del settings["data"]["stream"]
   parts = {
     "data": settings["data"],
     "supernet": settings["supernet"],

@@ -81,8 +81,8 @@ def build(
     batch_size=settings.batch_size,
     init_fn=init_fn,
     update_fn=update_fn,
-    images=dataset.train_images,
-    labels=dataset.train_labels,
+    dataset=dataset,
+    rows=np.arange(len(dataset.train_labels)),
     order_key=lambda state: base_keys(state.search)["order"],
   )
 

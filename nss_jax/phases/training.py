@@ -14,6 +14,7 @@ from nss_jax.phases.program import (
   make_dispatch,
   make_schedule,
 )
+from nss_jax.runtime import data
 from nss_jax.spaces.search_space import SearchSpace
 
 _METRICS = {"train_loss": "loss", "train_accuracy": "accuracy"}
@@ -40,8 +41,8 @@ def make_program(
   batch_size: int,
   init_fn: Callable[..., tuple[Any, Any]],
   update_fn: Callable,
-  images: np.ndarray,
-  labels: np.ndarray,
+  dataset: data.Dataset,
+  rows: np.ndarray,
   order_key: Callable[[LoopState], jax.Array],
 ) -> Program:
   """The program of a loop with one update a step, all of the same work.
@@ -55,8 +56,8 @@ def make_program(
       stays as it is.
     update_fn: `(state, part, indices, positions) -> (weights, metrics)` on one
       device; `part` is images and labels.
-    images: `[N, H, W, C]` to train on.
-    labels: `[N]`.
+    dataset: has the training images.
+    rows: `[n]`, which of them to train on.
     order_key: see `make_dispatch`.
   """
 
@@ -74,7 +75,9 @@ def make_program(
 
   dispatch = make_dispatch(
     step_fn,
-    {"train": (images, labels)},
+    dataset,
+    {"train": rows},
+    schedule=schedule,
     batch_size=batch_size,
     mesh=mesh,
     order_key=order_key,

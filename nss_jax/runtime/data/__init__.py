@@ -1,7 +1,10 @@
-"""Image data sets as host arrays, from one table of sources."""
+"""Image data sets, whole or read in use, from one table of sources."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
+
+import numpy as np
 
 from nss_jax.runtime.data import (
   cifar,
@@ -13,8 +16,13 @@ from nss_jax.runtime.data import (
   tfds,
 )
 from nss_jax.runtime.data.cifar import ARCHIVES, Archive
-from nss_jax.runtime.data.dataset import DataError, Dataset
+from nss_jax.runtime.data.dataset import DataError, Dataset, host_memory
 from nss_jax.runtime.data.split import draw_balanced, split_halves
+from nss_jax.runtime.data.stream import (
+  StreamedImages,
+  is_streamed,
+  read_ahead,
+)
 from nss_jax.runtime.data.synthetic import Synthetic
 
 __all__ = [
@@ -23,9 +31,12 @@ __all__ = [
   "Archive",
   "DataError",
   "Dataset",
+  "StreamedImages",
   "Synthetic",
   "draw_balanced",
+  "host_memory",
   "load",
+  "read_ahead",
   "split_halves",
 ]
 
@@ -52,9 +63,14 @@ def load(
   image_size: int = 0,
   channels: int = 0,
   synthetic: Synthetic | None = None,
+  stream: str = "auto",
+  memory: int | None = None,
   progress: bool = True,
 ) -> Dataset:
-  """Reads a data set whole into host memory.
+  """Reads a data set whole into host memory, or opens it to be streamed.
+
+  Of a streamed set, `folder` and `tfds` read images as they are used; the other
+  sources hold all in host memory, and batches leave it for the devices.
 
   Args:
     source: a name in `SOURCES`. `digits` and `synthetic` need no file and no
@@ -72,10 +88,14 @@ def load(
     channels: 1 grey, 3 RGB; folder: 0 for those of the files; synthetic: 0
       for 3.
     synthetic: numbers and seed of the made-up data set; None for its defaults.
+    stream: `always`, `never`, or `auto`: if the training images take more than
+      a quarter of the memory.
+    memory: bytes, for `auto`; None: those of the host.
     progress: CIFAR: whether to show a bar while fetching.
 
   Returns:
     Images `[N, H, W, C]` uint8 and labels `[N]` int32 for training and test.
+    The training images of a streamed set are `StreamedImages`.
 
   Raises:
     DataError: in one line, if the source is unknown, its data cannot be had,
@@ -86,12 +106,20 @@ def load(
       f"config.data.source={source!r} is unknown; accepted are "
       f"{', '.join(SOURCES)}"
     )
-  return SOURCES[source](
+  streams = functools.partial(is_streamed, stream, memory or host_memory())
+  dataset = SOURCES[source](
     path=path,
     name=name,
     cache_dir=cache_dir,
     image_size=image_size,
     channels=channels,
     synthetic=synthetic or Synthetic(),
+    streams=streams,
     progress=progress,
   )
+  images = dataset.train_images
+  if isinstance(images, np.ndarray) and streams(images.nbytes):
+    images = StreamedImages(
+      images, images.shape, f"config.data.source={source!r}"
+    )
+  return dataclasses.replace(dataset, train_images=images)

@@ -1,14 +1,20 @@
 """The form that every source delivers, and the check that it is kept."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import pathlib
+from typing import Protocol
 
 import numpy as np
 
-# Images summed at a time: bounds the memory of the statistics.
+# Images and numbers summed at a time: bounds the memory of the statistics.
 _CHUNK = 1000
+_CHUNK_NUMBERS = 2**24
+_CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
+# The statistics of larger sets are those of so many of their images.
+_MAX_SAMPLED = 2**16
 
 
 class DataError(ValueError):
@@ -18,9 +24,25 @@ class DataError(ValueError):
   """
 
 
+class Images(Protocol):
+  """Images `[N, H, W, C]` uint8: an array, or `StreamedImages`.
+
+  An index array `[n]` or a slice of the first dimension gives an array.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  ndim: int
+  size: int
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """A data set in host memory.
+  """A data set in host memory, or of images that are read when asked for.
 
   Attributes:
     name: name of the data set, for logs.
@@ -29,14 +51,15 @@ class Dataset:
     test_images: `[M, H, W, C]` uint8.
     test_labels: `[M]` int32.
     num_classes: number of classes.
-    mean: `[C]` mean of the training images, in units of pixel / 255.
+    mean: `[C]` mean of the training images, in units of pixel / 255; of more
+      than 2^16 images, that of 2^16 drawn from them, always the same.
     std: `[C]` their standard deviation; 1 for a constant channel, never 0.
   """
 
   name: str
-  train_images: np.ndarray
+  train_images: Images
   train_labels: np.ndarray
-  test_images: np.ndarray
+  test_images: Images
   test_labels: np.ndarray
   num_classes: int
   mean: tuple[float, ...]
@@ -61,8 +84,8 @@ def given_path(path: str, accepted: str) -> pathlib.Path:
 def allocate(field: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
   """Memory for `count` images of a shape, uint8 `[count, *shape]`.
 
-  Sets are held whole. Linux grants more memory than there is and kills who
-  uses it, so the refusal has to come first.
+  Linux grants more memory than there is and kills who uses it, so the refusal
+  has to come first.
 
   Args:
     field: the config field and value that asks for them, for the message.
@@ -72,8 +95,7 @@ def allocate(field: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
   Raises:
     DataError: if they are larger than the memory of the machine.
   """
-  needed = count * math.prod(shape)
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  needed, memory = count * math.prod(shape), host_memory()
   if needed > memory:
     raise DataError(
       f"{field}: {count:,} images of {shape} are {needed / 2**30:.1f} GiB; "
@@ -82,10 +104,19 @@ def allocate(field: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
   return np.empty((count, *shape), np.uint8)
 
 
+def host_memory() -> int:
+  """Bytes of memory of this machine, or of the container that we are in."""
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  # No file, or the word max: no limit.
+  with contextlib.suppress(OSError, ValueError):
+    memory = min(memory, int(_CONTAINER_LIMIT.read_text()))
+  return memory
+
+
 def make(
   name: str,
-  train: tuple[np.ndarray, np.ndarray],
-  test: tuple[np.ndarray, np.ndarray],
+  train: tuple[Images, np.ndarray],
+  test: tuple[Images, np.ndarray],
   num_classes: int | None = None,
   *,
   field: str = "",
@@ -123,7 +154,7 @@ def make(
   )
 
 
-def _check_part(where: str, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_part(where: str, images: Images, labels: np.ndarray) -> None:
   """Raises `DataError` unless these are images and their labels."""
   if images.dtype != np.uint8 or images.ndim != 4:
     raise DataError(
@@ -176,19 +207,27 @@ def _check(where: str, dataset: Dataset, unused_classes: bool) -> None:
 
 
 def _statistics(
-  images: np.ndarray,
+  images: Images,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation per channel, in units of pixel / 255.
 
-  Sums are of integers, so the result is exact and the same everywhere.
+  Sums are of integers, so the result is exact and the same everywhere. Of more
+  than 2^16 images, so many are drawn, the same ones whether they are in memory
+  or read from files: a streamed run has the numbers of one in memory, and does
+  not begin with a pass over all files.
 
   Args:
     images: `[N, H, W, C]` uint8.
   """
-  count = math.prod(images.shape[:-1])
+  rows = np.arange(len(images))
+  if len(rows) > _MAX_SAMPLED:
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.choice(rows, _MAX_SAMPLED, replace=False))
+  count = len(rows) * math.prod(images.shape[1:-1])
   sums = np.zeros((2, images.shape[-1]), np.uint64)
-  for start in range(0, len(images), _CHUNK):
-    chunk = images[start : start + _CHUNK].astype(np.uint32)
+  step = min(_CHUNK, max(_CHUNK_NUMBERS // math.prod(images.shape[1:]), 1))
+  for start in range(0, len(rows), step):
+    chunk = images[rows[start : start + step]].astype(np.uint32)
     # Over the images first, which is fast and fits: 1000 * 255**2 < 2**32.
     for row, values in enumerate((chunk, chunk * chunk)):
       over_images = values.sum(0, dtype=np.uint32)

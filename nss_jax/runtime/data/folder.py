@@ -3,6 +3,7 @@
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,26 +12,34 @@ from nss_jax.runtime.data import images
 from nss_jax.runtime.data.dataset import (
   DataError,
   Dataset,
-  allocate,
   given_path,
   make,
 )
+from nss_jax.runtime.data.stream import StreamedImages
 
 _PARTS = ("train", "test")
 _LAYOUT = "train/<class>/<image> and test/<class>/<image>"
 
 
-def load(*, path: str, image_size: int, channels: int, **_: Any) -> Dataset:
+def load(
+  *,
+  path: str,
+  image_size: int,
+  channels: int,
+  streams: Callable[[int], bool],
+  **_: Any,
+) -> Dataset:
   """Reads `train/<class>/<image>` and `test/<class>/<image>`.
 
   Classes are numbered in the order of their names. Names that begin with a
-  dot are passed over.
+  dot are passed over. A streamed file is read, and checked, when it is used.
 
   Args:
     path: the folder that holds `train` and `test`.
     image_size: pixels of a side; an image of another form is cut to its
       central square and resized. 0: images have one size and keep it.
     channels: 1 for grey, 3 for RGB; 0: as the files, which must agree.
+    streams: whether training images of so many bytes are streamed.
 
   Raises:
     DataError: if a folder is missing or empty, the classes of the two parts
@@ -47,12 +56,17 @@ def load(*, path: str, image_size: int, channels: int, **_: Any) -> Dataset:
       f"{where}: the class {name[:80]!r} is in {here}/ and not in {there}/; "
       "accepted are the same classes in both"
     )
+  from PIL import Image
+
   form = _Form(image_size, channels)
-  # Pillow warns of a huge picture on opening it: refused, like any other.
+  # A huge picture is refused, like any other; Pillow only warns.
   with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    parts = [_read(where, found[part], form) for part in _PARTS]
-  return make("folder", *parts, len(train), field=where)
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    parts = [_open(where, found[part], form) for part in _PARTS]
+    train_images = parts[0][0]
+    if not streams(train_images.size):
+      parts = [(read[:], labels) for read, labels in parts]
+    return make("folder", *parts, len(train), field=where)
 
 
 def _entries(where: str, folder: pathlib.Path, name: str) -> list[os.DirEntry]:
@@ -149,16 +163,25 @@ def _size(shape: tuple[int, ...]) -> str:
   return f"{shape[0]} high and {shape[1]} wide"
 
 
-def _read(
+class _Files:
+  """grain's random access to image files."""
+
+  def __init__(self, where: str, files: list[pathlib.Path], form: _Form):
+    self._where, self._files, self._form = where, files, form
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    return self._form.read(self._where, self._files[index])
+
+
+def _open(
   where: str, found: dict[str, list[pathlib.Path]], form: _Form
-) -> tuple[np.ndarray, np.ndarray]:
-  """Images `[N, H, W, C]` uint8 and labels `[N]` of a part, class by class."""
+) -> tuple[StreamedImages, np.ndarray]:
+  """Images and labels `[N]` of a part, class by class; reads the first one."""
   files = [file for listed in found.values() for file in listed]
   labels = np.repeat(np.arange(len(found)), [len(x) for x in found.values()])
-  first = form.read(where, files[0])
-  # Filled in place: a list of images would double the peak memory.
-  read = allocate(where, len(files), first.shape)
-  read[0] = first
-  for row, file in enumerate(files[1:], 1):
-    read[row] = form.read(where, file)
-  return read, labels
+  source = _Files(where, files, form)
+  shape = len(files), *source[0].shape
+  return StreamedImages(source, shape, where), labels

@@ -1,0 +1,150 @@
+"""Images that are read when they are asked for, by threads of grain."""
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from nss_jax.runtime.data.dataset import allocate
+
+# Of memory, that images may take before `auto` streams them: the parts of a
+# phase are copies, on the host and then on the devices, and phases add up.
+SHARE = 0.25
+# grain's own number; more than cores, since some of them wait for a disk.
+_MAX_THREADS = 16
+# Images, and numbers in them, that a thread reads at a time.
+_CHUNK = 32
+_CHUNK_NUMBERS = 2**18
+
+
+class Source(Protocol):
+  """What grain calls a RandomAccessDataSource, of images or of batches.
+
+  Threads ask for its parts in any order, several at a time.
+  """
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedImages:
+  """Stands for an array of images `[N, H, W, C]` uint8 and reads its rows.
+
+  Attributes:
+    source: of images `[H, W, C]` uint8; an array is one.
+    shape: `(N, H, W, C)`.
+    field: the config field and value that gave them, for messages.
+  """
+
+  dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+
+  source: Source
+  shape: tuple[int, int, int, int]
+  field: str
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  @property
+  def ndim(self) -> int:
+    return len(self.shape)
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+    """Reads `[n, H, W, C]` into memory, by several threads.
+
+    Args:
+      rows: indices `[n]`, or a slice.
+
+    Raises:
+      DataError: at an image that cannot be read, or if they are larger than
+        the memory of the machine.
+    """
+    if isinstance(self.source, np.ndarray):
+      return self.source[rows]
+    if isinstance(rows, slice):
+      rows = np.arange(len(self))[rows]
+    images = allocate(self.field, len(rows), self.shape[1:])
+    size = _CHUNK_NUMBERS // math.prod(self.shape[1:])
+    chunks = _Chunks(self, rows, min(max(size, 1), _CHUNK))
+    buffer, start = 2 * _num_threads(), 0
+    with contextlib.closing(read_ahead(chunks, buffer)) as parts:
+      for part in parts:
+        images[start : start + len(part)] = part
+        start += len(part)
+    return images
+
+  def read(self, rows: np.ndarray) -> np.ndarray:
+    """Reads `[n, H, W, C]` by the thread that asks, which may be one of many.
+
+    Raises:
+      DataError: at an image that cannot be read.
+    """
+    if isinstance(self.source, np.ndarray):
+      return self.source[rows]
+    images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+    for place, row in enumerate(rows):
+      images[place] = self.source[int(row)]
+    return images
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunks:
+  """Rows of images, so many at a time."""
+
+  images: StreamedImages
+  rows: np.ndarray
+  size: int
+
+  def __len__(self) -> int:
+    return -(-len(self.rows) // self.size)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    start = index * self.size
+    return self.images.read(self.rows[start : start + self.size])
+
+
+def _num_threads() -> int:
+  return min(_MAX_THREADS, 2 * (os.cpu_count() or 1))
+
+
+def read_ahead(source: Source, buffer: int) -> Iterator[Any]:
+  """All parts of a source in order, read by threads before they are asked for.
+
+  Args:
+    source: of anything but None.
+    buffer: parts that are read ahead, at most.
+
+  Returns:
+    An iterator to be closed: what has not begun is then never read. An error of
+    the source is raised in the place of its part.
+  """
+  # Imported here: `import nss_jax` loads no data-set library.
+  import grain
+
+  options = grain.ReadOptions(
+    num_threads=min(_num_threads(), buffer), prefetch_buffer_size=buffer
+  )
+  return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+
+
+def is_streamed(mode: str, memory: int, num_bytes: int) -> bool:
+  """Whether images of so many bytes are read when they are asked for.
+
+  Args:
+    mode: `auto`, `always` or `never`.
+    memory: bytes of the host, or of a device if it has less.
+    num_bytes: of the training images, decoded.
+  """
+  if mode == "auto":
+    return num_bytes > SHARE * memory
+  return mode == "always"

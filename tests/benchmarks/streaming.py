@@ -1,0 +1,132 @@
+"""What does it cost to read the images of each step from their files?
+
+Run `python tests/benchmarks/streaming.py`; some minutes. Synthetic images are
+written as files; a step is that of the phase train (batch 128, 32x32x3), eight
+of them a call. Blocks of calls with all images on the device and with images
+read by grain's threads take turns; the first calls of a block, which compile or
+find a call read ahead, are not counted.
+
+* read: images that the threads read a second, when nothing else runs;
+* ratio: time of a step, streamed over resident; one is no cost;
+* of CPU: the same of the CPU time of all threads, which other jobs change less.
+
+On a CPU the threads take their time from the step. On an accelerator the step
+leaves them the cores: streaming costs nothing up to `read` images a second.
+"""
+
+import argparse
+import os
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+from PIL import Image
+
+from nss_jax import config as config_lib
+from nss_jax.phases import train_program
+from nss_jax.runtime import data, sharding
+from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.text import parse_arch
+
+ARCHS = ("d1-1-1_w4-8-8", "d1-1-1_w16-32-64")
+# Kind and pixels of the files; larger ones are cut and resized to 32.
+FILES = (("png", 32), ("jpg", 256))
+BATCH, STEPS, SKIPPED, COUNTED, BLOCKS = 128, 8, 2, 3, 3
+
+
+def write_folder(root, suffix, size, count):
+  """Files of made-up images, `count` for training."""
+  numbers = data.Synthetic(num_train=count, num_test=10)
+  made = data.load(
+    "synthetic", image_size=size, synthetic=numbers, stream="never"
+  )
+  for part in ("train", "test"):
+    images, labels = (
+      getattr(made, f"{part}_{kind}") for kind in ("images", "labels")
+    )
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+      folder = root / part / str(label)
+      folder.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(image).save(folder / f"{row:05}.{suffix}")
+
+
+def images_read_per_second(dataset):
+  """Of the whole set, by the threads alone."""
+  began = time.perf_counter()
+  dataset.train_images[:]
+  return len(dataset.train_images) / (time.perf_counter() - began)
+
+
+def make_block(config, text, dataset):
+  """A function that runs some calls and returns the seconds of each.
+
+  They are those of the clock and those of the CPU.
+  """
+  space = SearchSpace.expanded(
+    max_depth=4, max_width=64, image_shape=(32, 32, 3), num_classes=10
+  ).only(parse_arch(text))
+  built = train_program.build(config, space, dataset, sharding.make_mesh(1))
+  state, step, epoch_steps = built.init(), 0, built.schedule.steps_per_epoch
+
+  def block():
+    nonlocal state, step
+    times = []
+    for _ in range(SKIPPED + COUNTED):
+      epoch, first = divmod(step, epoch_steps)
+      began = np.array([time.perf_counter(), time.process_time()])
+      state, losses = built.dispatch(state, epoch, first, STEPS, True)
+      jax.block_until_ready(losses)
+      ended = np.array([time.perf_counter(), time.process_time()])
+      times.append(ended - began)
+      step += STEPS
+    return times[SKIPPED:]
+
+  return block
+
+
+def measure(config, text, sets):
+  """Median milliseconds of a step, by clock and CPU `[2]`, of either way."""
+  blocks = {way: make_block(config, text, one) for way, one in sets.items()}
+  times = {way: [] for way in sets}
+  for _ in range(BLOCKS):
+    for way, block in blocks.items():
+      times[way] += block()
+  return [1e3 / STEPS * np.median(found, axis=0) for found in times.values()]
+
+
+def main():
+  argparse.ArgumentParser(description=__doc__).parse_args()
+  config = config_lib.base()
+  config.train.batch_size, config.search.steps_per_dispatch = BATCH, STEPS
+  config.data.crop_padding, config.data.flip = 4, True
+  count = STEPS * BATCH
+  print(
+    f"jax {jax.__version__}, {os.cpu_count()} cores, "
+    f"{jax.devices()[0].device_kind}"
+  )
+  print(
+    f"{'files':10} {'read':>8} {'arch':18} resident ms  streamed ms  ratio  "
+    "of CPU"
+  )
+  for suffix, size in FILES:
+    with tempfile.TemporaryDirectory() as folder:
+      write_folder(pathlib.Path(folder), suffix, size, count)
+      sets = {
+        way: data.load("folder", path=folder, image_size=32, stream=way)
+        for way in ("never", "always")
+      }
+      speed = np.round(images_read_per_second(sets["always"]), -1)
+      for text in ARCHS:
+        resident, streamed = measure(config, text, sets)
+        ratio, of_cpu = streamed / resident
+        print(
+          f"{suffix} {size:<6} {speed:8.0f} {text:18} {resident[0]:11.1f} "
+          f"{streamed[0]:12.1f} {ratio:6.2f} {of_cpu:7.2f}",
+          flush=True,
+        )
+
+
+if __name__ == "__main__":
+  main()
