@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import runs
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import nss_jax as nss
@@ -14,6 +15,7 @@ from nss_jax import config as config_lib
 from nss_jax.phases import pipeline, search_program
 from nss_jax.runtime import data, sharding
 from nss_jax.steps import losses
+from nss_jax.supernet import engine as engine_lib
 
 DIGITS = data.load("digits")
 
@@ -219,3 +221,62 @@ def test_steps_average_in_any_shard_map(step, check_vma):
   chex.assert_trees_all_close(
     jax.device_get(sharded(batch)), jax.device_get(step(batch)), rtol=1e-5
   )
+
+
+@pytest.mark.parametrize("step", [_weight_step, _search_step])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_steps_run_under_an_explicit_mesh(step, mapped):
+  """That of an importer whose arrays carry their sharding in their type."""
+  mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+  batch = jnp.arange(24.0).reshape(8, 3) / 10
+  expected = jax.device_get(step(batch))
+  with jax.set_mesh(mesh):
+    sharded = jax.device_put(batch, P("x"))
+    assert jax.typeof(sharded).sharding.spec == P("x", None)
+    run = step
+    if mapped:
+      run = jax.shard_map(
+        lambda batch: step(batch, "x"), in_specs=P("x"), out_specs=P()
+      )
+    found = jax.device_get(jax.jit(run)(sharded))
+  chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
+def test_supernet_runs_under_an_explicit_mesh():
+  """Loss and gradient of both engines, each device with its images."""
+  mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,))
+  space = nss.SearchSpace.expanded(
+    max_depth=2,
+    max_width=4,
+    image_shape=(4, 4, 1),
+    num_classes=3,
+    num_depth_bins=2,
+    num_width_bins=2,
+    strides=(1,),
+  )
+  weights = nss.init_weights(jax.random.key(0), space)
+  images = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
+  arch = nss.parse_arch("d2_w3")
+
+  def loss(engine, axis, weights, images):
+    logits = engine_lib.make_apply(space, engine, axis_name=axis)(
+      weights, images, arch
+    )
+    return jnp.square(logits).mean()
+
+  for engine in ("masked", "sliced"):
+    expected = jax.grad(lambda w, e=engine: loss(e, None, w, images))(weights)
+
+    def on_device(weights, images, engine=engine):
+      local = losses.vary_over_devices(weights, "x")
+      gradient = jax.grad(lambda w: loss(engine, "x", w, images))(local)
+      return jax.lax.pmean(gradient, "x")
+
+    with jax.set_mesh(mesh):
+      run = jax.shard_map(
+        on_device, in_specs=(P(), P("x")), out_specs=P(), check_vma=False
+      )
+      found = jax.jit(run)(weights, jax.device_put(images, P("x")))
+    chex.assert_trees_all_close(
+      jax.device_get(found), jax.device_get(expected), rtol=2e-3, atol=1e-5
+    )

@@ -53,7 +53,8 @@ def describe(
     if phase in _PLANS:
       yield f"{phase:10} {_PLANS[phase](config, space)}"
   needed = memory.estimate(config, space, program.mesh.size)
-  needed += dataset.train_images.size  # they live on the devices
+  if not isinstance(dataset.train_images, data.StreamedImages):
+    needed += dataset.train_images.size  # they live on the devices
   yield f"memory     about {needed / 2**30:.2g} GiB per device (estimate)"
   kinds = sorted({device.device_kind for device in program.mesh.devices.flat})
   yield (
