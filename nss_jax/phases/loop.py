@@ -86,8 +86,14 @@ def _resume(program, checkpoints, metrics_path, console) -> LoopState:
   step, state = restored or (0, program.init())
   if 0 < step < program.schedule.num_steps:
     say(console, f"resuming at step {step} of {program.schedule.num_steps}")
-  artifacts.trim_lines(metrics_path, lambda line: line["step"] <= step)
+  artifacts.trim_lines(metrics_path, lambda line: _step(line) <= step)
   return state
+
+
+def _step(line: dict[str, Any]) -> int:
+  if type(line.get("step")) is not int:
+    raise artifacts.ArtifactError("metrics.jsonl: step: expected whole numbers")
+  return line["step"]
 
 
 def _loop(

@@ -26,7 +26,7 @@ from nss_jax.phases import (
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
 from nss_jax.runtime import artifacts, canary, data, lock, sharding
-from nss_jax.runtime.checkpoint import CheckpointError
+from nss_jax.runtime.checkpoint import CheckpointError, SaveError
 from nss_jax.runtime.log import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED
 
@@ -43,6 +43,8 @@ USER_ERRORS = (
   CheckpointError,
   WorkdirError,
 )
+# A disk that is full or read-only. Caught first: some are user errors too.
+WRITE_ERRORS = (OSError, SaveError)
 
 
 def run(
@@ -66,6 +68,7 @@ def run(
 
   Raises:
     One of `USER_ERRORS`, before anything is compiled or written.
+    One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
   console = make_console()
   canary.check()
@@ -213,14 +216,9 @@ def claim_workdir(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> None:
   """Makes the folder and writes `config.json`, once."""
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "config.json").exists():
-      artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
-  except OSError as error:
-    raise WorkdirError(
-      f"--workdir: {workdir} cannot be written: {error.strerror}"
-    ) from error
+  workdir.mkdir(parents=True, exist_ok=True)
+  if not (workdir / "config.json").exists():
+    artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
 
 
 class _Phase(NamedTuple):
@@ -272,12 +270,32 @@ def _run_phase(name: str, job: Job) -> None:
   path = job.workdir / name / (phase.result or "")
   if phase.result and path.exists():
     say(job.console, f"already done: {path}")
-    result = artifacts.read_json(path)
+    lines = _report_again(phase, path, job)
   else:
     try:
       with lock.exclusive(job.workdir / name):
         result = phase.run(job)
     except lock.InUse as error:
       raise WorkdirError(f"--workdir: {error}") from None
-  for line in phase.report(result, job):
+    lines = phase.report(result, job)
+  for line in lines:
     say(job.console, line)
+
+
+# What words of fields that lack or are of another type end in.
+_EDITED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _report_again(phase: _Phase, path: pathlib.Path, job: Job) -> list[str]:
+  """The words of a result that was read back, which may have been edited."""
+  result = artifacts.read_json(path)
+  try:
+    return phase.report(result, job)
+  except artifacts.ArtifactError:
+    raise
+  except _EDITED as error:
+    raise artifacts.ArtifactError(
+      f"{path}: is not as its phase has written it "
+      f"({type(error).__name__}: {error}); expected the file untouched, or "
+      "none, to run the phase again"
+    ) from error

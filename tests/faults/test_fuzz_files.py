@@ -1,0 +1,132 @@
+"""JSON that was edited by hand: one line and exit code 2, or it goes on."""
+
+import json
+import shutil
+
+import harness as harness_lib
+import pytest
+import runs
+from command import assert_answered, call
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import ANY_JSON, change, places
+
+from nss_jax.phases import report
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.report.workdir import read_results
+
+SEARCHED = "search/elite_space.json"
+# (file, phase that reads it, results without which the phase goes on)
+READ_BY = (
+  ("config.json", "search", ()),
+  (SEARCHED, "search", ()),
+  (SEARCHED, "evaluate", ("evaluate/summary.json",)),
+  (SEARCHED, "nas", ("nas",)),
+  (SEARCHED, "complexity", ("complexity",)),
+  ("search/metrics.jsonl", "search", (SEARCHED,)),
+  ("evaluate/summary.json", "evaluate", ()),
+  ("rank_check/summary.json", "rank_check", ()),
+  ("nas/summary.json", "nas", ()),
+  ("nas/summary.json", "train", ("train",)),
+  ("nas/elite/lr_0.01/architecture.json", "nas", ("nas/summary.json",)),
+  ("complexity/w8_d2/logits.json", "complexity", ("complexity/summary.json",)),
+  ("complexity/summary.json", "complexity", ()),
+  ("train/d1_w4/seed_0/result.json", "train", ()),
+  ("sweep/summary.json", "sweep", ()),
+)
+# What only the report reads of a phase.
+REPORTED = (
+  SEARCHED,
+  "search/metrics.jsonl",
+  "evaluate/summary.json",
+  "rank_check/summary.json",
+  "nas/elite/architecture.json",
+  "nas/controls/architecture.json",
+  "complexity/summary.json",
+  "train/d1_w4/seed_0/result.json",
+  "sweep/0.07mf/config.json",
+  "sweep/0.07mf/search/elite_space.json",
+)
+fuzzed = settings(
+  max_examples=runs.CASES,
+  deadline=None,
+  suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+  return runs.load_config(**harness_lib.SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def finished(harness):
+  return harness.finished("report").workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+  return tmp_path / "run"
+
+
+def edited(draw, path):
+  """The text of a file with a value replaced or removed, or of another."""
+  lines = path.read_text().splitlines() if path.suffix == ".jsonl" else []
+  content = json.loads(lines[0] if lines else path.read_text())
+  if draw(st.integers(0, 9)):
+    where = draw(st.sampled_from(places(content)))
+    content = change(content, where, draw(ANY_JSON | st.just(...)))
+  else:
+    content = draw(ANY_JSON)
+  return "\n".join([json.dumps(content), *lines[1:], ""])
+
+
+def copy(finished, workdir, removed=()):
+  """A workdir as it was when all had run, but for the checkpoints."""
+  shutil.rmtree(workdir, ignore_errors=True)
+  ignored = shutil.ignore_patterns("checkpoints", "*.png", "*.svg", "report")
+  shutil.copytree(finished, workdir, ignore=ignored)
+  for name in removed:
+    path = workdir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+  ("file", "phase", "removed"), READ_BY, ids=lambda x: str(x).replace("/", " ")
+)
+def test_edited_file(config, finished, workdir, file, phase, removed):
+  @fuzzed
+  @given(data=st.data())
+  def try_one(data):
+    copy(finished, workdir, removed)
+    (workdir / file).write_text(edited(data.draw, finished / file))
+    before = set(workdir.parent.iterdir())
+    assert_answered(call(config, workdir, [phase]))
+    assert set(workdir.parent.iterdir()) == before  # nothing beside it
+
+  copy(finished, workdir, removed)
+  code, err = call(config, workdir, [phase])
+  assert code in (0, "accepted"), err
+  try_one()
+
+
+@pytest.mark.parametrize("file", REPORTED, ids=lambda x: x.replace("/", " "))
+def test_edited_file_in_a_report(config, finished, workdir, file):
+  job = runs.make_job(config, workdir)
+
+  @fuzzed
+  @given(data=st.data())
+  def try_one(data):
+    (workdir / file).write_text(edited(data.draw, finished / file))
+    try:
+      results = read_results(workdir, job.search_space)
+    except artifacts.ArtifactError as error:
+      assert str(error).startswith(str(workdir)) and str(error).isprintable()
+      return
+    # What passes must be of use.
+    tables = report._make_tables(config, results)
+    numbers = report._numbers(job, results, tables)
+    artifacts.write_json(workdir / "numbers.json", numbers)
+
+  copy(finished, workdir)
+  try_one()
