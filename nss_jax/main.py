@@ -194,7 +194,7 @@ def _fail(line: str, code: int) -> int:
 
 def run() -> None:
   """The command."""
-  sys.excepthook = _print_uncaught
+  sys.unraisablehook = _print_unraisable
   try:
     app.run(main, flags_parser=parse_flags)
   except SystemExit as exited:
@@ -206,10 +206,10 @@ def run() -> None:
     raise
 
 
-def _print_uncaught(kind, error, trace) -> None:
-  # What tensorstore's threads print for each array of a save that has failed.
-  if kind is not RuntimeError or str(error) != "Event loop is closed":
-    sys.__excepthook__(kind, error, trace)
+def _print_unraisable(unraisable) -> None:
+  # What tensorstore's threads tell of each array of a save that has failed.
+  if str(unraisable.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

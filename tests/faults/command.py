@@ -21,7 +21,8 @@ class _Trains(BaseException):
   """The phase has begun to compute."""
 
 
-def _trains(*_, **__):
+def _trains(job, program, folder, *_, **__):
+  loop.trim(folder / "metrics.jsonl", program.schedule.num_steps)
   raise _Trains
 
 
@@ -46,7 +47,7 @@ class _Settings:
     return hash(self._text)
 
 
-def call(config, workdir, phases=("search",), *, dry_run=False):
+def call(config, workdir, phases, *, archs=(), dry_run=False):
   """`(exit code, what it says on standard error)`; `ACCEPTED` for a code, if a
   phase has begun to train."""
 
@@ -62,7 +63,7 @@ def call(config, workdir, phases=("search",), *, dry_run=False):
         _CONFIG=flag(config),
         _WORKDIR=flag(str(workdir)),
         _PHASES=flag(list(phases)),
-        _ARCH=flag([]),
+        _ARCH=flag(list(archs)),
         _DRY_RUN=flag(dry_run),
         _config_flags=list,
       ),

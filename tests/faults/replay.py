@@ -20,7 +20,8 @@ def replay(finished: str, folders: list[str], search_space: dict) -> None:
   space = SearchSpace.from_dict(search_space)
   finished = pathlib.Path(finished)
   paths = [p for p in finished.rglob("*") if p.suffix in _ORDER]
-  paths = [p for p in paths if not {"report", "checkpoints"} & set(p.parts)]
+  paths = [p for p in paths if "run/report" not in str(p)]
+  paths = [p for p in paths if "checkpoints" not in p.parts]
   for path in sorted(paths, key=lambda p: (_ORDER[p.suffix], p)):
     for write in _writes(path, space):
       for folder in folders:
