@@ -64,7 +64,7 @@ def _read(file: pathlib.Path) -> list[np.ndarray]:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     raise _refused(file, f"is damaged or holds objects ({reason})") from error
   for name, array in zip(names, found, strict=True):
-    # numpy gives what is no array, a pickle for one, as bytes.
+    # numpy gives a member that is in another format as its bytes.
     if not isinstance(array, np.ndarray):
       raise _refused(file, f"holds {name!r}, which is no array")
   return found
