@@ -14,10 +14,10 @@ _LONGEST_DELAY = 0.5  # seconds
 
 
 def _moment(phase, number, count):
-  """A file operation and the seconds after it; often none, in a save."""
+  """A file operation and, every second time, some seconds after it."""
   rng = np.random.default_rng((PHASES.index(phase), number))
-  delay = rng.choice((0.0, rng.uniform(0, _LONGEST_DELAY)))
-  return {"at": (int(rng.integers(1, count + 1)),), "delay": float(delay)}
+  delay = rng.uniform(0, _LONGEST_DELAY) if number % 2 else 0.0
+  return {"at": (int(rng.integers(1, count + 1)),), "delay": delay}
 
 
 def _finished_parts(workdir):
