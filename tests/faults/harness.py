@@ -180,7 +180,9 @@ def results(workdir: pathlib.Path) -> dict:
   found = {}
   for path in sorted(workdir.rglob("*")):
     name = str(path.relative_to(workdir))
-    if not path.is_file() or "checkpoints/" in name or path.name == ".lock":
+    # Locks, and temporary files of the killed, which nobody reads.
+    hidden = path.name.startswith(".")
+    if not path.is_file() or hidden or "checkpoints/" in name:
       continue
     content = path.read_bytes()
     if path.suffix in (".json", ".jsonl"):
