@@ -9,8 +9,9 @@ layer, nothing for normalisation, ReLU, additions and pooling. 1 MF = 1e6,
 A config is a Python file: run only those you trust. Any field can be set on
 the command line: --config.seed=1 --config.objective.target_flops=2e6.
 
-Exit codes: 0 done, 1 the search diverged, 2 bad input, 75 saved after SIGTERM:
-run the same command to go on.
+Exit codes: 0 done, 1 the search diverged, 2 bad input, 74 a file could not be
+written (disk full, read-only), 75 saved after SIGTERM. After 74, when there is
+space, and after 75 the same command goes on.
 """
 
 import difflib
@@ -24,6 +25,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nss_jax import config as config_lib
+from nss_jax.runtime import artifacts
+
+# EX_IOERR. Bad input stays bad; a disk may have space the next time.
+EXIT_NOT_WRITTEN = 74
 
 _NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
 
@@ -96,12 +101,14 @@ def main(argv: list[str]) -> int:
       f"list of {', '.join(config_lib.PHASES)}"
     )
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # orbax tells each file it writes
+    # orbax tells each file it writes, and of each thread that a failed save
+    # ends; what matters is in the errors that it raises.
+    logging.set_verbosity(logging.FATAL)
   config = _CONFIG.value
+  workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.get('name')}")
   try:
     config_lib.validate(config)
     _join_processes()
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}")
     return pipeline.run(
       config,
       workdir,
@@ -114,6 +121,8 @@ def main(argv: list[str]) -> int:
         _LOG_EVERY.value, _TENSORBOARD.value, _PROFILE.value
       ),
     )
+  except pipeline.WRITE_ERRORS as error:
+    return _fail(_explain_write(error, workdir), EXIT_NOT_WRITTEN)
   except pipeline.USER_ERRORS as error:
     return _refuse(str(error))
   except KeyboardInterrupt:
@@ -228,19 +237,33 @@ def _unknown_field(argv: list[str]) -> str:
   return ""
 
 
+def _explain_write(error: Exception, workdir: pathlib.Path) -> str:
+  """Which file could not be written and why, in one line."""
+  text = str(error)
+  if isinstance(error, OSError):
+    text = f"{error.filename or workdir}: {error.strerror or error}"
+  return f"{artifacts.one_line(text, 800)}; run the same command to go on"
+
+
 def _refuse(line: str) -> int:
-  print(f"error: {line}", file=sys.stderr)
-  return 2
+  return _fail(line, 2)
+
+
+def _fail(line: str, code: int) -> int:
+  print(f"error: {artifacts.one_line(line)}", file=sys.stderr)
+  return code
 
 
 def _main(argv: list[str]) -> int:
-  """As `main`; of many processes, one that fails does not wait for the rest.
+  """As `main`, and what has failed ends at once.
 
-  They are in the middle of a computation with this one, and the orderly end of
-  a process is to wait for all.
+  Threads of orbax wait twenty minutes for what a failed save lacks; and of many
+  processes the orderly end of one is to wait for all the others, which are in
+  the middle of a computation with it.
   """
   code = main(argv)
-  if code not in (0, 75) and _is_one_of_many():
+  alone_in_trouble = code not in (0, 75) and _is_one_of_many()
+  if code == EXIT_NOT_WRITTEN or alone_in_trouble:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -255,7 +278,14 @@ def _is_one_of_many() -> bool:
 
 def run() -> None:
   """The command."""
+  sys.unraisablehook = _print_unraisable
   app.run(_main, flags_parser=parse_flags)
+
+
+def _print_unraisable(unraisable) -> None:
+  # What tensorstore's threads tell of each array of a save that has failed.
+  if str(unraisable.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,23 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import runs
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--kills", type=int, default=1, help="in faults/: SIGKILLs of each phase"
+  )
+  parser.addoption(
+    "--cases",
+    type=int,
+    default=runs.CASES,
+    help="in faults/: inputs of each fuzzed reader",
+  )
+
+
+def pytest_configure(config):
+  runs.CASES = config.getoption("cases")

@@ -12,6 +12,8 @@ from nss_jax.runtime import data, log, sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What runs compile is nearly all of their time; they share it.
+# Inputs of each fuzzed reader in `faults/`; set by --cases.
+CASES = 60
 _CACHE = tempfile.TemporaryDirectory(prefix="nss_jax_compiled_")
 TINY = {
   "space.max_depth": 2,

@@ -1,5 +1,7 @@
 """Hypothesis strategies for small search spaces, and shared checks."""
 
+import copy
+
 import jax
 import numpy as np
 from hypothesis import strategies as st
@@ -148,3 +150,55 @@ def assert_frequencies(counts, probabilities) -> None:
   expected *= counts.sum() / expected.sum()
   assert expected.min() >= 5, "too few draws for the test"
   assert stats.chisquare(counts[possible], expected).pvalue > 1e-3
+
+
+# JSON that was edited by hand.
+
+
+def places(obj, path=()):
+  """The path of every value below an object."""
+  children = []
+  if isinstance(obj, dict):
+    children = list(obj.items())
+  elif isinstance(obj, list):
+    children = list(enumerate(obj))
+  return [
+    place
+    for key, child in children
+    for place in ([*path, key], *places(child, (*path, key)))
+  ]
+
+
+def nest(depth):
+  value = 1
+  for _ in range(depth):
+    value = [value]
+  return value
+
+
+ANY_JSON = st.recursive(
+  st.none()
+  | st.booleans()
+  | st.integers()
+  | st.integers(-1, 9)
+  | st.floats(allow_nan=False, allow_infinity=False)
+  | st.text(max_size=5),
+  lambda inner: (
+    st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+  ),
+  max_leaves=8,
+) | st.sampled_from([100, 300, 480, 700, 900]).map(nest)
+
+
+def change(obj, path, value):
+  """An object with the value at a path of keys replaced, or without it."""
+  obj = copy.deepcopy(obj)
+  parent = obj
+  for key in path[:-1]:
+    parent = parent[key]
+  if value is ...:
+    del parent[path[-1]]
+  else:
+    parent[path[-1]] = value
+  return obj

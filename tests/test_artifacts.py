@@ -1,6 +1,5 @@
 """Files written whole, lines that may be torn, hostile elite_space.json."""
 
-import copy
 import json
 import os
 import pathlib
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import ANY_JSON, change, places
 
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.artifacts import ArtifactError
@@ -254,19 +254,6 @@ def test_load_space_from_file_search_folder_and_workdir(tmp_path):
     check_elite(load_space(path))
 
 
-def change(path, value):
-  """ELITE with the value at a path of keys replaced, or without it."""
-  obj = copy.deepcopy(ELITE)
-  parent = obj
-  for key in path[:-1]:
-    parent = parent[key]
-  if value is ...:
-    del parent[path[-1]]
-  else:
-    parent[path[-1]] = value
-  return obj
-
-
 @pytest.mark.parametrize(
   ("path", "value", "field"),
   [
@@ -289,46 +276,10 @@ def change(path, value):
 )
 def test_load_space_names_file_and_field(tmp_path, path, value, field):
   file = tmp_path / "elite_space.json"
-  artifacts.write_json(file, change(path, value))
+  artifacts.write_json(file, change(ELITE, path, value))
   with pytest.raises(ArtifactError, match=field) as error:
     load_space(file)
   check_one_line(error.value, file)
-
-
-def places(obj, path=()):
-  """The path of every value below an object."""
-  children = []
-  if isinstance(obj, dict):
-    children = list(obj.items())
-  elif isinstance(obj, list):
-    children = list(enumerate(obj))
-  return [
-    place
-    for key, child in children
-    for place in ([*path, key], *places(child, (*path, key)))
-  ]
-
-
-def nest(depth):
-  value = 1
-  for _ in range(depth):
-    value = [value]
-  return value
-
-
-ANY_JSON = st.recursive(
-  st.none()
-  | st.booleans()
-  | st.integers()
-  | st.integers(-1, 9)
-  | st.floats(allow_nan=False, allow_infinity=False)
-  | st.text(max_size=5),
-  lambda inner: (
-    st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-  ),
-  max_leaves=8,
-) | st.sampled_from([100, 300, 480, 700, 900]).map(nest)
 
 
 @settings(
@@ -343,7 +294,7 @@ ANY_JSON = st.recursive(
 )
 def test_load_space_fuzzed(tmp_path, where, value, whole):
   path = tmp_path / "elite_space.json"
-  obj = change(where, value) if whole is None else whole
+  obj = change(ELITE, where, value) if whole is None else whole
   path.write_text(json.dumps(obj), encoding="utf-8")
   try:
     search_space, space = load_space(path)

@@ -12,7 +12,7 @@ from nss_jax import config as config_lib
 from nss_jax.phases import evaluate, nas, scoring, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, complexity, panels, scores, space_file
+from nss_jax.runtime import artifacts, complexity, panels, scores
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.logits_file import LOGITS, read_logits
 from nss_jax.runtime.preemption import Preemption
@@ -39,9 +39,7 @@ def run(job: Job) -> dict[str, Any]:
   folder = job.workdir / "complexity"
   artifacts.make_folder(folder)
   path = folder / "scores.csv"
-  _, elite = space_file.load_space(
-    job.workdir / "search" / space_file.ELITE_SPACE
-  )
+  elite = job.load_elite()
   with Preemption() as preemption:
     archs = _draw_archs(job, folder, preemption)
     archs[scores.ELITE] = evaluate.elite_archs(config, job.search_space, elite)

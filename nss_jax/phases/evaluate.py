@@ -11,7 +11,7 @@ from nss_jax import config as config_lib
 from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, figures, scores, space_file
+from nss_jax.runtime import artifacts, figures, scores
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
@@ -40,9 +40,7 @@ def run(job: Job) -> dict[str, Any]:
     Diverged, Interrupted: as the search.
   """
   config = job.config
-  search_space, elite = space_file.load_space(
-    job.workdir / "search" / "elite_space.json"
-  )
+  search_space, elite = job.search_space, job.load_elite()
   folder = job.workdir / "evaluate"
   artifacts.make_folder(folder)
   with Preemption() as preemption:

@@ -8,9 +8,9 @@ import ml_collections
 import rich.console
 
 from nss_jax.phases.program import Program
-from nss_jax.runtime import data
+from nss_jax.runtime import artifacts, data, space_file
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
-from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.search_space import SearchSpace, Space
 
 
 class Job(NamedTuple):
@@ -43,3 +43,17 @@ class Job(NamedTuple):
   @property
   def search_space(self) -> SearchSpace:
     return self.search.search_space
+
+  def load_elite(self) -> Space:
+    """The Elite Space that the search phase has written.
+
+    Raises:
+      ArtifactError: if there is none, or it is of another search space.
+    """
+    path = self.workdir / "search" / space_file.ELITE_SPACE
+    search_space, space = space_file.load_space(path)
+    if search_space != self.search_space:
+      raise artifacts.ArtifactError(
+        f"{path}: search_space: is not that of the config and the images"
+      )
+    return space

@@ -13,6 +13,7 @@ from nss_jax.runtime import artifacts, lock, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
 from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.report import fields
 from nss_jax.runtime.watch import Watch
 
 
@@ -92,8 +93,22 @@ def _resume(program, checkpoints, metrics_path, console) -> LoopState:
     step, state = 0, sharding.replicate(program.init(), program.mesh)
   if 0 < step < program.schedule.num_steps:
     say(console, f"resuming at step {step} of {program.schedule.num_steps}")
-  artifacts.trim_lines(metrics_path, lambda line: line["step"] <= step)
+  trim(metrics_path, step)
   return state
+
+
+def trim(path: pathlib.Path, step: int) -> None:
+  """Cuts the lines of `metrics.jsonl` after a step.
+
+  Raises:
+    ArtifactError: if a line before that has no whole number of a step.
+  """
+
+  def keep(line):
+    fields.check(path, line, {"step": fields.WHOLE})
+    return line["step"] <= step
+
+  artifacts.trim_lines(path, keep)
 
 
 def _loop(

@@ -14,10 +14,11 @@ import numpy as np
 from nss_jax.phases import loop, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, space_file
+from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.report.networks import read_architecture
 from nss_jax.spaces import distribution, sampling
 from nss_jax.spaces.cost import arch_macs, arch_params, flops_penalty
 from nss_jax.spaces.distribution import SpaceLogits
@@ -39,12 +40,9 @@ def run(job: Job) -> dict[str, Any]:
   Raises:
     Diverged, Interrupted: as the search.
   """
-  search_space, elite = space_file.load_space(
-    job.workdir / "search" / space_file.ELITE_SPACE
-  )
   spaces = {
-    "elite": search_space.refine(elite),
-    "expanded": search_space.refine(),
+    "elite": job.search_space.refine(job.load_elite()),
+    "expanded": job.search_space.refine(),
   }
   folder, result = job.workdir / "nas", {}
   with Preemption() as preemption:
@@ -96,7 +94,7 @@ def _search_at_each_rate(
       logits = search(job, name, rate, space, path.parent, preemption)
       found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
       artifacts.write_json(path, found)
-    runs.append(artifacts.read_json(path))
+    runs.append(read_architecture(path, job.search_space))
   best = min(runs, key=lambda r: (_samples(r), abs(r["deviation"])))
   return {**best, "runs": runs}
 

@@ -35,7 +35,7 @@ from nss_jax.runtime import (
   sharding,
   tensorboard,
 )
-from nss_jax.runtime.checkpoint import CheckpointError
+from nss_jax.runtime.checkpoint import CheckpointError, SaveError
 from nss_jax.runtime.log import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
@@ -56,6 +56,8 @@ USER_ERRORS = (
   processes.ProcessesError,
   tensorboard.TensorBoardError,
 )
+# A disk that is full or read-only. Caught first: some are user errors too.
+WRITE_ERRORS = (OSError, SaveError)
 
 
 def run(
@@ -83,6 +85,7 @@ def run(
 
   Raises:
     One of `USER_ERRORS`, before anything is compiled or written.
+    One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
   console = make_console()
   canary.check()
@@ -250,14 +253,9 @@ def claim_workdir(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> None:
   """Makes the folder and writes `config.json`, once."""
-  try:
-    artifacts.make_folder(workdir)
-    if not (workdir / "config.json").exists():
-      artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
-  except OSError as error:
-    raise WorkdirError(
-      f"--workdir: {workdir} cannot be written: {error.strerror}"
-    ) from error
+  artifacts.make_folder(workdir)
+  if not (workdir / "config.json").exists():
+    artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
 
 
 class _Phase(NamedTuple):
@@ -309,7 +307,7 @@ def _run_phase(name: str, job: Job) -> None:
   path = job.workdir / name / (phase.result or "")
   if phase.result and path.exists():
     say(job.console, f"already done: {path}")
-    result = artifacts.read_json(path)
+    lines = _report_again(phase, path, job)
   else:
     try:
       with lock.exclusive(job.workdir / name):
@@ -319,5 +317,25 @@ def _run_phase(name: str, job: Job) -> None:
     if job.viewing.tensorboard:
       folder = job.workdir / name
       processes.first(lambda: tensorboard.write_pictures(folder))
-  for line in phase.report(result, job):
+    lines = phase.report(result, job)
+  for line in lines:
     say(job.console, line)
+
+
+# What words of fields that lack or are of another type end in.
+_EDITED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _report_again(phase: _Phase, path: pathlib.Path, job: Job) -> list[str]:
+  """The words of a result that was read back, which may have been edited."""
+  result = artifacts.read_json(path)
+  try:
+    return phase.report(result, job)
+  except artifacts.ArtifactError:
+    raise
+  except _EDITED as error:
+    raise artifacts.ArtifactError(
+      f"{path}: is not as its phase has written it "
+      f"({type(error).__name__}: {error}); expected the file untouched, or "
+      "none, to run the phase again"
+    ) from error

@@ -175,7 +175,7 @@ def own_order(job: Job) -> OwnOrder:
   path = job.workdir / "search" / space_file.ELITE_SPACE
   if not path.exists():
     return OwnOrder(None, "the search has not ended")
-  return order_of(*space_file.load_space(path))
+  return order_of(job.search_space, job.load_elite())
 
 
 def order_of(search_space: SearchSpace, space: Space) -> OwnOrder:

@@ -12,7 +12,7 @@ from nss_jax.phases.search_program import bin_probabilities
 from nss_jax.runtime import artifacts, figures
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.space_file import load_space
+from nss_jax.runtime.report.workdir import read_epochs
 from nss_jax.spaces import cost, distribution
 from nss_jax.spaces.feasible import exact_elite_space
 from nss_jax.spaces.search_space import Space, space_ranges
@@ -47,7 +47,7 @@ def _draw_trajectory(program: Program, elite: dict, folder) -> None:
   with artifacts.atomic_path(folder / "trajectory.png") as path:
     figures.draw_trajectory(
       path,
-      artifacts.read_lines(folder / "metrics.jsonl"),
+      read_epochs(folder / "metrics.jsonl", program.search_space),
       program.search_space,
       elite,
       warmup_epochs=program.schedule.warmup_epochs,
@@ -102,7 +102,7 @@ def find_elite(
 def report(elite: dict[str, Any], job: Job) -> list[str]:
   """The result in words, where the files are, and the next command."""
   folder, search_space = job.workdir / "search", job.search_space
-  _, chosen = load_space(folder / "elite_space.json")
+  chosen = job.load_elite()
   target = elite["target_flops"]
   return [
     "",

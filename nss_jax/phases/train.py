@@ -12,10 +12,17 @@ from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.report import fields
+from nss_jax.runtime.report.networks import read_found_archs, read_trained
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
 from nss_jax.supernet import network
+
+_LINE = {
+  "train_loss": fields.NON_NEGATIVE,
+  "images_per_second": fields.POSITIVE,
+}
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -44,9 +51,7 @@ def archs_to_train(job: Job) -> dict[str, Arch]:
   texts = {text: text for text in job.archs}
   summary = job.workdir / "nas" / "summary.json"
   if not texts and summary.exists():
-    found = artifacts.read_json(summary)
-    found |= found.pop("controls")
-    texts = {name: entry["arch"] for name, entry in found.items()}
+    texts = read_found_archs(summary, job.search_space)
   return {name: parse_arch(text) for name, text in texts.items()}
 
 
@@ -76,13 +81,16 @@ def _train_seeds(job, name, arch, folder, start, preemption):
         state = loop.run(job, seeded, path.parent, preemption)
         result = _result(job, name, arch, seed, state, test, path.parent)
         artifacts.write_json(path, result)
-  return [artifacts.read_json(path) for path in paths.values()]
+  return [read_trained(path, job.search_space) for path in paths.values()]
 
 
 def _result(job, name, arch, seed, state, test, folder) -> dict[str, Any]:
   """What is written: the last epoch's test error, never the best."""
   error, loss = test(state.weights.params, state.weights.averages)
-  lines = artifacts.read_lines(folder / "metrics.jsonl")
+  path = folder / "metrics.jsonl"
+  lines = artifacts.read_lines(path)
+  for line in lines:
+    fields.check(path, line, _LINE)
   images = job.config.train.batch_size * (
     len(job.dataset.train_labels) // job.config.train.batch_size
   )

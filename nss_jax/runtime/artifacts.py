@@ -85,10 +85,19 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
     yield temporary
     fsync(temporary)
     os.replace(temporary, path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
+  except BaseException as error:
+    with contextlib.suppress(OSError):  # of a disk that went read-only
+      temporary.unlink(missing_ok=True)
+    _name_file(error, path, temporary)
     raise
   fsync(path.parent)
+
+
+def _name_file(error: BaseException, path: Path, temporary: Path = "") -> None:
+  """A write that fails says why and not where, or a temporary name."""
+  names = (None, os.fspath(temporary))
+  if isinstance(error, OSError) and error.filename in names:
+    error.filename = os.fspath(path)
 
 
 def fsync(path: Path) -> None:
@@ -195,8 +204,10 @@ def _append(path: Path, data: bytes) -> None:
       while written < len(data):
         written += file.write(data[written:])
       os.fsync(file.fileno())
-    except BaseException:
-      file.truncate(end)  # half a line would be garbage in the middle later
+    except BaseException as error:
+      with contextlib.suppress(OSError):
+        file.truncate(end)  # half a line would be garbage in the middle later
+      _name_file(error, path)
       raise
   if is_new:
     fsync(pathlib.Path(path).parent)

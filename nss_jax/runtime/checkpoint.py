@@ -36,6 +36,10 @@ class CheckpointError(ValueError):
     super().__init__(artifacts.one_line(message))
 
 
+class SaveError(CheckpointError):
+  """A checkpoint can not be written: the disk is full, or not to be written."""
+
+
 class Checkpoints:
   """The checkpoints of one run, in one folder.
 
@@ -88,7 +92,7 @@ class Checkpoints:
 
     Raises:
       ValueError: if the step is negative.
-      CheckpointError: if this save can not start, or the one before (with
+      SaveError: if this save can not start, or the one before (with
         `block`, this one) has failed. Older checkpoints are as they were.
     """
     if step < 0:
@@ -99,7 +103,8 @@ class Checkpoints:
     try:
       host_state = _copy_to_host(state)
       processes.first(lambda: self._remove(step))
-      response = ocp.save_async(self.path(step), host_state)
+      with _context():
+        response = ocp.save_async(self.path(step), host_state)
     except Exception as error:  # orbax has no common type of error
       raise self._save_error(step, error) from error
     self._thread = threading.Thread(
@@ -113,7 +118,7 @@ class Checkpoints:
     """Returns when the last save and its digest are on disk.
 
     Raises:
-      CheckpointError: if that save has failed; once, so that a caller may
+      SaveError: if that save has failed; once, so that a caller may
         try another.
     """
     if self._thread is not None:
@@ -265,10 +270,18 @@ class Checkpoints:
       f"{folder}: is of another program or config than this: {difference}"
     )
 
-  def _save_error(self, step: int, error: Exception) -> CheckpointError:
-    return CheckpointError(
+  def _save_error(self, step: int, error: Exception) -> SaveError:
+    return SaveError(
       f"{self.path(step)}: could not be saved: {type(error).__name__}: {error}"
     )
+
+
+def _context() -> ocp.Context:
+  """Folders are made at once: threads of orbax would wait twenty minutes for
+  those of a full disk."""
+  context = ocp.Context()
+  context.asynchronous.create_directories_asynchronously = False
+  return context
 
 
 def _copy_to_host(tree: Any) -> Any:

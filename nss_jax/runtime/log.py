@@ -101,7 +101,8 @@ def make_console() -> rich.console.Console:
 
 
 def say(console: rich.console.Console, text: str) -> None:
-  """Prints text as it is: no markup is read from it."""
+  """Prints a line as it is: no markup and no commands are read from it."""
+  text = "".join(c if c.isprintable() else " " for c in text)
   console.print(rich.text.Text(text))
 
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from flax import struct
 
+_LARGEST = 2**31 - 1  # depths and widths are int32
 Bin = tuple[int, int]
 Bins = tuple[tuple[Bin, ...], ...]
 
@@ -345,16 +346,16 @@ def _check_bins(name: str, bins: tuple[Bin, ...]) -> None:
     if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
       raise ValueError(f"{name}: {pair} is not a pair of integers (low, high)")
     low, high = pair
-    if not previous < low <= high:
+    if not previous < low <= high <= _LARGEST:
       raise ValueError(
-        f"{name}: bins must be ascending, at least 1 and without overlap; "
-        f"got {bins}"
+        f"{name}: bins must be ascending, from 1 to 2^31 - 1 and without "
+        f"overlap; got {bins}"
       )
     previous = high
 
 
 def _positive(numbers: Sequence[int]) -> bool:
-  return all(isinstance(n, int) and n >= 1 for n in numbers)
+  return all(isinstance(n, int) and 1 <= n <= _LARGEST for n in numbers)
 
 
 def _as_tuple(value: Any) -> Any:

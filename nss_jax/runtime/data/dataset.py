@@ -95,13 +95,20 @@ def allocate(field: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
   Raises:
     DataError: if they are larger than the memory of the machine.
   """
-  needed, memory = count * math.prod(shape), host_memory()
+  needed = count * math.prod(shape)
+  check_memory(f"{field}: {count:,} images of {shape} are", needed)
+  return np.empty((count, *shape), np.uint8)
+
+
+def check_memory(claim: str, needed: int) -> None:
+  """Raises `DataError`, which begins with a claim, if so many bytes are more
+  than the memory of the machine."""
+  memory = host_memory()
   if needed > memory:
     raise DataError(
-      f"{field}: {count:,} images of {shape} are {needed / 2**30:.1f} GiB; "
-      f"accepted is what the {memory / 2**30:.1f} GiB of memory hold"
+      f"{claim} {needed / 2**30:.1f} GiB; accepted is what the "
+      f"{memory / 2**30:.1f} GiB of memory hold"
     )
-  return np.empty((count, *shape), np.uint8)
 
 
 def host_memory() -> int:

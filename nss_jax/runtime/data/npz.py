@@ -10,6 +10,7 @@ import numpy as np
 from nss_jax.runtime.data.dataset import (
   DataError,
   Dataset,
+  check_memory,
   given_path,
   make,
 )
@@ -53,7 +54,8 @@ def _read(file: pathlib.Path) -> list[np.ndarray]:
   try:
     with np.load(file, allow_pickle=False) as arrays:
       names = _choose(file, arrays)
-      return [arrays[name] for name in names]
+      _check_size(file, arrays.zip, names)
+      found = [arrays[name] for name in names]
   except DataError:
     raise
   # Hostile headers and streams make zipfile, zlib and numpy raise errors of
@@ -61,6 +63,23 @@ def _read(file: pathlib.Path) -> list[np.ndarray]:
   except Exception as error:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     raise _refused(file, f"is damaged or holds objects ({reason})") from error
+  for name, array in zip(names, found, strict=True):
+    # numpy gives a member that is in another format as its bytes.
+    if not isinstance(array, np.ndarray):
+      raise _refused(file, f"holds {name!r}, which is no array")
+  return found
+
+
+def _check_size(
+  file: pathlib.Path, members: zipfile.ZipFile, names: tuple[str, ...]
+) -> None:
+  """A small file can unpack to more than there is memory."""
+  needed = sum(
+    member.file_size
+    for member in members.infolist()
+    if member.filename.removesuffix(".npy") in names
+  )
+  check_memory(f"config.data.path={str(file)!r} holds", needed)
 
 
 def _choose(file: pathlib.Path, arrays: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,9 +5,11 @@ shapes by name. A name that ends in `?` may be missing; fields that the dict
 does not name are left alone.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from nss_jax.runtime import artifacts
 from nss_jax.runtime.artifacts import ArtifactError, Path
 
 # Beyond it floats are no longer whole numbers, and int64 is soon full.
@@ -62,6 +64,15 @@ def maybe(kind: Kind) -> Kind:
 def one_of(*names: str) -> Kind:
   """One of some texts."""
   return Kind(lambda x: x in names, f"one of {', '.join(names)}")
+
+
+def read(path: Path, shape: Any) -> dict[str, Any] | None:
+  """A checked JSON object, or None where there is no file."""
+  if not os.path.exists(path):
+    return None
+  content = artifacts.read_json(path)
+  check(path, content, shape)
+  return content
 
 
 def check(path: Path, value: Any, shape: Any, name: str = "") -> None:

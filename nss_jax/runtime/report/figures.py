@@ -94,6 +94,10 @@ def write(picture: Picture, folder: pathlib.Path) -> str:
   text = path.read_text("utf-8")
   text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
   text = text[text.index("<svg") :]
+  # matplotlib names clips by where they are in memory.
+  clips = dict.fromkeys(re.findall(r'<clipPath id="(\w+)"', text))
+  for number, clip in enumerate(clips):
+    text = text.replace(clip, f"{picture.name}_clip_{number}")
   path.write_text(text, "utf-8")
   return text
 

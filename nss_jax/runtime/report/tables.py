@@ -10,7 +10,8 @@ from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import cells
 from nss_jax.runtime.report.cells import NOT_RUN, Record, Table
-from nss_jax.runtime.report.workdir import NAS_NAMES, Results
+from nss_jax.runtime.report.networks import NAMES as NAS_NAMES
+from nss_jax.runtime.report.workdir import Results
 
 SOURCES = {
   "elite": "Elite: searched",

@@ -8,16 +8,10 @@ from typing import Any, NamedTuple
 
 from nss_jax.runtime import artifacts, scores, space_file
 from nss_jax.runtime.artifacts import ArtifactError
-from nss_jax.runtime.report import experiments, fields
+from nss_jax.runtime.report import experiments, fields, networks
 from nss_jax.runtime.report.experiments import Experiment
 from nss_jax.runtime.scores import Scores
-from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import SearchSpace, Space
-from nss_jax.spaces.text import format_arch, parse_arch
-
-# Where networks come from: searched inside the Elite Space and in the whole
-# search space, and the uniform draws that each is measured against.
-NAS_NAMES = ("elite", "elite_uniform", "expanded", "expanded_uniform")
 
 _RANGES = {kind: [fields.pair(fields.COUNT)] for kind in ("depth", "width")}
 _COST = {"mean_flops": fields.POSITIVE, "deviation": fields.NUMBER}
@@ -76,40 +70,6 @@ _AGREEMENT = {
   "count": fields.COUNT,
   **{f"tau_{name}": _TAU for name in ("error", "loss", "macs")},
 }
-_NETWORK = {
-  "arch": fields.TEXT,
-  "depth": [fields.COUNT],
-  "width": [fields.COUNT],
-  "flops": fields.COUNT,
-  "params": fields.COUNT,
-  "seed": fields.WHOLE,
-}
-_DRAWS = {
-  "num_samples_by_seed?": [fields.WHOLE],
-  "num_samples_mean?": fields.NON_NEGATIVE,
-  "num_samples_interval?": fields.pair(fields.NON_NEGATIVE),
-}
-_CONTROL = {
-  **_NETWORK,
-  **_DRAWS,
-  "deviation": fields.NUMBER,
-  "num_samples": fields.COUNT,
-  "within_tolerance": fields.FLAG,
-}
-_ARCHITECTURE = {
-  **_CONTROL,
-  "learning_rate": fields.POSITIVE,
-  "target_flops": fields.POSITIVE,
-}
-_TRAINED = {
-  **_NETWORK,
-  "name": fields.TEXT,
-  "epochs": fields.COUNT,
-  "test_error": fields.SHARE,
-  "test_loss": fields.NON_NEGATIVE,
-  "train_loss": fields.NON_NEGATIVE,
-  "seconds": fields.NON_NEGATIVE,
-}
 
 
 class RankScores(NamedTuple):
@@ -132,7 +92,7 @@ class Results(NamedTuple):
     evaluation: content of `evaluate/summary.json`.
     rank_scores: of `rank_check/scores.csv`.
     rank_check: content of `rank_check/summary.json`.
-    nas: content of `nas/*/architecture.json` by `NAS_NAMES`.
+    nas: content of `nas/*/architecture.json` by `networks.NAMES`.
     trained: content of `train/<name>/seed_<k>/result.json` by name, in the
       order of the seeds.
     principles: of `principles/`.
@@ -201,21 +161,21 @@ def read_results(
   path = workdir / "search" / space_file.ELITE_SPACE
   if path.exists():
     search_space, space = space_file.load_space(path)
-    elite = _read(path, _ELITE)
+    elite = fields.read(path, _ELITE)
   return Results(
     workdir=workdir,
     search_space=search_space,
     space=space,
     elite=elite,
-    epochs=_read_epochs(workdir / "search" / "metrics.jsonl", search_space),
+    epochs=read_epochs(workdir / "search" / "metrics.jsonl", search_space),
     scores=_read_scores(workdir / "evaluate" / "scores.csv", search_space),
     evaluation=_read_evaluation(workdir / "evaluate" / "summary.json"),
     rank_scores=_read_rank_scores(
       workdir / "rank_check" / "scores.csv", search_space
     ),
     rank_check=_read_rank_check(workdir / "rank_check" / "summary.json"),
-    nas=_read_nas(workdir / "nas", search_space),
-    trained=_read_trained(workdir / "train", search_space),
+    nas=networks.read_nas(workdir / "nas", search_space),
+    trained=networks.read_all_trained(workdir / "train", search_space),
     principles=experiments.read_principles(
       workdir / "principles", search_space
     ),
@@ -239,16 +199,14 @@ def _read_sweep(workdir, search_space) -> list[tuple[float, Results]]:
   return sorted(found, key=lambda pair: pair[0])
 
 
-def _read(path: pathlib.Path, shape: Any) -> dict[str, Any] | None:
-  """A checked JSON object, or None where there is no file."""
-  if not path.exists():
-    return None
-  content = artifacts.read_json(path)
-  fields.check(path, content, shape)
-  return content
+def read_epochs(
+  path: pathlib.Path, search_space: SearchSpace
+) -> list[dict[str, Any]]:
+  """The lines of `search/metrics.jsonl`; none where there is no file.
 
-
-def _read_epochs(path, search_space) -> list[dict[str, Any]]:
+  Raises:
+    ArtifactError: as `read_results`.
+  """
   if not path.exists():
     return []
   lines = artifacts.read_lines(path)
@@ -273,7 +231,7 @@ def _read_scores(path, search_space) -> Scores | None:
 
 
 def _read_evaluation(path) -> dict[str, Any] | None:
-  content = _read(path, _EVALUATION)
+  content = fields.read(path, _EVALUATION)
   if content is not None:
     names = fields.one_of(*scores.GROUPS)
     for field, shape in (("groups", _GROUP), ("elite_against", _AGAINST)):
@@ -298,77 +256,8 @@ def _read_rank_scores(path, search_space) -> RankScores | None:
 
 
 def _read_rank_check(path) -> dict[str, Any] | None:
-  content = _read(path, {})
+  content = fields.read(path, {})
   if content is not None:
     names = fields.one_of("spread", "near_target")
     fields.check_each(path, content, names, _AGREEMENT, "rank_check")
   return content
-
-
-def _read_nas(folder, search_space) -> dict[str, dict[str, Any]]:
-  found = {}
-  for name in ("elite", "expanded"):
-    path = folder / name / "architecture.json"
-    content = _read(path, {**_ARCHITECTURE, "runs": [_ARCHITECTURE]})
-    if content is not None:
-      for network in (content, *content["runs"]):
-        _check_network(path, network, search_space)
-      found[name] = content
-  path = folder / "controls" / "architecture.json"
-  names = ("elite_uniform", "expanded_uniform")
-  content = _read(path, dict.fromkeys(names, _CONTROL))
-  for name in names if content is not None else ():
-    _check_network(path, content[name], search_space)
-    found[name] = content[name]
-  return {name: found[name] for name in NAS_NAMES if name in found}
-
-
-def _read_trained(folder, search_space) -> dict[str, list[dict[str, Any]]]:
-  found: dict[str, list] = {}
-  for path in sorted(folder.glob("*/seed_*/result.json")):
-    content = _read(path, _TRAINED)
-    name, seed = path.parts[-3], path.parts[-2].removeprefix("seed_")
-    for field, expected in (("name", name), ("seed", seed)):
-      if str(content[field]) != expected:
-        raise ArtifactError(
-          f"{path}: {field}: expected {expected} as its folder, got "
-          f"{content[field]}"
-        )
-    _check_network(path, content, search_space)
-    others = found.setdefault(name, [])
-    if others and others[0]["arch"] != content["arch"]:
-      raise ArtifactError(
-        f"{path}: arch: {content['arch']}, but another seed of {name} has "
-        f"{others[0]['arch']}"
-      )
-    others.append(content)
-  order = [*(n for n in NAS_NAMES if n in found), *sorted(found)]
-  return {
-    name: sorted(found[name], key=lambda result: result["seed"])
-    for name in dict.fromkeys(order)
-  }
-
-
-def _check_network(path, network, search_space) -> None:
-  """The fields that follow from the arch must be what follows from it."""
-  try:
-    arch = parse_arch(network["arch"])
-    expected = {
-      "depth": arch.depth.tolist(),
-      "width": arch.width.tolist(),
-      "flops": int(cost.arch_macs(search_space, arch)),
-      "params": int(cost.arch_params(search_space, arch)),
-    }
-  except (ValueError, IndexError) as error:
-    raise ArtifactError(f"{path}: arch: {error}") from error
-  if len(arch.depth) != search_space.num_stages:
-    raise ArtifactError(
-      f"{path}: arch: expected {search_space.num_stages} stages, got "
-      f"{format_arch(arch)}"
-    )
-  for field, value in expected.items():
-    if network[field] != value:
-      raise ArtifactError(
-        f"{path}: {field}: {network[field]} is not that of the arch "
-        f"{network['arch']}, {value}"
-      )

@@ -1,0 +1,179 @@
+"""Networks that a run has found and trained, read with suspicion."""
+
+import pathlib
+from typing import Any
+
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.artifacts import ArtifactError
+from nss_jax.runtime.report import fields
+from nss_jax.spaces import cost
+from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.text import format_arch, parse_arch
+
+# Where networks come from: searched inside the Elite Space and in the whole
+# search space, and the uniform draws that each is measured against.
+NAMES = ("elite", "elite_uniform", "expanded", "expanded_uniform")
+
+_NETWORK = {
+  "arch": fields.TEXT,
+  "depth": [fields.COUNT],
+  "width": [fields.COUNT],
+  "flops": fields.COUNT,
+  "params": fields.COUNT,
+  "seed": fields.WHOLE,
+}
+_DRAWS = {
+  "num_samples_by_seed?": [fields.WHOLE],
+  "num_samples_mean?": fields.NON_NEGATIVE,
+  "num_samples_interval?": fields.pair(fields.NON_NEGATIVE),
+}
+_CONTROL = {
+  **_NETWORK,
+  **_DRAWS,
+  "deviation": fields.NUMBER,
+  "num_samples": fields.COUNT,
+  "within_tolerance": fields.FLAG,
+}
+_ARCHITECTURE = {
+  **_CONTROL,
+  "learning_rate": fields.POSITIVE,
+  "target_flops": fields.POSITIVE,
+}
+_TRAINED = {
+  **_NETWORK,
+  "name": fields.TEXT,
+  "epochs": fields.COUNT,
+  "test_error": fields.SHARE,
+  "test_loss": fields.NON_NEGATIVE,
+  "train_loss": fields.NON_NEGATIVE,
+  "seconds": fields.NON_NEGATIVE,
+}
+
+
+def read_architecture(
+  path: pathlib.Path, search_space: SearchSpace
+) -> dict[str, Any]:
+  """The `architecture.json` of one search in the nas phase.
+
+  Raises:
+    ArtifactError: as `read_nas`, or if there is no file.
+  """
+  content = artifacts.read_json(path)
+  fields.check(path, content, _ARCHITECTURE)
+  _check_network(path, content, search_space)
+  return content
+
+
+def read_found_archs(
+  path: pathlib.Path, search_space: SearchSpace
+) -> dict[str, str]:
+  """What `nas/summary.json` says was found, by name, in words.
+
+  Raises:
+    ArtifactError: as `read_nas`, or if there is no file.
+  """
+  content = artifacts.read_json(path)
+  searched, controls = (NAMES[::2], NAMES[1::2])
+  shape = dict.fromkeys(searched, _CONTROL)
+  shape["controls"] = dict.fromkeys(controls, _CONTROL)
+  fields.check(path, content, shape)
+  content |= content["controls"]
+  for name in NAMES:
+    _check_network(path, content[name], search_space)
+  return {name: content[name]["arch"] for name in (*searched, *controls)}
+
+
+def read_nas(
+  folder: pathlib.Path, search_space: SearchSpace
+) -> dict[str, dict[str, Any]]:
+  """The content of `nas/*/architecture.json` by `NAMES`, of those there are.
+
+  Raises:
+    ArtifactError: one line with the file and the field.
+  """
+  found = {}
+  for name in ("elite", "expanded"):
+    path = folder / name / "architecture.json"
+    content = fields.read(path, {**_ARCHITECTURE, "runs": [_ARCHITECTURE]})
+    if content is not None:
+      for network in (content, *content["runs"]):
+        _check_network(path, network, search_space)
+      found[name] = content
+  path = folder / "controls" / "architecture.json"
+  names = ("elite_uniform", "expanded_uniform")
+  content = fields.read(path, dict.fromkeys(names, _CONTROL))
+  for name in names if content is not None else ():
+    _check_network(path, content[name], search_space)
+    found[name] = content[name]
+  return {name: found[name] for name in NAMES if name in found}
+
+
+def read_trained(
+  path: pathlib.Path, search_space: SearchSpace
+) -> dict[str, Any]:
+  """The `result.json` of one network in the train phase.
+
+  Raises:
+    ArtifactError: as `read_nas`, or if there is no file.
+  """
+  content = artifacts.read_json(path)
+  fields.check(path, content, _TRAINED)
+  _check_network(path, content, search_space)
+  return content
+
+
+def read_all_trained(
+  folder: pathlib.Path, search_space: SearchSpace
+) -> dict[str, list[dict[str, Any]]]:
+  """The content of `train/<name>/seed_<k>/result.json` by name.
+
+  Raises:
+    ArtifactError: as `read_nas`, or if a file is not that of its folder.
+  """
+  found: dict[str, list] = {}
+  for path in sorted(folder.glob("*/seed_*/result.json")):
+    content = read_trained(path, search_space)
+    name, seed = path.parts[-3], path.parts[-2].removeprefix("seed_")
+    for field, expected in (("name", name), ("seed", seed)):
+      if str(content[field]) != expected:
+        raise ArtifactError(
+          f"{path}: {field}: expected {expected} as its folder, got "
+          f"{content[field]}"
+        )
+    others = found.setdefault(name, [])
+    if others and others[0]["arch"] != content["arch"]:
+      raise ArtifactError(
+        f"{path}: arch: {content['arch']}, but another seed of {name} has "
+        f"{others[0]['arch']}"
+      )
+    others.append(content)
+  order = [*(n for n in NAMES if n in found), *sorted(found)]
+  return {
+    name: sorted(found[name], key=lambda result: result["seed"])
+    for name in dict.fromkeys(order)
+  }
+
+
+def _check_network(path, network, search_space) -> None:
+  """The fields that follow from the arch must be what follows from it."""
+  try:
+    arch = parse_arch(network["arch"])
+    expected = {
+      "depth": arch.depth.tolist(),
+      "width": arch.width.tolist(),
+      "flops": int(cost.arch_macs(search_space, arch)),
+      "params": int(cost.arch_params(search_space, arch)),
+    }
+  except (ValueError, IndexError) as error:
+    raise ArtifactError(f"{path}: arch: {error}") from error
+  if len(arch.depth) != search_space.num_stages:
+    raise ArtifactError(
+      f"{path}: arch: expected {search_space.num_stages} stages, got "
+      f"{format_arch(arch)}"
+    )
+  for field, value in expected.items():
+    if network[field] != value:
+      raise ArtifactError(
+        f"{path}: {field}: {network[field]} is not that of the arch "
+        f"{network['arch']}, {value}"
+      )

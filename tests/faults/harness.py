@@ -1,0 +1,217 @@
+"""Every phase, tiny: run to its end once, then again and again with faults."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import runs
+
+FOLDER = pathlib.Path(__file__).parent
+SETTINGS = {
+  **runs.TINY,
+  "space.strides": (1,),  # every stage takes time to compile
+  "search.epochs": 3,  # without warmup: one program to compile
+  "search.warmup_epochs": 0,
+  "nas.epochs": 1,
+  "nas.warmup_epochs": 0,
+  "nas.learning_rates": (0.01,),
+  "complexity.width_shares": (1.0,),
+  "complexity.depth_shares": (1.0,),
+  "complexity.num_archs": 20,
+  "objective.target_flops": 6e4,
+  "evaluate.epochs": 1,
+  "evaluate.coin_epochs": 0,
+  "evaluate.num_archs": 20,
+  "evaluate.num_spaces": 2,
+  "evaluate.archs_per_space": 4,
+  "evaluate.tolerance": 0.5,
+  "evaluate.oracle_spaces": 0,
+  "evaluate.holdout_fraction": 0.05,
+  "evaluate.calibration_images": 20,
+  "rank_check.num_archs": 2,
+  "rank_check.num_near_archs": 0,
+  "rank_check.epochs": 1,
+  "train.epochs": 1,
+  "train.num_seeds": 1,
+  "sweep.targets": (7e4,),
+  "sweep.phases": ("search",),
+}
+# Orders need three stages.
+_OF_PRINCIPLES = {
+  "space.strides": (1, 1, 1),
+  "objective.target_flops": 1.5e5,
+  "principles.num_archs": 6,
+  "principles.window": (0.3, 3.0),
+  "sweep.targets": (),
+}
+PHASES = (
+  *("search", "evaluate", "rank_check", "nas", "complexity"),
+  *("train", "sweep", "report", "principles"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """Of a run: exit code, what it has printed, and its file operations."""
+
+  code: int
+  out: str
+  err: str
+  count: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+  """A phase that has run to its end, and the phases before it.
+
+  Attributes:
+    folder: holds `run`, the workdir, and `supernets`.
+    before: the same before the phase; None: nothing.
+    count: file operations of the phase.
+  """
+
+  folder: pathlib.Path
+  before: pathlib.Path | None
+  count: int
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    return self.folder / "run"
+
+
+class Harness:
+  """Runs the command in forks of one server, with faults."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder, self._finished = folder, {}
+    self._server = subprocess.Popen(
+      [sys.executable, str(FOLDER / "server.py")],
+      env=_environment(folder / "compiled"),
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def close(self) -> None:
+    self._server.communicate()
+
+  def start(self, phase, folder: pathlib.Path, **fault) -> dict:
+    """Starts a phase on the workdir `run` of a folder; see `injection`."""
+    files = pathlib.Path(tempfile.mkdtemp(dir=self._folder))
+    request = {
+      "flags": _flags(phase, folder),
+      "fault": {"inside": str(folder), **fault},
+      **{name: str(files / name) for name in ("out", "err", "count")},
+    }
+    return {**request, "wait": self._ask(request)}
+
+  def wait(self, started: dict) -> Result:
+    """What became of it."""
+    code = self._ask({"wait": started["wait"]})
+    out, err = (pathlib.Path(started[x]).read_text() for x in ("out", "err"))
+    count = pathlib.Path(started["count"])
+    counted = int(count.read_text()) if count.exists() else None
+    return Result(code, out, err, counted)
+
+  def run(self, phase, folder, **fault) -> Result:
+    return self.wait(self.start(phase, folder, **fault))
+
+  def _ask(self, request):
+    self._server.stdin.write(json.dumps(request) + "\n")
+    self._server.stdin.flush()
+    return json.loads(self._server.stdout.readline())
+
+  def finished(self, phase: str) -> Finished:
+    """A phase without faults; it is run once."""
+    if phase not in self._finished:
+      before = None
+      index = PHASES.index(phase)
+      if index and phase != "principles":
+        before = self.finished(PHASES[index - 1]).folder
+      folder = self.copy(before, self._folder / phase)
+      result = self.run(phase, folder)
+      assert result.code == 0, result.err
+      self._finished[phase] = Finished(folder, before, result.count)
+    return self._finished[phase]
+
+  def copy(self, before, folder) -> pathlib.Path:
+    """A folder that is as another, or empty."""
+    if before is None:
+      folder.mkdir()
+    else:
+      shutil.copytree(before, folder)
+    return folder
+
+
+def _flags(phase, folder):
+  fields = SETTINGS
+  if phase == "principles":
+    fields = {**SETTINGS, **_OF_PRINCIPLES}
+  return (
+    f"--config={runs.QUICKSTART}",
+    *(f"--config.{path}={value}" for path, value in fields.items()),
+    f"--workdir={folder / 'run'}",
+    f"--phases={phase}",
+    "--arch=d1_w4",
+  )
+
+
+def _environment(cache):
+  path = (str(runs.ROOT), str(FOLDER.parent))
+  return {
+    **os.environ,
+    "COLUMNS": "200",
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": os.pathsep.join(path),
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+  }
+
+
+def results(workdir: pathlib.Path) -> dict:
+  """All files but checkpoints, without the seconds that things took."""
+  found = {}
+  for path in sorted(workdir.rglob("*")):
+    name = str(path.relative_to(workdir))
+    # Locks, and temporary files of the killed, which nobody reads.
+    hidden = path.name.startswith(".")
+    if not path.is_file() or hidden or "checkpoints/" in name:
+      continue
+    content = path.read_bytes()
+    if path.suffix in (".json", ".jsonl"):
+      lines = content.splitlines() if path.suffix == ".jsonl" else [content]
+      content = [json.loads(line) for line in lines]
+      for line in content:
+        line.pop("seconds", None)
+        line.pop("images_per_second", None)
+    # The page and its tables hold paths and seconds; report.json the numbers.
+    if "report/" not in name or path.suffix == ".png":
+      found[name] = content
+  return found
+
+
+def assert_same(workdir: pathlib.Path, whole: pathlib.Path) -> None:
+  """The files of a run are those of the uninterrupted one."""
+  found, expected = results(workdir), results(whole)
+  assert found.keys() == expected.keys()
+  assert [name for name in found if found[name] != expected[name]] == []
+
+
+def search_lines(workdir: pathlib.Path) -> list[dict]:
+  """Lines of the log of the search; a torn one is none."""
+  path = workdir / "search" / "metrics.jsonl"
+  lines = path.read_bytes().splitlines(True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+  """Steps of the search that are saved, ascending."""
+  digests = workdir.glob("search/checkpoints/*.sha256.json")
+  return sorted(int(path.name.partition(".")[0]) for path in digests)

@@ -1,0 +1,201 @@
+"""Archives that were made to do harm: one line, and nothing is run or kept."""
+
+import dataclasses
+import gzip
+import io
+import os
+import pathlib
+import pickle
+import resource
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import runs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nss_jax.runtime import data
+from nss_jax.runtime.data import dataset
+
+FOLDER = data.ARCHIVES["cifar10_binary"].folder
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+fuzzed = settings(
+  max_examples=runs.CASES,
+  deadline=None,
+  suppress_health_check=list(HealthCheck),
+)
+
+
+class Harmful:
+  """Unpickled, it writes a file."""
+
+  def __reduce__(self):
+    return pathlib.Path.write_text, (pathlib.Path("executed"), "")
+
+
+def _read_or_refused(source, file):
+  """Whether it was read; if not, in one line. Nothing is written."""
+  before = sorted(file.parent.iterdir())
+  try:
+    data.load(source, path=str(file))
+    read = True
+  except data.DataError as error:
+    assert str(error).isprintable() and len(str(error)) < 800
+    assert str(error).startswith("config.data.path")
+    read = False
+  assert sorted(file.parent.iterdir()) == before
+  assert not pathlib.Path("executed").exists()
+  return read
+
+
+# Zip.
+
+
+def _npy(array):
+  content = io.BytesIO()
+  np.save(content, array)
+  return content.getvalue()
+
+
+def _header(shape, kind):
+  content = io.BytesIO()
+  claim = {"descr": kind, "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(content, claim)
+  return content.getvalue() + bytes(64)
+
+
+_SHAPES = st.lists(st.integers(0, 4), max_size=5).map(tuple)
+_KINDS = st.sampled_from(["|u1", "<i4", "<i8", "<f8", "|b1", "<U3", "<M8[s]"])
+MEMBERS = (
+  st.builds(lambda s, k: _npy(np.zeros(s, k)), _SHAPES, _KINDS)
+  | st.builds(_header, st.lists(st.integers(0, 2**70), max_size=4), _KINDS)
+  | st.binary(max_size=200)
+  | st.sampled_from(
+    [
+      pickle.dumps(Harmful()),
+      _npy(np.array([Harmful()], object)),
+      _npy(np.arange(6).reshape(6)),
+      _npy(np.zeros((6, 2, 2), np.uint8)),
+    ]
+  )
+)
+
+
+@fuzzed
+@given(
+  members=st.dictionaries(
+    st.sampled_from([*NAMES, *(f"{n}.npy" for n in NAMES), "../x", "/x"]),
+    MEMBERS,
+    min_size=3,
+  ),
+  kind=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
+)
+def test_any_members_of_an_npz(members, kind, tmp_path_factory):
+  file = tmp_path_factory.mktemp("npz") / "set.npz"
+  with zipfile.ZipFile(file, "w", kind) as made:
+    for name, content in members.items():
+      made.writestr(name, content)
+  _read_or_refused("npz", file)
+
+
+@pytest.mark.parametrize("hidden", NAMES)
+def test_pickle_in_place_of_an_array(hidden, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  file = tmp_path / "set.npz"
+  images, labels = _npy(np.zeros((6, 2, 2), np.uint8)), _npy(np.arange(6))
+  for harm in (pickle.dumps(Harmful()), _npy(np.array([Harmful()], object))):
+    with zipfile.ZipFile(file, "w") as made:
+      for name in NAMES:
+        content = images if name.startswith("x") else labels
+        made.writestr(f"{name}.npy", harm if name == hidden else content)
+    assert not _read_or_refused("npz", file)
+
+
+def test_zip_bomb(tmp_path, monkeypatch):
+  """A thousandth of what it unpacks to; refused before it is."""
+  file = tmp_path / "set.npz"
+  np.savez_compressed(
+    file,
+    x_train=np.zeros((2**20, 8, 8), np.uint8),
+    y_train=np.zeros(2**20, np.uint8),
+    x_test=np.zeros((1, 8, 8), np.uint8),
+    y_test=np.zeros(1, np.uint8),
+  )
+  assert file.stat().st_size < 2**17
+  monkeypatch.setattr(dataset.os, "sysconf", lambda name: 2**12)  # 16 MiB
+  monkeypatch.setattr(np.lib.format, "read_array", None)
+  with pytest.raises(data.DataError, match=r"holds 0.1 GiB; accepted is what"):
+    data.load("npz", path=str(file))
+
+
+# Tar.
+
+
+@pytest.fixture
+def small(monkeypatch):
+  """CIFAR-10 of two files, of 20 and 10 records."""
+  archive = dataclasses.replace(
+    data.ARCHIVES["cifar10_binary"],
+    train={"data_batch_1.bin": 20 * 3073},
+    test={"test_batch.bin": 10 * 3073},
+  )
+  monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
+  return archive
+
+
+_NAMES = st.sampled_from(
+  [
+    *(f"{FOLDER}/{name}" for name in ("data_batch_1.bin", "test_batch.bin")),
+    *(FOLDER, f"{FOLDER}/x", f"{FOLDER}/../x", "/x", "../x", "x" * 300, "\n"),
+  ]
+)
+_TYPES = st.sampled_from([bytes([c]) for c in b"0123456789SLKxgXV\0"])
+_SIZES = st.sampled_from(
+  [0, 1, 511, 512, 30_730, 61_460, 2**20 + 1, 10 * 2**30]
+)
+
+
+@st.composite
+def _members(draw):
+  """A header that claims what it likes, and some bytes."""
+  member = tarfile.TarInfo(draw(_NAMES))
+  member.type, member.size = draw(_TYPES), draw(_SIZES)
+  member.linkname = draw(_NAMES)[:99]
+  form = draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+  if draw(st.booleans()):
+    member.pax_headers = {"size": str(draw(_SIZES)), "path": draw(_NAMES)}
+  length = draw(st.sampled_from([0, 512, 30_730, 61_460]))
+  return member.tobuf(form) + bytes(-(-length // 512) * 512)
+
+
+@fuzzed
+@given(
+  members=st.lists(_members(), min_size=1, max_size=4),
+  flips=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255))),
+)
+def test_any_members_of_a_tar(small, members, flips, tmp_path_factory):
+  content = bytearray(b"".join(members) + bytes(1024))
+  for place, value in flips:
+    content[place % len(content)] = value
+  file = tmp_path_factory.mktemp("tar") / small.filename
+  file.write_bytes(gzip.compress(bytes(content), 1))
+  _read_or_refused("cifar10_binary", file)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_SPARSE])
+def test_ten_gigabytes_in_a_few_kilobytes(small, kind, tmp_path):
+  """Neither in memory nor on the disk."""
+  member = tarfile.TarInfo(f"{FOLDER}/data_batch_1.bin")
+  member.size, member.type = 10 * 2**30, kind
+  zeros = gzip.compress(bytes(2**26), 9)
+  file = tmp_path / small.filename
+  file.write_bytes(
+    gzip.compress(member.tobuf(tarfile.GNU_FORMAT)) + 160 * zeros
+  )
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  assert not _read_or_refused("cifar10_binary", file)
+  after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  assert after - before < 2**18  # kilobytes
+  assert os.listdir(tmp_path) == [file.name]

@@ -1,0 +1,135 @@
+"""JSON that was edited by hand: one line and exit code 2, or it goes on."""
+
+import json
+import shutil
+
+import harness as harness_lib
+import pytest
+import runs
+from command import ACCEPTED, assert_answered, call
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import ANY_JSON, change, places
+
+from nss_jax.phases import report
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.report.workdir import read_results
+
+SEARCHED = "search/elite_space.json"
+# (file, phase that reads it, results without which the phase goes on)
+READ_BY = (
+  ("config.json", "search", ()),
+  (SEARCHED, "search", ()),
+  (SEARCHED, "evaluate", ("evaluate/summary.json",)),
+  (SEARCHED, "nas", ("nas",)),
+  (SEARCHED, "complexity", ("complexity",)),
+  ("search/metrics.jsonl", "search", (SEARCHED,)),
+  ("evaluate/summary.json", "evaluate", ()),
+  ("rank_check/summary.json", "rank_check", ()),
+  ("nas/summary.json", "nas", ()),
+  ("nas/summary.json", "train", ("train",)),  # without --arch
+  ("nas/elite/lr_0.01/architecture.json", "nas", ("nas/summary.json",)),
+  ("complexity/w8_d2/logits.json", "complexity", ("complexity/summary.json",)),
+  ("complexity/summary.json", "complexity", ()),
+  ("train/d1_w4/seed_0/result.json", "train", ()),
+  ("sweep/summary.json", "sweep", ()),
+)
+# What only the report reads of a phase.
+REPORTED = (
+  SEARCHED,
+  "search/metrics.jsonl",
+  "evaluate/summary.json",
+  "rank_check/summary.json",
+  "nas/elite/architecture.json",
+  "nas/controls/architecture.json",
+  "complexity/summary.json",
+  "train/d1_w4/seed_0/result.json",
+  "sweep/0.07mf/config.json",
+  "sweep/0.07mf/search/elite_space.json",
+)
+fuzzed = settings(
+  max_examples=runs.CASES,
+  deadline=None,
+  suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+  return runs.load_config(**harness_lib.SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def finished(harness):
+  return harness.finished("report").workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+  return tmp_path / "run"
+
+
+def edited(draw, path):
+  """The text of a file with a value replaced or removed, or of another."""
+  lines = path.read_text().splitlines() if path.suffix == ".jsonl" else []
+  content = json.loads(lines[0] if lines else path.read_text())
+  if draw(st.integers(0, 9)):
+    where = draw(st.sampled_from(places(content)))
+    content = change(content, where, draw(ANY_JSON | st.just(...)))
+  else:
+    content = draw(ANY_JSON)
+  return "\n".join([json.dumps(content), *lines[1:], ""])
+
+
+def copy(finished, workdir, removed=()):
+  """A workdir as it was when all had run, but for the checkpoints."""
+  shutil.rmtree(workdir, ignore_errors=True)
+  ignored = shutil.ignore_patterns("checkpoints", "*.png", "*.svg", "report")
+  shutil.copytree(finished, workdir, ignore=ignored)
+  for name in removed:
+    path = workdir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_edited_file(config, finished, workdir):
+  for _, phase, removed in READ_BY:
+    copy(finished, workdir, removed)
+    code, err = run(config, workdir, phase)
+    assert code in (0, ACCEPTED), (phase, err)
+
+  @fuzzed
+  @given(data=st.data(), reader=st.sampled_from(READ_BY))
+  def try_one(data, reader):
+    file, phase, removed = reader
+    copy(finished, workdir, removed)
+    (workdir / file).write_text(edited(data.draw, finished / file))
+    assert_answered(run(config, workdir, phase))
+    assert [path.name for path in workdir.parent.iterdir()] == ["run"]
+
+  try_one()
+
+
+def run(config, workdir, phase):
+  archs = ["d1_w4"] if (workdir / "train").exists() else []
+  return call(config, workdir, [phase], archs=archs)
+
+
+def test_edited_file_in_a_report(config, finished, workdir):
+  job = runs.make_job(config, workdir)
+
+  @fuzzed
+  @given(data=st.data(), file=st.sampled_from(REPORTED))
+  def try_one(data, file):
+    copy(finished, workdir)
+    (workdir / file).write_text(edited(data.draw, finished / file))
+    try:
+      results = read_results(workdir, job.search_space)
+    except artifacts.ArtifactError as error:
+      assert str(error).startswith(str(workdir)) and str(error).isprintable()
+      return
+    # What passes must be of use.
+    tables = report._make_tables(config, results)
+    numbers = report._numbers(job, results, tables)
+    artifacts.write_json(workdir / "numbers.json", numbers)
+
+  try_one()

@@ -1,0 +1,54 @@
+"""SIGKILL at random moments of every phase: the same command goes on.
+
+`pytest tests/faults/test_kills.py --kills=20` tries twenty in each phase.
+"""
+
+import signal
+
+import numpy as np
+import pytest
+from harness import PHASES, assert_same, saved_steps, search_lines
+
+_STEPS_PER_EPOCH = 9  # of the search, whose checkpoints are an epoch apart
+_LONGEST_DELAY = 0.5  # seconds
+
+
+def _moment(phase, number, count):
+  """A file operation and, every second time, some seconds after it."""
+  rng = np.random.default_rng((PHASES.index(phase), number))
+  delay = rng.uniform(0, _LONGEST_DELAY) if number % 2 else 0.0
+  return {"at": (int(rng.integers(1, count + 1)),), "delay": delay}
+
+
+def _finished_parts(workdir):
+  """Results of parts of a phase, with the time of their last change."""
+  names = ("result.json", "logits.json", "lr_0.01/architecture.json")
+  return {
+    path: path.stat().st_mtime_ns
+    for name in names
+    for path in workdir.rglob(name)
+  }
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_phase_ends_as_if_it_were_not(phase, harness, tmp_path, request):
+  whole = harness.finished(phase)
+  for number in range(request.config.getoption("kills")):
+    moment = _moment(phase, number, whole.count)
+    folder = harness.copy(whole.before, tmp_path / str(number))
+    killed = harness.run(phase, folder, do="SIGKILL", **moment)
+    if killed.code == 0:  # the delay was longer than what was left
+      assert moment["delay"] > 0, moment
+      continue
+    assert killed.code == -signal.SIGKILL, (moment, killed.err)
+    parts = _finished_parts(folder)
+    saved = max(saved_steps(folder / "run"), default=0)
+    done = [line["step"] for line in search_lines(folder / "run")]
+    again = harness.run(phase, folder)
+    assert again.code == 0, (moment, again.err)
+    assert_same(folder / "run", whole.workdir)
+    assert parts == {p: p.stat().st_mtime_ns for p in parts}, moment
+    # One save may be under way when the next epoch ends.
+    assert max(done, default=0) - saved <= 2 * _STEPS_PER_EPOCH, moment
+    if phase == "search" and 0 < saved < 3 * _STEPS_PER_EPOCH:
+      assert f"resuming at step {saved} of 27" in again.out, moment

@@ -1,0 +1,60 @@
+"""Two commands on one workdir, and the locks of processes that are gone."""
+
+import os
+import signal
+import time
+
+import pytest
+import runs
+from command import call
+from harness import SETTINGS, assert_same
+
+from nss_jax.runtime import lock
+
+
+def test_the_second_is_refused(harness, tmp_path):
+  """It names the first, which ends as if it had been alone."""
+  whole = harness.finished("search")
+  first = harness.start(
+    "search", tmp_path, do="SIGSTOP", part="metrics.jsonl", at=[1]
+  )
+  _wait_until_stopped(first["wait"])
+  second = harness.run("search", tmp_path)
+  assert second.code == 2
+  assert second.err.count("\n") == 1
+  assert f"in use by process {first['wait']} on " in second.err
+  os.kill(first["wait"], signal.SIGCONT)
+  ended = harness.wait(first)
+  assert ended.code == 0, ended.err
+  assert_same(tmp_path / "run", whole.workdir)
+
+
+def _wait_until_stopped(process):
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    with open(f"/proc/{process}/stat") as file:
+      if file.read().rpartition(")")[2].split()[0] == "T":
+        return
+    time.sleep(0.02)
+  raise AssertionError("the first process has not come to its first line")
+
+
+def test_it_is_refused_at_once(tmp_path):
+  config = runs.load_config(**SETTINGS)
+  call(config, tmp_path, ["search"])  # what is imported and read once
+  with lock.exclusive(tmp_path / "search"):
+    began = time.monotonic()
+    code, err = call(config, tmp_path, ["search"])
+    assert time.monotonic() - began < 1
+  assert code == 2 and f"in use by process {os.getpid()} on " in err
+
+
+@pytest.mark.parametrize(
+  "left", ["process 4194304 on this-host\n", "process 1 on another-host\n", ""]
+)
+def test_what_a_dead_process_has_left_is_taken_over(tmp_path, left):
+  """The system's lock ends with its process; the text is only a name."""
+  (tmp_path / ".lock").write_text(left)
+  with lock.exclusive(tmp_path):
+    text = (tmp_path / ".lock").read_text()
+  assert text.startswith(f"process {os.getpid()} on ") and text.count("\n") == 1
