@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import pytest
 import runs
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -20,6 +21,9 @@ def pytest_addoption(parser):
     "--kills", type=int, default=1, help="in faults/: SIGKILLs of each phase"
   )
   parser.addoption(
+    "--slow", action="store_true", help="run those marked slow as well"
+  )
+  parser.addoption(
     "--cases",
     type=int,
     default=runs.CASES,
@@ -29,3 +33,12 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
   runs.CASES = config.getoption("cases")
+  config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+  if config.getoption("slow"):
+    return
+  for item in items:
+    if item.get_closest_marker("slow"):
+      item.add_marker(pytest.mark.skip(reason="slow; runs with --slow"))

@@ -184,7 +184,7 @@ def _ledger(path, score_fn, requested=False):
     SPACE,
     score_fn,
     num_per_call=3,
-    preemption=types.SimpleNamespace(requested=requested),
+    preemption=types.SimpleNamespace(requested=lambda: requested),
     on_progress=lambda done, timed: None,
   )
 

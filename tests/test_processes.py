@@ -153,6 +153,7 @@ def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   assert _results(workdir) == _results(two[0])
 
 
+@pytest.mark.slow
 def test_four_processes_survive_the_death_of_one(tmp_path):
   """The others end by themselves; all started again end as they would have."""
   short = ("--config.search.epochs=4", "--config.search.warmup_epochs=1")

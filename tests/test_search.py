@@ -150,8 +150,8 @@ def _run_signalled(workdir, number, name, suffix, count):
   ("name", "suffix", "count"),
   [
     ("append_line", "metrics.jsonl", 1),  # in warmup, before all checkpoints
-    ("write_json", ".sha256.json", 1),  # a checkpoint without its digest
-    ("write_json", ".sha256.json", 5),  # the last line is ahead of its state
+    ("write_bytes", ".sha256.json", 1),  # a checkpoint without its digest
+    ("write_bytes", ".sha256.json", 5),  # the last line is ahead of its state
     ("write_json", "elite_space.json", 1),  # all but the result
   ],
 )
