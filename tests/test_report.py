@@ -21,6 +21,7 @@ from nss_jax.phases import pipeline, report, search_program, summary
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, data, log, scores, sharding
 from nss_jax.runtime.artifacts import ArtifactError
+from nss_jax.runtime.report import words
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results
 from nss_jax.spaces import cost, sampling
@@ -687,3 +688,11 @@ def test_page_fits_the_window(reported, tmp_path, width):
   assert width - 20 <= visible <= width
   assert scroll_width <= visible
   assert drawn == len(PICTURES)
+
+
+def test_errors_that_are_the_same_are_said_to_be():
+  errors = {"elite": 0.02, "expanded": 0.03, "elite_uniform": 0.02000001}
+  records = [{"name": n, "test_error": e} for n, e in errors.items()]
+  expanded, uniform = words.trained(records)
+  assert "has 1.00 points less test error than the one" in expanded
+  assert "has the same test error as the closest" in uniform

@@ -17,9 +17,13 @@ from nss_jax.runtime.time_left import TimeLeft, format_seconds
   [
     (0.4, "0 s"),
     (59.2, "59 s"),
-    (90, "2 min"),
+    (60, "1 min"),
+    (93, "1 min 30 s"),
+    (599, "10 min"),
+    (754, "13 min"),
     (3599, "60 min"),
     (3600, "1 h"),
+    (4000, "1 h 10 min"),
     (12_000, "3 h 20 min"),
     (86_400, "1 d"),
     (187_000, "2 d 4 h"),
@@ -68,14 +72,14 @@ def test_lines_come_after_some_seconds_and_say_what_is_left(capsys):
     clock.now += 50  # compiles
     progress.update(1, "one", compiled=True)
     assert capsys.readouterr().out == ""
-    clock.now += 30
-    progress.update(3, "two")
-    assert capsys.readouterr().out == "two  left 2 min\n"  # 7 steps of 15 s
-    clock.now += 30
+    clock.now += 32
+    progress.update(3, "two")  # 7 steps of 16 s are left
+    assert capsys.readouterr().out == "two  left 1 min 50 s\n"
+    clock.now += 32
     progress.update(5, "three")
     assert capsys.readouterr().out == ""
     progress.line("epoch")
-    assert capsys.readouterr().out == "epoch  left 1 min\n"
+    assert capsys.readouterr().out == "epoch  left 1 min 20 s\n"
     clock.now += 75
     progress.update(10, "four")
     assert capsys.readouterr().out == "four\n"

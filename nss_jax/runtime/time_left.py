@@ -46,14 +46,23 @@ class TimeLeft:
     return float(end - first), float(self._until[end] - self._until[first])
 
 
+# A unit and what it is rounded to: a tenth of it, about.
+_UNITS = (
+  ("d", 86400, "h", 3600, 3600),
+  ("h", 3600, "min", 60, 600),
+  ("min", 60, "s", 1, 10),
+)
+
+
 def format_seconds(seconds: float) -> str:
-  """In words, about: `40 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
-  units = (("d", 86400), ("h", 3600), ("min", 60))
-  for (name, size), smaller in zip(units, (*units[1:], None), strict=True):
+  """In words, about: `40 s`, `2 min 30 s`, `12 min`, `3 h 20 min`."""
+  for name, size, smaller, smaller_size, step in _UNITS:
     if seconds < size:
       continue
-    if smaller is None:
+    if seconds >= 10 * size:
       return f"{round(seconds / size)} {name}"
-    whole, rest = divmod(round(seconds / smaller[1]), size // smaller[1])
-    return f"{whole} {name}" + (f" {rest} {smaller[0]}" if rest else "")
+    whole, rest = divmod(step * round(seconds / step), size)
+    return f"{whole} {name}" + (
+      f" {rest // smaller_size} {smaller}" if rest else ""
+    )
   return f"{round(seconds)} s"

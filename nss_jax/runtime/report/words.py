@@ -130,12 +130,19 @@ def trained(records: list[Record]) -> Iterator[str]:
     ("elite_uniform", "the closest uniform draw from the Elite Space"),
   ):
     if "elite" in errors and other in errors:
-      difference = 100 * (errors["elite"] - errors[other])
       yield (
         "The network searched in the Elite Space has "
-        f"{abs(difference):.2f} points {'less' if difference < 0 else 'more'} "
-        f"test error than {words}."
+        f"{_compared(errors['elite'] - errors[other])} {words}."
       )
+
+
+def _compared(difference: float) -> str:
+  points = f"{100 * abs(difference):.2f}"
+  if float(points) == 0:
+    return "the same test error as"
+  return (
+    f"{points} points {'less' if difference < 0 else 'more'} test error than"
+  )
 
 
 def large(number: int) -> str:
