@@ -37,7 +37,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  if config.getoption("slow"):
+  if config.getoption("slow") or config.getoption("kills") > 1:
     return
   for item in items:
     if item.get_closest_marker("slow"):

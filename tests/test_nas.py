@@ -1,10 +1,7 @@
 """Architecture search is space search on bins of size one; then training."""
 
 import json
-import os
 import shutil
-import signal
-import time
 
 import jax
 import numpy as np
@@ -210,31 +207,3 @@ def test_what_is_missing_is_named(tmp_path, phases, archs, message):
   with pytest.raises(pipeline.WorkdirError, match=message):
     pipeline.run(_config(), tmp_path, phases, archs=archs)
   assert not any(tmp_path.iterdir())
-
-
-def test_a_killed_training_ends_with_the_same_numbers(tmp_path):
-  """SIGKILL in the middle of an epoch; the rerun is the whole run."""
-  flags = ("--phases=train", "--arch=d1-1-1_w2-2-2", "--config.train.epochs=6")
-  flags += ("--config.train.num_seeds=1",)
-  name = "train/d1-1-1_w2-2-2/seed_0"
-  code, out, err = runs.run(f"--workdir={tmp_path / 'whole'}", *flags)
-  assert code == 0, err
-  assert "test error of the last epoch" in out
-  workdir = tmp_path / "killed"
-  process = runs.start(f"--workdir={workdir}", *flags)
-  metrics = workdir / name / "metrics.jsonl"
-  deadline = time.monotonic() + 120
-  while time.monotonic() < deadline and process.poll() is None:
-    if metrics.exists() and metrics.read_text().count("\n") >= 2:
-      break
-    time.sleep(0.005)
-  os.kill(process.pid, signal.SIGKILL)
-  process.communicate()
-  code, _, err = runs.run(f"--workdir={workdir}", *flags)
-  assert code == 0, err
-  results = []
-  for folder in (tmp_path / "whole", workdir):
-    result = json.loads((folder / name / "result.json").read_text())
-    assert result.pop("seconds") > 0
-    results.append(result)
-  assert results[0] == results[1]

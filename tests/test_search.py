@@ -149,10 +149,12 @@ def _run_signalled(workdir, number, name, suffix, count):
 @pytest.mark.parametrize(
   ("name", "suffix", "count"),
   [
-    ("append_line", "metrics.jsonl", 1),  # in warmup, before all checkpoints
+    # In warmup, before all checkpoints.
+    pytest.param("append_line", "metrics.jsonl", 1, marks=pytest.mark.slow),
     ("write_bytes", ".sha256.json", 1),  # a checkpoint without its digest
     ("write_bytes", ".sha256.json", 5),  # the last line is ahead of its state
-    ("write_json", "elite_space.json", 1),  # all but the result
+    # All but the result.
+    pytest.param("write_json", "elite_space.json", 1, marks=pytest.mark.slow),
   ],
 )
 def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):

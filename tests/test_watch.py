@@ -128,6 +128,10 @@ def test_work_of_a_search_falls_in_warmup_and_is_dense_after():
 def test_what_is_shown_changes_no_result(tmp_path):
   """With TensorBoard, a trace and lines at every step, and without."""
   flags = ("--config.search.epochs=2", "--config.search.warmup_epochs=0")
+  flags += (
+    "--config.space.strides=(1,)",
+    "--config.objective.target_flops=6e4",
+  )
   shown, plain = tmp_path / "shown", tmp_path / "plain"
   viewing = ("--tensorboard", "--profile", "--log_every=0.001")
   code, out, err = runs.run(f"--workdir={shown}", *flags, *viewing)

@@ -29,7 +29,11 @@ READ_BY = (
   ("nas/summary.json", "nas", ()),
   ("nas/summary.json", "train", ("train",)),  # without --arch
   ("nas/elite/lr_0.01/architecture.json", "nas", ("nas/summary.json",)),
-  ("complexity/w8_d2/logits.json", "complexity", ("complexity/summary.json",)),
+  (
+    "nas/expanded/lr_0.01/logits.json",
+    "complexity",
+    ("complexity/summary.json",),
+  ),
   ("complexity/summary.json", "complexity", ()),
   ("train/d1_w4/seed_0/result.json", "train", ()),
   ("sweep/summary.json", "sweep", ()),

@@ -1,6 +1,7 @@
 """SIGKILL at random moments of every phase: the same command goes on.
 
-`pytest tests/faults/test_kills.py --kills=20` tries twenty in each phase.
+`pytest tests/faults/test_kills.py --kills=20` tries twenty in each phase; more
+than one, or `--slow`, takes all phases.
 """
 
 import signal
@@ -11,6 +12,8 @@ from harness import PHASES, assert_same, saved_steps, search_lines
 
 _STEPS_PER_EPOCH = 9  # of the search, whose checkpoints are an epoch apart
 _LONGEST_DELAY = 0.5  # seconds
+# They write as one of the others does.
+_LIKE_OTHERS = {"rank_check", "principles", "complexity", "report"}
 
 
 def _moment(phase, number, count):
@@ -30,7 +33,13 @@ def _finished_parts(workdir):
   }
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+  "phase",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS))
+    for name in PHASES
+  ],
+)
 def test_killed_phase_ends_as_if_it_were_not(phase, harness, tmp_path, request):
   whole = harness.finished(phase)
   for number in range(request.config.getoption("kills")):

@@ -9,7 +9,6 @@ from replay import replay
 
 from nss_jax.runtime.report.workdir import read_results
 
-_NUM_WORKDIRS = 20
 _READS_PER_CASE = 4
 
 
@@ -27,15 +26,14 @@ def _sizes(results):
 
 
 def test_a_reader_sees_whole_files(harness, tmp_path):
-  """`--cases=2500` makes it 10,000 reads."""
+  """`--cases=2500` makes it 10,000 reads of 20 workdirs."""
+  num_workdirs = min(20, max(4, runs.CASES // 12))
   finished = harness.finished("report").workdir
   space = runs.make_job(runs.load_config(**SETTINGS), finished).search_space
   whole = _sizes(read_results(finished, space))
   context, reads, steps = multiprocessing.get_context("spawn"), 0, set()
   for generation in range(1000):
-    folders = [
-      str(tmp_path / f"{generation}_{n}") for n in range(_NUM_WORKDIRS)
-    ]
+    folders = [str(tmp_path / f"{generation}_{n}") for n in range(num_workdirs)]
     seen = dict.fromkeys(folders, (0,) * len(whole))
     writer = context.Process(
       target=replay, args=(str(finished), folders, space.to_dict())
