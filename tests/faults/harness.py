@@ -165,6 +165,8 @@ def _environment(cache):
   path = (str(runs.ROOT), str(FOLDER.parent))
   return {
     **os.environ,
+    # XLA tells of the processor at each program from the cache of some jaxlibs.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
     "COLUMNS": "200",
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
