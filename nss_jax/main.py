@@ -26,6 +26,7 @@ from ml_collections import config_flags
 
 from nss_jax import config as config_lib
 from nss_jax.runtime import artifacts
+from nss_jax.runtime.preemption import EXIT_SAVED
 
 # EX_IOERR. Bad input stays bad; a disk may have space the next time.
 EXIT_NOT_WRITTEN = 74
@@ -262,7 +263,7 @@ def _main(argv: list[str]) -> int:
   the middle of a computation with it.
   """
   code = main(argv)
-  alone_in_trouble = code not in (0, 75) and _is_one_of_many()
+  alone_in_trouble = code not in (0, EXIT_SAVED) and _is_one_of_many()
   if code == EXIT_NOT_WRITTEN or alone_in_trouble:
     sys.stdout.flush()
     sys.stderr.flush()

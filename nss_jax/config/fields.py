@@ -75,7 +75,8 @@ def base() -> ml_collections.ConfigDict:
         "bucket_shares": (),
         "activations": "float32",  # float32 | bfloat16; all else is float32
         # Of soft masks: keep the ends of each block and compute the rest again
-        # for the gradient. Less memory, a third more time, the same numbers.
+        # for the gradient. Less memory for one more forward pass, and the same
+        # numbers.
         "remat": False,
         # Equal parts of a device's batch, one after the other: less memory, a
         # third more time; batch statistics are then of a part.

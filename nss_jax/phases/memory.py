@@ -9,8 +9,8 @@ from nss_jax.spaces.search_space import SearchSpace
 
 # Temporaries of a pair of an arch step and a weight step, in bytes per byte of
 # all convolutions' outputs and per byte of the largest block's: as XLA on CPU
-# compiles them (jax 0.12.0.1, 0.9 to 1,000 MB of outputs), by the type of the
-# activations.
+# compiles them, by the type of the activations (jax 0.12.0.1: 6 to 95 MB of
+# outputs; the masked steps by themselves also at the paper's size, 3 and 6 GB).
 _TEMPORARIES = {
   "masked": {"float32": (4.85, 0.0), "bfloat16": (5.0, 9.0)},
   "masked, remat": {"float32": (1.45, 3.0), "bfloat16": (1.2, 11.0)},
@@ -29,8 +29,9 @@ def estimate(
 ) -> float:
   """Bytes on each device: the state, and what a step keeps for its gradient.
 
-  Within 15 % of what XLA on CPU says of the compiled steps; on accelerators it
-  was not measured. The images are not counted.
+  Within 15 % of what XLA on CPU says of the compiled steps, in the cases of
+  `tests/test_memory.py`; on accelerators it was not measured. The images are
+  not counted.
   """
   settings = config.supernet
   parts = num_devices * settings.microbatches

@@ -115,7 +115,7 @@ def run(
   if dry_run:
     return 0
   try:
-    claim_workdir(config, workdir)
+    claim_workdir(config, workdir)  # that of the sweep, if one target runs
     _run_phases(job, phases)
   except loop.Interrupted as interrupted:
     say(console, f"SIGTERM: {interrupted}; run the same command to go on")

@@ -17,14 +17,14 @@ _DISPATCHES = itertools.count()
 class Preemption:
   """Notices SIGTERM at once, even while Python waits for a compilation.
 
-  The loop asks `requested` between dispatches, saves and exits. Python runs
+  The loop asks `requested()` between dispatches, saves and exits. Python runs
   signal handlers only between its own instructions, so the signal also goes
   through a pipe to a thread: if the loop has not ended the process when the
   grace time is over, the thread does, with the same code. What was saved
   before then stays whole, since every file is renamed into place.
 
   A context manager; outside the main thread (notebooks' workers) it does
-  nothing, and `requested` stays False.
+  nothing, and `requested()` stays False.
 
   Where a run has many processes the signal belongs to jax: it tells all of
   them, and they agree after which dispatch they stop.

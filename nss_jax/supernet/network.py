@@ -154,7 +154,8 @@ def apply_masked(
     axis_name: device axis over which batch statistics are shared.
     num_calibration: batch statistics of the first so many images only.
     remat: keep only what goes in and out of each block, and compute the rest
-      again for the gradient: less memory, a third more time, the same numbers.
+      again for the gradient: less memory for one more forward pass, and the
+      same numbers.
   """
   scope = NormScope(axis_name, num_calibration)
   network = Supernet(search_space, scope, remat)

@@ -13,6 +13,7 @@ from nss_jax.spaces.text import format_arch, parse_arch
 # Where networks come from: searched inside the Elite Space and in the whole
 # search space, and the uniform draws that each is measured against.
 NAMES = ("elite", "elite_uniform", "expanded", "expanded_uniform")
+_SEARCHED, _CONTROLS = NAMES[::2], NAMES[1::2]
 
 _NETWORK = {
   "arch": fields.TEXT,
@@ -73,14 +74,13 @@ def read_found_archs(
     ArtifactError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
-  searched, controls = (NAMES[::2], NAMES[1::2])
-  shape = dict.fromkeys(searched, _CONTROL)
-  shape["controls"] = dict.fromkeys(controls, _CONTROL)
+  shape = dict.fromkeys(_SEARCHED, _CONTROL)
+  shape["controls"] = dict.fromkeys(_CONTROLS, _CONTROL)
   fields.check(path, content, shape)
   content |= content["controls"]
   for name in NAMES:
     _check_network(path, content[name], search_space)
-  return {name: content[name]["arch"] for name in (*searched, *controls)}
+  return {name: content[name]["arch"] for name in (*_SEARCHED, *_CONTROLS)}
 
 
 def read_nas(
@@ -92,7 +92,7 @@ def read_nas(
     ArtifactError: one line with the file and the field.
   """
   found = {}
-  for name in ("elite", "expanded"):
+  for name in _SEARCHED:
     path = folder / name / "architecture.json"
     content = fields.read(path, {**_ARCHITECTURE, "runs": [_ARCHITECTURE]})
     if content is not None:
@@ -100,9 +100,8 @@ def read_nas(
         _check_network(path, network, search_space)
       found[name] = content
   path = folder / "controls" / "architecture.json"
-  names = ("elite_uniform", "expanded_uniform")
-  content = fields.read(path, dict.fromkeys(names, _CONTROL))
-  for name in names if content is not None else ():
+  content = fields.read(path, dict.fromkeys(_CONTROLS, _CONTROL))
+  for name in _CONTROLS if content is not None else ():
     _check_network(path, content[name], search_space)
     found[name] = content[name]
   return {name: found[name] for name in NAMES if name in found}
