@@ -1,5 +1,6 @@
 """The masked supernet equals the small network it simulates."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -188,3 +189,27 @@ def test_output_is_linear_in_depth_weights_of_the_last_stage():
   parts = [outputs(row) for row in np.eye(3)]
   expected = 0.2 * parts[0] + 0.5 * parts[1] + 0.3 * parts[2]
   np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_gives_the_same_gradient():
+  """Of weights and of mixed masks, in float64."""
+  space = SPACES["uneven stages"]
+  with jax.enable_x64(True):
+    weights = jax.tree.map(
+      lambda x: x.astype(jnp.float64),
+      nss.init_weights(jax.random.key(0), space),
+    )
+    images = jax.random.normal(
+      jax.random.key(1), (3, *space.image_shape), jnp.float64
+    )
+    masks = nss.arch_masks(space, nss.parse_arch("d2-3_w3-5"))
+    masks = jax.tree.map(lambda x: (0.8 * x + 0.1).astype(jnp.float64), masks)
+
+    def gradient(remat):
+      def loss(weights, masks):
+        logits = nss.apply_masked(space, weights, images, masks, remat=remat)
+        return jnp.square(logits).sum()
+
+      return jax.jit(jax.grad(loss, argnums=(0, 1)))(weights, masks)
+
+    chex.assert_trees_all_close(gradient(True), gradient(False), rtol=1e-10)

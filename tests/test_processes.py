@@ -19,7 +19,7 @@ FIELDS = {
   "space.strides": (1,),
   "objective.target_flops": 6e4,
   # Long enough for a signal to be told to all.
-  "search.epochs": 20,
+  "search.epochs": 14,
   "search.warmup_epochs": 5,
 }
 SEARCH = tuple(f"--config.{path}={value}" for path, value in FIELDS.items())
@@ -110,6 +110,7 @@ def _assert_close(found, expected):
         assert line[name] == pytest.approx(other[name], rel=1e-3), name
 
 
+@pytest.mark.slow
 def test_two_processes_are_two_devices(two, tmp_path):
   workdir, ends = two
   _assert_close(_results(workdir), _one_process(tmp_path / "one", 2))
@@ -137,7 +138,7 @@ main.run()
 def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   """SIGTERM to one process and then to the other, and a damaged checkpoint."""
   workdir, saved = tmp_path / "run", preemption.EXIT_SAVED
-  for told, epoch in ((1, 2), (0, 9)):
+  for told, epoch in ((1, 2), (0, 7)):
     scripts = {told: _STOPPED.format(name="SIGTERM", epoch=epoch)}
     ends = _end(_start(workdir, 2, scripts=scripts))
     assert [end[0] for end in ends] == [saved, saved], ends

@@ -151,7 +151,8 @@ def _run_signalled(workdir, number, name, suffix, count):
   [
     # In warmup, before all checkpoints.
     pytest.param("append_line", "metrics.jsonl", 1, marks=pytest.mark.slow),
-    ("write_bytes", ".sha256.json", 1),  # a checkpoint without its digest
+    # A checkpoint without its digest.
+    pytest.param("write_bytes", ".sha256.json", 1, marks=pytest.mark.slow),
     ("write_bytes", ".sha256.json", 5),  # the last line is ahead of its state
     # All but the result.
     pytest.param("write_json", "elite_space.json", 1, marks=pytest.mark.slow),

@@ -91,6 +91,7 @@ def test_sigterm_in_an_epoch_and_on(
   assert _results(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_image_that_breaks_during_a_run(
   images, expected, after_epoch, tmp_path, capsys
 ):

@@ -175,6 +175,9 @@ _CHOICES = {
   "supernet.draws": ("shared", "per_device"),
 }
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
+# Far beyond what is trained, and the plan of every step still fits in memory.
+_MOST_EPOCHS = 10_000
+_EPOCHS = (lambda v: 1 <= v <= _MOST_EPOCHS, "1 to 10,000")
 _SHARES = (
   lambda v: _ascending(v) and v[-1] <= 1,
   "ascending shares above 0, at most 1, at least one",
@@ -197,7 +200,7 @@ _RANGES = {
   "space.num_classes": (lambda v: 1 <= v <= 2**20, "1 to 2^20"),
   "objective.target_flops": (_positive, "above 0, in multiply-adds"),
   "objective.cost_weight": _NOT_NEGATIVE,
-  "search.epochs": (_count, "1 or more"),
+  "search.epochs": _EPOCHS,
   "search.warmup_epochs": _NOT_NEGATIVE,
   "search.batch_size": (lambda v: v >= 2, "2 or more"),
   "search.temperature_start": (_positive, "above 0"),
@@ -215,12 +218,12 @@ _RANGES = {
   "search.keep_checkpoints": (lambda v: v >= 2, "2 or more"),
   "evaluate.seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
   "evaluate.split_seed": _NOT_NEGATIVE,
-  "evaluate.coin_epochs": _NOT_NEGATIVE,
+  "evaluate.coin_epochs": (lambda v: 0 <= v <= _MOST_EPOCHS, "0 to 10,000"),
   "evaluate.batch_size": (lambda v: v >= 2, "2 or more"),
   "evaluate.holdout_fraction": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "evaluate.tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "evaluate.oracle_spaces": _NOT_NEGATIVE,
-  "evaluate.epochs": (_count, "1 or more"),
+  "evaluate.epochs": _EPOCHS,
   "evaluate.score_batch_size": (_count, "1 or more"),
   "evaluate.score_bucket_shares": (
     _ascending_to_one,
@@ -237,7 +240,7 @@ _RANGES = {
   "evaluate.bootstrap_samples": (_count, "1 or more"),
   "rank_check.num_archs": (lambda v: v >= 2, "2 or more"),
   "rank_check.num_near_archs": _NOT_NEGATIVE,
-  "rank_check.epochs": (_count, "1 or more"),
+  "rank_check.epochs": _EPOCHS,
   "principles.num_archs": (_count, "1 or more"),
   "principles.window": (
     lambda v: len(v) == 2 and all(map(_is_number, v)) and 0 < v[0] < v[1],
@@ -248,7 +251,7 @@ _RANGES = {
   "complexity.target_flops": _NOT_NEGATIVE,
   "complexity.learning_rate": (_positive, "above 0"),
   "complexity.num_archs": (_count, "1 or more"),
-  "nas.epochs": (_count, "1 or more"),
+  "nas.epochs": _EPOCHS,
   "nas.warmup_epochs": _NOT_NEGATIVE,
   "nas.learning_rates": (
     lambda v: len(v) > 0 and all(_is_number(x) and x > 0 for x in v),
@@ -266,7 +269,7 @@ _RANGES = {
     lambda v: len(v) > 0 and all(name in PHASES_OF_A_TARGET for name in v),
     f"at least one of {', '.join(PHASES_OF_A_TARGET)}",
   ),
-  "train.epochs": (_count, "1 or more"),
+  "train.epochs": _EPOCHS,
   "train.batch_size": (lambda v: v >= 2, "2 or more"),
   "train.num_seeds": (_count, "1 or more"),
   "train.learning_rate": (_positive, "above 0"),

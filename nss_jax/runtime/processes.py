@@ -48,7 +48,9 @@ class Explicit(NamedTuple):
 _is_alone = False
 
 
-def join(explicit: Explicit | None = None, *, heartbeat_seconds: int = 100):
+def join(
+  explicit: Explicit | None = None, *, heartbeat_seconds: int = 100
+) -> None:
   """Joins the other processes; before anything else of jax.
 
   Args:

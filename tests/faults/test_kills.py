@@ -13,7 +13,9 @@ from harness import PHASES, assert_same, saved_steps, search_lines
 _STEPS_PER_EPOCH = 9  # of the search, whose checkpoints are an epoch apart
 _LONGEST_DELAY = 0.5  # seconds
 # They write as one of the others does.
-_LIKE_OTHERS = {"rank_check", "principles", "complexity", "report"}
+_LIKE_OTHERS = {
+  *("rank_check", "principles", "nas", "complexity", "sweep", "report")
+}
 
 
 def _moment(phase, number, count):
