@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import experiments
@@ -111,6 +112,12 @@ def test_a_sweep_is_missed_only_where_there_are_targets(copied):
   config.sweep.targets = (TARGET,)
   assert "sweep" in report.run(copied._replace(config=config))["not_run"]
   assert "--phases=sweep</pre>" in path.read_text()
+
+
+def test_targets_come_first_where_they_are_all_that_was_searched(reported):
+  job, _ = reported
+  page = (job.workdir / "report" / "index.html").read_text()
+  assert re.findall("<h2>(.*?)</h2>", page)[:2] == ["Targets", "What was found"]
 
 
 def test_a_ring_of_links_ends(copied):

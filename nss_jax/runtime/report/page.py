@@ -31,6 +31,9 @@ def render(content: elements.Content) -> str:
     **experiment_sections.sections(content),
     "reproduce": ("How to reproduce", _reproduce(content)),
   }
+  if content.results.sweep and not content.results.epochs:
+    # All there is: the sections above are of this workdir's own target.
+    sections = {"targets": sections.pop("targets"), **sections}
   folder = importlib.resources.files("nss_jax.runtime.report")
   template = (folder / "page.html").read_text("utf-8")
   return string.Template(template).substitute(
