@@ -6,7 +6,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+  FuncFormatter,
+  LogLocator,
+  MaxNLocator,
+  NullFormatter,
+)
 
 from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.log import format_macs
@@ -202,6 +207,7 @@ def _draw_curves(figure, lines, search_space, warmup_epochs) -> None:
     if warmup_epochs:
       axes.axvspan(0.5, warmup_epochs + 0.5, color="grey", alpha=0.12)
     axes.set(xlabel="epoch (shaded: warmup)", xlim=(0.5, epochs[-1] + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.legend()
 
 
@@ -221,6 +227,7 @@ def _draw_bins(axes, lines, search_space, elite, kind, stage):
     extent=(0.5, len(lines) + 0.5, -0.5, len(bins) - 0.5),
   )
   axes.grid(False)
+  axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   step = -(-len(bins) // 8)
   shown = range(0, len(bins), step)
   axes.set_yticks(shown, [_name(bins[i]) for i in shown])
