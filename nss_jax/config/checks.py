@@ -193,9 +193,9 @@ _RANGES = {
   "data.validation_fraction": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "data.split_seed": _NOT_NEGATIVE,
   "data.crop_padding": _NOT_NEGATIVE,
-  # Far beyond what can be trained, and still within 32 bits.
+  # Far beyond what can be trained, and costs are still told at once.
   "space.max_depth": (lambda v: 1 <= v <= 1024, "1 to 1024"),
-  "space.max_width": (lambda v: 1 <= v <= 2**16, "1 to 65536"),
+  "space.max_width": (lambda v: 1 <= v <= 2**13, "1 to 8192"),
   "space.stem_width": (lambda v: 1 <= v <= 2**16, "1 to 65536"),
   "space.num_classes": (lambda v: 1 <= v <= 2**20, "1 to 2^20"),
   "objective.target_flops": (_positive, "above 0, in multiply-adds"),
