@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import os
+import signal
 
 import jax
 import numpy as np
@@ -140,11 +142,12 @@ def test_check_compares_with_whole_networks():
   assert slow["relative_error"]["mean"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_median_is_of_the_calls_after_warmup(monkeypatch):
-  times = iter([0, 5, 10, 11, 20, 22])  # calls of 5, 1 and 2 seconds
+def test_calls_are_timed_after_warmup(monkeypatch):
+  times = iter([0, 5, 10, 11, 20, 22])
   monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(times))
   calls = []
-  assert stopwatch.median_seconds(lambda: calls.append(0), 3) == 2
+  seconds = stopwatch.call_seconds(lambda: calls.append(0), 3)
+  assert seconds.tolist() == [5, 1, 2]
   assert len(calls) == 3 + stopwatch._WARMUP
 
 
@@ -185,8 +188,38 @@ def test_phase(tmp_path):
     [x["predicted"] for x in result["networks"]],
     rtol=1e-6,
   )
+  low, high = result["mean_range"]
+  assert 0 <= low <= high
   words = "\n".join(latency_table.report(result, job))
   assert "2 networks: error" in words and result["device"] in words
+
+
+def test_sigterm_stops_between_timings(tmp_path, monkeypatch):
+  timed = []
+
+  def time_one(config, space):
+    timed.append(space)
+    if len(timed) == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return time_of_layers(space) * np.asarray([1, 0.9, 1, 1.3, 1])
+
+  monkeypatch.setattr(latency_table, "network_seconds", time_one)
+  config = runs.load_config(**TINY)
+  workdir = tmp_path / "w"
+  assert pipeline.run(config, workdir, ["latency_table"]) == 75
+  assert len(timed) == 3
+  assert not (workdir / "latency_table" / "summary.json").exists()
+  assert pipeline.run(config, workdir, ["latency_table"]) == 0
+  assert len(set(timed[3:])) == len(timed) - 3  # no network twice
+  assert timed[:3] == timed[3:6]
+  metric = latency_file.read_metric(workdir / "latency_table", None)
+  arch = nss.parse_arch("d2-1_w4-4")
+  space = config_lib.search_space(config, (8, 8, 1))
+  np.testing.assert_allclose(
+    arch_cost(space, metric, arch), time_of_layers(space.only(arch)), rtol=1e-6
+  )
+  result = artifacts.read_json(workdir / "latency_table" / "summary.json")
+  assert result["spread"] == pytest.approx(0)  # quartiles of 0.9 1 1 1 1.3
 
 
 # The files

@@ -95,8 +95,9 @@ def base() -> ml_collections.ConfigDict:
         # --config.objective.constraints="({'metric':'params','target':2e5},)"
         # With cost_weight 0 they stand alone, without target_flops.
         "constraints": (),
-        # Folder of the table that latency is read from; empty: the workdir's,
-        # which --phases=latency_table, by itself and before, has written.
+        # Folder of the table that latency is read from, which
+        # --phases=latency_table, by itself and before, has written; empty: the
+        # workdir's.
         "latency_table": "",
         "cost_from": "sample",  # sample (paper) | expected
       },

@@ -11,11 +11,19 @@ import ml_collections
 import numpy as np
 from scipy import stats
 
+from nss_jax.phases import loop
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, latency_file
 from nss_jax.runtime.log import say
-from nss_jax.runtime.stopwatch import median_seconds
-from nss_jax.spaces.cost import arch_cost, arch_macs, stage_shapes
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.stopwatch import call_seconds
+from nss_jax.spaces.cost import (
+  arch_cost,
+  arch_macs,
+  cost_range,
+  cost_tables,
+  stage_shapes,
+)
 from nss_jax.spaces.feasible import sample_uniform_archs
 from nss_jax.spaces.latency import LatencyTable, latency_metric
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -30,25 +38,45 @@ TimeFn = Callable[[SearchSpace], float]
 def run(job: Job) -> dict[str, Any]:
   """Times blocks by themselves, then whole networks, to compare.
 
-  Writes `latency_table/table.csv` and `summary.json`.
+  Writes `latency_table/table.csv` and `summary.json`. Of each network the
+  median call counts; `spread` is the interquartile range over the median, of
+  the median network: where it is large the machine was busy, and the table is
+  poor.
 
   Returns:
     The content of `summary.json`.
+
+  Raises:
+    Interrupted: after SIGTERM.
   """
   settings, space = job.config.latency_table, job.search_space
-  seconds = functools.lru_cache(maxsize=None)(
-    functools.partial(network_seconds, job.config)
-  )
-  say(job.console, "latency_table: timing blocks")
-  table = measure(space, settings.num_widths, seconds)
-  say(job.console, f"latency_table: timing {settings.num_networks} networks")
+  spreads = []
+  with Preemption() as preemption:
+
+    @functools.cache
+    def seconds(probe: SearchSpace) -> float:
+      if preemption.requested():
+        raise loop.Interrupted("the times so far are not kept")
+      times = network_seconds(job.config, probe)
+      low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
+      spreads.append((high - low) / median)
+      return float(median)
+
+    say(job.console, "latency_table: timing blocks")
+    table = measure(space, settings.num_widths, seconds)
+    say(job.console, f"latency_table: timing {settings.num_networks} networks")
+    checked = check(space, table, settings, seconds)
   result = {
     "device": jax.devices()[0].device_kind,
     "backend": jax.default_backend(),
     "jax": jax.__version__,
     "batch_size": settings.batch_size,
     "activations": job.config.supernet.activations,
-    **check(space, table, settings, seconds),
+    "spread": float(np.median(spreads)),
+    "mean_range": list(
+      cost_range(space, cost_tables(space, latency_metric(table)))
+    ),
+    **checked,
     "search_space": space.to_dict(),
     "table": latency_file.table_to_json(table),
     "version": __version__,
@@ -63,8 +91,8 @@ def run(job: Job) -> dict[str, Any]:
 
 def network_seconds(
   config: ml_collections.ConfigDict, space: SearchSpace
-) -> float:
-  """Median time of a forward pass of the largest network, running averages.
+) -> np.ndarray:
+  """Times of forward passes of the largest network, with running averages.
 
   The numbers in it do not matter, so they are made up on the host.
   """
@@ -87,9 +115,7 @@ def network_seconds(
   apply = jax.jit(
     lambda *inputs: network.apply_alone(space, *inputs, train=False)[0]
   )
-  return median_seconds(
-    lambda: apply(params, averages, images), settings.repeats
-  )
+  return call_seconds(lambda: apply(params, averages, images), settings.repeats)
 
 
 def measure(
@@ -98,7 +124,8 @@ def measure(
   """Block times as differences between small networks that differ by them.
 
   So what every network pays, the call, stem and head, is in `ends` alone, and a
-  block is timed as a network has it: behind another one.
+  block is timed as a network has it: behind another one. Blocks that take less
+  than the noise of the clock may come out as 0.
   """
   grids = [_grid(bins, num_widths) for bins in space.width_bins]
   before = [np.asarray([space.stem_width]), *grids[:-1]]
@@ -212,14 +239,19 @@ def _kendall(one, other) -> float | None:
 def report(result: dict[str, Any], job: Job) -> list[str]:
   """The error of the table in words."""
   error, tau = result["relative_error"], result["tau"]
+  low, high = (1e3 * x for x in result["mean_range"])
   shown = {k: "none" if x is None else f"{x:.2f}" for k, x in tau.items()}
   folder = job.workdir / latency_file.FOLDER
   return [
     "",
     f"Latency on {result['device']}, {result['batch_size']} images a call",
+    f"  spaces of {low:.3g} to {high:.3g} ms mean; calls vary by "
+    f"{100 * result['spread']:.0f} % (interquartile range)",
     f"  {len(result['networks'])} networks: error "
     f"{100 * error['mean']:.0f} % mean, {100 * error['max']:.0f} % largest; "
     f"Kendall's tau {shown['latency']}, of multiply-adds {shown['flops']}",
     "",
     f"Files in {folder}: {latency_file.SUMMARY}, {latency_file.TABLE}",
+    "Next: a search with a budget of latency, in another workdir,",
+    f"  --config.objective.latency_table={folder}",
   ]

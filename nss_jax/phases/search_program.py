@@ -247,7 +247,7 @@ def _measure(
     }
   logits = jax.device_get(state.search.logits)
   entropy = distribution.entropy(logits)
-  chances = distribution.probabilities(logits)
+  chances = jax.tree.map(np.asarray, distribution.probabilities(logits))
   costs = constraints.mean_costs(search_space, budgets, chances)
   of_each = {}
   for index, one in enumerate(budgets):

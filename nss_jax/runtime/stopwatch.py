@@ -10,8 +10,8 @@ import numpy as np
 _WARMUP = 3  # calls that compile and fill caches
 
 
-def median_seconds(call: Callable[[], Any], repeats: int) -> float:
-  """The median time of calls, each until its arrays are there."""
+def call_seconds(call: Callable[[], Any], repeats: int) -> np.ndarray:
+  """The times of calls `[repeats]`, each until its arrays are there."""
   for _ in range(_WARMUP):
     jax.block_until_ready(call())
   seconds = []
@@ -19,4 +19,4 @@ def median_seconds(call: Callable[[], Any], repeats: int) -> float:
     began = time.perf_counter()
     jax.block_until_ready(call())
     seconds.append(time.perf_counter() - began)
-  return float(np.median(seconds))
+  return np.asarray(seconds)
