@@ -139,14 +139,25 @@ def test_search_step_adds_weighted_penalties(cost_from):
     cost_weight=np.asarray([one.weight for one in both]),
     penalty_fn=lambda costs, _: penalties(both, costs),
   )
-  summed = jax.tree.map(jnp.add, alone[0][0], alone[1][0])
-  largest = max(float(abs(x).max()) for x in jax.tree.leaves(summed))
-  assert largest > 0
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-    together,
-    summed,
-  )
+
+  def objective(x, chosen):
+    costs = mean_costs(RAGGED, chosen, nss.probabilities(x))
+    pairs = zip(chosen, penalties(chosen, costs), strict=True)
+    return sum(one.weight * off for one, off in pairs)
+
+  for chosen, change in (
+    (both, together),
+    (both[:1], alone[0][0]),
+    (both[1:], alone[1][0]),
+  ):
+    downhill = jax.tree.map(jnp.negative, jax.grad(objective)(logits, chosen))
+    largest = max(float(abs(x).max()) for x in jax.tree.leaves(downhill))
+    assert largest > 1e-3
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+      change,
+      downhill,
+    )
   for name in ("penalty", "sampled_cost", "expected_cost"):
     assert metrics[name].shape == (2,)
     each = [found[name] for _, found in alone]

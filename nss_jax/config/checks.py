@@ -215,6 +215,7 @@ _RANGES = {
   "latency_table.batch_size": (_count, "1 or more"),
   "latency_table.num_widths": (lambda v: 2 <= v <= 64, "2 to 64"),
   "latency_table.repeats": (lambda v: 1 <= v <= 10_000, "1 to 10,000"),
+  "latency_table.quantile": (lambda v: 0 <= v <= 1, "0 to 1"),
   "latency_table.num_networks": (lambda v: 2 <= v <= 10_000, "2 to 10,000"),
   "latency_table.seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
   "rank_check.num_archs": (lambda v: v >= 2, "2 or more"),

@@ -38,10 +38,9 @@ TimeFn = Callable[[SearchSpace], float]
 def run(job: Job) -> dict[str, Any]:
   """Times blocks by themselves, then whole networks, to compare.
 
-  Writes `latency_table/table.csv` and `summary.json`. Of each network the
-  median call counts; `spread` is the interquartile range over the median, of
-  the median network: where it is large the machine was busy, and the table is
-  poor.
+  Writes `latency_table/table.csv` and `summary.json`. `spread` is the
+  interquartile range of the calls of a network over their median, of the median
+  network: where it is large the machine was busy, and the table is poor.
 
   Returns:
     The content of `summary.json`.
@@ -60,7 +59,7 @@ def run(job: Job) -> dict[str, Any]:
       times = network_seconds(job.config, probe)
       low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
       spreads.append((high - low) / median)
-      return float(median)
+      return float(np.quantile(times, settings.quantile))
 
     say(job.console, "latency_table: timing blocks")
     table = measure(space, settings.num_widths, seconds)
@@ -71,6 +70,7 @@ def run(job: Job) -> dict[str, Any]:
     "backend": jax.default_backend(),
     "jax": jax.__version__,
     "batch_size": settings.batch_size,
+    "quantile": settings.quantile,
     "activations": job.config.supernet.activations,
     "spread": float(np.median(spreads)),
     "mean_range": list(
