@@ -5,12 +5,19 @@ over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
 from nss_jax.runtime.space_file import load_space
+from nss_jax.spaces.constraints import Constraint, mean_costs, penalties
 from nss_jax.spaces.cost import (
+  CostTables,
+  Metric,
+  arch_cost,
   arch_macs,
   arch_params,
+  cost_tables,
   flops_penalty,
   macs_range,
+  mean_cost,
   mean_macs,
+  space_cost,
   space_macs,
 )
 from nss_jax.spaces.distribution import (
@@ -95,9 +102,12 @@ from nss_jax.version import __version__
 
 __all__ = [
   "Arch",
+  "Constraint",
+  "CostTables",
   "EliteSpace",
   "ExactElite",
   "Masks",
+  "Metric",
   "Sample",
   "ScoredSpaces",
   "SearchSpace",
@@ -112,10 +122,12 @@ __all__ = [
   "apply_alone",
   "apply_masked",
   "apply_sliced",
+  "arch_cost",
   "arch_macs",
   "arch_masks",
   "arch_params",
   "arch_sampler",
+  "cost_tables",
   "cross_entropy",
   "default_buckets",
   "describe_space",
@@ -144,6 +156,8 @@ __all__ = [
   "macs_range",
   "make_apply",
   "match_costs",
+  "mean_cost",
+  "mean_costs",
   "mean_macs",
   "mix_masks",
   "most_probable_space",
@@ -151,6 +165,7 @@ __all__ = [
   "parse_arch",
   "parse_space",
   "pathwise",
+  "penalties",
   "probabilities",
   "regnet_stages",
   "sample_anynet_archs",
@@ -163,6 +178,7 @@ __all__ = [
   "sample_space",
   "score_function",
   "search_step",
+  "space_cost",
   "space_indices",
   "space_macs",
   "spaces_at",

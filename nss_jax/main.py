@@ -43,7 +43,7 @@ _PHASES = flags.DEFINE_list(
   "phases",
   "search",
   f"phases to run, in order: {', '.join(config_lib.PHASES)}; "
-  "all: all but sweep",
+  "all: all but sweep and latency_table",
 )
 _ARCH = flags.DEFINE_list(
   "arch", [], "archs to train instead of those found: d3-3-3_w16-32-64"

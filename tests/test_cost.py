@@ -2,6 +2,7 @@ import functools
 import json
 import math
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +21,21 @@ from strategies import (
 )
 
 from nss_jax.spaces.cost import (
+  METRICS,
+  Metric,
   arch_activations,
+  arch_cost,
   arch_macs,
-  arch_moments,
   arch_params,
+  cost_range,
+  cost_tables,
   flops_penalty,
   largest_arch,
   largest_macs,
   macs_range,
+  mean_cost,
   mean_macs,
-  mean_moments,
-  params,
+  space_cost,
   space_macs,
   stage_shapes,
 )
@@ -79,12 +84,13 @@ def one_hot(search_space, space):
 
 
 def count_layers(search_space, arch):
-  """MACs and parameters of one arch, layer by layer."""
+  """MACs, parameters and activations of one arch, layer by layer."""
   height, width, channels = search_space.image_shape
-  num_macs = num_params = 0
+  num_macs = num_params = num_activations = 0
 
   def conv_and_norm(kernel, inputs, outputs):
-    nonlocal num_macs, num_params
+    nonlocal num_macs, num_params, num_activations
+    num_activations += height * width * outputs
     num_macs += height * width * kernel**2 * inputs * outputs
     num_params += kernel**2 * inputs * outputs + 2 * outputs
 
@@ -103,7 +109,7 @@ def count_layers(search_space, arch):
       before = outputs
   num_macs += (before + 1) * search_space.num_classes
   num_params += (before + 1) * search_space.num_classes
-  return num_macs, num_params
+  return num_macs, num_params, num_activations + search_space.num_classes
 
 
 # Archs
@@ -129,7 +135,7 @@ def test_golden_networks(network):
   assert num_macs.dtype == num_params.dtype == np.int64
   assert int(num_macs) == network["macs"]
   assert int(num_params) == network["params"]
-  assert count_layers(search_space, arch) == (num_macs, num_params)
+  assert count_layers(search_space, arch)[:2] == (num_macs, num_params)
   assert largest_macs(search_space) == network["macs"]
   (space,) = enumerate_spaces(search_space)
   assert space_macs(search_space, space) == network["macs"]
@@ -144,6 +150,7 @@ def test_arch_cost_is_the_sum_of_its_layers(case, data):
   assert count_layers(search_space, arch) == (
     arch_macs(search_space, arch),
     arch_params(search_space, arch),
+    arch_activations(search_space, arch),
   )
 
 
@@ -152,7 +159,7 @@ def test_arch_cost_takes_batches():
     enumerate_archs(RAGGED, Space(depth=np.zeros(3, int), width=[1, 1, 0]))
   )[:12]
   batch = jax.tree.map(lambda x: x.reshape(3, 4, 3), stack(every_arch))
-  for cost in (arch_macs, arch_params):
+  for cost in (arch_macs, arch_params, arch_activations):
     expected = [int(cost(RAGGED, arch)) for arch in every_arch]
     assert cost(RAGGED, batch).shape == (3, 4)
     assert cost(RAGGED, batch).ravel().tolist() == expected
@@ -191,22 +198,17 @@ def test_stage_shapes_round_up():
 def test_closed_form_is_the_mean_over_the_archs(case):
   search_space, space = case
   every_arch = stack(list(enumerate_archs(search_space, space)))
-  moments = mean_moments(search_space, one_hot(search_space, space))
-  exact = arch_moments(search_space, every_arch)
-  for name in moments._fields:
+  for metric in METRICS.values():
+    mean = arch_cost(search_space, metric, every_arch).mean()
+    tables = cost_tables(search_space, metric)
     np.testing.assert_allclose(
-      getattr(moments, name), getattr(exact, name).mean(0), rtol=1e-12
+      space_cost(search_space, tables, space), mean, rtol=1e-12
     )
-  np.testing.assert_allclose(
-    space_macs(search_space, space),
-    arch_macs(search_space, every_arch).mean(),
-    rtol=1e-12,
-  )
-  np.testing.assert_allclose(
-    params(search_space, moments),
-    arch_params(search_space, every_arch).mean(),
-    rtol=1e-12,
-  )
+    np.testing.assert_allclose(
+      mean_cost(search_space, tables, one_hot(search_space, space)),
+      mean,
+      rtol=1e-12,
+    )
 
 
 def test_missing_projections_count():
@@ -232,11 +234,12 @@ def test_closed_form_is_the_monte_carlo_mean(depth, width):
     depth=np.asarray(depth, np.int32), width=np.asarray(width, np.int32)
   )
   arch = sample_archs(jax.random.key(0), search_space, space, 100_000)
-  np.testing.assert_allclose(
-    arch_macs(search_space, arch).mean(),
-    space_macs(search_space, space),
-    rtol=5e-3,
-  )
+  for metric in METRICS.values():
+    np.testing.assert_allclose(
+      arch_cost(search_space, metric, arch).mean(),
+      space_cost(search_space, cost_tables(search_space, metric), space),
+      rtol=5e-3,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -306,11 +309,14 @@ def test_no_cost_for_a_space_that_does_not_exist(depth, width):
 @example(PROJECTION_MATTERS)
 @example(PROJECTION_MATTERS_BETWEEN_STAGES)
 @example(RAGGED)
-def test_macs_range_is_the_range_of_all_spaces(search_space):
-  costs = [space_macs(search_space, s) for s in enumerate_spaces(search_space)]
-  np.testing.assert_allclose(
-    macs_range(search_space), (min(costs), max(costs)), rtol=1e-12
-  )
+def test_cost_range_is_the_range_of_all_spaces(search_space):
+  for metric in METRICS.values():
+    tables = cost_tables(search_space, metric)
+    every_space = enumerate_spaces(search_space)
+    costs = [space_cost(search_space, tables, s) for s in every_space]
+    np.testing.assert_allclose(
+      cost_range(search_space, tables), (min(costs), max(costs)), rtol=1e-12
+    )
 
 
 def test_macs_range_of_the_expanded_space():
@@ -336,6 +342,37 @@ def test_macs_range_takes_bins_of_size_one():
   smallest = Arch(depth=np.ones(3, int), width=np.ones(3, int))
   assert lowest == arch_macs(search_space, smallest)
   assert highest >= largest_macs(search_space)
+
+
+def test_tables_of_bins_of_size_one_are_made_at_once():
+  """512 widths by 512: a loop over pairs would take minutes."""
+  search_space = SearchSpace.expanded(
+    num_depth_bins=16, num_width_bins=512, strides=(1, 1, 1), stem_width=5
+  )
+  began = time.process_time()
+  tables = cost_tables.__wrapped__(search_space, METRICS["flops"])
+  assert time.process_time() - began < 2
+  assert tables.first[1].shape == (512, 512)
+  # 9 * 5 * 7 + 9 * 7 * 7, and the projection of 5 to 7.
+  assert tables.first[1][4, 6] == 32 * 32 * (315 + 441 + 35)
+  assert tables.first[1][6, 6] == 32 * 32 * (441 + 441)
+
+
+def test_a_metric_of_ones_own():
+  """Layers in sequence, of which a space has them whatever its widths."""
+  layers = Metric(
+    first=lambda search_space, stage, before, width: 2,
+    rest=lambda search_space, stage, width: 2,
+    ends=lambda search_space, width: 2,
+  )
+  arch = Arch(depth=np.full(3, 3), width=np.asarray([16, 32, 64]))
+  search_space = SearchSpace.expanded()
+  assert arch_cost(search_space, layers, arch) == 20
+  tables = cost_tables(search_space, layers)
+  space = Space(depth=np.asarray([0, 1, 3]), width=np.asarray([0, 3, 9]))
+  mean_depths = 2.5 + 6.5 + 14.5
+  assert space_cost(search_space, tables, space) == 2 * mean_depths + 2
+  assert cost_range(search_space, tables) == (17, 89)
 
 
 # Distributions
@@ -367,11 +404,13 @@ def test_jax_and_numpy_agree(case):
   expected = mean_macs(search_space, softmax(logits))
   assert expected.dtype == np.float64
   np.testing.assert_allclose(cost, expected, rtol=1e-5)
-  np.testing.assert_allclose(
-    params(search_space, mean_moments(search_space, probabilities(single))),
-    params(search_space, mean_moments(search_space, softmax(logits))),
-    rtol=1e-5,
-  )
+  for metric in METRICS.values():
+    mean = functools.partial(
+      mean_cost, search_space, cost_tables(search_space, metric)
+    )
+    np.testing.assert_allclose(
+      mean(probabilities(single)), mean(softmax(logits)), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,18 @@ WRONG = {
     "47441 to 4.27881e+07 multiply-adds",
   ),
   f"{FIELD}objective.target_flops=9": ("target_flops: 9 ", "47441 to"),
+  f"{FIELD}objective.constraints=({{'metric':'flop','target':1}},)": (
+    "config.objective.constraints[0].metric: 'flop'",
+    "expected one of flops, params, activations, latency",
+  ),
+  f"{FIELD}objective.constraints=({{'metric':'params','target':1}},)": (
+    "config.objective.constraints[0].target: 1 is not accepted",
+    "parameters, the mean costs that a space",
+  ),
+  f"{FIELD}objective.constraints=({{'metric':'latency','target':1}},)": (
+    "w/latency_table/summary.json: no latency table",
+    "--phases=latency_table",
+  ),
   f"{FIELD}search.elite_tolerance=1e-9": (
     "config.search.elite_tolerance: no space",
     "the nearest has",

@@ -71,6 +71,7 @@ def test_files(whole):
     "mean_flops",
     "target_flops",
     "deviation",
+    "constraints",
     "candidates",
     "argmax_space",
     "probabilities",
@@ -82,6 +83,15 @@ def test_files(whole):
   search_space, space = nss.load_space(folder / "elite_space.json")
   assert elite["mean_flops"] == nss.space_macs(search_space, space)
   assert elite["deviation"] == elite["mean_flops"] / 4e4 - 1
+  (met,) = elite["constraints"]
+  assert met == {
+    "metric": "flops",
+    "mode": "equal",
+    "target": 4e4,
+    "weight": 1,
+    "mean_cost": elite["mean_flops"],
+    "deviation": elite["deviation"],
+  }
   best = min(abs(c["deviation"]) for c in elite["candidates"])
   assert abs(elite["deviation"]) == best
   archs = nss.sample_archs(jax.random.key(0), search_space, space, 50)
@@ -106,9 +116,13 @@ def test_metrics(whole):
       "expected_cost",
       "depth_entropy",
       "width_entropy",
+      "constraints",
       "probabilities",
     }
+    names = (*search_program.OF_EACH_BUDGET, "expected_cost")
+    assert line["constraints"] == {"flops": {k: line[k] for k in names}}
   for line in lines[:2]:  # warmup: frozen, uniform
+    assert line["penalty"] is None
     assert line["validation_loss"] is None
     assert line["probabilities"]["depth"] == [[0.5, 0.5]]
     assert line["probabilities"]["width"] == [[0.25] * 4]

@@ -5,7 +5,11 @@ from nss_jax.config.checks import (
   search_space,
   to_json,
   validate,
+)
+from nss_jax.config.constraints import (
+  constraints,
   validate_target,
+  wants_latency,
 )
 from nss_jax.config.fields import (
   PHASES,
@@ -21,10 +25,12 @@ __all__ = [
   "PHASES_OF_A_TARGET",
   "ConfigError",
   "base",
+  "constraints",
   "differences",
   "paper",
   "search_space",
   "to_json",
   "validate",
   "validate_target",
+  "wants_latency",
 ]

@@ -15,10 +15,13 @@ PHASES = (
   "complexity",
   "train",
   "sweep",
+  "latency_table",
   "report",
 )
 # From the search to the report; the sweep runs them for many targets.
-PHASES_OF_A_TARGET = tuple(name for name in PHASES if name != "sweep")
+PHASES_OF_A_TARGET = tuple(
+  name for name in PHASES if name not in ("sweep", "latency_table")
+)
 
 
 class ConfigError(ValueError):
@@ -86,6 +89,16 @@ def base() -> ml_collections.ConfigDict:
       "objective": {
         "target_flops": 600e6,  # multiply-adds of one image
         "cost_weight": 1.0,  # lambda of Eq. 5
+        # Further budgets, each {"metric": flops | params | activations |
+        # latency (seconds), "target": in that unit, "weight": 1.0, "mode":
+        # "equal"}; mode is equal | at_most. As a flag, quoted:
+        # --config.objective.constraints="({'metric':'params','target':2e5},)"
+        # With cost_weight 0 they stand alone, without target_flops.
+        "constraints": (),
+        # Folder of the table that latency is read from, which
+        # --phases=latency_table, by itself and before, has written; empty: the
+        # workdir's.
+        "latency_table": "",
         "cost_from": "sample",  # sample (paper) | expected
       },
       "search": {
@@ -176,6 +189,17 @@ def base() -> ml_collections.ConfigDict:
         # All targets of a data set, each in a workdir of its own.
         "targets": (),  # multiply-adds, ascending; takes the objective's place
         "phases": ("search", "evaluate"),  # of each
+      },
+      "latency_table": {
+        # Times of blocks on this device; see objective.latency_table.
+        "batch_size": 1,  # images of the forward pass that is timed
+        "num_widths": 4,  # of each stage, from the smallest to the largest
+        "repeats": 30,  # calls of each
+        # Of these the one that counts; 0.5 is the median. Less where others use
+        # the machine too.
+        "quantile": 0.5,
+        "num_networks": 16,  # drawn and timed, to check the table
+        "seed": 0,
       },
       "rank_check": {
         "num_archs": 24,  # trained alone, spread in cost

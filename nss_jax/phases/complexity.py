@@ -131,6 +131,7 @@ def _draw_archs(
   """Draws from the distribution that the search of each space ends with."""
   config, archs = job.config.copy_and_resolve_references(), {}
   config.objective.target_flops = float(target_flops(config))
+  config.objective.constraints = ()  # for one metric, as in the paper
   spaces = search_spaces(config, job.search_space)
   for index, (name, space) in enumerate(spaces.items()):
     logits = _search(job, name, space, folder / name, preemption)
@@ -158,7 +159,8 @@ def _search(
   the same rate, its search is taken.
   """
   rate, target = job.config.complexity.learning_rate, target_flops(job.config)
-  if target == job.config.objective.target_flops:
+  objective = job.config.objective
+  if target == objective.target_flops and not objective.constraints:
     path = nas.search_folder(job, "expanded", rate) / LOGITS
     if space == job.search_space.refine() and path.exists():
       say(job.console, f"arch search: {name}, of the nas phase: {path}")
@@ -166,6 +168,7 @@ def _search(
   # Led to the target of this phase.
   config = job.config.copy_and_resolve_references()
   config.objective.target_flops = float(target)
+  config.objective.constraints = ()
   job = job._replace(config=config)
   return nas.search(job, name, rate, space, folder, preemption)
 

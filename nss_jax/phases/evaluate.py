@@ -15,6 +15,7 @@ from nss_jax.runtime import artifacts, figures, scores
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
+from nss_jax.spaces.constraints import Constraint
 from nss_jax.spaces.evolution import evolve_spaces
 from nss_jax.spaces.feasible import (
   feasible_indices,
@@ -101,8 +102,9 @@ def check(config: ml_collections.ConfigDict, search_space, labels) -> None:
     ) from None
 
 
-def _window(config) -> tuple[float, float]:
-  return config.objective.target_flops, config.evaluate.tolerance
+def _window(config) -> tuple[tuple[Constraint, ...], float]:
+  """The budgets, and how near is near."""
+  return config_lib.constraints(config), config.evaluate.tolerance
 
 
 def _num_spaces(config, search_space, hard) -> int:

@@ -152,7 +152,10 @@ def _loop(
 def _line(program, state, step, epoch) -> dict[str, Any]:
   """One line of `metrics.jsonl`, with means since the epoch began."""
   done = step - epoch * program.schedule.steps_per_epoch
-  means = {k: float(v) / done for k, v in jax.device_get(state.sums).items()}
+  means = {
+    name: (np.asarray(total, np.float64) / done).tolist()
+    for name, total in jax.device_get(state.sums).items()
+  }
   return {
     "step": step,
     "epoch": epoch + 1,
@@ -167,7 +170,13 @@ def _describe(line: dict[str, Any], schedule) -> str:
   ]
   if "temperature" in line:
     words.append(f"temperature {line['temperature']:.2f}")
-    words.append(f"cost/target {line['expected_cost']:.2f}")
+    costs = [
+      f"{name} {one['expected_cost']:.2f}"
+      for name, one in line["constraints"].items()
+    ]
+    if len(costs) == 1:
+      costs = [f"{line['expected_cost']:.2f}"]
+    words.append(f"cost/target {' '.join(costs)}")
   return "  ".join(words)
 
 

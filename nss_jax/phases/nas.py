@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from nss_jax import config as config_lib
 from nss_jax.phases import loop, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
@@ -19,8 +20,8 @@ from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.networks import read_architecture
-from nss_jax.spaces import distribution, sampling
-from nss_jax.spaces.cost import arch_macs, arch_params, flops_penalty
+from nss_jax.spaces import constraints, distribution, sampling
+from nss_jax.spaces.cost import arch_cost, arch_macs, arch_params
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch
@@ -164,7 +165,7 @@ def choose(
       jax.random.fold_in(key, seed),
       settings.max_samples,
     )
-    near = np.flatnonzero(off <= settings.tolerance)
+    near = np.flatnonzero(_is_near(config, space, archs))
     # None near: all draws were in vain, and the closest has to do.
     index, count = (near[0], near[0] + 1) if near.size else (off.argmin(), None)
     firsts.append(int(count or settings.max_samples))
@@ -188,7 +189,7 @@ def draw_archs(
   count: int,
 ) -> tuple[Arch, np.ndarray]:
   """Archs `[n, S]` of a search space with bins of size one, and how far each is
-  from the target, relative `[n]`."""
+  from the target, relative `[n]`; of several, the one that is worst met."""
   # On the host: ten thousand draws of 512 widths are few random numbers there.
   generator, fields = sampling.host_rng(rng), {}
   chances = jax.tree.map(np.asarray, distribution.probabilities(logits))
@@ -200,14 +201,26 @@ def draw_archs(
       drawn.append(np.asarray(stage, np.int32)[index, 0])
     fields[kind] = np.stack(drawn, -1)
   archs = Arch(**fields)
-  macs = arch_macs(space, archs)
-  return archs, flops_penalty(macs, config.objective.target_flops)
+  budgets, costs = _costs(config, space, archs)
+  return archs, constraints.worst_penalty(budgets, costs)
+
+
+def _is_near(config, space, archs) -> np.ndarray:
+  """Whether archs meet every budget, within `nas.tolerance`."""
+  budgets, costs = _costs(config, space, archs)
+  return constraints.excess(budgets, costs, config.nas.tolerance) <= 0
+
+
+def _costs(config, space, archs):
+  budgets = config_lib.constraints(config)
+  return budgets, [arch_cost(space, one.metric, archs) for one in budgets]
 
 
 def _entry(config, space, archs, index, num_samples) -> dict[str, Any]:
   arch = jax.tree.map(lambda x: x[index], archs)
   target = config.objective.target_flops
   flops = int(arch_macs(space, arch))
+  budgets, costs = _costs(config, space, arch)
   return {
     "arch": format_arch(arch),
     "depth": arch.depth.tolist(),
@@ -216,7 +229,10 @@ def _entry(config, space, archs, index, num_samples) -> dict[str, Any]:
     "params": int(arch_params(space, arch)),
     "target_flops": target,
     "deviation": flops / target - 1,
-    "within_tolerance": abs(flops / target - 1) <= config.nas.tolerance,
+    "costs": {
+      one.name: x.item() for one, x in zip(budgets, costs, strict=True)
+    },
+    "within_tolerance": bool(_is_near(config, space, arch)),
     "num_samples": num_samples,
     "seed": config.seed,
   }

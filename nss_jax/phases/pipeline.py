@@ -12,6 +12,7 @@ from nss_jax import config as config_lib
 from nss_jax.phases import (
   complexity,
   evaluate,
+  latency_table,
   loop,
   nas,
   plan,
@@ -30,6 +31,7 @@ from nss_jax.runtime import (
   artifacts,
   canary,
   data,
+  latency_file,
   lock,
   processes,
   sharding,
@@ -92,11 +94,12 @@ def run(
   if viewing.tensorboard:
     tensorboard.check()
   _check_index(sweep_index, phases)
+  config = _with_latency_table(config, workdir)
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
   dataset = _load_data(config.data)
   mesh = sharding.make_mesh()
-  built = search_program.build(config, dataset, mesh)
+  built = search_program.build(_buildable(config, phases), dataset, mesh)
   texts = tuple(archs), tuple(config_flags)
   job = Job(
     config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
@@ -124,6 +127,23 @@ def run(
     say(console, f"error: {diverged}")
     return 1
   return 0
+
+
+def _with_latency_table(config, workdir):
+  """The config with the place of the latency table, if a budget needs one."""
+  if config.objective.latency_table or not config_lib.wants_latency(config):
+    return config
+  config = config.copy_and_resolve_references()
+  config.objective.latency_table = str(workdir / latency_file.FOLDER)
+  return config
+
+
+def _buildable(config, phases):
+  """The config of the search; what measures the table can not need it."""
+  if list(phases) == [latency_file.FOLDER]:
+    config = config.copy_and_resolve_references()
+    config.objective.constraints = ()
+  return config
 
 
 def _check_index(index: int | None, phases: Sequence[str]) -> None:
@@ -296,6 +316,9 @@ _PHASES = {
     "summary.json",
     functools.partial(sweep.run, run_phases=_run_phases),
     sweep.report,
+  ),
+  "latency_table": _Phase(
+    "summary.json", latency_table.run, latency_table.report
   ),
   "report": _Phase(None, report.run, report.report),
 }

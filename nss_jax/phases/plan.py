@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 import jax
 import ml_collections
 
+from nss_jax import config as config_lib
 from nss_jax.phases import complexity, evaluate, memory
 from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
-from nss_jax.spaces import cost
+from nss_jax.spaces import constraints, cost
 
 
 def describe(
@@ -43,6 +44,8 @@ def describe(
     f"target     {format_macs(target)}: {100 * target / largest:.2g} % of the "
     "largest network"
   )
+  if tuple(phases) != ("latency_table",):  # which makes what they need
+    yield from _plan_constraints(config, space)
   yield (
     f"steps      {schedule.epochs} epochs ({schedule.warmup_epochs} of warmup)"
     f" of {schedule.steps_per_epoch} steps, {schedule.num_steps} in all"
@@ -61,6 +64,19 @@ def describe(
     f"devices    {program.mesh.size} x {', '.join(kinds)} "
     f"({jax.default_backend()})"
   )
+
+
+def _plan_constraints(config, space) -> Iterator[str]:
+  """A line for each budget, unless the FLOPs are the only one."""
+  if not config.objective.constraints:
+    return
+  for one in config_lib.constraints(config):
+    low, high = cost.cost_range(space, cost.cost_tables(space, one.metric))
+    yield (
+      f"budget     {one.name}, {one.mode.replace('_', ' ')} {one.target:.4g} "
+      f"{constraints.UNITS[one.name]}, weight {one.weight:g}; spaces of "
+      f"{low:.3g} to {high:.3g} mean"
+    )
 
 
 def _plan_evaluate(config, space) -> str:
@@ -108,6 +124,15 @@ def _plan_train(config, space) -> str:
   )
 
 
+def _plan_latency_table(config, space) -> str:
+  settings = config.latency_table
+  return (
+    f"blocks of {settings.num_widths} widths a stage, {settings.repeats} calls "
+    f"each, {settings.batch_size} images a call; then "
+    f"{settings.num_networks} networks"
+  )
+
+
 def _plan_sweep(config, space) -> str:
   targets = ", ".join(map(format_macs, config.sweep.targets))
   return f"{', '.join(config.sweep.phases)} for {targets}"
@@ -122,4 +147,5 @@ _PLANS = {
   "complexity": _plan_complexity,
   "train": _plan_train,
   "sweep": _plan_sweep,
+  "latency_table": _plan_latency_table,
 }

@@ -1,10 +1,12 @@
 """The search phase: find an Elite Space (paper 3.3-3.4, 4.1)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
+from nss_jax import config as config_lib
 from nss_jax.phases import loop
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program, base_keys
@@ -13,7 +15,7 @@ from nss_jax.runtime import artifacts, figures
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.workdir import read_epochs
-from nss_jax.spaces import cost, distribution
+from nss_jax.spaces import constraints, cost, distribution
 from nss_jax.spaces.feasible import exact_elite_space
 from nss_jax.spaces.search_space import Space, space_ranges
 from nss_jax.spaces.text import describe_space
@@ -58,19 +60,20 @@ def find_elite(
   config: ml_collections.ConfigDict, program: Program, logits: Any
 ) -> dict[str, Any]:
   """The Elite Space of the logits, as the JSON object that is written."""
-  space = program.search_space
-  target = config.objective.target_flops
+  space, budgets = program.search_space, config_lib.constraints(config)
   elite = distribution.elite_space(
     base_keys(config.seed)["elite"],
     logits,
-    cost_fn=lambda weights: cost.mean_macs(space, weights),
-    target=target,
+    cost_fn=lambda weights: constraints.mean_costs(space, budgets, weights),
+    target=None,
     num_samples=config.search.num_elite_samples,
+    penalty_fn=lambda costs, _: constraints.penalties(budgets, costs),
   )
   selected = elite.space
   if config.search.elite == "exact":
     tolerance = config.search.elite_tolerance
-    selected = exact_elite_space(space, logits, target, tolerance).space
+    selected = exact_elite_space(space, logits, budgets, tolerance).space
+  target = config.objective.target_flops
 
   def entry(chosen: Space) -> dict[str, Any]:
     macs = cost.space_macs(space, chosen)
@@ -78,6 +81,12 @@ def find_elite(
       "space": space_ranges(space, chosen),
       "mean_flops": macs,
       "deviation": macs / target - 1,
+      "costs": {
+        one.name: cost.space_cost(
+          space, cost.cost_tables(space, one.metric), chosen
+        )
+        for one in budgets
+      },
     }
 
   candidates = [
@@ -90,6 +99,17 @@ def find_elite(
     "mean_flops": chosen["mean_flops"],
     "target_flops": target,
     "deviation": chosen["deviation"],
+    "constraints": [
+      {
+        "metric": one.name,
+        "mode": one.mode,
+        "target": one.target,
+        "weight": one.weight,
+        "mean_cost": chosen["costs"][one.name],
+        "deviation": chosen["costs"][one.name] / one.target - 1,
+      }
+      for one in budgets
+    ],
     "candidates": candidates,
     "argmax_space": entry(distribution.most_probable_space(logits)),
     "probabilities": bin_probabilities(logits),
@@ -112,6 +132,7 @@ def report(elite: dict[str, Any], job: Job) -> list[str]:
     f"{format_macs(elite['mean_flops'])}, "
     f"{100 * elite['deviation']:+.1f} % from the target of "
     f"{format_macs(target)}",
+    *_describe_constraints(elite.get("constraints", ())),
     "",
     f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",
     "Next: draw archs from it,",
@@ -119,3 +140,18 @@ def report(elite: dict[str, Any], job: Job) -> list[str]:
     f"'{folder / 'elite_space.json'}'); print(nss.sample_archs("
     'jax.random.key(0), *space, 5))"',
   ]
+
+
+def _describe_constraints(found: Sequence[dict[str, Any]]) -> list[str]:
+  """How each budget is met, unless the FLOPs are the only one."""
+  if [one["metric"] for one in found] == ["flops"]:
+    return []
+  return [
+    f"  {one['metric']}: mean {one['mean_cost']:.4g} "
+    f"{constraints.UNITS[one['metric']]}, {100 * one['deviation']:+.1f} % from "
+    f"{_MODES[one['mode']]} {one['target']:.4g}"
+    for one in found
+  ]
+
+
+_MODES = {"equal": "the target of", "at_most": "the most of"}

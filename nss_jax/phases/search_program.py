@@ -22,7 +22,7 @@ from nss_jax.phases.program import (
 )
 from nss_jax.phases.work import search_work
 from nss_jax.runtime import data, optimizers, sharding
-from nss_jax.spaces import cost, distribution
+from nss_jax.spaces import constraints, distribution
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import estimators, losses, search_step, weight_step
 from nss_jax.supernet import masks, network
@@ -35,6 +35,8 @@ METRICS = (
   "sampled_cost",
   "penalty",
 )
+# Over the target, and the penalty without its weight.
+OF_EACH_BUDGET = ("sampled_cost", "penalty")
 
 
 def build(
@@ -84,6 +86,7 @@ def build(
   )
   logit_opt = optimizers.logit_optimizer(**config.logits)
   keys = base_keys(config.seed)
+  budgets = config_lib.constraints(config)
 
   def init() -> LoopState:
     params = jax.jit(network.init_weights, static_argnums=1)(
@@ -94,11 +97,14 @@ def build(
       search=search_step.init_search_state(
         distribution.init_logits(search_space), logit_opt
       ),
-      sums={name: jnp.zeros(()) for name in METRICS},
+      sums={
+        name: jnp.zeros((len(budgets),) if name in OF_EACH_BUDGET else ())
+        for name in METRICS
+      },
     )
 
   steps = _make_steps(
-    config, search_space, schedule, temperature, weight_opt, logit_opt
+    config, search_space, budgets, schedule, temperature, weight_opt, logit_opt
   )
   make_batch = make_batch_fn(config, dataset, keys["augment"])
   dispatch = make_dispatch(
@@ -112,7 +118,7 @@ def build(
     idle_in_warmup=("validation",),
   )
   measure = functools.partial(
-    _measure, config, search_space, schedule, temperature
+    _measure, search_space, budgets, schedule, temperature
   )
   return Program(
     search_space=search_space,
@@ -135,7 +141,7 @@ def temperature_schedule(
 
 
 def _make_steps(
-  config, search_space, schedule, temperature, weight_opt, logit_opt
+  config, search_space, budgets, schedule, temperature, weight_opt, logit_opt
 ):
   """The steps with all but state, batches and key bound."""
   loss_fn = losses.microbatched(
@@ -160,11 +166,12 @@ def _make_steps(
   search = functools.partial(
     search_step.search_step,
     loss_fn=loss_fn,
-    cost_fn=functools.partial(cost.mean_macs, search_space),
+    cost_fn=functools.partial(constraints.mean_costs, search_space, budgets),
     sample_fn=archs if name == "score" else mixed,
     optimizer=logit_opt,
-    target=config.objective.target_flops,
-    cost_weight=config.objective.cost_weight,
+    target=np.asarray([one.target for one in budgets]),
+    cost_weight=np.asarray([one.weight for one in budgets]),
+    penalty_fn=lambda costs, _: constraints.penalties(budgets, costs),
     cost_from=config.objective.cost_from,
     estimator=(
       estimators.score_function(config.search.num_score_archs)
@@ -204,30 +211,33 @@ def _pair_of_steps(
   weights, metrics = steps["warmup" if warmup else "train"](
     weights, search.logits, batch, keys["weight"]
   )
-  seen = _epoch_metrics(metrics, arch_metrics)
+  seen = _epoch_metrics(metrics, arch_metrics, state.sums)
   sums = {name: state.sums[name] + seen[name] for name in METRICS}
   both = jnp.stack([seen["train_loss"], seen["validation_loss"]])
   return LoopState(weights, search, sums), both
 
 
-def _epoch_metrics(metrics, arch_metrics):
+def _epoch_metrics(metrics, arch_metrics, sums):
   """The metrics of a pair of steps, by the names of the log."""
-  zero = jnp.zeros(())
-  return {
+  seen = {
     "train_loss": metrics["loss"],
     "train_accuracy": metrics["accuracy"],
-    "validation_loss": arch_metrics.get("loss", zero),
-    "validation_accuracy": arch_metrics.get("accuracy", zero),
-    "sampled_cost": arch_metrics.get("sampled_cost", zero),
-    "penalty": arch_metrics.get("penalty", zero),
+    **{f"validation_{name}": x for name, x in arch_metrics.items()},
+    **{name: arch_metrics.get(name) for name in OF_EACH_BUDGET},
+  }
+  # In warmup there is no arch step.
+  return {
+    name: jnp.zeros_like(sums[name]) if seen.get(name) is None else seen[name]
+    for name in METRICS
   }
 
 
 def _measure(
-  config, search_space, schedule, temperature, state, step, means
+  search_space, budgets, schedule, temperature, state, step, means
 ) -> dict[str, Any]:
   """Entropy in nats, summed over stages; costs over the target.
 
+  Costs and penalty are of the first budget; `constraints` has those of all.
   What the frozen logits of warmup do not have is null.
   """
   if step <= schedule.warmup_steps:
@@ -237,13 +247,21 @@ def _measure(
     }
   logits = jax.device_get(state.search.logits)
   entropy = distribution.entropy(logits)
-  expected = cost.mean_macs(search_space, distribution.probabilities(logits))
+  chances = jax.tree.map(np.asarray, distribution.probabilities(logits))
+  costs = constraints.mean_costs(search_space, budgets, chances)
+  of_each = {}
+  for index, one in enumerate(budgets):
+    of_each[one.name] = {
+      name: means[name] and means[name][index] for name in OF_EACH_BUDGET
+    }
+    of_each[one.name]["expected_cost"] = float(costs[index]) / one.target
   return {
     "temperature": float(temperature(step - 1)),
     **means,
-    "expected_cost": float(expected) / config.objective.target_flops,
+    **of_each[budgets[0].name],
     "depth_entropy": float(entropy.depth.sum()),
     "width_entropy": float(entropy.width.sum()),
+    "constraints": of_each,
     "probabilities": bin_probabilities(logits),
   }
 

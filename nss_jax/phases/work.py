@@ -1,12 +1,13 @@
 """The multiply-adds that every step of a loop is going to take, about."""
 
-import jax
+import dataclasses
+
 import ml_collections
 import numpy as np
 
 from nss_jax.phases.program import Schedule
-from nss_jax.spaces import cost, distribution
-from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces import cost
+from nss_jax.spaces.search_space import Bins, SearchSpace, Space
 
 # The two gradients of a convolution cost as much as the convolution each.
 _PASSES = 3
@@ -56,16 +57,37 @@ def supernet_work(
 
 def _drawn(space: SearchSpace, coins: np.ndarray) -> np.ndarray:
   """Mean multiply-adds of the draws of warmup, with coins `[N]`."""
-  uniform = distribution.probabilities(distribution.init_logits(space))
-  drawn = cost.mean_moments(space, jax.tree.map(np.asarray, uniform))
-  whole = cost.arch_moments(space, cost.largest_arch(space))
+  depth_bins, *depths = _apart(space.depth_bins)
+  width_bins, *widths = _apart(space.width_bins)
+  space = dataclasses.replace(
+    space, depth_bins=depth_bins, width_bins=width_bins
+  )
   means = [
-    cost.macs(
+    cost.mean_macs(
       space,
-      cost.Moments(
-        *(p * w + (1 - p) * d for w, d in zip(whole, drawn, strict=True))
+      Space(
+        *(p * whole + (1 - p) * drawn for drawn, whole in (depths, widths))
       ),
     )
     for p in _COINS
   ]
   return np.interp(coins, _COINS, means)
+
+
+def _apart(bins: Bins) -> tuple[Bins, np.ndarray, np.ndarray]:
+  """Bins with the largest number of each stage in one of its own.
+
+  And the weights of a uniform draw from the bins as they were, and of the
+  largest number, `[S, K]`.
+  """
+  apart, drawn, whole = [], [], []
+  for *others, (low, high) in bins:
+    rest = [(low, high - 1)] if low < high else []
+    apart.append((*others, *rest, (high, high)))
+    shares = [1.0] * len(others) + [(high - low) / (high - low + 1)] * len(rest)
+    shares.append(1 / (high - low + 1))
+    drawn.append(np.asarray(shares) / (len(others) + 1))
+    whole.append(np.eye(len(shares))[-1])
+  size = max(map(len, drawn))
+  pad = [np.pad(row, (0, size - len(row))) for row in (*drawn, *whole)]
+  return tuple(apart), *np.split(np.stack(pad), 2)

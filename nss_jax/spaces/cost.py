@@ -5,17 +5,19 @@ its bias; nothing for batch normalisation, ReLU, additions and pooling. That is
 the convention of the paper and of RegNet, and it gives the published counts
 (ResNet-20: 40,813,194).
 
-Every metric is one polynomial in the *moments* of the stages' depths and
-widths. Given the integers of an arch it is exact integer arithmetic; given the
-means over a space's bins it is the mean cost of that space, because depth and
-widths are independent; given differentiable bin weights it is differentiable.
-So the three cannot drift apart.
+A metric says what the first block of a stage costs, what each further one does,
+and what stem and head do. The cost of an arch is their sum. The mean over a
+pair of width bins is the mean of the same numbers over all pairs of widths, a
+table; the mean cost of a space is a sum of table entries, because depth and
+widths are independent; and that of weighted bins is linear in the weights of
+each stage, so differentiable. So the three cannot drift apart.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nss_jax.spaces.search_space import (
@@ -29,134 +31,109 @@ from nss_jax.spaces.search_space import (
 Array = jax.Array | np.ndarray
 
 
-class Moments(NamedTuple):
-  """What the cost of a network body depends on; every field is `[..., S]`.
+class Metric(NamedTuple):
+  """What to count, by functions of broadcast int64 numpy arrays of widths.
+
+  The cost of an arch is `sum over stages of first + (depth - 1) * rest`, and
+  `ends`. Exact where the functions return integers.
 
   Attributes:
-    depth: d, or its mean.
-    width: w, or its mean.
-    width_sq: w * w, or its mean.
-    same: 1 where the stage needs no projection (stride 1 and as wide as the
-      stage before it, or the stem), or the probability of that.
-    same_width: `same * w`, or its mean.
-    same_width_sq: `same * w * w`, or its mean.
+    first: `(search_space, stage, before, width)`: of a stage's first block;
+      `before` is the width of the stage before, or of the stem.
+    rest: `(search_space, stage, width)`: of each further block.
+    ends: `(search_space, width)`: of stem and head, by the last stage's width.
   """
 
-  depth: Array
-  width: Array
-  width_sq: Array
-  same: Array
-  same_width: Array
-  same_width_sq: Array
+  first: Callable[[SearchSpace, int, np.ndarray, np.ndarray], np.ndarray]
+  rest: Callable[[SearchSpace, int, np.ndarray], np.ndarray]
+  ends: Callable[[SearchSpace, np.ndarray], np.ndarray]
 
 
-def arch_moments(search_space: SearchSpace, arch: Arch) -> Moments:
-  """The moments of archs, exact int64 on the host."""
+class CostTables(NamedTuple):
+  """Mean costs by the bins of a search space, float64, on the host.
+
+  K is the number of width bins of a stage, K' of the stage before (one, the
+  stem, for the first stage).
+
+  Attributes:
+    first: `[S]` tables `[K', K]`: of the first block.
+    rest: `[S]` tables `[K]`: of each further block.
+    ends: `[K]`, by the last stage's width: of stem and head.
+  """
+
+  first: tuple[np.ndarray, ...]
+  rest: tuple[np.ndarray, ...]
+  ends: np.ndarray
+
+
+def arch_cost(
+  search_space: SearchSpace, metric: Metric, arch: Arch
+) -> np.ndarray:
+  """Cost of archs `[..., S]` -> `[...]`, on the host; int64 if it is exact."""
   depth = np.asarray(arch.depth, np.int64)
   width = np.asarray(arch.width, np.int64)
-  stem = np.full((*width.shape[:-1], 1), search_space.stem_width)
-  before = np.concatenate([stem, width[..., :-1]], axis=-1)
-  stride_one = np.asarray(search_space.strides) == 1
-  same = ((width == before) & stride_one).astype(np.int64)
-  return Moments(depth, width, width**2, same, same * width, same * width**2)
+  total = metric.ends(search_space, width[..., -1])
+  before = np.int64(search_space.stem_width)
+  for stage in range(search_space.num_stages):
+    d, w = depth[..., stage], width[..., stage]
+    total = total + metric.first(search_space, stage, before, w)
+    total = total + (d - 1) * metric.rest(search_space, stage, w)
+    before = w
+  return np.asarray(total)
 
 
-def mean_moments(search_space: SearchSpace, weights: Any) -> Moments:
-  """The mean moments of a space whose bins are weighted.
+@functools.lru_cache(maxsize=64)
+def cost_tables(search_space: SearchSpace, metric: Metric) -> CostTables:
+  """The means of a metric over all pairs of widths of two bins."""
+  first, rest = [], []
+  before = ((search_space.stem_width,) * 2,)
+  for stage, bins in enumerate(search_space.width_bins):
+    entering, widths = _numbers(before), _numbers(bins)
+    # A width before at a time: all the pairs may not fit in memory.
+    rows = [
+      _bin_means(bins, metric.first(search_space, stage, one, widths))
+      for one in entering
+    ]
+    first.append(_bin_means(before, np.stack(rows)))
+    rest.append(_bin_means(bins, metric.rest(search_space, stage, widths)))
+    before = bins
+  ends = _bin_means(bins, metric.ends(search_space, widths))
+  return CostTables(tuple(first), tuple(rest), ends)
+
+
+def mean_cost(
+  search_space: SearchSpace, tables: CostTables, weights: Any
+) -> Array:
+  """Mean cost of a space whose bins are weighted.
 
   Args:
     search_space: the bins.
+    tables: the costs.
     weights: `.depth` `[S, Kd]` and `.width` `[S, Kw]`, rows that sum to one:
       one-hot for a space, probabilities for a distribution over spaces,
       Gumbel-Softmax weights in between. numpy in, numpy out (float64).
 
   Returns:
-    Moments with fields `[S]`. Exact for one-hot rows and for independent
-    probabilities.
+    A scalar, differentiable in the weights; exact for one-hot rows and for
+    independent probabilities. float32 under jax: relative error about 1e-6.
   """
-  backend = np if isinstance(weights.width, np.ndarray) else jnp
-  depth, _ = _bin_powers(search_space.depth_bins)
-  width, width_sq = _bin_powers(search_space.width_bins)
-  same = [
-    _same_moments(search_space, weights.width, stage)
-    for stage in range(search_space.num_stages)
-  ]
-  return Moments(
-    (weights.depth * depth).sum(-1),
-    (weights.width * width).sum(-1),
-    (weights.width * width_sq).sum(-1),
-    *(backend.stack(field) for field in zip(*same, strict=True)),
-  )
+  depth = (weights.depth * _mean_depths(search_space)).sum(-1)
+  total, before = 0.0, np.ones(1)
+  for stage, (first, rest) in enumerate(
+    zip(tables.first, tables.rest, strict=True)
+  ):
+    here = weights.width[stage, : len(rest)]
+    # Not a matrix product: accelerators may compute those in bfloat16.
+    total = total + (before[:, None] * first * here[None, :]).sum()
+    total = total + (depth[stage] - 1) * (rest * here).sum()
+    before = here
+  return total + (tables.ends * before).sum()
 
 
-def macs(search_space: SearchSpace, m: Moments) -> Array:
-  """Multiply-adds of one image: `[...]`."""
-  height, width, channels = search_space.image_shape
-  total = height * width * 9 * channels * search_space.stem_width
-  before = search_space.stem_width
-  for stage, (height, width) in enumerate(stage_shapes(search_space)):
-    w, sq = m.width[..., stage], m.width_sq[..., stage]
-    depth, same_sq = m.depth[..., stage], m.same_width_sq[..., stage]
-    pixel = _pixel_macs(before, depth, w, sq, same_sq)
-    total = total + height * width * pixel
-    before = w
-  return total + before * search_space.num_classes + search_space.num_classes
-
-
-def params(search_space: SearchSpace, m: Moments) -> Array:
-  """Trainable numbers, scale and offset of the normalisations included."""
-  channels, stem = search_space.image_shape[-1], search_space.stem_width
-  total = 9 * channels * stem + 2 * stem
-  before = stem
-  for stage in range(search_space.num_stages):
-    w, sq = m.width[..., stage], m.width_sq[..., stage]
-    project = before * w - m.same_width_sq[..., stage]
-    project = project + 2 * (w - m.same_width[..., stage])
-    first = 9 * before * w + 9 * sq + 4 * w + project
-    rest = (m.depth[..., stage] - 1) * (18 * sq + 4 * w)
-    total = total + first + rest
-    before = w
-  return total + before * search_space.num_classes + search_space.num_classes
-
-
-def activations(search_space: SearchSpace, m: Moments) -> Array:
-  """Numbers that the convolutions and the head put out for one image."""
-  height, width, _ = search_space.image_shape
-  total = height * width * search_space.stem_width
-  for stage, (height, width) in enumerate(stage_shapes(search_space)):
-    w = m.width[..., stage]
-    outputs = 2 * m.depth[..., stage] * w + w - m.same_width[..., stage]
-    total = total + height * width * outputs
-  return total + search_space.num_classes
-
-
-def arch_macs(search_space: SearchSpace, arch: Arch) -> np.ndarray:
-  """Exact multiply-adds of archs `[..., S]` -> `[...]` int64, on the host."""
-  return np.asarray(macs(search_space, arch_moments(search_space, arch)))
-
-
-def arch_params(search_space: SearchSpace, arch: Arch) -> np.ndarray:
-  """Exact parameters of archs `[..., S]` -> `[...]` int64, on the host."""
-  return np.asarray(params(search_space, arch_moments(search_space, arch)))
-
-
-def arch_activations(search_space: SearchSpace, arch: Arch) -> np.ndarray:
-  """Exact activations of archs `[..., S]` -> `[...]` int64, on the host."""
-  moments = arch_moments(search_space, arch)
-  return np.asarray(activations(search_space, moments))
-
-
-def mean_macs(search_space: SearchSpace, weights: Any) -> Array:
-  """Mean multiply-adds of a weighted space, in closed form (see Moments).
-
-  Differentiable in the weights. float32 under jax: relative error about 1e-6,
-  not exact integers.
-  """
-  return macs(search_space, mean_moments(search_space, weights))
-
-
-def space_macs(search_space: SearchSpace, space: Space) -> float:
-  """Mean multiply-adds over the archs of one space, float64, on the host.
+def space_cost(
+  search_space: SearchSpace, tables: CostTables, space: Space
+) -> float:
+  """Mean cost over the archs of one space, float64, on the host.
 
   Raises:
     ValueError: if the space names a bin that its stage does not have.
@@ -166,38 +143,28 @@ def space_macs(search_space: SearchSpace, space: Space) -> float:
     depth=np.eye(search_space.num_depth_bins)[np.asarray(space.depth)],
     width=np.eye(search_space.num_width_bins)[np.asarray(space.width)],
   )
-  return float(mean_macs(search_space, one_hot))
+  return float(mean_cost(search_space, tables, one_hot))
 
 
-def stage_macs(search_space: SearchSpace, stage: int) -> np.ndarray:
-  """Mean multiply-adds of one stage: `[Kd, K', Kw]` float64, on the host.
+def stage_costs(
+  search_space: SearchSpace, tables: CostTables, stage: int
+) -> np.ndarray:
+  """Mean cost of one stage: `[Kd, K', K]` float64, on the host.
 
   One entry for each depth bin of the stage, each width bin of the stage before
   (one, the stem, for the first stage) and each width bin of the stage; no entry
   for bins that the stages do not have. A space costs the sum of one entry per
-  stage and one of `ends_macs`.
+  stage and one of `tables.ends`.
   """
-  height, width = stage_shapes(search_space)[stage]
-  depth, _ = _bin_powers(search_space.depth_bins[stage : stage + 1])
-  w, sq = _bin_powers(search_space.width_bins[stage : stage + 1])
-  before = np.full((1, 1), float(search_space.stem_width))
-  if stage > 0:
-    before, _ = _bin_powers(search_space.width_bins[stage - 1 : stage])
-  same_sq = _same_tables(search_space, stage)[2]
-  pixel = _pixel_macs(before.T, depth.reshape(-1, 1, 1), w, sq, same_sq)
-  return height * width * pixel
+  num_bins = len(search_space.depth_bins[stage])
+  depth = _mean_depths(search_space)[stage, :num_bins, None, None]
+  return tables.first[stage] + (depth - 1) * tables.rest[stage]
 
 
-def ends_macs(search_space: SearchSpace) -> np.ndarray:
-  """Mean multiply-adds of stem and head: `[Kw]`, by the last stage's width."""
-  height, width, channels = search_space.image_shape
-  stem = height * width * 9.0 * channels * search_space.stem_width
-  last, _ = _bin_powers(search_space.width_bins[-1:])
-  return stem + (last[0] + 1) * search_space.num_classes
-
-
-def macs_range(search_space: SearchSpace) -> tuple[float, float]:
-  """Smallest and largest mean multiply-adds that a space can have.
+def cost_range(
+  search_space: SearchSpace, tables: CostTables
+) -> tuple[float, float]:
+  """Smallest and largest mean cost that a space can have.
 
   Not simply the first and the last bins: one channel less can cost more,
   because it takes a projection. So walk the stages, and keep for each width
@@ -205,11 +172,61 @@ def macs_range(search_space: SearchSpace) -> tuple[float, float]:
   """
   lowest = highest = np.zeros(1)
   for stage in range(search_space.num_stages):
-    table = stage_macs(search_space, stage)
-    lowest = (lowest[:, None] + table[0]).min(0)
-    highest = (highest[:, None] + table[-1]).max(0)
-  ends = ends_macs(search_space)
+    costs = stage_costs(search_space, tables, stage)
+    lowest = (lowest[:, None] + costs.min(0)).min(0)
+    highest = (highest[:, None] + costs.max(0)).max(0)
+  ends = tables.ends
   return float((lowest + ends).min()), float((highest + ends).max())
+
+
+def arch_macs(search_space: SearchSpace, arch: Arch) -> np.ndarray:
+  """Exact multiply-adds of archs `[..., S]` -> `[...]` int64, on the host."""
+  return arch_cost(search_space, METRICS["flops"], arch)
+
+
+def arch_params(search_space: SearchSpace, arch: Arch) -> np.ndarray:
+  """Exact parameters of archs `[..., S]` -> `[...]` int64, on the host.
+
+  Trainable numbers, scale and offset of the normalisations included.
+  """
+  return arch_cost(search_space, METRICS["params"], arch)
+
+
+def arch_activations(search_space: SearchSpace, arch: Arch) -> np.ndarray:
+  """Exact activations of archs `[..., S]` -> `[...]` int64, on the host.
+
+  Numbers that the convolutions and the head put out for one image.
+  """
+  return arch_cost(search_space, METRICS["activations"], arch)
+
+
+def mean_macs(search_space: SearchSpace, weights: Any) -> Array:
+  """Mean multiply-adds of a weighted space, in closed form (`mean_cost`)."""
+  return mean_cost(search_space, _macs_tables(search_space), weights)
+
+
+def space_macs(search_space: SearchSpace, space: Space) -> float:
+  """Mean multiply-adds over the archs of one space, float64, on the host.
+
+  Raises:
+    ValueError: if the space names a bin that its stage does not have.
+  """
+  return space_cost(search_space, _macs_tables(search_space), space)
+
+
+def stage_macs(search_space: SearchSpace, stage: int) -> np.ndarray:
+  """Mean multiply-adds of one stage: `[Kd, K', Kw]` (`stage_costs`)."""
+  return stage_costs(search_space, _macs_tables(search_space), stage)
+
+
+def ends_macs(search_space: SearchSpace) -> np.ndarray:
+  """Mean multiply-adds of stem and head: `[Kw]`, by the last stage's width."""
+  return _macs_tables(search_space).ends
+
+
+def macs_range(search_space: SearchSpace) -> tuple[float, float]:
+  """Smallest and largest mean multiply-adds that a space can have."""
+  return cost_range(search_space, _macs_tables(search_space))
 
 
 def largest_macs(search_space: SearchSpace) -> int:
@@ -250,51 +267,73 @@ def flops_penalty(cost: Array, target: float) -> Array:
   return abs(cost / (1.0 * target) - 1)
 
 
-def _pixel_macs(before, depth, width, width_sq, same_width_sq) -> Array:
-  """Multiply-adds of a stage for each of its pixels."""
-  project = before * width - same_width_sq
-  first = 9 * before * width + 9 * width_sq + project
-  return first + (depth - 1) * 18 * width_sq
+def _first_cost(metric, search_space, stage, before, width):
+  """Of a stage's first block, which projects unless the shape stays."""
+  layer = functools.partial(_layer, metric, _pixels(search_space, stage))
+  project = (before != width) | (search_space.strides[stage] != 1)
+  return (
+    layer(3, before, width)
+    + layer(3, width, width)
+    + project * layer(1, before, width)
+  )
 
 
-def _bin_powers(bins) -> tuple[np.ndarray, np.ndarray]:
-  """Mean of n and of n * n over each bin, `[S, K]`, exact."""
-  low, high = (edge.astype(np.float64) for edge in bin_edges(bins))
-  count = high - low + 1
-  mean = (low + high) / 2
-  # The variance of `count` consecutive integers is (count^2 - 1) / 12.
-  return mean, mean**2 + (count**2 - 1) / 12
+def _rest_cost(metric, search_space, stage, width):
+  """Of each further block of a stage."""
+  return 2 * _layer(metric, _pixels(search_space, stage), 3, width, width)
 
 
-def _same_moments(search_space: SearchSpace, width: Array, stage: int) -> tuple:
-  """P, E[w], E[w^2] of "same width as before, stride 1" for one stage."""
-  tables = _same_tables(search_space, stage)
-  _, num_before, num_here = tables.shape
-  here = width[stage, None, :num_here]
-  if stage == 0:
-    return tuple((table * here).sum() for table in tables)
-  before = width[stage - 1, :num_before, None]
-  return tuple((before * table * here).sum() for table in tables)
+def _ends_cost(metric, search_space, width):
+  """Of stem and head."""
+  height, columns, channels = search_space.image_shape
+  stem = _layer(metric, height * columns, 3, channels, search_space.stem_width)
+  head = (0 if metric == "activations" else width) + np.ones_like(width)
+  return stem + head * search_space.num_classes
 
 
-def _same_tables(search_space: SearchSpace, stage: int) -> np.ndarray:
-  """`[3, K', K]`: those moments for each bin before (or the stem) and here."""
-  if search_space.strides[stage] != 1:
-    return np.zeros((3, 1, 1))  # Never the same: one zero for all the bins.
-  stem = search_space.stem_width
-  all_bins = (((stem, stem),), *search_space.width_bins)
-  before, here = (np.asarray(all_bins[s], np.int64) for s in (stage, stage + 1))
-  before, here = before[:, None], here[None, :]
-  low = np.maximum(before[..., 0], here[..., 0])
-  high = np.minimum(before[..., 1], here[..., 1])
-  pairs = np.ptp(before, -1) + 1, np.ptp(here, -1) + 1
-  # Sums of 1, n and n^2 over the widths that both bins have.
-  sums = [
-    np.where(low <= high, upto(high) - upto(low - 1), 0)
-    for upto in (
-      lambda n: n,
-      lambda n: n * (n + 1) // 2,
-      lambda n: n * (n + 1) * (2 * n + 1) // 6,
-    )
-  ]
-  return np.stack(sums) / (pairs[0] * pairs[1])
+def _layer(metric, pixels, kernel, inputs, outputs):
+  """Of one convolution with its normalisation, for so many pixels."""
+  if metric == "flops":
+    return pixels * kernel**2 * inputs * outputs
+  if metric == "params":
+    return kernel**2 * inputs * outputs + 2 * outputs
+  return pixels * outputs
+
+
+METRICS = {
+  name: Metric(
+    *(functools.partial(f, name) for f in (_first_cost, _rest_cost, _ends_cost))
+  )
+  for name in ("flops", "params", "activations")
+}
+
+
+def _macs_tables(search_space: SearchSpace) -> CostTables:
+  return cost_tables(search_space, METRICS["flops"])
+
+
+def _pixels(search_space: SearchSpace, stage: int) -> int:
+  height, width = stage_shapes(search_space)[stage]
+  return height * width
+
+
+def _mean_depths(search_space: SearchSpace) -> np.ndarray:
+  """The mean of each depth bin, `[S, Kd]`."""
+  low, high = bin_edges(search_space.depth_bins)
+  return (low.astype(np.float64) + high) / 2
+
+
+def _numbers(bins) -> np.ndarray:
+  """All numbers of a stage's bins, ascending."""
+  return np.concatenate([np.arange(a, b + 1, dtype=np.int64) for a, b in bins])
+
+
+def _bin_means(bins, values) -> np.ndarray:
+  """Means over each bin of what its numbers have: `[n, ...]` -> `[K, ...]`."""
+  sizes = np.asarray([high - low + 1 for low, high in bins])
+  starts = np.cumsum(sizes) - sizes
+  values = np.asarray(values, np.float64)
+  if not values.ndim:
+    values = np.broadcast_to(values, sizes.sum())
+  sums = np.add.reduceat(values, starts, axis=0)
+  return (sums.T / sizes).T

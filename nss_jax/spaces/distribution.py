@@ -37,9 +37,9 @@ class EliteSpace(NamedTuple):
 
   Attributes:
     space: the candidate closest to the target, fields `[S]`.
-    cost: its cost, in the units of the target.
+    cost: its cost, in the units of the target, `[]` or `[C]`.
     candidates: all the spaces drawn, fields `[n, S]`.
-    costs: their costs, `[n]`.
+    costs: their costs, `[n]` or `[n, C]`.
     index: which candidate it is.
   """
 
@@ -136,21 +136,26 @@ def elite_space(
   logits: SpaceLogits,
   *,
   cost_fn: Callable[[SpaceLogits], jax.Array],
-  target: float,
+  target: Any,
   num_samples: int = 5,
+  penalty_fn: Callable[[jax.Array, Any], jax.Array] = flops_penalty,
 ) -> EliteSpace:
   """Draws n spaces and keeps the one closest to the target (paper 3.4, 4.1).
+
+  Of several costs C the one that is farthest from its target counts.
 
   Args:
     rng: random key, consumed.
     logits: the searched distribution.
-    cost_fn: mean cost of a space from the weights of its bins.
-    target: the cost to be met, in the units of `cost_fn`.
+    cost_fn: mean cost of a space from the weights of its bins, or costs `[C]`.
+    target: the cost to be met, in the units of `cost_fn`, or `[C]`.
     num_samples: n; the paper draws 5.
+    penalty_fn: `(costs, target)` -> how far each is from being met.
   """
   candidates = sample_space(rng, logits, (num_samples,))
   costs = jax.vmap(lambda space: cost_fn(one_hot(space, logits)))(candidates)
-  index = flops_penalty(costs, target).argmin()
+  distances = penalty_fn(costs, target).reshape(num_samples, -1).max(-1)
+  index = distances.argmin()
   space = jax.tree.map(lambda x: x[index], candidates)
   return EliteSpace(space, costs[index], candidates, costs, index)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from nss_jax.spaces.constraints import Target
 from nss_jax.spaces.feasible import (
   check_at_least_one,
   feasible_indices,
@@ -42,7 +43,7 @@ def evolve_spaces(
   search_space: SearchSpace,
   score_fn: Callable[[Space], Any],
   *,
-  target: float,
+  target: Target,
   tolerance: float,
   num_scored: int,
   population: int = 64,
@@ -66,7 +67,7 @@ def evolve_spaces(
     search_space: the bins.
     score_fn: spaces, fields `[n, S]` -> scores `[n]`, lower is better; NaN is
       worst. Called once per generation; no space is scored twice.
-    target: multiply-adds.
+    target: multiply-adds, or constraints.
     tolerance: largest `|cost / target - 1|` accepted, of the mean cost.
     num_scored: number of spaces to score; all feasible ones, if they are fewer.
     population: spaces per generation.

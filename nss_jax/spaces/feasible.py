@@ -1,4 +1,6 @@
-"""The spaces and archs that meet a cost target: which, draws, the best one.
+"""The spaces and archs that meet a target: which, draws, the best one.
+
+A target is a number of multiply-adds, or constraints: then all are to be met.
 
 Work for the host, once per search. Random keys seed a numpy generator, which
 needs no compilation for the numbers of spaces, other for every target.
@@ -9,12 +11,20 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nss_jax.spaces.cost import arch_macs, flops_penalty
+from nss_jax.spaces.constraints import (
+  Constraint,
+  Target,
+  as_constraints,
+  describe,
+  excess,
+  worst_penalty,
+)
+from nss_jax.spaces.cost import arch_cost
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.sampling import host_rng
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.table import (
-  all_space_macs,
+  all_space_costs,
   space_log_probabilities,
   spaces_at,
 )
@@ -31,7 +41,7 @@ class ExactElite(NamedTuple):
 
   Attributes:
     space: the Elite Space, numpy int32 fields `[S]`.
-    cost: its mean multiply-adds.
+    cost: its mean multiply-adds, or what the first constraint counts.
     log_probability: its log-probability under softmax(logits), in nats.
     num_feasible: the number of spaces that it was chosen from.
   """
@@ -44,7 +54,7 @@ class ExactElite(NamedTuple):
 
 def feasible_spaces(
   search_space: SearchSpace,
-  target: float,
+  target: Target,
   tolerance: float,
   *,
   without_lowest_width: bool = False,
@@ -53,8 +63,9 @@ def feasible_spaces(
 
   Args:
     search_space: the bins.
-    target: multiply-adds.
-    tolerance: largest `|cost / target - 1|` accepted; 0.1 is 10 %.
+    target: multiply-adds, or constraints.
+    tolerance: largest `|cost / target - 1|` accepted; 0.1 is 10 %. None for a
+      cost that is to be at most the target.
     without_lowest_width: also exclude every space that takes the lowest width
       bin in any stage (all spaces, if a stage has no other): spaces whose archs
       can squeeze all information through a channel or two.
@@ -66,13 +77,12 @@ def feasible_spaces(
     ValueError: if target or tolerance are out of range, or there are too many
       spaces.
   """
-  penalties = _penalties(search_space, target, tolerance, without_lowest_width)
-  return penalties <= tolerance
+  return _excess(search_space, target, tolerance, without_lowest_width) <= 0
 
 
 def feasible_indices(
   search_space: SearchSpace,
-  target: float,
+  target: Target,
   tolerance: float,
   *,
   without_lowest_width: bool = False,
@@ -83,17 +93,21 @@ def feasible_indices(
     ValueError: naming the nearest cost there is, if no space is feasible; and
       as `feasible_spaces`, whose arguments it takes.
   """
-  penalties = _penalties(search_space, target, tolerance, without_lowest_width)
-  indices = np.flatnonzero(penalties <= tolerance)
+  over = _excess(search_space, target, tolerance, without_lowest_width)
+  indices = np.flatnonzero(over <= 0)
   if not indices.size:
     which = " without a lowest width bin" if without_lowest_width else ""
-    nearest = penalties.argmin()
-    if np.isinf(penalties.ravel()[nearest]):
+    nearest = over.argmin()
+    if np.isinf(over.ravel()[nearest]):
       raise ValueError(f"there is no space{which}")
-    cost = all_space_macs(search_space).ravel()[nearest]
+    constraints = as_constraints(target)
+    costs = [
+      f"{table.ravel()[nearest]:.6g}"
+      for table in _all_costs(search_space, constraints)
+    ]
     raise ValueError(
       f"no space{which} has a mean cost within {tolerance:.3g} of "
-      f"{target:.6g} multiply-adds; the nearest has {cost:.6g}"
+      f"{describe(constraints)}; the nearest has {' and '.join(costs)}"
     )
   return indices
 
@@ -101,7 +115,7 @@ def feasible_indices(
 def sample_feasible_spaces(
   rng: jax.Array,
   search_space: SearchSpace,
-  target: float,
+  target: Target,
   tolerance: float,
   count: int,
   *,
@@ -112,7 +126,7 @@ def sample_feasible_spaces(
   Args:
     rng: random key, consumed.
     search_space: the bins.
-    target: multiply-adds.
+    target: multiply-adds, or constraints.
     tolerance: largest `|cost / target - 1|` accepted.
     count: n, the number of spaces; no space is drawn twice.
     without_lowest_width: see `feasible_spaces`.
@@ -129,8 +143,9 @@ def sample_feasible_spaces(
   )
   if indices.size < count:
     raise ValueError(
-      f"{count} different spaces within {tolerance:.3g} of {target:.6g} "
-      f"multiply-adds were asked for; there are {indices.size}"
+      f"{count} different spaces within {tolerance:.3g} of "
+      f"{describe(as_constraints(target))} were asked for; there are "
+      f"{indices.size}"
     )
   drawn = host_rng(rng).choice(indices, count, replace=False)
   return spaces_at(search_space, drawn)
@@ -139,7 +154,7 @@ def sample_feasible_spaces(
 def sample_feasible_archs(
   rng: jax.Array,
   search_space: SearchSpace,
-  target: float,
+  target: Target,
   tolerance: float,
   count: int,
   *,
@@ -156,7 +171,7 @@ def sample_feasible_archs(
   Args:
     rng: random key, consumed.
     search_space: the bins.
-    target: multiply-adds.
+    target: multiply-adds, or constraints.
     tolerance: largest `|cost / target - 1|` accepted, of the arch.
     count: N.
     max_draws: give up after so many archs, accepted or not.
@@ -167,7 +182,8 @@ def sample_feasible_archs(
   Raises:
     ValueError: if `max_draws` did not suffice.
   """
-  _check_window(target, tolerance)
+  constraints = as_constraints(target)
+  _check_window(constraints, tolerance)
   check_at_least_one("count", count)
   generator = host_rng(rng)
   kept, missing, num_draws = [], count, 0
@@ -175,14 +191,14 @@ def sample_feasible_archs(
     size = min(_ARCHS_PER_BATCH, max_draws - num_draws)
     num_draws += size
     archs = _uniform_archs(generator, search_space, size)
-    penalty = flops_penalty(arch_macs(search_space, archs), target)
-    rows = np.flatnonzero(penalty <= tolerance)[:missing]
+    costs = [arch_cost(search_space, one.metric, archs) for one in constraints]
+    rows = np.flatnonzero(excess(constraints, costs, tolerance) <= 0)[:missing]
     missing -= rows.size
     kept.append(jax.tree.map(lambda x, rows=rows: x[rows], archs))
   if missing > 0:
     raise ValueError(
       f"only {count - missing} of {count} archs within {tolerance:.3g} of "
-      f"{target:.6g} multiply-adds in {num_draws} uniform draws"
+      f"{describe(constraints)} in {num_draws} uniform draws"
     )
   return jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
 
@@ -197,7 +213,7 @@ def sample_uniform_archs(
 def exact_elite_space(
   search_space: SearchSpace,
   logits: SpaceLogits,
-  target: float,
+  target: Target,
   tolerance: float,
 ) -> ExactElite:
   """The most probable space whose mean cost is within tolerance of the target.
@@ -205,26 +221,29 @@ def exact_elite_space(
   Found exactly: the distribution factorises and the cost is in closed form, so
   every space is scored. Replaces the draws of `elite_space` (paper 3.4), whose
   result varies from key to key. Of spaces that are equally probable (to `TIE`)
-  the one closest to the target wins, then the first in enumeration order.
+  the one closest to the target (by the worst constraint) wins, then the first
+  in enumeration order.
 
   Args:
     search_space: the bins.
     logits: the searched distribution, `[S, Kd]` and `[S, Kw]`.
-    target: multiply-adds.
+    target: multiply-adds, or constraints.
     tolerance: largest `|cost / target - 1|` accepted.
 
   Raises:
     ValueError: naming the nearest cost there is, if no space is within the
       tolerance; or if logits are not finite or not of the search space.
   """
-  costs = all_space_macs(search_space).ravel()
+  constraints = as_constraints(target)
+  costs = [t.ravel() for t in _all_costs(search_space, constraints)]
   indices = feasible_indices(search_space, target, tolerance)
   scores = space_log_probabilities(search_space, logits).ravel()[indices]
   indices = indices[scores >= scores.max() - TIE]
-  best = indices[flops_penalty(costs[indices], target).argmin()]
+  distances = worst_penalty(constraints, [c[indices] for c in costs])
+  best = indices[distances.argmin()]
   return ExactElite(
     space=spaces_at(search_space, best),
-    cost=float(costs[best]),
+    cost=float(costs[0][best]),
     log_probability=float(scores.max()),
     num_feasible=int(scores.size),
   )
@@ -236,25 +255,34 @@ def check_at_least_one(name: str, count: int) -> None:
     raise ValueError(f"{name} must be at least 1; got {count}")
 
 
-def _penalties(
-  search_space, target, tolerance, without_lowest_width
-) -> np.ndarray:
-  """A table of `|cost / target - 1|`; infinite for spaces that are excluded."""
-  _check_window(target, tolerance)
-  penalties = flops_penalty(all_space_macs(search_space), target)
+def _excess(search_space, target, tolerance, without_lowest_width):
+  """A table of `excess`; infinite for spaces that are excluded."""
+  constraints = as_constraints(target)
+  _check_window(constraints, tolerance)
+  over = excess(constraints, _all_costs(search_space, constraints), tolerance)
   if without_lowest_width:
     for stage in range(search_space.num_stages):
-      widths = np.moveaxis(penalties, search_space.num_stages + stage, 0)
+      widths = np.moveaxis(over, search_space.num_stages + stage, 0)
       widths[0] = np.inf
-  return penalties
+  return over
 
 
-def _check_window(target: float, tolerance: float) -> None:
-  if not (0 < target < np.inf and 0 <= tolerance < np.inf):
-    raise ValueError(
-      "target must be positive, tolerance at least 0 and both finite; got "
-      f"{target} and {tolerance}"
-    )
+def _all_costs(
+  search_space: SearchSpace, constraints: tuple[Constraint, ...]
+) -> list[np.ndarray]:
+  """A table of mean costs for each constraint."""
+  return [all_space_costs(search_space, one.metric) for one in constraints]
+
+
+def _check_window(
+  constraints: tuple[Constraint, ...], tolerance: float
+) -> None:
+  for target in (one.target for one in constraints):
+    if not (0 < target < np.inf and 0 <= tolerance < np.inf):
+      raise ValueError(
+        "target must be positive, tolerance at least 0 and both finite; got "
+        f"{target} and {tolerance}"
+      )
 
 
 def _uniform_archs(

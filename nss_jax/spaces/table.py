@@ -11,7 +11,7 @@ Work for the host, in float64.
 
 import numpy as np
 
-from nss_jax.spaces.cost import ends_macs, stage_macs
+from nss_jax.spaces.cost import METRICS, Metric, cost_tables, stage_costs
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.search_space import SearchSpace, Space
 
@@ -73,21 +73,31 @@ def all_space_macs(search_space: SearchSpace) -> np.ndarray:
   Raises:
     ValueError: if there are more than `MAX_SPACES` spaces.
   """
+  return all_space_costs(search_space, METRICS["flops"])
+
+
+def all_space_costs(search_space: SearchSpace, metric: Metric) -> np.ndarray:
+  """Mean cost of every space: a table, float64, on the host.
+
+  Raises:
+    ValueError: if there are more than `MAX_SPACES` spaces.
+  """
   if search_space.num_spaces > MAX_SPACES:
     raise ValueError(
       f"{search_space.num_spaces} spaces are too many to list; at most "
       f"{MAX_SPACES}"
     )
   num_stages = search_space.num_stages
-  total = ends_macs(search_space)  # On the last axis: the last stage's width.
+  tables = cost_tables(search_space, metric)
+  total = tables.ends  # On the last axis: the last stage's width.
   for stage in range(num_stages):
-    table = stage_macs(search_space, stage)
-    num_depths, num_before, num_widths = table.shape
+    costs = stage_costs(search_space, tables, stage)
+    num_depths, num_before, num_widths = costs.shape
     shape = [1] * (2 * num_stages)
     shape[stage], shape[num_stages + stage] = num_depths, num_widths
     if stage > 0:
       shape[num_stages + stage - 1] = num_before
-    total = total + table.reshape(shape)
+    total = total + costs.reshape(shape)
   return total
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
@@ -35,7 +36,7 @@ def init_search_state(
 ) -> SearchState:
   """Step 0."""
   return SearchState(
-    step=jax.numpy.zeros((), jax.numpy.int32),
+    step=jnp.zeros((), jnp.int32),
     logits=logits,
     opt_state=optimizer.init(logits),
   )
@@ -51,14 +52,18 @@ def search_step(
   cost_fn: Callable[[Any], jax.Array],
   sample_fn,
   optimizer: optax.GradientTransformation,
-  target: float,
-  cost_weight: float,
+  target: Any,
+  cost_weight: Any,
+  penalty_fn: Callable[[jax.Array, Any], jax.Array] = flops_penalty,
   cost_from: CostFrom = "sample",
   estimator: Estimator = pathwise,
   axis_name: str | None = None,
   own_draws: bool = False,
 ) -> tuple[SearchState, Metrics]:
   """Descends `task loss + cost_weight * |cost / target - 1|` (Eq. 3-5).
+
+  There may be several budgets: then costs, targets, weights and penalties are
+  arrays `[C]`, and the weighted penalties add up.
 
   Args:
     state: logits (the paper's Theta) and optimizer state.
@@ -67,12 +72,14 @@ def search_step(
     rng: base key, the same for every step; the draw uses
       `fold_in(rng, state.step)`.
     loss_fn: `(weights, choice, batch) -> (loss, metrics)`.
-    cost_fn: cost of a space from its bins' weights, shaped as the logits.
+    cost_fn: cost of a space from its bins' weights, shaped as the logits: a
+      scalar, or `[C]`.
     sample_fn: `(rng, logits, step) -> Sample`; differentiable in the logits if
       the estimator is pathwise, one-hot if it is the score function.
     optimizer: of the logits.
-    target: cost to be met, in the units of `cost_fn`.
-    cost_weight: lambda of Eq. 5.
+    target: cost to be met, in the units of `cost_fn`, or `[C]`.
+    cost_weight: lambda of Eq. 5, or `[C]`.
+    penalty_fn: `(cost, target)` -> what is weighted, elementwise.
     cost_from: the bins' weights that the penalty sees: those of the draw
       (`"sample"`, the paper) or `softmax(logits)` (`"expected"`: exact in
       closed form, whatever the estimator).
@@ -82,7 +89,7 @@ def search_step(
 
   Returns:
     The next state, and `loss`, `penalty`, `sampled_cost` and `expected_cost`
-    (over target) with the metrics of `loss_fn`.
+    (over target; each a scalar, or `[C]`) with the metrics of `loss_fn`.
 
   Raises:
     ValueError: if `cost_from` is neither of the two, or for `own_draws` without
@@ -97,8 +104,10 @@ def search_step(
   def objective(sample):
     loss, metrics = loss_fn(weights, sample.choice, batch)
     cost = cost_fn(sample.weights)
-    penalty = flops_penalty(cost, target)
-    value = loss + cost_weight * penalty if cost_from == "sample" else loss
+    penalty = penalty_fn(cost, target)
+    value = loss
+    if cost_from == "sample":
+      value = value + jnp.sum(cost_weight * penalty)
     seen = {"loss": loss, "penalty": penalty, "sampled_cost": cost / target}
     return value, {**seen, **metrics}
 
@@ -112,8 +121,8 @@ def search_step(
     cost = cost_fn(probabilities(logits))
     metrics["expected_cost"] = cost / target
     if cost_from == "expected":
-      metrics["penalty"] = flops_penalty(cost, target)
-      value = value + cost_weight * metrics["penalty"]
+      metrics["penalty"] = penalty_fn(cost, target)
+      value = value + jnp.sum(cost_weight * metrics["penalty"])
     return value, metrics
 
   logits = vary_over_devices(state.logits, axis_name)

@@ -1,0 +1,133 @@
+"""`objective.constraints`: the budgets of a config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from nss_jax.config.fields import ConfigError
+from nss_jax.runtime import latency_file
+from nss_jax.spaces.constraints import MODES, UNITS, Constraint
+from nss_jax.spaces.cost import METRICS, Metric, cost_range, cost_tables
+from nss_jax.spaces.feasible import feasible_indices
+from nss_jax.spaces.search_space import SearchSpace
+
+LATENCY = "latency"
+_METRICS = (*METRICS, LATENCY)
+_FIELDS = ("metric", "target", "weight", "mode")
+_FORM = "{'metric': 'params', 'target': 2e5, 'weight': 1.0, 'mode': 'equal'}"
+# So large that no cost comes near, and it is still a float.
+_LARGEST = 1e300
+
+
+def constraints(config: ml_collections.ConfigDict) -> tuple[Constraint, ...]:
+  """The budgets of a valid config, at least one.
+
+  The first is `target_flops`, with the weight `cost_weight`; if that is 0 and
+  there are others, they stand alone.
+  """
+  objective = config.objective
+  flops = Constraint(
+    "flops",
+    METRICS["flops"],
+    float(objective.target_flops),
+    float(objective.cost_weight),
+  )
+  given = [_constraint(config, x) for x in objective.constraints]
+  return (flops, *given) if flops.weight or not given else tuple(given)
+
+
+def wants_latency(config: ml_collections.ConfigDict) -> bool:
+  """Whether a budget needs a latency table."""
+  return any(x["metric"] == LATENCY for x in config.objective.constraints)
+
+
+def check_constraints(config: ml_collections.ConfigDict) -> None:
+  """Refuses constraints that are none.
+
+  Raises:
+    ConfigError: naming the field, the value and what is accepted.
+  """
+  for index, fields in enumerate(config.objective.constraints):
+    path = f"config.objective.constraints[{index}]"
+    keys = set(fields) if isinstance(fields, Mapping) else set()
+    if not {"metric", "target"} <= keys <= {*_FIELDS}:
+      raise ConfigError(f"{path}: {fields!r} is not accepted; expected {_FORM}")
+    for name, accepts, words in (
+      ("metric", lambda v: v in _METRICS, f"one of {', '.join(_METRICS)}"),
+      ("target", lambda v: _is_within(v) and v > 0, "a number above 0"),
+      ("weight", _is_within, "a number of 0 or more"),
+      ("mode", lambda v: v in MODES, f"one of {', '.join(MODES)}"),
+    ):
+      if name in fields and not accepts(fields[name]):
+        raise ConfigError(
+          f"{path}.{name}: {fields[name]!r} is not accepted; expected {words}"
+        )
+  names = [fields["metric"] for fields in config.objective.constraints]
+  names += ["flops"] if config.objective.cost_weight else []
+  for name in names:
+    if names.count(name) > 1:
+      raise ConfigError(
+        f"config.objective.constraints: two budgets of {name} are not accepted;"
+        " expected each metric once, and flops only where "
+        "config.objective.cost_weight is 0, in place of target_flops"
+      )
+
+
+def validate_target(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> None:
+  """Refuses targets that no space can meet.
+
+  Raises:
+    ConfigError: with the range that can be met, or the nearest cost to it.
+    ArtifactError: if the latency table is missing, broken, or of other blocks.
+  """
+  if wants_latency(config):
+    latency_file.read_metric(config.objective.latency_table, search_space)
+  budgets = constraints(config)
+  for one in budgets:
+    tables = cost_tables(search_space, one.metric)
+    low, high = cost_range(search_space, tables)
+    if low <= one.target and (one.target <= high or one.mode == "at_most"):
+      continue
+    raise ConfigError(
+      f"config.objective.{_field(config, one)}: {one.target:g} is not accepted;"
+      f" expected {low:.6g} to {high:.6g} {UNITS[one.name]}, the mean costs "
+      "that a space of this search space can have"
+    )
+  if config.search.elite == "exact":
+    try:
+      feasible_indices(search_space, budgets, config.search.elite_tolerance)
+    except ValueError as error:
+      raise ConfigError(f"config.search.elite_tolerance: {error}") from None
+
+
+def _constraint(config, fields: Mapping[str, Any]) -> Constraint:
+  name = fields["metric"]
+  return Constraint(
+    name,
+    _metric(config, name),
+    float(fields["target"]),
+    float(fields.get("weight", 1.0)),
+    fields.get("mode", "equal"),
+  )
+
+
+def _metric(config, name: str) -> Metric:
+  if name == LATENCY:
+    return latency_file.read_metric(config.objective.latency_table, None)
+  return METRICS[name]
+
+
+def _field(config, constraint: Constraint) -> str:
+  """Where the config has a budget."""
+  for index, fields in enumerate(config.objective.constraints):
+    if fields["metric"] == constraint.name:
+      return f"constraints[{index}].target"
+  return "target_flops"
+
+
+def _is_within(value) -> bool:
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return number and 0 <= value < _LARGEST

@@ -1,0 +1,257 @@
+"""The latency_table phase: times of blocks on this device, and their error."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from scipy import stats
+
+from nss_jax.phases import loop
+from nss_jax.phases.job import Job
+from nss_jax.runtime import artifacts, latency_file
+from nss_jax.runtime.log import say
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.stopwatch import call_seconds
+from nss_jax.spaces.cost import (
+  arch_cost,
+  arch_macs,
+  cost_range,
+  cost_tables,
+  stage_shapes,
+)
+from nss_jax.spaces.feasible import sample_uniform_archs
+from nss_jax.spaces.latency import LatencyTable, latency_metric
+from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_arch
+from nss_jax.supernet import network
+from nss_jax.version import __version__
+
+# Seconds of the largest network of a search space.
+TimeFn = Callable[[SearchSpace], float]
+
+
+def run(job: Job) -> dict[str, Any]:
+  """Times blocks by themselves, then whole networks, to compare.
+
+  Writes `latency_table/table.csv` and `summary.json`. `spread` is the
+  interquartile range of the calls of a network over their median, of the median
+  network: where it is large the machine was busy, and the table is poor.
+
+  Returns:
+    The content of `summary.json`.
+
+  Raises:
+    Interrupted: after SIGTERM.
+  """
+  settings, space = job.config.latency_table, job.search_space
+  spreads = []
+  with Preemption() as preemption:
+
+    @functools.cache
+    def seconds(probe: SearchSpace) -> float:
+      if preemption.requested():
+        raise loop.Interrupted("the times so far are not kept")
+      times = network_seconds(job.config, probe)
+      low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
+      spreads.append((high - low) / median)
+      return float(np.quantile(times, settings.quantile))
+
+    say(job.console, "latency_table: timing blocks")
+    table = measure(space, settings.num_widths, seconds)
+    say(job.console, f"latency_table: timing {settings.num_networks} networks")
+    checked = check(space, table, settings, seconds)
+  result = {
+    "device": jax.devices()[0].device_kind,
+    "backend": jax.default_backend(),
+    "jax": jax.__version__,
+    "batch_size": settings.batch_size,
+    "quantile": settings.quantile,
+    "activations": job.config.supernet.activations,
+    "spread": float(np.median(spreads)),
+    "mean_range": list(
+      cost_range(space, cost_tables(space, latency_metric(table)))
+    ),
+    **checked,
+    "search_space": space.to_dict(),
+    "table": latency_file.table_to_json(table),
+    "version": __version__,
+  }
+  folder = job.workdir / latency_file.FOLDER
+  artifacts.make_folder(folder)
+  latency_file.write_csv(folder / latency_file.TABLE, table)
+  # Last: this file says that the phase is finished.
+  artifacts.write_json(folder / latency_file.SUMMARY, result)
+  return result
+
+
+def network_seconds(
+  config: ml_collections.ConfigDict, space: SearchSpace
+) -> np.ndarray:
+  """Times of forward passes of the largest network, with running averages.
+
+  The numbers in it do not matter, so they are made up on the host.
+  """
+  settings = config.latency_table
+  rng = np.random.default_rng(0)
+  params, averages = (
+    jax.tree.map(
+      lambda x: jnp.asarray(rng.uniform(0.01, 0.1, x.shape), x.dtype),
+      jax.eval_shape(functools.partial(make, search_space=space)),
+    )
+    for make in (
+      functools.partial(network.init_weights, jax.random.key(0)),
+      network.init_averages,
+    )
+  )
+  images = jnp.asarray(
+    rng.normal(size=(settings.batch_size, *space.image_shape)),
+    config.supernet.activations,
+  )
+  apply = jax.jit(
+    lambda *inputs: network.apply_alone(space, *inputs, train=False)[0]
+  )
+  return call_seconds(lambda: apply(params, averages, images), settings.repeats)
+
+
+def measure(
+  space: SearchSpace, num_widths: int, seconds: TimeFn
+) -> LatencyTable:
+  """Block times as differences between small networks that differ by them.
+
+  So what every network pays, the call, stem and head, is in `ends` alone, and a
+  block is timed as a network has it: behind another one. Blocks that take less
+  than the noise of the clock may come out as 0.
+  """
+  grids = [_grid(bins, num_widths) for bins in space.width_bins]
+  before = [np.asarray([space.stem_width]), *grids[:-1]]
+  rest = [
+    np.asarray([_rest_seconds(space, stage, w, seconds) for w in grid])
+    for stage, grid in enumerate(grids)
+  ]
+  first = [
+    np.asarray(
+      [[_first_seconds(space, s, b, w, seconds) for w in grids[s]] for b in row]
+    )
+    for s, row in enumerate(before)
+  ]
+  table = LatencyTable(
+    *map(tuple, (before, grids, first, rest)), np.zeros(len(grids[-1]))
+  )
+  middle = [int(grid[len(grid) // 2]) for grid in grids[:-1]]
+  ends = [
+    _ends_seconds(space, table, [*middle, int(w)], seconds) for w in grids[-1]
+  ]
+  return table._replace(ends=np.asarray(ends))
+
+
+def check(
+  space: SearchSpace,
+  table: LatencyTable,
+  settings: ml_collections.ConfigDict,
+  seconds: TimeFn,
+) -> dict[str, Any]:
+  """How well the table tells the times of random networks, none of them in it.
+
+  Returns:
+    `relative_error`: mean and max of `|predicted / measured - 1|`; `tau`:
+    Kendall's, of the predictions and, beside them, of the multiply-adds;
+    `networks`: each one.
+  """
+  rng = jax.random.key(settings.seed)
+  archs = sample_uniform_archs(rng, space, settings.num_networks)
+  predicted = arch_cost(space, latency_metric(table), archs)
+  each = [
+    jax.tree.map(lambda x, i=i: x[i], archs) for i in range(len(predicted))
+  ]
+  measured = np.asarray([seconds(space.only(arch)) for arch in each])
+  errors = np.abs(predicted / measured - 1)
+  return {
+    "relative_error": {"mean": errors.mean(), "max": errors.max()},
+    "tau": {
+      "latency": _kendall(predicted, measured),
+      "flops": _kendall(arch_macs(space, archs), measured),
+    },
+    "networks": [
+      {"arch": format_arch(arch), "measured": m, "predicted": p}
+      for arch, m, p in zip(each, measured, predicted, strict=True)
+    ],
+  }
+
+
+def _rest_seconds(space, stage, width, seconds) -> float:
+  """Of one further block, from all of them."""
+  shape = stage_shapes(space)[stage]
+  more = max(space.max_depths[stage] - 1, 1)
+  one, all_ = (
+    seconds(_probe(space, shape, width, [width], [depth], [1]))
+    for depth in (1, 1 + more)
+  )
+  return max(all_ - one, 0.0) / more
+
+
+def _first_seconds(space, stage, before, width, seconds) -> float:
+  """Of a stage's first block, with a projection, behind another block."""
+  shape = [space.image_shape[:2], *stage_shapes(space)][stage]
+  stride = space.strides[stage]
+  if stride == 1 and before == width:
+    before += 1  # or it would need no projection
+  one = _probe(space, shape, before, [before], [1], [1])
+  two = _probe(space, shape, before, [before, width], [1, 1], [1, stride])
+  return max(seconds(two) - seconds(one), 0.0)
+
+
+def _ends_seconds(space, table, widths, seconds) -> float:
+  """Of a network without its blocks, by what the table says of these."""
+  depths = np.ones(space.num_stages, np.int64)
+  arch = Arch(depth=depths, width=np.asarray(widths))
+  blocks = arch_cost(space, latency_metric(table), arch)
+  return max(seconds(space.only(arch)) - float(blocks), 0.0)
+
+
+def _probe(space, shape, stem, widths, depths, strides) -> SearchSpace:
+  """A small network on images of a stage's size."""
+  return dataclasses.replace(
+    space,
+    image_shape=(*shape, space.image_shape[-1]),
+    stem_width=int(stem),
+    width_bins=tuple(((int(w), int(w)),) for w in widths),
+    depth_bins=tuple(((int(d), int(d)),) for d in depths),
+    strides=tuple(strides),
+  )
+
+
+def _grid(bins, count: int) -> np.ndarray:
+  """Widths from the smallest to the largest, evenly, `[G]`."""
+  low, high = bins[0][0], bins[-1][1]
+  return np.unique(np.linspace(low, high, count).round().astype(np.int64))
+
+
+def _kendall(one, other) -> float | None:
+  tau = float(stats.kendalltau(one, other).statistic)
+  return None if np.isnan(tau) else tau
+
+
+def report(result: dict[str, Any], job: Job) -> list[str]:
+  """The error of the table in words."""
+  error, tau = result["relative_error"], result["tau"]
+  low, high = (1e3 * x for x in result["mean_range"])
+  shown = {k: "none" if x is None else f"{x:.2f}" for k, x in tau.items()}
+  folder = job.workdir / latency_file.FOLDER
+  return [
+    "",
+    f"Latency on {result['device']}, {result['batch_size']} images a call",
+    f"  spaces of {low:.3g} to {high:.3g} ms mean; calls vary by "
+    f"{100 * result['spread']:.0f} % (interquartile range)",
+    f"  {len(result['networks'])} networks: error "
+    f"{100 * error['mean']:.0f} % mean, {100 * error['max']:.0f} % largest; "
+    f"Kendall's tau {shown['latency']}, of multiply-adds {shown['flops']}",
+    "",
+    f"Files in {folder}: {latency_file.SUMMARY}, {latency_file.TABLE}",
+    "Next: a search with a budget of latency, in another workdir,",
+    f"  --config.objective.latency_table={folder}",
+  ]

@@ -1,0 +1,22 @@
+"""How long a computation takes."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+_WARMUP = 3  # calls that compile and fill caches
+
+
+def call_seconds(call: Callable[[], Any], repeats: int) -> np.ndarray:
+  """The times of calls `[repeats]`, each until its arrays are there."""
+  for _ in range(_WARMUP):
+    jax.block_until_ready(call())
+  seconds = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds.append(time.perf_counter() - began)
+  return np.asarray(seconds)
