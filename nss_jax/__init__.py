@@ -5,6 +5,16 @@ over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
 from nss_jax.runtime.space_file import load_space
+from nss_jax.spaces.blocks import (
+  Block,
+  Channels,
+  Conv,
+  Depthwise,
+  SqueezeExcite,
+  block_names,
+  find_block,
+  register_block,
+)
 from nss_jax.spaces.cost import (
   arch_macs,
   arch_params,
@@ -95,6 +105,10 @@ from nss_jax.version import __version__
 
 __all__ = [
   "Arch",
+  "Block",
+  "Channels",
+  "Conv",
+  "Depthwise",
   "EliteSpace",
   "ExactElite",
   "Masks",
@@ -104,6 +118,7 @@ __all__ = [
   "SearchState",
   "Space",
   "SpaceLogits",
+  "SqueezeExcite",
   "StageOrder",
   "TrainState",
   "WeightState",
@@ -116,6 +131,7 @@ __all__ = [
   "arch_masks",
   "arch_params",
   "arch_sampler",
+  "block_names",
   "cross_entropy",
   "default_buckets",
   "describe_space",
@@ -128,6 +144,7 @@ __all__ = [
   "exact_elite_space",
   "extract_subnet",
   "feasible_spaces",
+  "find_block",
   "flops_penalty",
   "follows",
   "format_arch",
@@ -152,6 +169,7 @@ __all__ = [
   "parse_space",
   "pathwise",
   "probabilities",
+  "register_block",
   "regnet_stages",
   "sample_anynet_archs",
   "sample_archs",
