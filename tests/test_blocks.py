@@ -10,12 +10,14 @@ import pytest
 from jax import lax
 
 import nss_jax as nss
+from nss_jax import config as config_lib
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import arch_activations
+from nss_jax.supernet import conv
 from nss_jax.supernet.blocks import ConvNorm, ResidualBlock
 
 WIDTH = nss.Channels("width")
-# Hidden channels of both widths, of every fraction, and a gap in the numbers.
+# Hidden channels of both widths, more and fewer than these.
 CUSTOM = nss.Block(
   layers=(
     nss.Conv("widen", 1, nss.Channels("width", 3, 2), activation="silu"),
@@ -92,7 +94,7 @@ def test_masked_is_sliced_is_small(block):
       want, (gradient, down) = masked(*arguments, arch)
       _equal(sliced(*arguments, arch), (want, (gradient, down)))
       assert all(jax.tree.leaves(jax.tree.map(jnp.any, gradient)["head"]))
-    # The last arch alone: its masks cut all that it does not have.
+    # Cut out, it computes the same; and nothing else has a gradient.
     arch = nss.parse_arch("d3-1_w5-4")
     want, (gradient, down) = masked(*arguments, arch)
     small = nss.extract_subnet(space, arguments[0], arch)
@@ -292,8 +294,6 @@ def test_efficientnet_b0():
 @pytest.mark.parametrize(("side", "size"), [(7, 3), (2, 3), (5, 5), (1, 3)])
 def test_depthwise_convolution(stride, side, size):
   """Outputs and gradients are those of XLA's own, in a loop as well."""
-  from nss_jax.supernet import conv
-
   with jax.enable_x64(True):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, side, side + 1, 4), float)
@@ -342,11 +342,11 @@ def test_squeeze_excite_of_one_channel_by_hand():
     "squeeze": {"kernel": jnp.full((1, 1), 3.0), "bias": jnp.ones(1)},
     "excite": {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full(1, -20.0)},
   }
-  conv = {"kernel": jnp.ones((1, 1, 1, 1)), "scale": jnp.ones(1)}
+  norm = {"scale": jnp.ones(1), "offset": jnp.zeros(1)}
   network = ResidualBlock(
     block, 1, project=True, norm=lambda x, scale, offset, scope: x
   )
-  params = {"se": parts, "conv": {**conv, "offset": jnp.zeros(1)}}
+  params = {"se": parts, "conv": {"kernel": jnp.ones((1, 1, 1, 1)), **norm}}
   out = network.apply({"params": params}, images, jnp.ones(1))
   factors = 1 / (1 + np.exp([20 - 2 * 7, 20 - 2 * 19]))
   want = np.asarray(images) * factors.reshape(2, 1, 1, 1)
@@ -378,6 +378,15 @@ def test_unknown_blocks_are_refused():
     nss.SearchSpace.expanded(block="resnext")
   with pytest.raises(ValueError, match="block must be one of"):
     nss.SearchSpace.expanded(block=["basic"])
+  config = config_lib.base()
+  config.space.block = "custom"  # Registered: known to configs as well.
+  config_lib.validate(config)
+  config.space.block = "resnext"
+  with pytest.raises(
+    config_lib.ConfigError,
+    match=r"^config.space.block: resnext .* one of basic, .*, custom$",
+  ):
+    config_lib.validate(config)
 
 
 CONV = nss.Conv("conv", 3, WIDTH, strided=True)

@@ -119,6 +119,7 @@ class Supernet(nn.Module):
     for stage, stride in enumerate(space.strides):
       features = space.max_widths[stage]
       depth = space.max_depths[stage]
+      blocks = masks.depth[stage, :depth]
       width = masks.width[stage, :features]
       x = Stage(
         find_block(space.block),
@@ -129,7 +130,7 @@ class Supernet(nn.Module):
         self.norm_scope,
         self.remat,
         name=f"stage_{stage + 1}",
-      )(x, masks.depth[stage, :depth], width, before)
+      )(x, blocks, width, before)
       before = width
     # At least float32 from here on, whatever the activations are.
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
