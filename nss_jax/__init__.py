@@ -5,6 +5,16 @@ over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
 from nss_jax.runtime.space_file import load_space
+from nss_jax.spaces.blocks import (
+  Block,
+  Channels,
+  Conv,
+  Depthwise,
+  SqueezeExcite,
+  block_names,
+  find_block,
+  register_block,
+)
 from nss_jax.spaces.constraints import Constraint, mean_costs, penalties
 from nss_jax.spaces.cost import (
   CostTables,
@@ -102,8 +112,12 @@ from nss_jax.version import __version__
 
 __all__ = [
   "Arch",
+  "Block",
+  "Channels",
   "Constraint",
+  "Conv",
   "CostTables",
+  "Depthwise",
   "EliteSpace",
   "ExactElite",
   "Masks",
@@ -114,6 +128,7 @@ __all__ = [
   "SearchState",
   "Space",
   "SpaceLogits",
+  "SqueezeExcite",
   "StageOrder",
   "TrainState",
   "WeightState",
@@ -127,6 +142,7 @@ __all__ = [
   "arch_masks",
   "arch_params",
   "arch_sampler",
+  "block_names",
   "cost_tables",
   "cross_entropy",
   "default_buckets",
@@ -140,6 +156,7 @@ __all__ = [
   "exact_elite_space",
   "extract_subnet",
   "feasible_spaces",
+  "find_block",
   "flops_penalty",
   "follows",
   "format_arch",
@@ -167,6 +184,7 @@ __all__ = [
   "pathwise",
   "penalties",
   "probabilities",
+  "register_block",
   "regnet_stages",
   "sample_anynet_archs",
   "sample_archs",

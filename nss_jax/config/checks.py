@@ -8,6 +8,7 @@ import ml_collections
 
 from nss_jax.config.constraints import check_constraints
 from nss_jax.config.fields import PHASES_OF_A_TARGET, ConfigError, base
+from nss_jax.spaces.blocks import block_names
 from nss_jax.spaces.search_space import SearchSpace
 
 
@@ -35,7 +36,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ConfigError: naming the field, the value and what is accepted.
   """
   _check_fields(config.to_dict(), base().to_dict(), "config")
-  for path, choices in _CHOICES.items():
+  choices_of = {**_CHOICES, "space.block": block_names()}
+  for path, choices in choices_of.items():
     value = _get(config, path)
     if value not in choices:
       raise ConfigError(_message(path, value, f"one of {', '.join(choices)}"))
@@ -138,7 +140,6 @@ def _count(value) -> bool:
 
 _CHOICES = {
   "data.stream": ("auto", "always", "never"),
-  "space.block": ("basic",),
   "objective.cost_from": ("sample", "expected"),
   "search.elite": ("paper", "exact"),
   "search.estimator": ("soft", "straight_through", "score"),

@@ -14,12 +14,14 @@ each stage, so differentiable. So the three cannot drift apart.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from nss_jax.spaces.blocks import block_cost, conv_cost, find_block
 from nss_jax.spaces.search_space import (
   Arch,
   SearchSpace,
@@ -268,36 +270,37 @@ def flops_penalty(cost: Array, target: float) -> Array:
 
 
 def _first_cost(metric, search_space, stage, before, width):
-  """Of a stage's first block, which projects unless the shape stays."""
-  layer = functools.partial(_layer, metric, _pixels(search_space, stage))
-  project = (before != width) | (search_space.strides[stage] != 1)
-  return (
-    layer(3, before, width)
-    + layer(3, width, width)
-    + project * layer(1, before, width)
+  """Of a stage's first block."""
+  entering = math.prod(search_space.image_shape[:2])
+  if stage:
+    entering = _pixels(search_space, stage - 1)
+  return block_cost(
+    find_block(search_space.block),
+    metric,
+    before,
+    width,
+    (entering, _pixels(search_space, stage)),
+    # The identity fits where the shape stays.
+    project=(before != width) | (search_space.strides[stage] != 1),
   )
 
 
 def _rest_cost(metric, search_space, stage, width):
   """Of each further block of a stage."""
-  return 2 * _layer(metric, _pixels(search_space, stage), 3, width, width)
+  pixels = (_pixels(search_space, stage),) * 2
+  block = find_block(search_space.block)
+  return block_cost(block, metric, width, width, pixels)
 
 
 def _ends_cost(metric, search_space, width):
   """Of stem and head."""
   height, columns, channels = search_space.image_shape
-  stem = _layer(metric, height * columns, 3, channels, search_space.stem_width)
+  pixels, stem = height * columns, search_space.stem_width
   head = (0 if metric == "activations" else width) + np.ones_like(width)
-  return stem + head * search_space.num_classes
-
-
-def _layer(metric, pixels, kernel, inputs, outputs):
-  """Of one convolution with its normalisation, for so many pixels."""
-  if metric == "flops":
-    return pixels * kernel**2 * inputs * outputs
-  if metric == "params":
-    return kernel**2 * inputs * outputs + 2 * outputs
-  return pixels * outputs
+  return (
+    conv_cost(metric, pixels, 3, channels, stem)
+    + head * search_space.num_classes
+  )
 
 
 METRICS = {

@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from flax import struct
 
+from nss_jax.spaces.blocks import find_block
+
 _LARGEST = 2**31 - 1  # depths and widths are int32
 Bin = tuple[int, int]
 Bins = tuple[tuple[Bin, ...], ...]
@@ -58,13 +60,14 @@ class SearchSpace:
     width_bins: `[S][Kw]` inclusive ranges `(low, high)` of channels.
     strides: `[S]` stride of the first block of each stage.
     stem_width: channels of the stem's 3x3 convolution.
-    block: name of the block of the body.
+    block: name of the block of the body, see `spaces/blocks.py`.
     image_shape: `(height, width, channels)` of an image.
     num_classes: outputs of the network.
 
   Raises:
     ValueError: with the numbers, if the bins of a stage are not ascending
-      ranges of positive integers without overlap, or the stages disagree.
+      ranges of positive integers without overlap, or the stages disagree, or
+      if there is no such block.
   """
 
   depth_bins: Bins
@@ -91,6 +94,7 @@ class SearchSpace:
     for name in ("depth_bins", "width_bins"):
       for stage, bins in enumerate(getattr(self, name)):
         _check_bins(f"{name}[{stage}]", bins)
+    find_block(self.block)
     if len(self.image_shape) != 3 or not _positive(self.image_shape):
       raise ValueError(
         "image_shape must be (height, width, channels), integers of at least "

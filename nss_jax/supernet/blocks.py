@@ -1,4 +1,4 @@
-"""The residual block and its parts."""
+"""The residual block, built from its description, and its parts."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nss_jax.spaces.blocks import Block, Channels, Depthwise, SqueezeExcite
 from nss_jax.supernet.conv import conv2d
 
 
@@ -45,6 +46,7 @@ class ConvNorm(nn.Module):
     conv: the convolution, `(images, kernel, stride) -> images`.
     norm: the normalisation, `(images, scale, offset, scope) -> images`;
       `batch_norm` if None.
+    depthwise: one kernel for each channel; as many go in as come out.
   """
 
   features: int
@@ -53,13 +55,16 @@ class ConvNorm(nn.Module):
   norm_scope: NormScope = OWN_BATCH
   conv: Callable = conv2d
   norm: Callable | None = None
+  depthwise: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    inputs = 1 if self.depthwise else x.shape[-1]
+    shape = (self.size, self.size, inputs, self.features)
     kernel = self.param(
       "kernel",
-      he_normal,
-      (self.size, self.size, x.shape[-1], self.features),
+      functools.partial(he_normal, groups=x.shape[-1] // inputs),
+      shape,
     )
     scale = self.param("scale", nn.initializers.ones, (self.features,))
     offset = self.param("offset", nn.initializers.zeros, (self.features,))
@@ -88,23 +93,51 @@ class ConvNorm(nn.Module):
     return normalise(x, scale, offset, statistics, self.norm_scope)
 
 
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions and the residual (He et al.; paper Fig. 8).
-
-  The mask multiplies each branch that enters the residual stream, after its
-  normalisation (which would give masked channels an offset), never the stream
-  itself (soft masks would decay with depth). With 0/1 masks the live channels
-  are exactly those of the network that owns no others.
+class Excitation(nn.Module):
+  """The squeeze-excite of channels (Hu et al. 2018): factors `[B, 1, 1, C]`.
 
   Attributes:
+    hidden: channels between its two layers.
+  """
+
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    """`x` `[B, H, W, C]`, masked; `mask` `[hidden]` after the first layer."""
+    # The means of many pixels, and all that follows, in the weights' type.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = x.astype(wide).mean((1, 2))
+    # Its bias would switch a hidden channel on that no one owns.
+    y = nn.relu(self._linear("squeeze", self.hidden, y)) * mask[None]
+    y = nn.sigmoid(self._linear("excite", x.shape[-1], y))
+    return y.astype(x.dtype)[:, None, None, :]
+
+  def _linear(self, name, features, x):
+    return nn.Dense(features, kernel_init=he_normal, name=name)(x)
+
+
+class ResidualBlock(nn.Module):
+  """A residual block (He et al.; paper Fig. 8) as its description says.
+
+  Each layer is followed by its mask, after the normalisation (which would give
+  masked channels an offset) and before the activation: so each branch that
+  enters the residual stream is masked, and never the stream itself (soft masks
+  would decay with depth). With 0/1 masks the live channels are exactly those of
+  the network that owns no others.
+
+  Attributes:
+    block: the description.
     features: output channels, W of the stage.
-    stride: step of the first convolution.
-    project: whether a 1x1 convolution replaces the identity.
+    stride: step of the strided layer.
+    project: whether the identity does not fit: a 1x1 convolution replaces it,
+      or nothing does, as the description says.
     norm_scope: of the normalisations' statistics.
     conv: the convolution of all branches.
     norm: the normalisation of all branches.
   """
 
+  block: Block
   features: int
   stride: int = 1
   project: bool = False
@@ -113,43 +146,91 @@ class BasicBlock(nn.Module):
   norm: Callable | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Maps `[B, H, W, Cin]` with a width mask `[features]`."""
-    mask = mask.astype(x.dtype)[None, None, None, :]
+  def __call__(
+    self, x: jax.Array, mask: jax.Array, before: jax.Array | None = None
+  ) -> jax.Array:
+    """Maps `[B, H, W, Cin]`.
 
-    def branch(name, size, stride):
-      return ConvNorm(
-        self.features,
-        size,
-        stride,
-        self.norm_scope,
-        self.conv,
-        self.norm,
-        name=name,
+    Args:
+      x: images.
+      mask: width mask of the stage, `[features]`.
+      before: width mask of what comes in, `[Cin]`; all of it by default.
+    """
+
+    def mask_of(channels: Channels):
+      source = mask
+      if channels.of == "before":
+        source = jnp.ones(x.shape[-1]) if before is None else before
+      if channels.times == channels.over:
+        return source
+      count = channels.count(x.shape[-1], self.features)
+      return source[channels.sources(count)]
+
+    def spread(channels):
+      return mask_of(channels).astype(x.dtype)[None, None, None, :]
+
+    spread_width = spread(Channels("width"))
+    y = x
+    for layer, channels in zip(
+      self.block.layers, self.block.channels()[1:], strict=True
+    ):
+      if isinstance(layer, SqueezeExcite):
+        hidden = layer.hidden.count(x.shape[-1], self.features)
+        excite = Excitation(hidden, name=layer.name)
+        y = y * excite(y, mask_of(layer.hidden))
+        continue
+      count = channels.count(x.shape[-1], self.features)
+      stride = self.stride if layer.strided else 1
+      depthwise = isinstance(layer, Depthwise)
+      y = self._conv_norm(layer.name, count, layer.size, stride, depthwise)(y)
+      y = y * (
+        spread_width if channels == Channels("width") else spread(channels)
       )
+      y = _ACTIVATIONS[layer.activation](y)
+    if self.project and self.block.projects:
+      project = self._conv_norm("project", self.features, 1, self.stride)
+      x = project(x) * spread_width
+    if not self.project or self.block.projects:
+      y = x + y
+    return _ACTIVATIONS[self.block.activation](y)
 
-    y = nn.relu(branch("first", 3, self.stride)(x) * mask)
-    y = branch("second", 3, 1)(y) * mask
-    if self.project:
-      x = branch("project", 1, self.stride)(x) * mask
-    return nn.relu(x + y)
+  def _conv_norm(self, name, features, size, stride, depthwise=False):
+    return ConvNorm(
+      features,
+      size,
+      stride,
+      self.norm_scope,
+      self.conv,
+      self.norm,
+      depthwise,
+      name=name,
+    )
 
 
-BLOCKS = {"basic": BasicBlock}
+_ACTIVATIONS = {
+  "none": lambda x: x,
+  "relu": nn.relu,
+  "relu6": nn.relu6,
+  "silu": nn.silu,
+}
 EPSILON = 1e-5
 AVERAGES = "averages"  # flax's collection of running averages
 AVERAGE_RATE = 0.1  # the share of a new batch
 
 
-def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32):
+def he_normal(
+  key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, groups: int = 1
+):
   """Kernels `[.., Cin, Cout]` of variance 2 / fan-out (He et al. 2015).
+
+  Each of the groups of channels has a fan-out of its own.
 
   As flax's `variance_scaling(2.0, "fan_out", "normal")`, of which XLA on CPU
   compiles the random bits of every dimension by themselves: flat, these numbers
   take a fifth of the time.
   """
   size = math.prod(shape)
-  normal = nn.initializers.normal(math.sqrt(2 * shape[-2] / size))
+  normal = nn.initializers.normal(math.sqrt(2 * shape[-2] * groups / size))
   return normal(key, (size,), dtype).reshape(shape)
 
 

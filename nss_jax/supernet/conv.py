@@ -8,6 +8,9 @@ are the same sums. Other platforms choose their own layouts, so they keep the
 gradient of autodiff; `tests/benchmarks/conv_in_scan.py` measures when CPU no
 longer needs this file.
 
+Nor has it a fast kernel for depthwise convolutions: on CPU they are written as
+what they are, a product and a sum for each place in the window.
+
 Its kernel for one or four output pixels runs at a twentieth of the speed of
 larger images, so there a convolution is written as the one matrix product that
 it is.
@@ -29,16 +32,66 @@ def conv2d(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
   Args:
     images: `[B, H, W, Cin]`.
-    kernel: `[k, k, Cin, Cout]`.
+    kernel: `[k, k, Cin, Cout]`; or `[k, k, 1, Cin]`, depthwise: one for each
+      channel.
     stride: step in both directions.
 
   Returns:
     `[B, ceil(H / stride), ceil(W / stride), Cout]`.
   """
+  if kernel.shape[2] < images.shape[3]:
+    return _depthwise(images, kernel, stride)
   small = all(-(-n // stride) <= _TINY for n in images.shape[1:3])
   if small and kernel.shape[0] > 1:
     return _product(images, kernel, stride)
   return _windows(images, kernel, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  return lax.platform_dependent(
+    images,
+    kernel,
+    cpu=functools.partial(_shifted, stride),
+    default=functools.partial(_grouped, stride),
+  )
+
+
+def _shifted(stride, images, kernel):
+  size = kernel.shape[0]
+  pad = ((size - 1) // 2,) * 2
+  padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
+  rows, columns = (
+    [slice(k, k + n, stride) for k in range(size)] for n in images.shape[1:3]
+  )
+  return sum(
+    padded[:, row, column] * kernel[i, j, 0][None, None, None]
+    for i, row in enumerate(rows)
+    for j, column in enumerate(columns)
+  )
+
+
+def _grouped(stride, images, kernel):
+  return _conv(images, kernel, stride)
+
+
+def _depthwise_forward(images, kernel, stride):
+  return _depthwise(images, kernel, stride), (images, kernel)
+
+
+def _depthwise_backward(stride, saved, upstream):
+  def gradients(fn, images, kernel, upstream):
+    return jax.vjp(functools.partial(fn, stride), images, kernel)[1](upstream)
+
+  return lax.platform_dependent(
+    *saved,
+    upstream,
+    cpu=functools.partial(gradients, _shifted),
+    default=functools.partial(gradients, _grouped),
+  )
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _product(images, kernel, stride):
@@ -73,6 +126,7 @@ def _conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     (stride, stride),
     ((pad, pad), (pad, pad)),
     dimension_numbers=_NHWC,
+    feature_group_count=images.shape[3] // kernel.shape[2],
   )
 
 

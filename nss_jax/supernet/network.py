@@ -11,13 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nss_jax.spaces.blocks import Block, find_block
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.supernet.blocks import (
   AVERAGES,
-  BLOCKS,
   OWN_BATCH,
   ConvNorm,
   NormScope,
+  ResidualBlock,
 )
 from nss_jax.supernet.masks import Masks, all_masks
 
@@ -30,16 +31,16 @@ class Stage(nn.Module):
   traced block, whatever the depth.
 
   Attributes:
-    block: the block's class.
+    block: the block's description.
     features: W of this stage.
     max_depth: D of this stage.
     stride: stride of the first block.
-    project: whether block 1 owns a projection.
+    project: whether the identity does not fit block 1.
     norm_scope: of the normalisations' statistics.
     remat: see `apply_masked`.
   """
 
-  block: type[nn.Module]
+  block: Block
   features: int
   max_depth: int
   stride: int
@@ -48,28 +49,32 @@ class Stage(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, x, depth, width):
-    """`x` `[B, H, W, Cin]`, `depth` `[D]` weights, `width` `[W]` mask."""
-    # The loop keeps XLA from merging the two computations of a block.
-    once = nn.remat(self.block) if self.remat else self.block
-    looped = (
-      nn.remat(self.block, prevent_cse=False) if self.remat else self.block
-    )
+  def __call__(self, x, depth, width, before=None):
+    """`x` `[B, H, W, Cin]`, `depth` `[D]` weights, `width` `[W]` mask.
+
+    `before` is the `[Cin]` mask of what comes in; all of it by default.
+    """
+    once = looped = ResidualBlock
+    if self.remat:
+      # The loop keeps XLA from merging the two computations of a block.
+      once = nn.remat(ResidualBlock)
+      looped = nn.remat(ResidualBlock, prevent_cse=False)
     first = once(
+      self.block,
       self.features,
       self.stride,
       self.project,
       self.norm_scope,
       name="block_1",
     )
-    x = first(x, width)
+    x = first(x, width, before)
     mixed = depth[0].astype(x.dtype) * x
     if self.max_depth == 1:
       return mixed
 
     def body(block, carry, weight):
       x, mixed = carry
-      x = block(x, width)
+      x = block(x, width, width)
       return (x, mixed + weight.astype(x.dtype) * x), None
 
     scan = nn.scan(
@@ -78,7 +83,14 @@ class Stage(nn.Module):
       split_rngs={"params": True},
       length=self.max_depth - 1,
     )
-    rest = looped(self.features, 1, False, self.norm_scope, name="blocks_rest")
+    rest = looped(
+      self.block,
+      self.features,
+      1,
+      False,
+      self.norm_scope,
+      name="blocks_rest",
+    )
     (_, mixed), _ = scan(rest, (x, mixed), depth[1:])
     return mixed
 
@@ -103,12 +115,14 @@ class Supernet(nn.Module):
     x = ConvNorm(space.stem_width, norm_scope=self.norm_scope, name="stem")(
       images
     )
-    x = nn.relu(x)
+    x, before = nn.relu(x), None
     for stage, stride in enumerate(space.strides):
       features = space.max_widths[stage]
       depth = space.max_depths[stage]
+      blocks = masks.depth[stage, :depth]
+      width = masks.width[stage, :features]
       x = Stage(
-        BLOCKS[space.block],
+        find_block(space.block),
         features,
         depth,
         stride,
@@ -116,7 +130,8 @@ class Supernet(nn.Module):
         self.norm_scope,
         self.remat,
         name=f"stage_{stage + 1}",
-      )(x, masks.depth[stage, :depth], masks.width[stage, :features])
+      )(x, blocks, width, before)
+      before = width
     # At least float32 from here on, whatever the activations are.
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
     return nn.Dense(space.num_classes, name="head")(x)

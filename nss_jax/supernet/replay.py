@@ -18,8 +18,10 @@ from jax import lax
 from nss_jax.supernet.blocks import batch_statistics, normalise
 from nss_jax.supernet.conv import conv2d
 
-# `(features, conv, norm) -> module`, called as `module(x, mask)`.
+# `(features, conv, norm) -> module`, called as `module(x, mask, before)`.
 MakeBlock = Callable[..., nn.Module]
+# Of the block's output and of its input.
+Masks = tuple[jax.Array, jax.Array]
 
 
 class Kept(NamedTuple):
@@ -42,23 +44,26 @@ def shapes(make: MakeBlock, features: int, x):
 # Forward and backward ask for the same.
 @functools.lru_cache(maxsize=256)
 def _shapes(make, features, x):
-  def trace(x, mask):
+  def trace(x, mask, before):
     kept = Kept([], [])
     block = make(features, *_recorders(kept))
-    return block.init(jax.random.key(0), x, mask)["params"], kept
+    return block.init(jax.random.key(0), x, mask, before)["params"], kept
 
-  mask = jax.ShapeDtypeStruct((features,), jnp.float32)
-  return jax.eval_shape(trace, x, mask)
+  mask, before = (
+    jax.ShapeDtypeStruct((count,), jnp.float32)
+    for count in (features, x.shape[-1])
+  )
+  return jax.eval_shape(trace, x, mask, before)
 
 
-def run(make: MakeBlock, params, x: jax.Array, mask: jax.Array):
+def run(make: MakeBlock, params, x: jax.Array, masks: Masks):
   """A block's output, and what it keeps."""
   kept = Kept([], [])
-  block = make(mask.shape[0], *_recorders(kept))
-  return block.apply({"params": params}, x, mask), kept
+  block = make(masks[0].shape[0], *_recorders(kept))
+  return block.apply({"params": params}, x, *masks), kept
 
 
-def run_back(make: MakeBlock, params, x, mask, kept, upstream):
+def run_back(make: MakeBlock, params, x, masks: Masks, kept, upstream):
   """Gradients of parameters and input, from what `run` kept."""
   outputs, statistics = map(iter, kept)
 
@@ -69,7 +74,8 @@ def run_back(make: MakeBlock, params, x, mask, kept, upstream):
     return normalise(x, scale, offset, next(statistics), scope)
 
   def block(params, x):
-    return make(mask.shape[0], conv, norm).apply({"params": params}, x, mask)
+    made = make(masks[0].shape[0], conv, norm)
+    return made.apply({"params": params}, x, *masks)
 
   _, vjp = jax.vjp(block, params, x)
   return vjp(upstream)

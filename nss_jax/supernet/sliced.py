@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from nss_jax.spaces.blocks import find_block
 from nss_jax.spaces.cost import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.supernet import buffers, replay
-from nss_jax.supernet.blocks import BLOCKS, ConvNorm, NormScope
+from nss_jax.supernet.blocks import ConvNorm, NormScope, ResidualBlock
 
 Buckets = tuple[tuple[int, ...], ...]
 
@@ -68,6 +69,7 @@ def apply_sliced(
   x = nn.relu(stem.apply({"params": weights["stem"]}, images))
   flat, shape = x.reshape(-1), x.shape[:3]
   entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
+  before = jnp.asarray(search_space.stem_width, jnp.int32)
   for stage, size in enumerate(stage_shapes(search_space)):
     last = stage + 1 == search_space.num_stages
     plan = _Plan(
@@ -84,8 +86,9 @@ def apply_sliced(
     )
     depth, width = arch.depth[stage], arch.width[stage]
     params = weights[f"stage_{stage + 1}"]
-    flat = _stage(plan, params, flat, entry, depth, width)
+    flat = _stage(plan, params, flat, entry, before, depth, width)
     entries, entry = plan.exits, _index(plan.exits, width)
+    before = width
     shape = plan.outputs
   x = flat.reshape(*shape, entries[-1])
   # At least float32 from here on, whatever the activations are.
@@ -152,9 +155,9 @@ class _Plan(NamedTuple):
   """The static shape of one stage.
 
   Attributes:
-    block: key of `BLOCKS`.
+    block: name of the block.
     stride: of the first block.
-    project: whether the first block owns a projection.
+    project: whether the identity does not fit the first block.
     max_depth: D of this stage.
     scope: of the normalisations' statistics.
     buckets: widths of the stage.
@@ -176,18 +179,21 @@ class _Plan(NamedTuple):
   outputs: tuple[int, int, int]
 
   def first(self, features, *parts):
-    make = BLOCKS[self.block]
-    return make(features, self.stride, self.project, self.scope, *parts)
+    block = find_block(self.block)
+    return ResidualBlock(
+      block, features, self.stride, self.project, self.scope, *parts
+    )
 
   def rest(self, features, *parts):
-    return BLOCKS[self.block](features, 1, False, self.scope, *parts)
+    block = find_block(self.block)
+    return ResidualBlock(block, features, 1, False, self.scope, *parts)
 
   def exit(self, bucket):
     return next(width for width in self.exits if width >= bucket)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _stage(plan, params, flat, entry, depth, width):
+def _stage(plan, params, flat, entry, before, depth, width):
   """The output of a stage, flat, in the exit's width.
 
   Args:
@@ -195,19 +201,20 @@ def _stage(plan, params, flat, entry, depth, width):
     params: of the stage.
     flat: input `[B * H * W * largest entry]`, in the width of the entry.
     entry: index of that width.
+    before: channels that are used of it, a scalar.
     depth: blocks, a scalar.
     width: channels, a scalar.
   """
-  return _forward(plan, params, flat, entry, depth, width, None)[0]
+  return _forward(plan, params, flat, entry, before, depth, width, None)[0]
 
 
-def _stage_and_tape(plan, params, flat, entry, depth, width):
+def _stage_and_tape(plan, params, flat, entry, before, depth, width):
   tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
-  out, tape = _forward(plan, params, flat, entry, depth, width, tape)
-  return out, (params, flat, entry, depth, width, tape)
+  out, tape = _forward(plan, params, flat, entry, before, depth, width, tape)
+  return out, (params, flat, entry, before, depth, width, tape)
 
 
-def _forward(plan, params, flat, entry, depth, width, tape):
+def _forward(plan, params, flat, entry, before, depth, width, tape):
   index = _index(plan.buckets, width)
   out = jnp.zeros(buffers.size((*plan.outputs, plan.buckets[-1])), flat.dtype)
 
@@ -216,7 +223,8 @@ def _forward(plan, params, flat, entry, depth, width, tape):
     x = buffers.load(flat, (*plan.inputs, entered))
     corners, _ = replay.shapes(plan.first, bucket, x)
     params = replay.cut(params, corners)
-    y, kept = replay.run(plan.first, params, x, _mask(bucket, width))
+    masks = _mask(bucket, width), _mask(entered, before)
+    y, kept = replay.run(plan.first, params, x, masks)
     return buffers.store(out, y), buffers.store_row(tape, 0, kept)
 
   def rest(bucket, row, carry):
@@ -224,7 +232,7 @@ def _forward(plan, params, flat, entry, depth, width, tape):
     x = buffers.load(out, (*plan.outputs, bucket))
     corners, _ = replay.shapes(plan.rest, bucket, x)
     cut = replay.cut(params["blocks_rest"], corners, row)
-    y, kept = replay.run(plan.rest, cut, x, _mask(bucket, width))
+    y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
     return buffers.store(out, y), buffers.store_row(tape, row + 1, kept, x)
 
   carry = out, tape
@@ -241,7 +249,7 @@ def _forward(plan, params, flat, entry, depth, width, tape):
 
 
 def _backward(plan, saved, upstream):
-  params, flat, entry, depth, width, tape = saved
+  params, flat, entry, before, depth, width, tape = saved
   index = _index(plan.buckets, width)
 
   def rest(bucket, i, carry):
@@ -254,7 +262,7 @@ def _backward(plan, saved, upstream):
       plan.rest,
       replay.cut(params["blocks_rest"], corners, row),
       x,
-      _mask(bucket, width),
+      (_mask(bucket, width),) * 2,
       kept,
       buffers.load(upstream, shape),
     )
@@ -268,7 +276,7 @@ def _backward(plan, saved, upstream):
       plan.first,
       replay.cut(params, corners),
       x,
-      _mask(bucket, width),
+      (_mask(bucket, width), _mask(entered, before)),
       buffers.load_row(tape, 0, kept)[1],
       buffers.load(upstream, (*plan.outputs, bucket)),
     )
@@ -287,7 +295,7 @@ def _backward(plan, saved, upstream):
     operands = params["block_1"], flat, tape, upstream
     carry = _once((entry == e) & (index == b), body, operands, carry)
   down, gradients["block_1"] = carry
-  return gradients, down, None, None, None
+  return gradients, down, None, None, None, None
 
 
 _stage.defvjp(_stage_and_tape, _backward)

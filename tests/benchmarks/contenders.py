@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import nss_jax as nss
-from nss_jax.supernet.blocks import BLOCKS, ConvNorm
+from nss_jax.supernet.blocks import ConvNorm, ResidualBlock
 
 BATCH, SIDE, WIDTH, DEPTH = 64, 16, 64, 8
 SPACE = nss.SearchSpace.expanded(
@@ -51,12 +51,12 @@ def alone(weights, images, arch):
   """A network of that size and no other; `arch` is static."""
   x = ConvNorm(SPACE.stem_width).apply({"params": weights["stem"]}, images)
   x = nn.relu(x)
-  make = BLOCKS[SPACE.block]
+  described = nss.find_block(SPACE.block)
   for stage, blocks in enumerate(weights["stages"]):
     width = int(arch.width[stage])
     for row, params in enumerate(blocks):
       stride = SPACE.strides[stage] if row == 0 else 1
-      block = make(width, stride, project=row == 0)
+      block = ResidualBlock(described, width, stride, project=row == 0)
       x = block.apply({"params": params}, x, jnp.ones(width))
   head = nn.Dense(SPACE.num_classes)
   return head.apply({"params": weights["head"]}, x.mean((1, 2)))

@@ -1,0 +1,289 @@
+"""Blocks of the network's body, each described once.
+
+A block is a residual branch of layers, whose numbers of channels are multiples
+of two widths: that of the stage and that of what comes in. From this one
+description come the network (its forward pass, masks and slices, see
+`supernet/blocks.py`) and what it costs (here), so that they cannot drift apart.
+
+Sources: basic and bottleneck, He et al. 2015 (ResNet), the stride at the 3x3
+convolution as in Goyal et al. 2017; inverted residual, Sandler et al. 2018
+(MobileNetV2); squeeze-excite, Hu et al. 2018, in an inverted residual and with
+a quarter of the block's input, Tan and Le 2019 (EfficientNet).
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+Activation = Literal["none", "relu", "relu6", "silu"]
+ACTIVATIONS = ("none", "relu", "relu6", "silu")
+
+
+class Channels(NamedTuple):
+  """A number of channels, `ceil(times * n / over)` of a width n.
+
+  Attributes:
+    of: "width", that of the stage, or "before", that of the block's input; the
+      two are the same in all blocks of a stage but the first.
+    times: a positive integer.
+    over: a positive integer.
+  """
+
+  of: Literal["width", "before"]
+  times: int = 1
+  over: int = 1
+
+  def count(self, before: Any, width: Any) -> Any:
+    """The number, of integers or of integer arrays."""
+    n = before if self.of == "before" else width
+    return -(-n * self.times // self.over)
+
+  def sources(self, count: int) -> np.ndarray:
+    """For each channel, that of the width with which it is on or off.
+
+    Channel j is there from the first n on whose number is above j. A prefix
+    mask of a width, indexed so, is the mask of this number of channels; and
+    the mixture of such masks that of the mixture, in the same weights.
+    """
+    return np.arange(count) * self.over // self.times
+
+
+WIDTH, BEFORE = Channels("width"), Channels("before")
+
+
+class Conv(NamedTuple):
+  """Convolution, batch normalisation and activation.
+
+  Attributes:
+    name: of its parameters.
+    size: side of the kernel, odd.
+    outputs: channels.
+    strided: whether it takes the stride of the stage's first block.
+    activation: after the normalisation.
+  """
+
+  name: str
+  size: int
+  outputs: Channels
+  strided: bool = False
+  activation: Activation = "relu"
+
+
+class Depthwise(NamedTuple):
+  """One kernel for each channel, batch normalisation and activation.
+
+  Attributes: those of `Conv`; it puts out as many channels as come in.
+  """
+
+  name: str
+  size: int
+  strided: bool = False
+  activation: Activation = "relu"
+
+
+class SqueezeExcite(NamedTuple):
+  """Scales each channel by a number that is computed from all their means.
+
+  Two fully connected layers with biases, ReLU between them, sigmoid after.
+
+  Attributes:
+    name: of its parameters.
+    hidden: channels between the two layers.
+  """
+
+  name: str
+  hidden: Channels
+
+
+class Block(NamedTuple):
+  """A residual block: its branch, its shortcut and the activation of the sum.
+
+  The shortcut is the identity where that fits: stride 1, and as many channels
+  as come in.
+
+  Attributes:
+    layers: of the branch, in their order; one of them is strided, the last
+      convolution puts out the stage's width.
+    projects: where the identity does not fit, whether a 1x1 convolution with
+      normalisation replaces it; otherwise there is no shortcut.
+    activation: of the sum.
+  """
+
+  layers: tuple[Conv | Depthwise | SqueezeExcite, ...]
+  projects: bool = True
+  activation: Activation = "relu"
+
+  def channels(self) -> tuple[Channels, ...]:
+    """What goes into each layer, and what comes out of the last."""
+    found = [BEFORE]
+    for layer in self.layers:
+      found.append(layer.outputs if isinstance(layer, Conv) else found[-1])
+    return tuple(found)
+
+
+def block_cost(
+  block: Block,
+  metric: str,
+  before: np.ndarray,
+  width: np.ndarray,
+  pixels: tuple[int, int],
+  project: Any = False,
+) -> np.ndarray:
+  """What one block costs, exact for integers.
+
+  Multiply-adds of convolutions, and of fully connected layers with their
+  biases; trainable numbers, scales and offsets included; activations, numbers
+  that those layers put out.
+
+  Args:
+    block: the description.
+    metric: "flops", "params" or "activations".
+    before: channels that come in, an integer or int64 array.
+    width: channels of the stage, likewise; the two are broadcast.
+    pixels: of an image that comes in and of one that goes out.
+    project: 1 where the identity does not fit, an integer or array.
+  """
+  entering, leaving = pixels
+  counts = [c.count(before, width) for c in block.channels()]
+  total, here = 0, entering
+  for layer, inputs, outputs in zip(
+    block.layers, counts[:-1], counts[1:], strict=True
+  ):
+    if isinstance(layer, SqueezeExcite):
+      hidden = layer.hidden.count(before, width)
+      total = total + _linear(metric, inputs, hidden)
+      total = total + _linear(metric, hidden, inputs)
+      continue
+    here = leaving if layer.strided else here
+    seen = 1 if isinstance(layer, Depthwise) else inputs
+    total = total + conv_cost(metric, here, layer.size, seen, outputs)
+  if block.projects:
+    total = total + project * conv_cost(metric, leaving, 1, before, width)
+  return total
+
+
+def conv_cost(metric, pixels, size, inputs, outputs):
+  """Of a convolution with normalisation: `inputs` channels in each window."""
+  if metric == "flops":
+    return pixels * size**2 * inputs * outputs
+  if metric == "params":
+    return size**2 * inputs * outputs + 2 * outputs
+  return pixels * outputs
+
+
+def _linear(metric, inputs, outputs):
+  """Of a fully connected layer with its bias."""
+  return outputs if metric == "activations" else (inputs + 1) * outputs
+
+
+def _inverted(*excite):
+  return Block(
+    layers=(
+      Conv("expand", 1, Channels("before", times=6), activation="relu6"),
+      Depthwise("depthwise", 3, strided=True, activation="relu6"),
+      *excite,
+      Conv("reduce", 1, WIDTH, activation="none"),
+    ),
+    projects=False,
+    activation="none",
+  )
+
+
+_BLOCKS = {
+  "basic": Block(
+    (
+      Conv("first", 3, WIDTH, strided=True),
+      Conv("second", 3, WIDTH, activation="none"),
+    )
+  ),
+  "bottleneck": Block(
+    (
+      Conv("reduce", 1, Channels("width", over=4)),
+      Conv("middle", 3, Channels("width", over=4), strided=True),
+      Conv("expand", 1, WIDTH, activation="none"),
+    )
+  ),
+  "inverted_residual": _inverted(
+    SqueezeExcite("excite", Channels("before", over=4))
+  ),
+  "mobilenet_v2": _inverted(),
+}
+
+
+def block_names() -> tuple[str, ...]:
+  """The blocks that `SearchSpace.block` can name."""
+  return tuple(_BLOCKS)
+
+
+def find_block(name: str) -> Block:
+  """The description of a block.
+
+  Raises:
+    ValueError: if there is no such block.
+  """
+  if not isinstance(name, str) or name not in _BLOCKS:
+    raise ValueError(f"block must be one of {', '.join(_BLOCKS)}; got {name!r}")
+  return _BLOCKS[name]
+
+
+def register_block(name: str, block: Block) -> None:
+  """Makes a block known, so that `SearchSpace(block=name)` can use it.
+
+  Do so in every process, before the search space is made; a config file is
+  Python and is a good place. The same block may be registered again.
+
+  Raises:
+    ValueError: if the name is taken by another block, or the description is
+      not that of a block.
+  """
+  if not isinstance(name, str) or not name.isidentifier():
+    raise ValueError(f"the name of a block must be a word; got {name!r}")
+  _check(name, block)
+  if _BLOCKS.setdefault(name, block) != block:
+    raise ValueError(f"block {name} is registered already, and is another one")
+
+
+def _check(name, block):
+  def need(right, what):
+    if not right:
+      raise ValueError(f"block {name}: {what}")
+
+  need(isinstance(block, Block), f"must be a Block; got {block!r}")
+  kinds = (Conv, Depthwise, SqueezeExcite)
+  layers = block.layers
+  need(
+    isinstance(layers, tuple) and all(isinstance(x, kinds) for x in layers),
+    f"layers must be a tuple of Conv, Depthwise, SqueezeExcite; got {layers!r}",
+  )
+  names = [layer.name for layer in layers]
+  need(
+    len({*names, "project"}) == len(names) + 1
+    and all(isinstance(n, str) and n.isidentifier() for n in names),
+    f'layers must have different words, and not "project", for names; got '
+    f"{names}",
+  )
+  convolutions = [x for x in layers if not isinstance(x, SqueezeExcite)]
+  strided = sum(bool(x.strided) for x in convolutions)
+  need(strided == 1, f"one layer must be strided; got {strided}")
+  for layer in convolutions:
+    need(
+      isinstance(layer.size, int) and layer.size % 2 == 1 and layer.size > 0,
+      f"{layer.name}: size must be odd and positive; got {layer.size!r}",
+    )
+  for part in (block, *convolutions):
+    need(
+      part.activation in ACTIVATIONS,
+      f"activation must be one of {', '.join(ACTIVATIONS)}; got "
+      f"{part.activation!r}",
+    )
+  hidden = [x.hidden for x in layers if isinstance(x, SqueezeExcite)]
+  for channels in (*hidden, *block.channels()):
+    need(
+      isinstance(channels, Channels)
+      and channels.of in ("width", "before")
+      and all(isinstance(n, int) and n > 0 for n in channels[1:]),
+      f'channels must be positive multiples of "width" or "before"; got '
+      f"{channels!r}",
+    )
+  last = block.channels()[-1]
+  need(last == WIDTH, f"must put out the stage's width; got {last!r}")
