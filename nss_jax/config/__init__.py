@@ -13,6 +13,12 @@ from nss_jax.config.fields import (
   ConfigError,
   base,
 )
+from nss_jax.config.names import (
+  NoFileError,
+  fields_named,
+  find_file,
+  unknown_field,
+)
 from nss_jax.config.paper import PAPER_TARGETS_MF, paper
 
 __all__ = [
@@ -20,11 +26,15 @@ __all__ = [
   "PHASES",
   "PHASES_OF_A_TARGET",
   "ConfigError",
+  "NoFileError",
   "base",
   "differences",
+  "fields_named",
+  "find_file",
   "paper",
   "search_space",
   "to_json",
+  "unknown_field",
   "validate",
   "validate_target",
 ]
