@@ -129,6 +129,13 @@ class SearchSpace:
 
     Raises:
       ValueError: if the bins do not divide the largest depth or width.
+
+    Example:
+      >>> search_space = SearchSpace.expanded(max_depth=16, max_width=512)
+      >>> search_space.width_bins[0][:2]
+      ((1, 32), (33, 64))
+      >>> search_space.num_spaces
+      262144
     """
     return cls(
       depth_bins=(_equal_bins("depth", max_depth, num_depth_bins),)
@@ -199,6 +206,11 @@ class SearchSpace:
     Architecture search inside a space is network space search with bins of
     size one, so the result goes through the same search. Without a space, all
     that is on offer is: the baseline of paper 4.3.
+
+    Example:
+      >>> search_space = SearchSpace.expanded(max_depth=4, max_width=64)
+      >>> search_space.num_spaces, search_space.refine().num_spaces
+      (262144, 16777216)
     """
     if space is None:
       kinds = {"depth": self.depth_bins, "width": self.width_bins}

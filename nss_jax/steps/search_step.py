@@ -87,6 +87,31 @@ def search_step(
   Raises:
     ValueError: if `cost_from` is neither of the two, or for `own_draws` without
       an axis.
+
+  Example:
+    >>> import functools
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> optimizer = optax.adam(0.1)
+    >>> state = init_search_state(nss.init_logits(search_space), optimizer)
+    >>> step = jax.jit(
+    ...   functools.partial(
+    ...     search_step,
+    ...     loss_fn=lambda weights, arch, batch: (0.0, {}),  # yours
+    ...     cost_fn=functools.partial(nss.mean_macs, search_space),
+    ...     sample_fn=nss.arch_sampler(search_space),
+    ...     optimizer=optimizer,
+    ...     target=50e6,
+    ...     cost_weight=1.0,
+    ...     cost_from="expected",
+    ...   )
+    ... )
+    >>> costs = []
+    >>> for _ in range(60):
+    ...   state, metrics = step(state, None, None, jax.random.key(0))
+    ...   costs.append(round(float(metrics["expected_cost"]), 1))
+    >>> costs[0], costs[-1]
+    (1.5, 1.0)
   """
   if cost_from not in ("sample", "expected"):
     raise ValueError(

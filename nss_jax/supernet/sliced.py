@@ -103,6 +103,11 @@ def default_buckets(
   bucket takes time to compile, so stages whose blocks cost less than half of
   the dearest stage's do with a quarter, a half and all; and none is narrower
   than the stage can be.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> default_buckets(nss.SearchSpace.expanded())
+    ((64, 128, 256, 384, 512), (128, 256, 512), (128, 256, 512))
   """
   costs = [
     math.prod(size) * width**2

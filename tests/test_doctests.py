@@ -1,0 +1,41 @@
+"""The examples in the docstrings print what they say."""
+
+import doctest
+import importlib
+
+import pytest
+import runs
+
+MODULES = [
+  ".".join(path.relative_to(runs.ROOT).with_suffix("").parts)
+  for path in sorted((runs.ROOT / "nss_jax").rglob("*.py"))
+  if ">>> " in path.read_text()
+]
+# What a newcomer calls first.
+WITH_EXAMPLE = (
+  "arch_macs",
+  "elite_space",
+  "exact_elite_space",
+  "gumbel_softmax",
+  "parse_arch",
+  "parse_space",
+  "sample_archs",
+  "sample_space",
+  "search_step",
+  "space_macs",
+  "warmup_sampler",
+  "weight_step",
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+  result = doctest.testmod(importlib.import_module(name))
+  assert result.attempted > 0
+  assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLE)
+def test_the_main_names_have_an_example(name):
+  library = importlib.import_module("nss_jax")
+  assert ">>> " in getattr(library, name).__doc__
