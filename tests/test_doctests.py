@@ -1,10 +1,13 @@
-"""The examples in the docstrings print what they say."""
+"""The examples in the docstrings print what they say; the API reference."""
 
 import doctest
 import importlib
 
+import pdoc
 import pytest
 import runs
+
+import nss_jax
 
 MODULES = [
   ".".join(path.relative_to(runs.ROOT).with_suffix("").parts)
@@ -37,5 +40,13 @@ def test_examples(name):
 
 @pytest.mark.parametrize("name", WITH_EXAMPLE)
 def test_the_main_names_have_an_example(name):
-  library = importlib.import_module("nss_jax")
-  assert ">>> " in getattr(library, name).__doc__
+  assert ">>> " in getattr(nss_jax, name).__doc__
+
+
+def test_api_reference(tmp_path):
+  """`pdoc --docformat google nss_jax`: no warning, and every public name."""
+  pdoc.render.configure(docformat="google")
+  pdoc.pdoc("nss_jax", output_directory=tmp_path)
+  page = (tmp_path / "nss_jax.html").read_text()
+  missing = [n for n in nss_jax.__all__ if f'id="{n}"' not in page]
+  assert not missing
