@@ -23,6 +23,7 @@ import pathlib
 import re
 import sys
 import traceback
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -160,7 +161,7 @@ def _join_processes() -> None:
   """Joins the other processes of the run, if the flags say that there are."""
   from nss_jax.runtime import processes
 
-  values = {
+  values: dict[str, Any] = {
     name: flags.FLAGS[name].value
     for name in ("coordinator", "num_processes", "process_id")
   }
@@ -235,7 +236,10 @@ def _explain(error: Exception, argv: list[str]) -> str:
 
 def _explain_value(text: str) -> str:
   """absl's `flag --name=value: reason`, in the words of a ConfigError."""
-  name, value = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL).groups()
+  parts = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL)
+  if parts is None:
+    return text
+  name, value = parts.groups()
   if name == "config":  # the reason is a traceback; its end says why
     reason = text.strip().splitlines()[-1]
     return f"--config: {value} cannot be loaded: {reason}"

@@ -155,7 +155,8 @@ def choose(
   if name.startswith("elite"):
     archs, off = draw_archs(config, space, logits, key, settings.num_samples)
     return _entry(config, space, archs, off.argmin(), settings.num_samples)
-  firsts = []
+  firsts: list[int] = []
+  found: dict[str, Any] = {}
   for seed in range(settings.num_sample_seeds):
     archs, off = draw_archs(
       config,
@@ -201,7 +202,8 @@ def draw_archs(
     fields[kind] = np.stack(drawn, -1)
   archs = Arch(**fields)
   macs = arch_macs(space, archs)
-  return archs, flops_penalty(macs, config.objective.target_flops)
+  off = flops_penalty(macs, config.objective.target_flops)
+  return archs, np.asarray(off)
 
 
 def _entry(config, space, archs, index, num_samples) -> dict[str, Any]:

@@ -14,19 +14,17 @@ So the three cannot drift apart.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nss_jax.spaces.search_space import (
   Arch,
+  Array,
   SearchSpace,
   Space,
   bin_edges,
   space_ranges,
 )
-
-Array = jax.Array | np.ndarray
 
 
 class Moments(NamedTuple):
@@ -92,7 +90,7 @@ def mean_moments(search_space: SearchSpace, weights: Any) -> Moments:
 def macs(search_space: SearchSpace, m: Moments) -> Array:
   """Multiply-adds of one image: `[...]`."""
   height, width, channels = search_space.image_shape
-  total = height * width * 9 * channels * search_space.stem_width
+  total: Any = height * width * 9 * channels * search_space.stem_width
   before = search_space.stem_width
   for stage, (height, width) in enumerate(stage_shapes(search_space)):
     w, sq = m.width[..., stage], m.width_sq[..., stage]
@@ -106,7 +104,7 @@ def macs(search_space: SearchSpace, m: Moments) -> Array:
 def params(search_space: SearchSpace, m: Moments) -> Array:
   """Trainable numbers, scale and offset of the normalisations included."""
   channels, stem = search_space.image_shape[-1], search_space.stem_width
-  total = 9 * channels * stem + 2 * stem
+  total: Any = 9 * channels * stem + 2 * stem
   before = stem
   for stage in range(search_space.num_stages):
     w, sq = m.width[..., stage], m.width_sq[..., stage]
@@ -122,7 +120,7 @@ def params(search_space: SearchSpace, m: Moments) -> Array:
 def activations(search_space: SearchSpace, m: Moments) -> Array:
   """Numbers that the convolutions and the head put out for one image."""
   height, width, _ = search_space.image_shape
-  total = height * width * search_space.stem_width
+  total: Any = height * width * search_space.stem_width
   for stage, (height, width) in enumerate(stage_shapes(search_space)):
     w = m.width[..., stage]
     outputs = 2 * m.depth[..., stage] * w + w - m.same_width[..., stage]
@@ -221,7 +219,7 @@ def stage_macs(search_space: SearchSpace, stage: int) -> np.ndarray:
     before, _ = _bin_powers(search_space.width_bins[stage - 1 : stage])
   same_sq = _same_tables(search_space, stage)[2]
   pixel = _pixel_macs(before.T, depth.reshape(-1, 1, 1), w, sq, same_sq)
-  return height * width * pixel
+  return np.asarray(height * width * pixel)
 
 
 def ends_macs(search_space: SearchSpace) -> np.ndarray:

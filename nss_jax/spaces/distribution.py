@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from nss_jax.spaces.cost import flops_penalty
-from nss_jax.spaces.search_space import SearchSpace, Space, bin_exists
+from nss_jax.spaces.search_space import (
+  Array,
+  SearchSpace,
+  Space,
+  bin_exists,
+)
 
 # The logit of a bin that a stage does not own: finite, so that weight decay
 # and Adam's ratio of moments stay finite too, and far below any real logit.
@@ -44,9 +49,9 @@ class EliteSpace(NamedTuple):
   """
 
   space: Space
-  cost: jax.Array
+  cost: Array
   candidates: Space
-  costs: jax.Array
+  costs: Array
   index: jax.Array
 
 
@@ -171,7 +176,7 @@ def elite_space(
   rng: jax.Array,
   logits: SpaceLogits,
   *,
-  cost_fn: Callable[[SpaceLogits], jax.Array],
+  cost_fn: Callable[[SpaceLogits], Array],
   target: float,
   num_samples: int = 5,
 ) -> EliteSpace:
@@ -201,7 +206,7 @@ def elite_space(
   """
   candidates = sample_space(rng, logits, (num_samples,))
   costs = jax.vmap(lambda space: cost_fn(one_hot(space, logits)))(candidates)
-  index = flops_penalty(costs, target).argmin()
+  index = jnp.asarray(flops_penalty(costs, target)).argmin()
   space = jax.tree.map(lambda x: x[index], candidates)
   return EliteSpace(space, costs[index], candidates, costs, index)
 

@@ -259,7 +259,8 @@ def _penalties(
 ) -> np.ndarray:
   """A table of `|cost / target - 1|`; infinite for spaces that are excluded."""
   _check_window(target, tolerance)
-  penalties = flops_penalty(all_space_macs(search_space), target)
+  table = all_space_macs(search_space)
+  penalties = np.asarray(flops_penalty(table, target))
   if without_lowest_width:
     for stage in range(search_space.num_stages):
       widths = np.moveaxis(penalties, search_space.num_stages + stage, 0)

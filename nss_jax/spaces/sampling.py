@@ -9,6 +9,7 @@ import numpy as np
 
 from nss_jax.spaces.search_space import (
   Arch,
+  Array,
   SearchSpace,
   Space,
   bin_edges,
@@ -128,7 +129,7 @@ def sample_bin_archs(
   return Arch(**fields)
 
 
-def _pick(offers: jax.Array, indices: jax.Array) -> jax.Array:
+def _pick(offers: Array, indices: Array) -> jax.Array:
   """`[N, S, K]` at the indices `[S]` -> `[N, S]`."""
   index = jnp.asarray(indices)[None, :, None]
   return jnp.take_along_axis(offers, index, axis=-1)[..., 0]

@@ -19,6 +19,7 @@ import numpy as np
 from flax import struct
 
 _LARGEST = 2**31 - 1  # depths and widths are int32
+Array = jax.Array | np.ndarray
 Bin = tuple[int, int]
 Bins = tuple[tuple[Bin, ...], ...]
 
@@ -32,8 +33,8 @@ class Space:
     width: `[..., S]` int32, index of the width bin of each stage.
   """
 
-  depth: jax.Array
-  width: jax.Array
+  depth: Array
+  width: Array
 
 
 @struct.dataclass
@@ -45,8 +46,8 @@ class Arch:
     width: `[..., S]` int32, number of channels of each stage.
   """
 
-  depth: jax.Array
-  width: jax.Array
+  depth: Array
+  width: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +132,7 @@ class SearchSpace:
       ValueError: if the bins do not divide the largest depth or width.
 
     Example:
-      >>> search_space = SearchSpace.expanded(max_depth=16, max_width=512)
-      >>> search_space.width_bins[0][:2]
-      ((1, 32), (33, 64))
-      >>> search_space.num_spaces
+      >>> SearchSpace.expanded(max_depth=16, max_width=512).num_spaces
       262144
     """
     return cls(
@@ -206,11 +204,6 @@ class SearchSpace:
     Architecture search inside a space is network space search with bins of
     size one, so the result goes through the same search. Without a space, all
     that is on offer is: the baseline of paper 4.3.
-
-    Example:
-      >>> search_space = SearchSpace.expanded(max_depth=4, max_width=64)
-      >>> search_space.num_spaces, search_space.refine().num_spaces
-      (262144, 16777216)
     """
     if space is None:
       kinds = {"depth": self.depth_bins, "width": self.width_bins}
@@ -268,7 +261,9 @@ class SearchSpace:
       raise ValueError(f"not a search space: {error}") from error
 
 
-def space_ranges(search_space: SearchSpace, space: Space) -> dict[str, list]:
+def space_ranges(
+  search_space: SearchSpace, space: Space
+) -> dict[str, list[Bin]]:
   """A space as `{"depth": [(low, high), ...], "width": [...]}`, per stage."""
   ranges = {}
   for kind, bins, indices in (

@@ -132,7 +132,7 @@ def space_log_probabilities(
     if not np.isfinite(given).all():
       raise ValueError(f"{name} logits must be finite; got {given.tolist()}")
     rows += [row[: len(b)] for row, b in zip(given, bins, strict=True)]
-  return sum(np.ix_(*map(_log_softmax, rows)))
+  return np.asarray(sum(np.ix_(*map(_log_softmax, rows))))
 
 
 def _log_softmax(row: np.ndarray) -> np.ndarray:

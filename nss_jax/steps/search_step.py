@@ -9,10 +9,12 @@ from flax import struct
 
 from nss_jax.spaces.cost import flops_penalty
 from nss_jax.spaces.distribution import probabilities
+from nss_jax.spaces.search_space import Array
 from nss_jax.steps.estimators import Estimator, pathwise
 from nss_jax.steps.losses import (
   LossFn,
   Metrics,
+  SampleFn,
   mean_over_devices,
   step_rng,
   vary_over_devices,
@@ -48,8 +50,8 @@ def search_step(
   rng: jax.Array,
   *,
   loss_fn: LossFn,
-  cost_fn: Callable[[Any], jax.Array],
-  sample_fn,
+  cost_fn: Callable[[Any], Array],
+  sample_fn: SampleFn,
   optimizer: optax.GradientTransformation,
   target: float,
   cost_weight: float,

@@ -9,6 +9,7 @@ from flax import struct
 from nss_jax.steps.losses import (
   LossFn,
   Metrics,
+  SampleFn,
   mean_over_devices,
   step_rng,
   vary_over_devices,
@@ -42,7 +43,7 @@ def weight_step(
   rng: jax.Array,
   *,
   loss_fn: LossFn,
-  sample_fn,
+  sample_fn: SampleFn,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
   own_draws: bool = False,

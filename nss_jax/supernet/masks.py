@@ -15,7 +15,7 @@ from nss_jax.spaces import distribution
 from nss_jax.spaces.cost import largest_arch, smallest_arch
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.sampling import sample_bin_archs
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch, Array, SearchSpace
 
 
 @struct.dataclass
@@ -251,6 +251,6 @@ def _at_largest(values, weights):
   return jnp.take_along_axis(values, index, axis=-1)[:, 0]
 
 
-def _prefix(widths: jax.Array, size: int) -> jax.Array:
+def _prefix(widths: Array, size: int) -> jax.Array:
   channels = jnp.arange(size).reshape((1,) * jnp.ndim(widths) + (size,))
   return (channels < jnp.asarray(widths)[..., None]).astype(jnp.float32)
