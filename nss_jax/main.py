@@ -1,6 +1,9 @@
 """Network Space Search: find the range of depths and widths worth training.
 
-  python -m nss_jax.main --config=configs/quickstart.py
+  nss --config=configs/quickstart.py
+
+`python -m nss_jax.main` is the same command. A plain name, --config=quickstart,
+is a config that comes with nss_jax.
 
 FLOPs are multiply-adds (MACs) everywhere: convolutions and the fully connected
 layer, nothing for normalisation, ReLU, additions and pooling. 1 MF = 1e6,
@@ -20,6 +23,7 @@ import pathlib
 import re
 import sys
 import traceback
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -31,10 +35,13 @@ from nss_jax.runtime.preemption import EXIT_SAVED
 # EX_IOERR. Bad input stays bad; a disk may have space the next time.
 EXIT_NOT_WRITTEN = 74
 
-_NO_CONFIG = "--config is missing; try --config=configs/quickstart.py"
+_NO_CONFIG = "--config is missing; try --config=quickstart"
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "config file, or file:argument", lock_config=True
+  "config",
+  None,
+  "config file, or file:argument; or the name of one that comes along",
+  lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "folder of the run (default: runs/<config.name>)"
@@ -83,6 +90,25 @@ _HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "silence after which a process, and with it the run, is dead",
   lower_bound=1,
 )
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """ml_collections' parser, which is given the file that is meant."""
+
+  def __init__(self, load):
+    self._load = load
+
+  def parse(self, argument: str):
+    try:
+      return self._load(config_lib.find_file(argument))
+    except config_lib.NoFileError as error:
+      raise flags.Error(str(error)) from error
+
+  def flag_type(self) -> str:
+    return "config file"
+
+
+flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser.parse)
 
 
 def main(argv: list[str]) -> int:
@@ -135,7 +161,7 @@ def _join_processes() -> None:
   """Joins the other processes of the run, if the flags say that there are."""
   from nss_jax.runtime import processes
 
-  values = {
+  values: dict[str, Any] = {
     name: flags.FLAGS[name].value
     for name in ("coordinator", "num_processes", "process_id")
   }
@@ -190,8 +216,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
   """What was wrong on the command line, in one line."""
   text = str(error)
   match error:
-    case flags.UnrecognizedFlagError(flagname=name) if "." in name:
-      text = _NO_CONFIG  # or config.seed would be a flag
+    case flags.UnrecognizedFlagError(flagname=name):
+      text = _unknown_flag(name)
     case flags.IllegalFlagValueError():
       text = _explain_value(text)
     case OSError():
@@ -210,7 +236,10 @@ def _explain(error: Exception, argv: list[str]) -> str:
 
 def _explain_value(text: str) -> str:
   """absl's `flag --name=value: reason`, in the words of a ConfigError."""
-  name, value = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL).groups()
+  parts = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL)
+  if parts is None:
+    return text
+  name, value = parts.groups()
   if name == "config":  # the reason is a traceback; its end says why
     reason = text.strip().splitlines()[-1]
     return f"--config: {value} cannot be loaded: {reason}"
@@ -221,21 +250,22 @@ def _explain_value(text: str) -> str:
   return f"{name}: {value!r} is not accepted; expected {kind}"
 
 
+def _unknown_flag(name: str) -> str:
+  if name.startswith("config."):
+    return _NO_CONFIG  # or config.seed would be a flag
+  near = difflib.get_close_matches(name, list(flags.FLAGS), 1)
+  near = near or config_lib.fields_named(name)
+  accepted = " or ".join(f"--{flag}" for flag in near)
+  return f"--{name}: no such flag; " + (
+    f"did you mean {accepted}?" if near else "see --help"
+  )
+
+
 def _unknown_field(argv: list[str]) -> str:
   """The first `--config.field` that no config has, or an empty string."""
-  for argument in argv[1:]:
-    path, _, value = argument.lstrip("-").partition("=")
-    if not argument.startswith("-") or not path.startswith("config."):
-      continue
-    group = config_lib.base().to_dict()
-    for name in path.split(".")[1:]:
-      if not isinstance(group, dict) or name not in group:
-        known = list(group) if isinstance(group, dict) else []
-        close = difflib.get_close_matches(name, known, 1) or known
-        accepted = f"; expected {', '.join(close)}" if known else ""
-        return f"{path}: no field {name!r} to be set to {value!r}{accepted}"
-      group = group[name]
-  return ""
+  paths = (arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-")
+  wrong = (config_lib.unknown_field(p) for p in paths if p[:7] == "config.")
+  return next(filter(None, wrong), "")
 
 
 def _explain_write(error: Exception, workdir: pathlib.Path) -> str:
@@ -278,7 +308,12 @@ def _is_one_of_many() -> bool:
 
 
 def run() -> None:
-  """The command."""
+  """The command, `nss` or `python -m nss_jax.main`."""
+  if __name__ != "__main__":
+    # absl's --help tells of the script that was started.
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   sys.unraisablehook = _print_unraisable
   app.run(_main, flags_parser=parse_flags)
 

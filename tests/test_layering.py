@@ -69,6 +69,54 @@ def test_files_stay_small_and_safe(path):
   assert "allow_pickle=True" not in text, path
 
 
+# Inside of the supernet, where all is an array or a pytree of them.
+INFERRED = ("blocks", "buffers", "conv", "replay")
+
+
+def _public(body: list[ast.stmt]) -> list[tuple[ast.FunctionDef, bool]]:
+  """Functions of a module and methods of its classes; whether a method."""
+  found = []
+  for node in body:
+    if isinstance(node, ast.FunctionDef):
+      found.append((node, False))
+    elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+      found += [(m, True) for m in node.body if isinstance(m, ast.FunctionDef)]
+  return [
+    (function, is_method)
+    for function, is_method in found
+    if not re.match(r"_(?!_)", function.name)
+  ]
+
+
+def _missing_hints(function: ast.FunctionDef, is_method: bool) -> list[str]:
+  given = function.args
+  stars = [star for star in (given.vararg, given.kwarg) if star]
+  names = [*given.args, *given.kwonlyargs, *stars]
+  static = any(
+    isinstance(d, ast.Name) and d.id == "staticmethod"
+    for d in function.decorator_list
+  )
+  names = names[1:] if is_method and not static else names
+  missing = [name.arg for name in names if name.annotation is None]
+  returns = function.returns or function.name in ("__init__", "__post_init__")
+  return missing if returns else [*missing, "return"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_public_functions_have_all_their_hints(path):
+  if path.stem in INFERRED:
+    return
+  for function, is_method in _public(ast.parse(path.read_text()).body):
+    missing = _missing_hints(function, is_method)
+    assert not missing, f"{path}:{function.lineno}: {missing}"
+
+
+def test_type_checkers_find_the_hints():
+  assert (PACKAGE / "py.typed").exists()
+  project = (ROOT / "pyproject.toml").read_text()
+  assert 'nss_jax = ["py.typed"]' in project
+
+
 def test_top_level_holds_the_agreed_names():
   tracked = subprocess.run(
     ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False

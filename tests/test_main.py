@@ -1,22 +1,35 @@
 """The command line: what is wrong is one line and exit code 2."""
 
 import os
+import re
 import sys
+import tomllib
+from importlib import metadata
 
 import pytest
 import runs
+from absl import flags
 from absl.testing import flagsaver
 
+import nss_jax
 from nss_jax import config as config_lib
-from nss_jax import main
+from nss_jax import main, version
 
 CONFIGS = runs.ROOT / "configs"
 FIELD = "--config."
 # flag -> words of the line: the field, the value and what is accepted
 WRONG = {
-  f"{FIELD}search.epocs=3": ("config.search.epocs", "expected epochs"),
-  f"{FIELD}serach.epochs=3": ("'serach'", "expected search"),
-  f"{FIELD}seed.foo=3": ("config.seed.foo", "no field 'foo'"),
+  f"{FIELD}search.epocs=3": (
+    "config.search.epocs: config.search has no field 'epocs'",
+    "did you mean config.search.epochs?",
+  ),
+  f"{FIELD}serach.epochs=3": ("'serach'", "did you mean config.search?"),
+  f"{FIELD}tolerance=0.1": (
+    "config.tolerance: config has no field 'tolerance'",
+    "did you mean config.evaluate.tolerance or config.nas.tolerance?",
+  ),
+  f"{FIELD}xyz=3": ("config has no field 'xyz'; expected ", ", space, "),
+  f"{FIELD}seed.foo=3": ("config.seed.foo: config.seed has no fields",),
   f"{FIELD}seed=abc": ("config.seed: 'abc'", "expected int"),
   f"{FIELD}search.epochs=2.5": ("config.search.epochs: '2.5'", "int"),
   f"{FIELD}data.flip=maybe": ("config.data.flip: 'maybe'", "expected bool"),
@@ -91,7 +104,9 @@ WRONG = {
     "expected --phases=sweep",
   ),
   "--dry_run=maybe": ("--dry_run: 'maybe'", "expected bool"),
-  "--workdri=x": ("'workdri'", "workdir"),
+  "--workdri=x": ("--workdri: no such flag", "did you mean --workdir?"),
+  "--max_width=8": ("--max_width: no such", "mean --config.space.max_width?"),
+  "--xyz": ("--xyz: no such flag; see --help",),
   "--log_every=-1": ("--log_every: '-1'", "expected"),
   "--coordinator=here:1": ("--coordinator: here:1 alone", "--num_processes"),
   "--process_id=0": ("--process_id: 0 alone", "--coordinator"),
@@ -188,7 +203,7 @@ def test_data_that_cannot_be_had(source, path, words, call, tmp_path):
 @pytest.mark.parametrize(
   ("text", "words"),
   [
-    (None, ("No such file", "config.py")),
+    (None, ("'config.py': no such file", "one that comes", "quickstart")),
     ("def get_config(:", ("SyntaxError", "config.py, line 1")),
     ("x = 1", ("get_config",)),
     ("import nothing_like_it", ("nothing_like_it", "config.py, line 1")),
@@ -202,7 +217,15 @@ def test_data_that_cannot_be_had(source, path, words, call, tmp_path):
       "  fields = config.base()\n"
       "  fields.search.epocs = 3\n"
       "  return fields\n",
-      ("config.search", "epochs", "unknown ['epocs']"),
+      ("config.search has no field 'epocs'", "mean config.search.epochs?"),
+    ),
+    (
+      "from nss_jax import config\n"
+      "def get_config():\n"
+      "  fields = config.base()\n"
+      "  del fields.seed\n"
+      "  return fields\n",
+      ("config: the field 'seed' is missing",),
     ),
   ],
 )
@@ -212,6 +235,36 @@ def test_wrong_config_file(text, words, call, tmp_path):
   before = _everything(tmp_path)
   _assert_refused(call("--workdir=w", config="config.py"), "config", *words)
   assert _everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+  ("config", "meant"),
+  [
+    ("configs/cifar100_60mf.py", "configs/cifar100_600mf.py"),
+    ("cifar100_600.py", "configs/cifar100_600mf.py"),
+    ("config/mine.yaml", "configs/mine.py"),
+    ("configs/cifr.py:cifar10_200mf", "cifar:cifar10_200mf"),
+    ("quikstart", "quickstart"),
+    ("configs/quickstart.py", "quickstart"),
+    ("near/ours.py", "near/our.py"),
+  ],
+)
+def test_mistyped_config_file(config, meant, call, tmp_path):
+  for name in ("configs/cifar100_600mf.py", "configs/mine.py", "near/our.py"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+  result = call("--workdir=w", config=config)
+  file = config.partition(":")[0]
+  _assert_refused(result, f"{file!r}: no such file; did you mean {meant}?")
+
+
+def test_config_by_name(call, tmp_path):
+  """What comes along is found anywhere, unless a file has that name."""
+  code, out, _ = call("--dry_run", config="quickstart", tiny=False)
+  assert code == 0
+  assert "262144 spaces" in out
+  (tmp_path / "quickstart").write_text("def get_config(): return 1 / 0")
+  _assert_refused(call("--dry_run", config="quickstart"), "division by zero")
 
 
 @pytest.mark.parametrize(
@@ -327,6 +380,25 @@ def test_dry_run_counts_the_passes_of_the_search(call):
   (cost,) = [line for line in out.splitlines() if line.startswith("cost")]
   largest = float(cost.split("largest network ")[1].split(" MF")[0]) * 1e6
   assert float(line.split()[1]) == pytest.approx(images * 3 * largest, rel=1e-2)
+
+
+def test_entry_point(capsys, monkeypatch):
+  """`nss` is the same command, --help and exit code included."""
+  project = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]
+  entry = metadata.EntryPoint("nss", project["scripts"]["nss"], "")
+  monkeypatch.setattr(sys, "argv", ["nss", "stray"])
+  monkeypatch.setattr(sys.modules["__main__"], "__doc__", "pytest")
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as exited:
+    entry.load()()
+  assert exited.value.code == 2
+  assert capsys.readouterr().err.startswith("error: --config is missing")
+  assert "multiply-adds" in sys.modules["__main__"].__doc__
+  assert "--[no]dry_run" in flags.FLAGS.main_module_help()
+
+
+def test_version():
+  assert re.fullmatch(r"\d+\.\d+\.\d+\S*", nss_jax.__version__)
+  assert nss_jax.__version__ == version.__version__
 
 
 def test_help_says_what_flops_are():

@@ -3,7 +3,10 @@
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/*.md"))]
 
 
 def _one_line(text: str) -> str:
@@ -13,7 +16,7 @@ def _one_line(text: str) -> str:
 def test_ci_runs_the_commands_of_the_readme():
   readme = _one_line((ROOT / "README.md").read_text())
   ci = _one_line((ROOT / ".ci" / "run").read_text())
-  main = "python -m nss_jax.main --config=configs/quickstart.py"
+  main = "nss --config=configs/quickstart.py"
   assert f"pip install -e . && {main}" in readme
   assert "pip install -e '.[test]' && pytest" in readme
   assert main in ci
@@ -23,10 +26,21 @@ def test_ci_runs_the_commands_of_the_readme():
   assert "ruff format --check ." in ci
 
 
-def test_readme_names_files_that_exist():
-  readme = (ROOT / "README.md").read_text()
-  for name in re.findall(r"`((?:configs|tests|nss_jax)/[\w/]+\.\w+)`", readme):
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.parent.name)
+def test_pages_name_files_that_exist(page):
+  text = page.read_text()
+  for name in re.findall(r"`((?:configs|tests|nss_jax)/[\w/]+\.\w+)`", text):
     assert (ROOT / name).exists(), name
+  links = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text)
+  for link in (link or picture for link, picture in links):
+    assert "://" in link or (page.parent / link).exists(), link
+
+
+def test_a_newcomer_reads_the_readme_to_its_end():
+  readme = (ROOT / "README.md").read_text()
+  assert len(readme.splitlines()) <= 200
+  for page in ("configs", "launch", "tests"):
+    assert f"]({page}/README.md)" in readme
 
 
 def test_readme_code_runs():

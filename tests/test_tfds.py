@@ -130,7 +130,7 @@ def test_damaged_data_set_is_refused_in_one_line(tmp_path):
 
 
 def test_tfds_takes_an_archive_from_its_manual_folder(tmp_path):
-  """What the README says of CIFAR: no network, and a checksum of its own."""
+  """What configs says of CIFAR: no network, and a checksum of its own."""
   import tensorflow_datasets as tfds
 
   archive = data.ARCHIVES["cifar10_binary"]

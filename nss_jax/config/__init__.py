@@ -17,6 +17,12 @@ from nss_jax.config.fields import (
   ConfigError,
   base,
 )
+from nss_jax.config.names import (
+  NoFileError,
+  fields_named,
+  find_file,
+  unknown_field,
+)
 from nss_jax.config.paper import PAPER_TARGETS_MF, paper
 
 __all__ = [
@@ -24,12 +30,16 @@ __all__ = [
   "PHASES",
   "PHASES_OF_A_TARGET",
   "ConfigError",
+  "NoFileError",
   "base",
   "constraints",
   "differences",
+  "fields_named",
+  "find_file",
   "paper",
   "search_space",
   "to_json",
+  "unknown_field",
   "validate",
   "validate_target",
   "wants_latency",

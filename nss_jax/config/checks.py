@@ -8,6 +8,7 @@ import ml_collections
 
 from nss_jax.config.constraints import check_constraints
 from nss_jax.config.fields import PHASES_OF_A_TARGET, ConfigError, base
+from nss_jax.config.names import unknown_field
 from nss_jax.spaces.blocks import block_names
 from nss_jax.spaces.search_space import SearchSpace
 
@@ -282,12 +283,10 @@ def _check_fields(given: Any, known: Any, path: str) -> None:
   if isinstance(known, dict):
     if not isinstance(given, dict):
       raise ConfigError(f"{path}: {given!r} is not a group of fields")
-    if set(given) != set(known):
-      missing, extra = sorted(set(known) - set(given)), set(given) - set(known)
-      raise ConfigError(
-        f"{path} has the fields {sorted(known)}; missing {missing}, unknown "
-        f"{sorted(extra)}"
-      )
+    if extra := sorted(set(given) - set(known)):
+      raise ConfigError(unknown_field(f"{path}.{extra[0]}"))
+    if missing := sorted(set(known) - set(given)):
+      raise ConfigError(f"{path}: the field {missing[0]!r} is missing")
     for key in known:
       _check_fields(given[key], known[key], f"{path}.{key}")
     return

@@ -30,7 +30,7 @@ def paper(run: str) -> ml_collections.ConfigDict:
   """
   match = re.fullmatch(r"(cifar10|cifar100)_(\d+(?:\.\d+)?)mf", run, re.ASCII)
   target = float(match[2]) * 1e6 if match else 0.0
-  if not target:
+  if match is None or not target:
     names = " or ".join(f"{dataset}_600mf" for dataset in _DATASETS)
     raise ConfigError(
       f"config file: {run!r} is not accepted; expected a data set and a target "

@@ -9,13 +9,19 @@ import ml_collections
 from nss_jax.runtime import augment, data
 
 
-def epoch_order(rng: jax.Array, epoch, num_images: int) -> jax.Array:
+def epoch_order(
+  rng: jax.Array, epoch: jax.Array | int, num_images: int
+) -> jax.Array:
   """The permutation of an epoch, `[num_images]`."""
   return jax.random.permutation(jax.random.fold_in(rng, epoch), num_images)
 
 
 def epoch_indices(
-  rng: jax.Array, epoch, num_images: int, first, shape: tuple[int, int]
+  rng: jax.Array,
+  epoch: jax.Array | int,
+  num_images: int,
+  first: jax.Array | int,
+  shape: tuple[int, int],
 ) -> jax.Array:
   """`[length, B]` of a dispatch, from the permutation of its epoch."""
   length, batch_size = shape

@@ -72,7 +72,9 @@ def train_supernet(job: Job, preemption: Preemption) -> Any:
   return state.weights.params
 
 
-def num_archs(config, search_space: SearchSpace) -> int:
+def num_archs(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> int:
   """How many archs the phase scores."""
   settings = config.evaluate
   spaces = sum(_num_spaces(config, search_space, hard) for hard in (0, 1))
@@ -87,7 +89,11 @@ def num_archs(config, search_space: SearchSpace) -> int:
   )
 
 
-def check(config: ml_collections.ConfigDict, search_space, labels) -> None:
+def check(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  labels: np.ndarray,
+) -> None:
   """Refuses what cannot be evaluated, before anything is compiled.
 
   Raises:
@@ -118,7 +124,9 @@ def _num_spaces(config, search_space, hard) -> int:
   return min(config.evaluate.num_spaces, found)
 
 
-def elite_archs(config, search_space: SearchSpace, elite: Space) -> Arch:
+def elite_archs(
+  config: ml_collections.ConfigDict, search_space: SearchSpace, elite: Space
+) -> Arch:
   """The archs `[N, S]` of the Elite Space that are scored.
 
   They do not depend on the run: two runs that agree score the same.

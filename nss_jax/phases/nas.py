@@ -156,7 +156,8 @@ def choose(
   if name.startswith("elite"):
     archs, off = draw_archs(config, space, logits, key, settings.num_samples)
     return _entry(config, space, archs, off.argmin(), settings.num_samples)
-  firsts = []
+  firsts: list[int] = []
+  found: dict[str, Any] = {}
   for seed in range(settings.num_sample_seeds):
     archs, off = draw_archs(
       config,

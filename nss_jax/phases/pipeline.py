@@ -105,7 +105,9 @@ def run(
     config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
   )
   _check_phases(job, phases)
-  swept = sweep.jobs(job, sweep_index).values() if "sweep" in phases else ()
+  swept: list[Job] = []
+  if "sweep" in phases:
+    swept = [*sweep.jobs(job, sweep_index).values()]
   for one in swept:
     check_workdir(one.config, one.workdir)
     _check_order(config.sweep.phases, one.workdir, ())
@@ -180,7 +182,8 @@ def _check_order(
       needed = None
     if needed is None or needed in phases[:place]:
       continue
-    if not (workdir / needed / _PHASES[needed].result).exists():
+    result = _PHASES[needed].result
+    if result is None or not (workdir / needed / result).exists():
       other = " or --arch" if phase == "train" else ""
       raise WorkdirError(
         f"--phases: {phase!r} needs a finished {needed}, and {workdir} holds "

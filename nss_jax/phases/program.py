@@ -95,7 +95,7 @@ class Program:
   mesh: jax.sharding.Mesh
   batch_size: int
   work: np.ndarray
-  init: Callable[[], LoopState]
+  init: Callable[..., LoopState]
   dispatch: Callable[..., tuple[LoopState, jax.Array]]
   measure: Callable[[LoopState, int, dict], dict]
 

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from nss_jax.phases import evaluate, loop, scoring, summary, supernet_program
@@ -58,7 +59,9 @@ def run(job: Job) -> dict[str, Any]:
   return result
 
 
-def choose_archs(config, search_space: SearchSpace) -> Arch:
+def choose_archs(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> Arch:
   """Archs spread evenly in the logarithm of their cost, then some near the
   target, `[k, S]`."""
   settings = config.rank_check

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -28,7 +29,7 @@ _ARCHS_PER_CALL = 16
 
 
 def make_score_fn(
-  config,
+  config: ml_collections.ConfigDict,
   search_space: SearchSpace,
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
@@ -157,7 +158,8 @@ class Ledger:
       self._is_compiled = True
       if self._preemption.requested():
         raise loop.Interrupted(f"{self._done} archs are scored")
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return error, loss
 
   def _compute(self, archs):
     """The last call is filled up: one shape, one program."""

@@ -59,7 +59,8 @@ def build(
   """
   check_data(config, dataset, mesh)
   if search_space is None:
-    shape = dataset.train_images.shape[1:]
+    _, height, width, channels = dataset.train_images.shape
+    shape = height, width, channels
     search_space = config_lib.search_space(config, shape)
     config_lib.validate_target(config, search_space)
   halves = data.split_halves(
@@ -275,7 +276,11 @@ def bin_probabilities(logits: Any) -> dict[str, list]:
   }
 
 
-def check_data(config, dataset, mesh) -> None:
+def check_data(
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> None:
   """Refuses labels or batches that do not fit.
 
   Raises:

@@ -80,10 +80,11 @@ class Feed:
     Raises:
       DataError: at an image that cannot be read.
     """
-    follows = self._reader is not None and step == self._next
-    if not (follows and np.array_equal(key, self._steps.key)):
-      self._begin(key, step)
-    self._steps.order(step // self._schedule.steps_per_epoch)
+    steps = self._steps
+    follows = steps is not None and step == self._next
+    if steps is None or not (follows and np.array_equal(key, steps.key)):
+      steps = self._begin(key, step)
+    steps.order(step // self._schedule.steps_per_epoch)
     try:
       batches = (next(self._reader) for _ in range(length))
       window = _by_device(batches, length, len(_own_devices(self._mesh)))
@@ -101,9 +102,9 @@ class Feed:
       self._reader.close()
     self._reader = self._steps = None
 
-  def _begin(self, key: np.ndarray, step: int) -> None:
+  def _begin(self, key: np.ndarray, step: int) -> "_Steps":
     self.close()
-    self._steps = _Steps(
+    steps = self._steps = _Steps(
       dataset=self._dataset,
       rows=self._rows,
       schedule=self._schedule,
@@ -114,7 +115,8 @@ class Feed:
       first=step,
     )
     ahead = max(length for _, length in self._schedule.dispatches)
-    self._reader = data.read_ahead(self._steps, ahead)
+    self._reader = data.read_ahead(steps, ahead)
+    return steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,6 +149,7 @@ class _Steps:
     step, images = self.first + index, self.dataset.train_images
     epoch, place = divmod(step, self.schedule.steps_per_epoch)
     idle = self.idle if step < self.schedule.warmup_steps else ()
+    assert isinstance(images, data.StreamedImages)
     found = {}
     for name in self.rows:
       if name in idle:

@@ -135,7 +135,9 @@ def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
   )
 
 
-def split(config, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def split(
+  config: ml_collections.ConfigDict, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
   """Indices of the training images: to train on, and held out for scores.
 
   Whole batches are held out, so that every arch sees each image once.
@@ -171,7 +173,9 @@ def split(config, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check(
-  config: ml_collections.ConfigDict, search_space: SearchSpace, labels
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  labels: np.ndarray,
 ) -> None:
   """Refuses what is held out if it is too little or too much.
 
@@ -191,7 +195,9 @@ def check(
     )
 
 
-def cache_key(config, search_space: SearchSpace) -> str:
+def cache_key(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> str:
   """What the trained weights depend on, as sixteen hexadecimal digits."""
   settings = config_lib.to_json(config)
   training = (

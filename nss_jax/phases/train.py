@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from nss_jax.phases import evaluate, loop, train_program
@@ -130,7 +131,11 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
   return [*lines, "", f"Files in {job.workdir / 'train'}: */seed_*/result.json"]
 
 
-def check(config, archs: Sequence[str], search_space: SearchSpace) -> None:
+def check(
+  config: ml_collections.ConfigDict,
+  archs: Sequence[str],
+  search_space: SearchSpace,
+) -> None:
   """Refuses archs that cannot be trained, before anything is compiled.
 
   Raises:
@@ -143,7 +148,10 @@ def check(config, archs: Sequence[str], search_space: SearchSpace) -> None:
       raise ValueError(
         f"{text!r} is not accepted; expected {_stages(search_space)}"
       )
-    beyond = (arch.depth > largest[0]).any() or (arch.width > largest[1]).any()
+    beyond = any(
+      np.greater(given, most).any()
+      for given, most in zip((arch.depth, arch.width), largest, strict=True)
+    )
     if beyond and config.train.start == "supernet":
       raise ValueError(
         f"{text!r} is not accepted; expected at most depths {largest[0]} and "

@@ -1,6 +1,7 @@
 """Training one network alone as a program: the Cutout recipe (paper 4.3)."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,7 +93,7 @@ def make_test_fn(
   search_space: SearchSpace,
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
-):
+) -> Callable[[Any, Any], tuple[float, float]]:
   """`(params, averages) -> (error, loss)` on the test images.
 
   Every device takes its share of them; what fills the last batch up counts

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from nss_jax.spaces.search_space import Array
+
 # (key of one image, image [H, W, C]) -> image [H, W, C]
 AugmentFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -71,9 +73,9 @@ def cut_out(
 
 
 def normalize(
-  images: jax.Array, mean: Sequence[float], std: Sequence[float]
+  images: Array, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
   """`(images / 255 - mean) / std` of `[B, H, W, C]` uint8, float32."""
   channels = (None, None, None, slice(None))
-  mean, std = (jnp.asarray(x, jnp.float32)[channels] for x in (mean, std))
-  return (images.astype(jnp.float32) / 255 - mean) / std
+  center, scale = (jnp.asarray(x, jnp.float32)[channels] for x in (mean, std))
+  return jnp.asarray((images.astype(jnp.float32) / 255 - center) / scale)

@@ -104,7 +104,7 @@ class Checkpoints:
       host_state = _copy_to_host(state)
       processes.first(lambda: self._remove(step))
       with _context():
-        response = ocp.save_async(self.path(step), host_state)
+        response = ocp.save_async(str(self.path(step)), host_state)
     except Exception as error:  # orbax has no common type of error
       raise self._save_error(step, error) from error
     self._thread = threading.Thread(
@@ -260,10 +260,11 @@ class Checkpoints:
   def _load(self, step: int, abstract_state: Any) -> Any:
     folder = self.path(step)
     try:
-      stored = ocp.metadata(folder).metadata
+      stored = ocp.metadata(str(folder)).metadata
       difference = _find_difference(stored, abstract_state)
       if difference is None:
-        return ocp.load(folder, jax.tree.map(_place, abstract_state))
+        place = jax.tree.map(_place, abstract_state)
+        return ocp.load(str(folder), place)
     except Exception as error:  # orbax has no common type of error
       raise CheckpointError(f"{folder}: can not be loaded: {error}") from error
     raise CheckpointError(

@@ -22,7 +22,7 @@ def space_name(max_width: int, max_depth: int) -> str:
 def parse_name(name: str) -> tuple[int, int] | None:
   """`(max_width, max_depth)` of a search space; None of another source."""
   match = re.fullmatch(r"w([1-9]\d{0,5})_d([1-9]\d{0,5})", name, re.ASCII)
-  return tuple(map(int, match.groups())) if match else None
+  return (int(match[1]), int(match[2])) if match else None
 
 
 def levels(table: Scores) -> dict[int, dict[int, Scores]]:

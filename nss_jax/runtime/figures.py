@@ -1,10 +1,12 @@
 """Pictures of a run, drawn from its files."""
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
   FuncFormatter,
@@ -17,6 +19,8 @@ from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.search_space import SearchSpace
+
+StrPath = str | os.PathLike[str]
 
 STYLE = {
   "axes.spines.top": False,
@@ -36,7 +40,7 @@ PARETO_GROUPS = {
 
 
 def draw_trajectory(
-  path: str,
+  path: StrPath,
   lines: Sequence[dict[str, Any]],
   search_space: SearchSpace,
   elite: dict[str, Any] | None,
@@ -56,17 +60,17 @@ def draw_trajectory(
   columns = max(stages, 3)
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(4 * columns, 8.4), layout="constrained")
-    rows = figure.subfigures(2, 1, height_ratios=(1, 1.7))
+    rows = cast(Any, figure.subfigures(2, 1, height_ratios=(1, 1.7)))
     _draw_curves(rows[0], lines, search_space, warmup_epochs)
     axes = rows[1].subplots(
       2, stages, squeeze=False, sharex=True, height_ratios=(1, 2.2)
     )
-    for row, kind in enumerate(("depth", "width")):
-      for stage in range(stages):
-        picture = _draw_bins(
-          axes[row, stage], lines, search_space, elite, kind, stage
-        )
-    rows[1].colorbar(picture, ax=axes, label="probability", fraction=0.03)
+    pictures = [
+      _draw_bins(axes[row, stage], lines, search_space, elite, kind, stage)
+      for row, kind in enumerate(("depth", "width"))
+      for stage in range(stages)
+    ]
+    rows[1].colorbar(pictures[-1], ax=axes, label="probability", fraction=0.03)
     figure.suptitle(_trajectory_title(elite))
     figure.savefig(path, dpi=110)
 
@@ -83,7 +87,7 @@ def _trajectory_title(elite: dict[str, Any] | None) -> str:
 
 
 def draw_pareto(
-  path: str,
+  path: StrPath,
   scores: Scores,
   target_flops: float,
   *,
@@ -107,12 +111,12 @@ def draw_pareto(
     figure = Figure(figsize=size, layout="constrained")
     draw_pareto_panel(figure.subplots(), scores, target_flops)
     legend = figure.legend(loc="outside upper center", ncols=2, markerscale=2)
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
       handle.set_alpha(1)
     figure.savefig(path, dpi=130)
 
 
-def draw_pareto_panel(axes, scores: Scores, target_flops: float) -> None:
+def draw_pareto_panel(axes: Axes, scores: Scores, target_flops: float) -> None:
   """What `draw_pareto` shows, on axes; the legend is left to the caller.
 
   Raises:

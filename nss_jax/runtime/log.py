@@ -54,7 +54,7 @@ class Progress:
     self._bar.start()
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     self._bar.stop()
 
   def update(

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nss_jax.runtime import complexity, figures
+from nss_jax.runtime.figures import StrPath
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.populations import (
   ANY_COST,
@@ -42,7 +43,7 @@ _WIDTHS = ("tab:blue", "tab:green", "tab:purple", "tab:brown")
 
 
 def draw_error_edfs(
-  path: str,
+  path: StrPath,
   panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
 ) -> None:
   """Error EDFs (paper Fig. 6): the share of networks at or below an error.
@@ -82,7 +83,7 @@ def draw_error_edfs(
         )
     figure.axes[0].set_ylabel("share of networks")
     # Room between the labels of two axes.
-    figure.get_layout_engine().set(wspace=0.06)
+    figure.set_layout_engine("constrained", wspace=0.06)
     # One legend, as a population looks the same in every panel.
     shown = [handles[kind] for kind in NAMES if kind in handles]
     figure.legend(
@@ -95,7 +96,7 @@ def draw_error_edfs(
 
 
 def draw_complexity(
-  path: str, table: Scores, target: float, tolerance: float
+  path: StrPath, table: Scores, target: float, tolerance: float
 ) -> None:
   """Archs of ever larger search spaces, and FLOPs EDFs (paper Fig. 5).
 
@@ -194,7 +195,7 @@ def _mark_linear(axes, target: float) -> None:
 
 
 def draw_targets(
-  path: str, tables: Sequence[tuple[float, Scores]], *, columns: int = 3
+  path: StrPath, tables: Sequence[tuple[float, Scores]], *, columns: int = 3
 ) -> None:
   """A Pareto panel per target (paper Figs. 3, 4, 9 and 10).
 
@@ -225,6 +226,6 @@ def draw_targets(
     legend = figure.legend(
       handles, names, loc="outside upper center", ncols=4, markerscale=2
     )
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
       handle.set_alpha(1)
     figure.savefig(path, dpi=130)

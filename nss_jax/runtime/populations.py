@@ -39,7 +39,8 @@ def match_principles(table: Scores, kind: str) -> tuple[Scores, Scores]:
   """
   pair = [group_of(table, name, ANY_COST) for name in (PRINCIPLES, kind)]
   rows = match_costs(*(group.flops for group in pair))
-  return tuple(g.select(r) for g, r in zip(pair, rows, strict=True))
+  first, second = (g.select(r) for g, r in zip(pair, rows, strict=True))
+  return first, second
 
 
 def error_curves(table: Scores) -> Curves:

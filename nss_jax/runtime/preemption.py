@@ -62,7 +62,7 @@ class Preemption:
     self._thread.start()
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     if not self._active:
       return
     signal.set_wakeup_fd(self._old_fd)

@@ -65,8 +65,9 @@ def join(
   if explicit is not None:
     _check(explicit)
   try:
+    address, count, place = explicit or (None, None, None)
     jax.distributed.initialize(
-      *(explicit or ()), heartbeat_timeout_seconds=heartbeat_seconds
+      address, count, place, heartbeat_timeout_seconds=heartbeat_seconds
     )
   except (RuntimeError, ValueError) as error:
     reason = " ".join(str(error).split())

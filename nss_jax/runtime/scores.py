@@ -102,9 +102,9 @@ def make_scores(
   source: str,
   archs: Arch,
   *,
-  error: Sequence[float],
-  loss: Sequence[float],
-  space: Sequence[int] | int = NO_SPACE,
+  error: Sequence[float] | np.ndarray,
+  loss: Sequence[float] | np.ndarray,
+  space: Sequence[int] | np.ndarray | int = NO_SPACE,
 ) -> Scores:
   """A table of archs that were just scored; their cost is filled in.
 

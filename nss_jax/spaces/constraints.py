@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,9 +14,8 @@ from nss_jax.spaces.cost import (
   flops_penalty,
   mean_cost,
 )
-from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.search_space import Array, SearchSpace
 
-Array = jax.Array | np.ndarray
 Mode = Literal["equal", "at_most"]
 MODES: tuple[Mode, ...] = ("equal", "at_most")
 UNITS = {

@@ -18,19 +18,17 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from nss_jax.spaces.blocks import block_cost, conv_cost, find_block
 from nss_jax.spaces.search_space import (
   Arch,
+  Array,
   SearchSpace,
   Space,
   bin_edges,
   space_ranges,
 )
-
-Array = jax.Array | np.ndarray
 
 
 class Metric(NamedTuple):
@@ -139,6 +137,18 @@ def space_cost(
 
   Raises:
     ValueError: if the space names a bin that its stage does not have.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(
+    ...   max_depth=2, max_width=4, num_depth_bins=2, num_width_bins=2
+    ... )
+    >>> space = nss.parse_space(search_space, "d1:1-2:2-1:1_w1:2-1:2-3:4")
+    >>> space_macs(search_space, space)
+    744813.0
+    >>> archs = nss.enumerate_archs(search_space, space)
+    >>> float(np.mean([arch_macs(search_space, arch) for arch in archs]))
+    744813.0
   """
   space_ranges(search_space, space)  # Raises if a stage lacks the bin.
   one_hot = Space(
@@ -182,7 +192,14 @@ def cost_range(
 
 
 def arch_macs(search_space: SearchSpace, arch: Arch) -> np.ndarray:
-  """Exact multiply-adds of archs `[..., S]` -> `[...]` int64, on the host."""
+  """Exact multiply-adds of archs `[..., S]` -> `[...]` int64, on the host.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> resnet_20 = nss.parse_arch("d3-3-3_w16-32-64")
+    >>> int(nss.arch_macs(nss.SearchSpace.expanded(), resnet_20))
+    40813194
+  """
   return arch_cost(search_space, METRICS["flops"], arch)
 
 
@@ -190,6 +207,12 @@ def arch_params(search_space: SearchSpace, arch: Arch) -> np.ndarray:
   """Exact parameters of archs `[..., S]` -> `[...]` int64, on the host.
 
   Trainable numbers, scale and offset of the normalisations included.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> resnet_20 = nss.parse_arch("d3-3-3_w16-32-64")
+    >>> int(nss.arch_params(nss.SearchSpace.expanded(), resnet_20))
+    272474
   """
   return arch_cost(search_space, METRICS["params"], arch)
 
@@ -203,7 +226,18 @@ def arch_activations(search_space: SearchSpace, arch: Arch) -> np.ndarray:
 
 
 def mean_macs(search_space: SearchSpace, weights: Any) -> Array:
-  """Mean multiply-adds of a weighted space, in closed form (`mean_cost`)."""
+  """Mean multiply-adds of a weighted space, in closed form (`mean_cost`).
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=32)
+    >>> logits = nss.init_logits(search_space)  # all spaces equally likely
+    >>> mean = mean_macs(search_space, nss.probabilities(logits))
+    >>> round(float(mean) / 1e6, 2)
+    21.31
+    >>> round(float(nss.all_space_macs(search_space).mean()) / 1e6, 2)
+    21.31
+  """
   return mean_cost(search_space, _macs_tables(search_space), weights)
 
 
@@ -212,6 +246,18 @@ def space_macs(search_space: SearchSpace, space: Space) -> float:
 
   Raises:
     ValueError: if the space names a bin that its stage does not have.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(
+    ...   max_depth=2, max_width=4, num_depth_bins=2, num_width_bins=2
+    ... )
+    >>> space = nss.parse_space(search_space, "d1:1-2:2-1:1_w1:2-1:2-3:4")
+    >>> space_macs(search_space, space)
+    744813.0
+    >>> archs = nss.enumerate_archs(search_space, space)
+    >>> float(np.mean([arch_macs(search_space, arch) for arch in archs]))
+    744813.0
   """
   return space_cost(search_space, _macs_tables(search_space), space)
 
@@ -264,7 +310,12 @@ def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
 
 
 def flops_penalty(cost: Array, target: float) -> Array:
-  """The FLOPs loss, `|cost / target - 1|` (Eq. 4, paper 3.4)."""
+  """The FLOPs loss, `|cost / target - 1|` (Eq. 4, paper 3.4).
+
+  Example:
+    >>> round(flops_penalty(540e6, 600e6), 6)
+    0.1
+  """
   # jax takes a Python integer for int32, and 3.2 GF are more than that holds.
   return abs(cost / (1.0 * target) - 1)
 

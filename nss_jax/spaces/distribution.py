@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from nss_jax.spaces.cost import flops_penalty
-from nss_jax.spaces.search_space import SearchSpace, Space, bin_exists
+from nss_jax.spaces.search_space import (
+  Array,
+  SearchSpace,
+  Space,
+  bin_exists,
+)
 
 # The logit of a bin that a stage does not own: finite, so that weight decay
 # and Adam's ratio of moments stay finite too, and far below any real logit.
@@ -44,9 +49,9 @@ class EliteSpace(NamedTuple):
   """
 
   space: Space
-  cost: jax.Array
+  cost: Array
   candidates: Space
-  costs: jax.Array
+  costs: Array
   index: jax.Array
 
 
@@ -59,12 +64,26 @@ def init_logits(search_space: SearchSpace) -> SpaceLogits:
 
 
 def probabilities(logits: Any) -> Any:
-  """softmax over the last axis of every array of a pytree."""
+  """softmax over the last axis of every array of a pytree.
+
+  Example:
+    >>> from nss_jax import SearchSpace
+    >>> logits = init_logits(SearchSpace.expanded())
+    >>> float(probabilities(logits).depth[0, 0])
+    0.25
+  """
   return jax.tree.map(jax.nn.softmax, logits)
 
 
 def entropy(logits: Any) -> Any:
-  """Entropy in nats over the last axis of every array of a pytree."""
+  """Entropy in nats over the last axis of every array of a pytree.
+
+  Example:
+    >>> from nss_jax import SearchSpace
+    >>> logits = init_logits(SearchSpace.expanded())  # 16 width bins
+    >>> round(float(entropy(logits).width[0]), 4)  # log 16
+    2.7726
+  """
   return jax.tree.map(
     lambda x: -(jax.nn.softmax(x) * jax.nn.log_softmax(x)).sum(-1), logits
   )
@@ -92,6 +111,12 @@ def gumbel_softmax(
 
   Source: Jang et al., Categorical Reparameterization with Gumbel-Softmax;
   paper 3.3 and 6.4.1.
+
+  Example:
+    >>> logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]] * 5000))
+    >>> weights = gumbel_softmax(jax.random.key(0), logits, 0.5, hard=True)
+    >>> [round(float(share), 1) for share in weights.mean(0)]
+    [0.7, 0.2, 0.1]
   """
   leaves, tree = jax.tree.flatten(logits)
   keys = jax.random.split(rng, len(leaves))
@@ -106,7 +131,15 @@ def gumbel_softmax(
 def sample_space(
   rng: jax.Array, logits: SpaceLogits, shape: tuple[int, ...] = ()
 ) -> Space:
-  """Draws spaces from `softmax(logits)`: indices `[*shape, S]`."""
+  """Draws spaces from `softmax(logits)`: indices `[*shape, S]`.
+
+  Example:
+    >>> from nss_jax import SearchSpace
+    >>> logits = init_logits(SearchSpace.expanded())
+    >>> logits = logits.replace(depth=logits.depth.at[:, 2].set(50.0))
+    >>> sample_space(jax.random.key(0), logits, (4,)).depth[0].tolist()
+    [2, 2, 2]
+  """
   keys = jax.random.split(rng)
   depth, width = (
     jax.random.categorical(key, x, shape=(*shape, x.shape[0]))
@@ -116,7 +149,15 @@ def sample_space(
 
 
 def most_probable_space(logits: SpaceLogits) -> Space:
-  """The space of the largest probability."""
+  """The space of the largest probability.
+
+  Example:
+    >>> from nss_jax import SearchSpace
+    >>> logits = init_logits(SearchSpace.expanded())
+    >>> logits = logits.replace(width=logits.width.at[:, 5].set(0.1))
+    >>> most_probable_space(logits).width.tolist()
+    [5, 5, 5]
+  """
   return Space(
     depth=logits.depth.argmax(-1).astype(jnp.int32),
     width=logits.width.argmax(-1).astype(jnp.int32),
@@ -151,6 +192,21 @@ def elite_space(
     target: the cost to be met, in the units of `cost_fn`, or `[C]`.
     num_samples: n; the paper draws 5.
     penalty_fn: `(costs, target)` -> how far each is from being met.
+
+  Example:
+    >>> import functools
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> elite = elite_space(
+    ...   jax.random.key(0),
+    ...   nss.init_logits(search_space),
+    ...   cost_fn=functools.partial(nss.mean_macs, search_space),
+    ...   target=100e6,
+    ... )
+    >>> [round(float(cost) / 1e6) for cost in elite.costs]
+    [54, 170, 158, 20, 128]
+    >>> round(float(elite.cost) / 1e6)
+    128
   """
   candidates = sample_space(rng, logits, (num_samples,))
   costs = jax.vmap(lambda space: cost_fn(one_hot(space, logits)))(candidates)

@@ -76,6 +76,13 @@ def feasible_spaces(
   Raises:
     ValueError: if target or tolerance are out of range, or there are too many
       spaces.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> table = feasible_spaces(search_space, 100e6, 0.02)
+    >>> int(table.sum()), table.size
+    (3328, 262144)
   """
   return _excess(search_space, target, tolerance, without_lowest_width) <= 0
 
@@ -233,6 +240,17 @@ def exact_elite_space(
   Raises:
     ValueError: naming the nearest cost there is, if no space is within the
       tolerance; or if logits are not finite or not of the search space.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> logits = nss.init_logits(search_space)
+    >>> logits = logits.replace(width=logits.width.at[:, 9].set(3.0))
+    >>> elite = exact_elite_space(search_space, logits, 100e6, 0.02)
+    >>> nss.format_space(search_space, elite.space)
+    'd3:3-3:3-2:2_w37:40-37:40-37:40'
+    >>> round(elite.cost / 1e6, 1)
+    99.5
   """
   constraints = as_constraints(target)
   costs = [t.ravel() for t in _all_costs(search_space, constraints)]

@@ -65,7 +65,7 @@ def follows(archs: Arch, order: StageOrder) -> np.ndarray:
   for field in fields:
     check_stages(field.shape[-1], order)
   depth, width = (x[..., list(order.stages)] for x in fields)
-  return ((np.diff(depth) >= 0) & (np.diff(width) >= 0)).all(-1)
+  return np.asarray(((np.diff(depth) >= 0) & (np.diff(width) >= 0)).all(-1))
 
 
 def num_ordered_archs(search_space: SearchSpace, order: StageOrder) -> int:

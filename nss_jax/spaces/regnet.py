@@ -188,8 +188,8 @@ def sample_regnet_archs(
     depth = generator.integers(num_stages, most + 1, (size, 1))
     first = generator.choice(firsts, (size, 1), p=chance)
     slope, multiplier = (
-      np.exp(generator.uniform(*np.log(ends), (size, 1)))
-      for ends in ((quantum, widest), _MULTIPLIERS)
+      np.exp(generator.uniform(low, high, (size, 1)))
+      for low, high in np.log(((quantum, widest), _MULTIPLIERS))
     )
     level, blocks = _regnet_blocks(first, slope, multiplier, depth, quantum)
     # Blocks past the depth repeat the last, so they start no stage.

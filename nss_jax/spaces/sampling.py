@@ -9,6 +9,7 @@ import numpy as np
 
 from nss_jax.spaces.search_space import (
   Arch,
+  Array,
   SearchSpace,
   Space,
   bin_edges,
@@ -25,7 +26,15 @@ def enumerate_spaces(search_space: SearchSpace) -> Iterator[Space]:
 
 
 def enumerate_archs(search_space: SearchSpace, space: Space) -> Iterator[Arch]:
-  """Every arch of a space. For tiny spaces."""
+  """Every arch of a space. For tiny spaces.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(strides=(1,))
+    >>> space = nss.parse_space(search_space, "d1:4_w33:64")
+    >>> len(list(enumerate_archs(search_space, space)))
+    128
+  """
   ranges = space_ranges(search_space, space)
   values = [range(low, high + 1) for k in ranges.values() for low, high in k]
   for numbers in itertools.product(*values):
@@ -46,6 +55,16 @@ def sample_archs(
 
   Returns:
     An `Arch` with fields `[N, S]`.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded()
+    >>> space = nss.parse_space(search_space, "d1:4-1:4-1:4_w33:64-1:32-1:32")
+    >>> archs = sample_archs(jax.random.key(0), search_space, space, 1000)
+    >>> archs.width.shape
+    (1000, 3)
+    >>> int(archs.width[:, 0].min()), int(archs.width[:, 0].max())
+    (33, 64)
   """
   offers = sample_bin_archs(rng, search_space, num_archs)
   return Arch(
@@ -110,7 +129,7 @@ def sample_bin_archs(
   return Arch(**fields)
 
 
-def _pick(offers: jax.Array, indices: jax.Array) -> jax.Array:
+def _pick(offers: Array, indices: Array) -> jax.Array:
   """`[N, S, K]` at the indices `[S]` -> `[N, S]`."""
   index = jnp.asarray(indices)[None, :, None]
   return jnp.take_along_axis(offers, index, axis=-1)[..., 0]

@@ -21,6 +21,7 @@ from flax import struct
 from nss_jax.spaces.blocks import find_block
 
 _LARGEST = 2**31 - 1  # depths and widths are int32
+Array = jax.Array | np.ndarray
 Bin = tuple[int, int]
 Bins = tuple[tuple[Bin, ...], ...]
 
@@ -34,8 +35,8 @@ class Space:
     width: `[..., S]` int32, index of the width bin of each stage.
   """
 
-  depth: jax.Array
-  width: jax.Array
+  depth: Array
+  width: Array
 
 
 @struct.dataclass
@@ -47,8 +48,8 @@ class Arch:
     width: `[..., S]` int32, number of channels of each stage.
   """
 
-  depth: jax.Array
-  width: jax.Array
+  depth: Array
+  width: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +134,10 @@ class SearchSpace:
 
     Raises:
       ValueError: if the bins do not divide the largest depth or width.
+
+    Example:
+      >>> SearchSpace.expanded(max_depth=16, max_width=512).num_spaces
+      262144
     """
     return cls(
       depth_bins=(_equal_bins("depth", max_depth, num_depth_bins),)
@@ -260,7 +265,9 @@ class SearchSpace:
       raise ValueError(f"not a search space: {error}") from error
 
 
-def space_ranges(search_space: SearchSpace, space: Space) -> dict[str, list]:
+def space_ranges(
+  search_space: SearchSpace, space: Space
+) -> dict[str, list[Bin]]:
   """A space as `{"depth": [(low, high), ...], "width": [...]}`, per stage."""
   ranges = {}
   for kind, bins, indices in (

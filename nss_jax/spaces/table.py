@@ -30,6 +30,15 @@ def spaces_at(search_space: SearchSpace, indices: np.ndarray) -> Space:
 
   Raises:
     ValueError: if an index is not below the number of spaces.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded()
+    >>> spaces = spaces_at(search_space, np.array([0, 17, 262143]))
+    >>> spaces.width.tolist()
+    [[0, 0, 0], [0, 1, 1], [15, 15, 15]]
+    >>> space_indices(search_space, spaces).tolist()
+    [0, 17, 262143]
   """
   indices = np.asarray(indices)
   count = search_space.num_spaces
@@ -72,6 +81,16 @@ def all_space_macs(search_space: SearchSpace) -> np.ndarray:
 
   Raises:
     ValueError: if there are more than `MAX_SPACES` spaces.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> macs = all_space_macs(search_space)
+    >>> macs.shape
+    (4, 4, 4, 16, 16, 16)
+    >>> low, high = nss.macs_range(search_space)
+    >>> bool(np.isclose(macs.min(), low)), bool(np.isclose(macs.max(), high))
+    (True, True)
   """
   return all_space_costs(search_space, METRICS["flops"])
 
@@ -123,7 +142,7 @@ def space_log_probabilities(
     if not np.isfinite(given).all():
       raise ValueError(f"{name} logits must be finite; got {given.tolist()}")
     rows += [row[: len(b)] for row, b in zip(given, bins, strict=True)]
-  return sum(np.ix_(*map(_log_softmax, rows)))
+  return np.asarray(sum(np.ix_(*map(_log_softmax, rows))))
 
 
 def _log_softmax(row: np.ndarray) -> np.ndarray:

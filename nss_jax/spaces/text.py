@@ -27,6 +27,12 @@ def parse_arch(text: str) -> Arch:
 
   Raises:
     ValueError: if the text is not of that form.
+
+  Example:
+    >>> parse_arch("d3-3-3_w16-32-64").width
+    array([16, 32, 64], dtype=int32)
+    >>> format_arch(parse_arch("d3-3-3_w16-32-64"))
+    'd3-3-3_w16-32-64'
   """
   match = re.fullmatch(r"d(\d+(?:-\d+)*)_w(\d+(?:-\d+)*)", text, re.ASCII)
   if match:
@@ -58,6 +64,16 @@ def parse_space(search_space: SearchSpace, text: str) -> Space:
 
   Raises:
     ValueError: if the text is not of that form or names no bin.
+
+  Example:
+    >>> search_space = SearchSpace.expanded(max_depth=16, max_width=512)
+    >>> space = parse_space(search_space, "d1:4-5:8-1:4_w1:32-33:64-65:96")
+    >>> space.width
+    array([0, 1, 2], dtype=int32)
+    >>> format_space(search_space, space)
+    'd1:4-5:8-1:4_w1:32-33:64-65:96'
+    >>> describe_space(search_space, space)[1]
+    'stage 2: 5-8 blocks, 33-64 channels'
   """
   ranges = r"(\d+:\d+(?:-\d+:\d+)*)"
   match = re.fullmatch(f"d{ranges}_w{ranges}", text, re.ASCII)

@@ -5,6 +5,8 @@ returns a scalar whose gradient in the logits is an estimate of that of the
 expectation, and metrics.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -80,4 +82,5 @@ def log_probability(logits: Any, weights: Any) -> jax.Array:
     chances = jax.nn.log_softmax(leaf)[None] * drawn
     return chances.reshape(drawn.shape[0], -1).sum(-1)
 
-  return sum(jax.tree.leaves(jax.tree.map(of_leaf, logits, weights)))
+  terms = jax.tree.leaves(jax.tree.map(of_leaf, logits, weights))
+  return functools.reduce(operator.add, terms)

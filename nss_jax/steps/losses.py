@@ -6,10 +6,14 @@ from typing import Any
 import jax
 import optax
 
-Metrics = dict[str, jax.Array]
+from nss_jax.spaces.search_space import Array
+
+Metrics = dict[str, Array]
 # (weights, choice, batch) -> (scalar loss, metrics). `choice` is whatever the
 # sampler of the same loop returns as such: an arch, or mixed masks.
 LossFn = Callable[[Any, Any, Any], tuple[jax.Array, Metrics]]
+# (rng, logits, step) -> a draw with `.weights`, like the logits, and `.choice`.
+SampleFn = Callable[[jax.Array, Any, jax.Array], Any]
 # (weights, images, choice) -> logits [B, C]
 ApplyFn = Callable[[Any, jax.Array, Any], jax.Array]
 

@@ -10,10 +10,12 @@ from flax import struct
 
 from nss_jax.spaces.cost import flops_penalty
 from nss_jax.spaces.distribution import probabilities
+from nss_jax.spaces.search_space import Array
 from nss_jax.steps.estimators import Estimator, pathwise
 from nss_jax.steps.losses import (
   LossFn,
   Metrics,
+  SampleFn,
   mean_over_devices,
   step_rng,
   vary_over_devices,
@@ -49,8 +51,8 @@ def search_step(
   rng: jax.Array,
   *,
   loss_fn: LossFn,
-  cost_fn: Callable[[Any], jax.Array],
-  sample_fn,
+  cost_fn: Callable[[Any], Array],
+  sample_fn: SampleFn,
   optimizer: optax.GradientTransformation,
   target: Any,
   cost_weight: Any,
@@ -94,6 +96,31 @@ def search_step(
   Raises:
     ValueError: if `cost_from` is neither of the two, or for `own_draws` without
       an axis.
+
+  Example:
+    >>> import functools
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> optimizer = optax.adam(0.1)
+    >>> state = init_search_state(nss.init_logits(search_space), optimizer)
+    >>> step = jax.jit(
+    ...   functools.partial(
+    ...     search_step,
+    ...     loss_fn=lambda weights, arch, batch: (0.0, {}),  # yours
+    ...     cost_fn=functools.partial(nss.mean_macs, search_space),
+    ...     sample_fn=nss.arch_sampler(search_space),
+    ...     optimizer=optimizer,
+    ...     target=50e6,
+    ...     cost_weight=1.0,
+    ...     cost_from="expected",
+    ...   )
+    ... )
+    >>> costs = []
+    >>> for _ in range(60):
+    ...   state, metrics = step(state, None, None, jax.random.key(0))
+    ...   costs.append(round(float(metrics["expected_cost"]), 1))
+    >>> costs[0], costs[-1]
+    (1.5, 1.0)
   """
   if cost_from not in ("sample", "expected"):
     raise ValueError(

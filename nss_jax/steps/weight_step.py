@@ -9,6 +9,7 @@ from flax import struct
 from nss_jax.steps.losses import (
   LossFn,
   Metrics,
+  SampleFn,
   mean_over_devices,
   step_rng,
   vary_over_devices,
@@ -42,7 +43,7 @@ def weight_step(
   rng: jax.Array,
   *,
   loss_fn: LossFn,
-  sample_fn,
+  sample_fn: SampleFn,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
   own_draws: bool = False,
@@ -66,6 +67,26 @@ def weight_step(
 
   Raises:
     ValueError: for `own_draws` without an axis.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> def loss_fn(params, arch, batch):
+    ...   return (params * arch.depth - batch).sum(), {}
+    >>> search_space = nss.SearchSpace.expanded(strides=(1,))
+    >>> optimizer = optax.sgd(1.0)
+    >>> state = init_weight_state(jax.numpy.ones(1), optimizer)
+    >>> state, metrics = weight_step(
+    ...   state,
+    ...   nss.init_logits(search_space),
+    ...   3.0,
+    ...   jax.random.key(0),
+    ...   loss_fn=loss_fn,
+    ...   sample_fn=nss.arch_sampler(search_space),
+    ...   optimizer=optimizer,
+    ... )
+    >>> depth = float(metrics["loss"]) + 3  # of the arch that was drawn
+    >>> float(state.params[0]) == 1 - depth
+    True
   """
   rng = step_rng(rng, state.step, axis_name, own_draws)
   choice = sample_fn(rng, logits, state.step).choice

@@ -15,7 +15,7 @@ from nss_jax.spaces import distribution
 from nss_jax.spaces.cost import largest_arch, smallest_arch
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.sampling import sample_bin_archs
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch, Array, SearchSpace
 
 
 @struct.dataclass
@@ -48,7 +48,19 @@ SampleFn = Callable[[jax.Array, Any, jax.Array], Sample]
 
 
 def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
-  """The hard masks of one arch with fields `[S]`."""
+  """The hard masks of one arch with fields `[S]`.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(
+    ...   max_depth=4, max_width=4, num_width_bins=2
+    ... )
+    >>> masks = arch_masks(search_space, nss.parse_arch("d1-2-4_w1-3-4"))
+    >>> masks.width[1].tolist()
+    [1.0, 1.0, 1.0, 0.0]
+    >>> masks.depth[1].tolist()
+    [0.0, 1.0, 0.0, 0.0]
+  """
   return Masks(
     depth=jax.nn.one_hot(arch.depth - 1, search_space.max_depth),
     width=_prefix(arch.width, search_space.max_width),
@@ -94,6 +106,15 @@ def gumbel_sampler(
     search_space: the bins.
     temperature_fn: temperature from the step.
     hard: straight-through one-hot weights instead of soft ones.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> sample_fn = gumbel_sampler(search_space, lambda step: 5.0)
+    >>> logits = nss.init_logits(search_space)
+    >>> masks = sample_fn(jax.random.key(0), logits, 0).choice
+    >>> [round(float(total), 3) for total in masks.depth.sum(-1)]
+    [1.0, 1.0, 1.0]
   """
 
   def sample(rng, logits, step):
@@ -134,6 +155,14 @@ def warmup_sampler(
   Args:
     search_space: the bins.
     probability_fn: probability of the coins from the step.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+    >>> sample_fn = warmup_sampler(search_space, lambda step: 1.0)
+    >>> arch = sample_fn(jax.random.key(0), None, 0).choice
+    >>> nss.format_arch(arch)
+    'd4-4-4_w64-64-64'
   """
   uniform = arch_sampler(search_space)
 
@@ -222,6 +251,6 @@ def _at_largest(values, weights):
   return jnp.take_along_axis(values, index, axis=-1)[:, 0]
 
 
-def _prefix(widths: jax.Array, size: int) -> jax.Array:
+def _prefix(widths: Array, size: int) -> jax.Array:
   channels = jnp.arange(size).reshape((1,) * jnp.ndim(widths) + (size,))
   return (channels < jnp.asarray(widths)[..., None]).astype(jnp.float32)

@@ -6,6 +6,7 @@ arch.
 """
 
 import functools
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -137,7 +138,7 @@ class Supernet(nn.Module):
     return nn.Dense(space.num_classes, name="head")(x)
 
 
-def init_weights(rng: jax.Array, search_space: SearchSpace):
+def init_weights(rng: jax.Array, search_space: SearchSpace) -> Any:
   """Fresh float32 parameters of the supernet, a pytree."""
   return _init(rng, search_space, OWN_BATCH)["params"]
 
@@ -150,7 +151,7 @@ def _init(rng, search_space, scope):
 
 def apply_masked(
   search_space: SearchSpace,
-  weights,
+  weights: Any,
   images: jax.Array,
   masks: Masks,
   *,
@@ -174,10 +175,10 @@ def apply_masked(
   """
   scope = NormScope(axis_name, num_calibration)
   network = Supernet(search_space, scope, remat)
-  return network.apply({"params": weights}, images, masks)
+  return cast(jax.Array, network.apply({"params": weights}, images, masks))
 
 
-def init_averages(search_space: SearchSpace):
+def init_averages(search_space: SearchSpace) -> Any:
   """Running means of zero and variances of one, for `apply_alone`."""
   scope = NormScope(averages="update")
   make = functools.partial(_init, search_space=search_space, scope=scope)
@@ -189,13 +190,13 @@ def init_averages(search_space: SearchSpace):
 
 def apply_alone(
   search_space: SearchSpace,
-  weights,
-  averages,
+  weights: Any,
+  averages: Any,
   images: jax.Array,
   *,
   train: bool,
   axis_name: str | None = None,
-):
+) -> tuple[jax.Array, Any]:
   """Logits `[B, C]` and the next running averages of a network of its own.
 
   The largest network of the search space, usually `SearchSpace.only(arch)`.
@@ -221,7 +222,7 @@ def apply_alone(
   return logits, moved[AVERAGES]
 
 
-def extract_subnet(search_space: SearchSpace, weights, arch: Arch):
+def extract_subnet(search_space: SearchSpace, weights: Any, arch: Arch) -> Any:
   """The weights of one arch: those of `search_space.only(arch)`.
 
   Args:

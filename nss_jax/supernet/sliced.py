@@ -16,7 +16,7 @@ are static and a mask cuts the rest. One traced program serves every arch:
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -34,7 +34,7 @@ Buckets = tuple[tuple[int, ...], ...]
 
 def apply_sliced(
   search_space: SearchSpace,
-  weights,
+  weights: Any,
   images: jax.Array,
   arch: Arch,
   *,
@@ -66,7 +66,8 @@ def apply_sliced(
   _check(search_space, buckets)
   scope = NormScope(axis_name, num_calibration)
   stem = ConvNorm(search_space.stem_width, norm_scope=scope)
-  x = nn.relu(stem.apply({"params": weights["stem"]}, images))
+  x = cast(jax.Array, stem.apply({"params": weights["stem"]}, images))
+  x = nn.relu(x)
   flat, shape = x.reshape(-1), x.shape[:3]
   entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
   before = jnp.asarray(search_space.stem_width, jnp.int32)
@@ -94,7 +95,7 @@ def apply_sliced(
   # At least float32 from here on, whatever the activations are.
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
   head = nn.Dense(search_space.num_classes, dtype=x.dtype)
-  return head.apply({"params": weights["head"]}, x)
+  return cast(jax.Array, head.apply({"params": weights["head"]}, x))
 
 
 def default_buckets(
@@ -106,6 +107,11 @@ def default_buckets(
   bucket takes time to compile, so stages whose blocks cost less than half of
   the dearest stage's do with a quarter, a half and all; and none is narrower
   than the stage can be.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> default_buckets(nss.SearchSpace.expanded())
+    ((64, 128, 256, 384, 512), (128, 256, 512), (128, 256, 512))
   """
   costs = [
     math.prod(size) * width**2
@@ -175,8 +181,8 @@ class _Plan(NamedTuple):
   buckets: tuple[int, ...]
   entries: tuple[int, ...]
   exits: tuple[int, ...]
-  inputs: tuple[int, int, int]
-  outputs: tuple[int, int, int]
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
 
   def first(self, features, *parts):
     block = find_block(self.block)

@@ -8,7 +8,7 @@ stopped. Every search sees the same number of images.
 For each estimator and seed: one search by the command; from its probabilities
 the Elite Space by both selections; and both on the evaluator, one supernet for
 all, among random spaces whose mean cost is within 10 % of the target. It prints
-the rows of the README's tables: the seconds of the last seed's search,
+the rows of configs/RESULTS.md's tables: the seconds of the last seed's search,
 deviations from the target, percentiles by mean loss (0: none of the random
 spaces is better), in brackets those among random spaces without the lowest
 width bin, and the mean errors.

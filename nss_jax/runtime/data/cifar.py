@@ -7,11 +7,12 @@ the known names at their exact sizes, and nothing else is trusted.
 import dataclasses
 import gzip
 import hashlib
+import io
 import os
 import pathlib
 import tarfile
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -192,7 +193,9 @@ def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
   return pathlib.Path(file)
 
 
-def _check_digest(archive: Archive, file: pathlib.Path, raw: IO[bytes]) -> None:
+def _check_digest(
+  archive: Archive, file: pathlib.Path, raw: io.BufferedReader
+) -> None:
   """Refuses a file of the official size and another sha256; rewinds it."""
   if os.fstat(raw.fileno()).st_size != archive.bytes:
     return
@@ -209,7 +212,7 @@ def _check_digest(archive: Archive, file: pathlib.Path, raw: IO[bytes]) -> None:
 class _Bounded:
   """Reads a file up to a limit, so that a gzip bomb ends early."""
 
-  def __init__(self, file: IO[bytes], limit: int):
+  def __init__(self, file: gzip.GzipFile, limit: int):
     self._file, self._left = file, limit
 
   def read(self, size: int) -> bytes:
@@ -221,14 +224,15 @@ class _Bounded:
 
 
 def _read(
-  archive: Archive, file: pathlib.Path, raw: IO[bytes]
+  archive: Archive, file: pathlib.Path, raw: io.BufferedReader
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Images and labels of every known member, by name."""
   parts = {}
   limit = sum(archive.members.values()) + 2 * _MAX_EXTRA
   try:
     with gzip.GzipFile(fileobj=raw) as unzipped:
-      stream = _Bounded(unzipped, limit)
+      # tarfile calls nothing but `read` in this mode.
+      stream = cast(IO[bytes], _Bounded(unzipped, limit))
       # "r|": one pass in order, no seeking back, no member visited twice.
       with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as tar:
         for member in tar:
@@ -295,7 +299,8 @@ def _read_member(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Images `[N, 32, 32, 3]` uint8 and labels `[N]` uint8 of a member."""
   size = archive.members[member.name]
-  data = tar.extractfile(member).read(size + 1)
+  stream = tar.extractfile(member)
+  data = stream.read(size + 1) if stream else b""
   if len(data) != size:
     raise _refused(
       file,

@@ -30,14 +30,21 @@ class Images(Protocol):
   An index array `[n]` or a slice of the first dimension gives an array.
   """
 
-  shape: tuple[int, ...]
-  dtype: np.dtype
-  ndim: int
-  size: int
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  @property
+  def dtype(self) -> np.dtype: ...
+
+  @property
+  def ndim(self) -> int: ...
+
+  @property
+  def size(self) -> int: ...
 
   def __len__(self) -> int: ...
 
-  def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray: ...
+  def __getitem__(self, rows: np.ndarray | slice, /) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The 1,797 handwritten digits inside scikit-learn: no file, no network."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def load(**_: Any) -> Dataset:
   from sklearn.datasets import load_digits
   from sklearn.model_selection import train_test_split
 
-  digits = load_digits()
+  digits = cast(Any, load_digits())
   # Pixels are 0..16 there.
   images = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., None]
   labels = digits.target.astype(np.int32)

@@ -66,7 +66,7 @@ def load(
     train_images = parts[0][0]
     if not streams(train_images.size):
       parts = [(read[:], labels) for read, labels in parts]
-    return make("folder", *parts, len(train), field=where)
+    return make("folder", parts[0], parts[1], len(train), field=where)
 
 
 def _entries(where: str, folder: pathlib.Path, name: str) -> list[os.DirEntry]:

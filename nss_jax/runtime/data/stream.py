@@ -5,7 +5,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -29,7 +29,17 @@ class Source(Protocol):
 
   def __len__(self) -> int: ...
 
-  def __getitem__(self, index: int) -> Any: ...
+  def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Reader(Protocol):
+  """An iterator to be closed."""
+
+  def __iter__(self) -> Iterator[Any]: ...
+
+  def __next__(self) -> Any: ...
+
+  def close(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,14 +52,16 @@ class StreamedImages:
     field: the config field and value that gave them, for messages.
   """
 
-  dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
-
   source: Source
-  shape: tuple[int, int, int, int]
+  shape: tuple[int, ...]
   field: str
 
   def __len__(self) -> int:
     return self.shape[0]
+
+  @property
+  def dtype(self) -> np.dtype:
+    return np.dtype(np.uint8)
 
   @property
   def ndim(self) -> int:
@@ -117,7 +129,7 @@ def _num_threads() -> int:
   return min(_MAX_THREADS, 2 * (os.cpu_count() or 1))
 
 
-def read_ahead(source: Source, buffer: int) -> Iterator[Any]:
+def read_ahead(source: Source, buffer: int) -> Reader:
   """All parts of a source in order, read by threads before they are asked for.
 
   Args:
@@ -134,7 +146,8 @@ def read_ahead(source: Source, buffer: int) -> Iterator[Any]:
   options = grain.ReadOptions(
     num_threads=min(_num_threads(), buffer), prefetch_buffer_size=buffer
   )
-  return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+  dataset = grain.MapDataset.source(cast(Any, source))
+  return iter(dataset.to_iter_dataset(options))
 
 
 def is_streamed(mode: str, memory: int, num_bytes: int) -> bool:

@@ -72,7 +72,7 @@ def load(
   blocks = np.arange(side) * _BLOCKS // side
   patterns = coarse[:, blocks][:, :, blocks]
   parts = [(images, _fill(images, patterns, rng)) for images in (train, test)]
-  return make("synthetic", *parts, synthetic.num_classes)
+  return make("synthetic", parts[0], parts[1], synthetic.num_classes)
 
 
 def _fill(

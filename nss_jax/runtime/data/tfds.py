@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def load(
     sources = tfds.data_source(
       name, split=splits, data_dir=folder, download=False
     )
-    keys, num_classes = _keys(name, sources[0].dataset_info)
+    keys, num_classes = _keys(name, cast(Any, sources)[0].dataset_info)
     form = keys, image_size, channels
     images = [_open(name, source, *form) for source in sources]
     if streams(images[0].size):
@@ -94,7 +94,8 @@ def load(
     raise DataError(_unprepared(name, path, error)) from error
   field = f"config.data.name={name!r}"
   # The classes are those that the data set declares, seen or not.
-  return make(name, *parts, num_classes, field=field, unused_classes=True)
+  train, test = parts
+  return make(name, train, test, num_classes, field=field, unused_classes=True)
 
 
 def _keys(name: str, info: Any) -> tuple[tuple[str, str], int]:
@@ -187,10 +188,12 @@ def _open(
 
 def _read_whole(images: StreamedImages) -> tuple[np.ndarray, np.ndarray]:
   """Images `[N, H, W, C]` uint8 and labels `[N]` int64, in one pass."""
+  source = images.source
+  assert isinstance(source, _Images)
   whole = allocate(images.field, len(images), images.shape[1:])
   labels = np.empty(len(images), np.int64)
   for row in range(len(images)):
-    whole[row], labels[row] = images.source.example(row)
+    whole[row], labels[row] = source.example(row)
   return whole, labels
 
 

@@ -12,6 +12,7 @@ NOT_RUN = "not run"
 NO_VALUE = "-"
 
 Record = dict[str, Any]
+Cell = Callable[[Record], str]
 
 
 class Table(NamedTuple):
@@ -27,7 +28,7 @@ class Table(NamedTuple):
   name: str
   title: str
   records: list[Record]
-  columns: Sequence[tuple[str, Callable[[Record], str]]]
+  columns: Sequence[tuple[str, Cell]]
 
   def rows(self) -> list[list[str]]:
     """The words of every cell."""
@@ -58,7 +59,7 @@ def plain(records: list[Record]) -> list[Record]:
   ]
 
 
-def words_of(key: str, words: Callable[[Any], str]) -> Callable[[Record], str]:
+def words_of(key: str, words: Callable[[Any], str]) -> Cell:
   """A cell in words; so are all functions below, for one kind of value."""
 
   def cell(record: Record) -> str:
@@ -70,32 +71,32 @@ def words_of(key: str, words: Callable[[Any], str]) -> Callable[[Record], str]:
   return cell
 
 
-def text(key: str):
+def text(key: str) -> Cell:
   """As it is."""
   return words_of(key, str)
 
 
-def yes(key: str):
+def yes(key: str) -> Cell:
   """Yes or no."""
   return words_of(key, lambda value: "yes" if value else "no")
 
 
-def macs(key: str):
+def macs(key: str) -> Cell:
   """Multiply-adds in MF or GF."""
   return words_of(key, format_macs)
 
 
-def number(key: str, spec: str):
+def number(key: str, spec: str) -> Cell:
   """A number in a format of Python."""
   return words_of(key, lambda value: f"{value:{spec}}")
 
 
-def percent(key: str, spec: str = ".2f"):
+def percent(key: str, spec: str = ".2f") -> Cell:
   """A share, as percent."""
   return words_of(key, lambda value: f"{100 * value:{spec}}")
 
 
-def interval(key: str, spec: str):
+def interval(key: str, spec: str) -> Cell:
   """`low to high`, of two fields."""
 
   def cell(record: Record) -> str:

@@ -56,7 +56,7 @@ class Experiment(NamedTuple):
   """
 
   scores: Scores | None
-  summary: dict[str, Any] | None
+  summary: Any  # JSON, whose fields are checked
 
 
 def read_principles(

@@ -108,7 +108,9 @@ def _check_object(path: Path, value: Any, shape: dict, name: str) -> None:
       raise ArtifactError(f"{path}: {full}: this field is missing")
 
 
-def check_each(path: Path, value: Any, names: Kind, shape: Any, name: str):
+def check_each(
+  path: Path, value: Any, names: Kind, shape: Any, name: str
+) -> None:
   """As `check`, of an object whose fields share one shape and have any of
   some names."""
   check(path, value, {}, name)

@@ -15,7 +15,7 @@ from nss_jax.runtime.report.tables import (
   Record,
   format_ranges,
 )
-from nss_jax.runtime.report.workdir import RankScores, Results
+from nss_jax.runtime.report.workdir import Results, found_scores, found_space
 from nss_jax.spaces.search_space import space_ranges
 
 # Inches; text of 9 points in it is as large as a phone's.
@@ -104,7 +104,7 @@ def write(picture: Picture, folder: pathlib.Path) -> str:
 
 def _elite_space(results: Results) -> Picture:
   search_space = results.search_space
-  ranges = space_ranges(search_space, results.space)
+  ranges = space_ranges(search_space, found_space(results))
 
   def draw(path):
     stages = search_space.num_stages
@@ -172,8 +172,10 @@ def _trajectory(results: Results, warmup_epochs: int) -> Picture:
 
 
 def _pareto(results: Results, target: float) -> Picture:
+  table = found_scores(results)
+
   def draw(path):
-    figures.draw_pareto(path, results.scores, target, size=(_WIDTH, 4.2))
+    figures.draw_pareto(path, table, target, size=(_WIDTH, 4.2))
 
   text = (
     "Error over multiply-adds of archs of the Elite Space and of the Expanded "
@@ -184,7 +186,7 @@ def _pareto(results: Results, target: float) -> Picture:
 
 def _spaces(results: Results) -> Picture:
   """A dot per space, and a line where the Elite Space is."""
-  table = results.scores
+  table = found_scores(results)
   names = [name for name in _SPACES if name in table.source]
   elite = table.group(scores.ELITE)
 
@@ -238,7 +240,8 @@ def _spread(count: int) -> np.ndarray:
 
 
 def _rank_check(results: Results, num_spread: int) -> Picture:
-  both: RankScores = results.rank_scores
+  both = results.rank_scores
+  assert both is not None
 
   def draw(path):
     figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")

@@ -74,7 +74,7 @@ def read_found_archs(
     ArtifactError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
-  shape = dict.fromkeys(_SEARCHED, _CONTROL)
+  shape: dict[str, Any] = dict.fromkeys(_SEARCHED, _CONTROL)
   shape["controls"] = dict.fromkeys(_CONTROLS, _CONTROL)
   fields.check(path, content, shape)
   content |= content["controls"]
@@ -101,9 +101,10 @@ def read_nas(
       found[name] = content
   path = folder / "controls" / "architecture.json"
   content = fields.read(path, dict.fromkeys(_CONTROLS, _CONTROL))
-  for name in _CONTROLS if content is not None else ():
-    _check_network(path, content[name], search_space)
-    found[name] = content[name]
+  if content is not None:
+    for name in _CONTROLS:
+      _check_network(path, content[name], search_space)
+      found[name] = content[name]
   return {name: found[name] for name in NAMES if name in found}
 
 

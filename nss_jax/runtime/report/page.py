@@ -12,7 +12,7 @@ from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import elements, experiment_sections, words
 from nss_jax.runtime.report.cells import NOT_RUN
 from nss_jax.runtime.report.tables import NAS_NAMES
-from nss_jax.runtime.report.workdir import Results
+from nss_jax.runtime.report.workdir import Results, found_space
 
 FLOPS = (
   "FLOPs are multiply-adds: convolutions and the fully connected layer. "
@@ -67,7 +67,7 @@ def _tiles(content: elements.Content) -> str:
       ),
       (
         "archs in it",
-        f"{results.search_space.num_archs_in(results.space):,}",
+        f"{results.search_space.num_archs_in(found_space(results)):,}",
         f"of {words.large(results.search_space.num_archs)}",
       ),
     ]

@@ -9,7 +9,7 @@ from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report.cells import NOT_RUN, Record
 from nss_jax.runtime.report.tables import is_of
-from nss_jax.runtime.report.workdir import Results
+from nss_jax.runtime.report.workdir import Results, found_space
 from nss_jax.spaces.search_space import SearchSpace, space_ranges
 from nss_jax.spaces.text import describe_space
 
@@ -18,14 +18,14 @@ _HALF = 50  # percent
 
 def elite_space(results: Results) -> list[str]:
   """The stages of the Elite Space, a line each."""
-  return describe_space(results.search_space, results.space)
+  return describe_space(results.search_space, found_space(results))
 
 
 def cost(results: Results) -> str:
   """How large the Elite Space is and what its archs cost."""
   elite, search_space = results.elite, results.search_space
   return (
-    f"{search_space.num_archs_in(results.space):,} archs, one of "
+    f"{search_space.num_archs_in(found_space(results)):,} archs, one of "
     f"{search_space.num_spaces:,} spaces. Their mean cost is "
     f"{format_macs(elite['mean_flops'])}, {100 * elite['deviation']:+.1f} % "
     f"from the target of {format_macs(elite['target_flops'])}."
@@ -34,7 +34,7 @@ def cost(results: Results) -> str:
 
 def trend(results: Results) -> str:
   """Which stage is deepest and widest, beside what the paper saw (4.5)."""
-  ranges = space_ranges(results.search_space, results.space)
+  ranges = space_ranges(results.search_space, found_space(results))
   depth, width = _order("d", ranges["depth"]), _order("w", ranges["width"])
   text = f"Order of the stages: {depth} and {width}."
   if results.search_space.num_stages == 3:

@@ -103,10 +103,10 @@ class Results(NamedTuple):
   workdir: pathlib.Path
   search_space: SearchSpace
   space: Space | None
-  elite: dict[str, Any] | None
+  elite: Any  # JSON, whose fields are checked
   epochs: list[dict[str, Any]]
   scores: Scores | None
-  evaluation: dict[str, Any] | None
+  evaluation: Any
   rank_scores: RankScores | None
   rank_check: dict[str, Any] | None
   nas: dict[str, dict[str, Any]]
@@ -127,6 +127,18 @@ SOURCES = (
   "principles/scores.csv",
   "complexity/scores.csv",
 )
+
+
+def found_space(results: Results) -> Space:
+  """The Elite Space, for what is shown only if there is one."""
+  assert results.space is not None
+  return results.space
+
+
+def found_scores(results: Results) -> Scores:
+  """The same of `scores`."""
+  assert results.scores is not None
+  return results.scores
 
 
 def is_empty(workdir: pathlib.Path) -> bool:
