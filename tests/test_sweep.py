@@ -1,8 +1,11 @@
 """All targets by one command: each as a run of its own would have it."""
 
 import concurrent.futures
+import gc
 import json
 import threading
+import types
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +13,15 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import evaluate, loop, pipeline, scoring, search, sweep
+from nss_jax.phases import (
+  evaluate,
+  loop,
+  pipeline,
+  scoring,
+  search,
+  search_program,
+  sweep,
+)
 from nss_jax.runtime import artifacts, lock, scores
 from nss_jax.runtime.preemption import EXIT_SAVED
 from nss_jax.runtime.report.workdir import read_results
@@ -111,6 +122,34 @@ def test_each_target_has_a_run_of_its_own(quick, tmp_path, capsys):
   assert again == result
   results = read_results(workdir / "sweep" / "0.06mf", space)
   assert results.evaluation is not None
+
+
+def test_one_target_is_built_at_a_time(quick, tmp_path, monkeypatch):
+  """A program has a copy of the images; of wrong targets none is built."""
+  programs, alive = [], []
+
+  def build(*args):
+    gc.collect()
+    alive.append([p() is not None for p in programs])
+    program = search_program.build(*args)
+    programs.append(weakref.ref(program))
+    return program
+
+  wrong = _config(**{"sweep.targets": (6e4, 9e12)})
+  replaced = types.SimpleNamespace(build=build)
+  monkeypatch.setattr(sweep, "search_program", replaced)
+  with pytest.raises(config_lib.ConfigError, match=r"9e.12 is not"):
+    pipeline.run(wrong, tmp_path / "wrong", ["sweep"])
+  assert alive == []
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == 0
+  assert alive == [[], [False]]
+  # A task of an array has its own target's.
+  config = _config(**{"sweep.phases": ("search",)})
+  for index, target in enumerate(config.sweep.targets):
+    workdir = tmp_path / "array"
+    assert pipeline.run(config, workdir, ["sweep"], sweep_index=index) == 0
+    path = workdir / "sweep" / f"{target / 1e6:g}mf/search/elite_space.json"
+    assert json.loads(path.read_text())["target_flops"] == target
 
 
 def test_stopped_and_resumed_is_uninterrupted(quick, tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def run(
     _check_phases(one, config.sweep.phases)
   if sweep_index is not None:
     # Not as the sweep phase, whose folder has one process at a time.
-    (job,), phases = swept, config.sweep.phases
+    (job,), phases = map(sweep.build, swept), config.sweep.phases
   for line in plan.describe(job.config, dataset, job.search, phases):
     say(console, line)
   if dry_run:
