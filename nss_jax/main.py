@@ -25,7 +25,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nss_jax import config as config_lib
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import artifacts, preemption
 from nss_jax.runtime.preemption import EXIT_SAVED
 
 # EX_IOERR. Bad input stays bad; a disk may have space the next time.
@@ -279,6 +279,7 @@ def _is_one_of_many() -> bool:
 
 def run() -> None:
   """The command."""
+  preemption.end_at_once()
   sys.unraisablehook = _print_unraisable
   app.run(_main, flags_parser=parse_flags)
 

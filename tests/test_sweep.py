@@ -3,6 +3,8 @@
 import concurrent.futures
 import gc
 import json
+import os
+import signal
 import threading
 import types
 import weakref
@@ -22,7 +24,7 @@ from nss_jax.phases import (
   search_program,
   sweep,
 )
-from nss_jax.runtime import artifacts, lock, scores
+from nss_jax.runtime import artifacts, lock, preemption, scores
 from nss_jax.runtime.preemption import EXIT_SAVED
 from nss_jax.runtime.report.workdir import read_results
 
@@ -150,6 +152,31 @@ def test_one_target_is_built_at_a_time(quick, tmp_path, monkeypatch):
     assert pipeline.run(config, workdir, ["sweep"], sweep_index=index) == 0
     path = workdir / "sweep" / f"{target / 1e6:g}mf/search/elite_space.json"
     assert json.loads(path.read_text())["target_flops"] == target
+
+
+def test_sigterm_after_a_phase_stops_before_the_next(
+  quick, tmp_path, monkeypatch, capsys
+):
+  """What came when nothing asked for it any more; the rerun goes on there."""
+  find = pipeline._PHASES["search"].run
+
+  def find_and_be_told(job):
+    with preemption.Preemption():  # as phases have
+      elite = find(job)
+      os.kill(os.getpid(), signal.SIGTERM)
+    return elite
+
+  old = signal.getsignal(signal.SIGTERM)
+  phase = pipeline._PHASES["search"]._replace(run=find_and_be_told)
+  monkeypatch.setitem(pipeline._PHASES, "search", phase)
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == EXIT_SAVED
+  assert "SIGTERM: stopped before evaluate; run the" in capsys.readouterr().out
+  assert quick["searched"] == ["0.06mf"] and quick["calls"] == 0
+  assert signal.getsignal(signal.SIGTERM) == old
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == EXIT_SAVED
+  assert quick["searched"] == ["0.06mf", "0.12mf"] and quick["calls"] > 0
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == 0
+  assert quick["searched"] == ["0.06mf", "0.12mf"]
 
 
 def test_stopped_and_resumed_is_uninterrupted(quick, tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ from nss_jax.runtime import (
 )
 from nss_jax.runtime.checkpoint import CheckpointError, SaveError
 from nss_jax.runtime.log import make_console, say
-from nss_jax.runtime.preemption import EXIT_SAVED
+from nss_jax.runtime.preemption import EXIT_SAVED, Preemption
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 
 
@@ -276,10 +276,17 @@ class _Phase(NamedTuple):
 
 
 def _run_phases(job: Job, phases: Sequence[str]) -> None:
-  """Runs phases on a workdir, in order."""
-  claim_workdir(job.config, job.workdir)
-  for phase in phases:
-    _run_phase(phase, job)
+  """Runs phases on a workdir, in order.
+
+  Raises:
+    Interrupted: after SIGTERM, before the next phase if not within one.
+  """
+  with Preemption() as preemption:
+    claim_workdir(job.config, job.workdir)
+    for phase in phases:
+      if preemption.requested():
+        raise loop.Interrupted(f"stopped before {phase}")
+      _run_phase(phase, job)
 
 
 _PHASES = {
