@@ -58,7 +58,8 @@ def run(
   state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
   every = checkpoint_every or settings.checkpoint_every
   step = int(state.weights.step)
-  with Watch(job.viewing, console, folder, program.work, step) as watch:
+  kinds = program.schedule.kinds(step)
+  with Watch(job.viewing, console, folder, program.work, step, kinds) as watch:
     state = _loop(program, state, checkpoints, folder, watch, preemption, every)
   checkpoints.wait()
   return state
