@@ -35,7 +35,7 @@ from nss_jax.runtime import (
   sharding,
   tensorboard,
 )
-from nss_jax.runtime.checkpoint import CheckpointError, SaveError
+from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED, Preemption
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
@@ -57,7 +57,7 @@ USER_ERRORS = (
   tensorboard.TensorBoardError,
 )
 # A disk that is full or read-only. Caught first: some are user errors too.
-WRITE_ERRORS = (OSError, SaveError)
+WRITE_ERRORS = (OSError, processes.NotWritten)
 
 
 def run(
