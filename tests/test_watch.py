@@ -89,7 +89,7 @@ def test_lines_come_after_some_seconds_and_say_what_is_left(capsys):
 def test_time_left_counts_the_program_that_is_compiled_after_warmup(
   capsys, tmp_path, monkeypatch
 ):
-  """Within a fifth from the first tenth on; without it a quarter is missing."""
+  """Within a fifth from the first tenth on; without it a third is missing."""
   clock = Clock()
   monkeypatch.setattr(
     watch, "Progress", functools.partial(log.Progress, clock=clock)
