@@ -29,7 +29,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nss_jax import config as config_lib
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import artifacts, preemption
 from nss_jax.runtime.preemption import EXIT_SAVED
 
 # EX_IOERR. Bad input stays bad; a disk may have space the next time.
@@ -309,6 +309,7 @@ def _is_one_of_many() -> bool:
 
 def run() -> None:
   """The command, `nss` or `python -m nss_jax.main`."""
+  preemption.end_at_once()
   if __name__ != "__main__":
     # absl's --help tells of the script that was started.
     sys.modules["__main__"].__doc__ = __doc__

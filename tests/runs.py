@@ -74,8 +74,11 @@ def command(*flags, tiny=True, config=QUICKSTART):
   ]
 
 
-def start(*flags, script=None, **kwargs):
-  """Starts the command, or a script that stands for it, in the background."""
+def start(*flags, script=None, xla_flags="", **kwargs):
+  """Starts the command, or a script that stands for it, in the background.
+
+  It is compiled as a user's is, unless `xla_flags` say otherwise.
+  """
   arguments = command(*flags, **kwargs)
   if script is not None:
     arguments[1:3] = ["-c", script]
@@ -90,7 +93,7 @@ def start(*flags, script=None, **kwargs):
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
-      "XLA_FLAGS": "",  # not those of the tests
+      "XLA_FLAGS": xla_flags,  # not those of the tests
     },
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -14,15 +14,16 @@ import runs
 
 from nss_jax.runtime import lock, preemption, processes
 
-# Every process compiles; one stage is enough.
+# One stage is enough.
 FIELDS = {
   "space.strides": (1,),
   "objective.target_flops": 6e4,
-  # Long enough for a signal to be told to all.
-  "search.epochs": 14,
-  "search.warmup_epochs": 5,
+  "search.epochs": 7,
+  "search.warmup_epochs": 2,
 }
 SEARCH = tuple(f"--config.{path}={value}" for path, value in FIELDS.items())
+# Every process compiles for itself.
+XLA_FLAGS = "--xla_backend_optimization_level=0"
 # A killed process is to be missed soon, and a slow one is not to be.
 HEARTBEAT_SECONDS = 10
 
@@ -42,6 +43,7 @@ def _start(workdir, count, *flags, scripts=None):
       f"--heartbeat_seconds={HEARTBEAT_SECONDS}",
       *flags,
       script=(scripts or {}).get(index),
+      xla_flags=XLA_FLAGS,
     )
     for index in range(count)
   ]
@@ -88,6 +90,7 @@ def _one_process(workdir, num_devices, *flags):
     *SEARCH,
     *flags,
     f"--workdir={workdir}",
+    xla_flags=XLA_FLAGS,
     script=f"import jax\n"
     f"jax.config.update('jax_num_cpu_devices', {num_devices})\n"
     "from nss_jax import main\nmain.run()",
@@ -120,15 +123,23 @@ def test_two_processes_are_two_devices(two, tmp_path):
   assert said == []
 
 
+# jax looks for a signal once a second, and then tells the others. A process
+# that waits at every line from the signal on, and the others with it, cannot
+# come to the end before that.
 _STOPPED = """
-import os, signal
+import os, signal, time
 from nss_jax import main
 from nss_jax.runtime import artifacts
 
+told = []
+
 def watched(path, line, call=artifacts.append_line):
   call(path, line)
-  if line["epoch"] == {epoch}:
-    os.kill(os.getpid(), signal.{name})
+  if line["epoch"] >= {epoch}:
+    if not told:
+      os.kill(os.getpid(), signal.{name})
+      told.append(line)
+    time.sleep(2)
 
 artifacts.append_line = watched
 main.run()
@@ -138,7 +149,7 @@ main.run()
 def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   """SIGTERM to one process and then to the other, and a damaged checkpoint."""
   workdir, saved = tmp_path / "run", preemption.EXIT_SAVED
-  for told, epoch in ((1, 2), (0, 7)):
+  for told, epoch in ((1, 1), (0, 4)):
     scripts = {told: _STOPPED.format(name="SIGTERM", epoch=epoch)}
     ends = _end(_start(workdir, 2, scripts=scripts))
     assert [end[0] for end in ends] == [saved, saved], ends
@@ -180,6 +191,51 @@ def test_a_second_run_is_refused_by_all(tmp_path):
   assert [end[0] for end in ends] == [2, 2], ends
   for _, _, err in ends:
     assert f"in use by process {os.getpid()}" in err
+
+
+# A search that only saves, on a disk that becomes full for the first process.
+_FULL = """
+import sys
+sys.path.insert(0, "tests/faults")
+import injection
+import numpy as np
+from nss_jax import main
+from nss_jax.phases import pipeline
+from nss_jax.runtime import checkpoint
+
+def run(job):
+  saves = checkpoint.Checkpoints(job.workdir / "search" / "checkpoints")
+  for step in (1, 2):
+    saves.save(step, {{"x": np.arange(3.0)}})
+  saves.wait()
+
+pipeline._PHASES["search"] = pipeline._PHASES["search"]._replace(run=run)
+if {is_first}:
+  injection.inject(inside={inside!r}, part={part!r}, at=[1], do="ENOSPC")
+main.run()
+"""
+
+
+@pytest.mark.parametrize(
+  "part",
+  [
+    ".00000001.sha256",  # in a thread of the first process
+    pytest.param(".config", marks=pytest.mark.slow),
+    pytest.param("checkpoints", marks=pytest.mark.slow),
+  ],
+)
+def test_a_full_disk_is_one_for_all(part, tmp_path):
+  """All end with the code of it, whichever of them writes."""
+  inside = str(tmp_path / "run")
+  scripts = {
+    index: _FULL.format(is_first=index == 0, inside=inside, part=part)
+    for index in range(2)
+  }
+  ends = _end(_start(tmp_path / "run", 2, scripts=scripts))
+  assert [end[0] for end in ends] == [74, 74], ends
+  for _, _, err in ends:
+    assert "No space left on device" in err
+    assert "run the same command to go on" in err
 
 
 def test_alone_all_is_first():

@@ -1,8 +1,13 @@
 """All targets by one command: each as a run of its own would have it."""
 
 import concurrent.futures
+import gc
 import json
+import os
+import signal
 import threading
+import types
+import weakref
 
 import numpy as np
 import pytest
@@ -10,8 +15,16 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import evaluate, loop, pipeline, scoring, search, sweep
-from nss_jax.runtime import artifacts, lock, scores
+from nss_jax.phases import (
+  evaluate,
+  loop,
+  pipeline,
+  scoring,
+  search,
+  search_program,
+  sweep,
+)
+from nss_jax.runtime import artifacts, lock, preemption, scores
 from nss_jax.runtime.preemption import EXIT_SAVED
 from nss_jax.runtime.report.workdir import read_results
 
@@ -111,6 +124,59 @@ def test_each_target_has_a_run_of_its_own(quick, tmp_path, capsys):
   assert again == result
   results = read_results(workdir / "sweep" / "0.06mf", space)
   assert results.evaluation is not None
+
+
+def test_one_target_is_built_at_a_time(quick, tmp_path, monkeypatch):
+  """A program has a copy of the images; of wrong targets none is built."""
+  programs, alive = [], []
+
+  def build(*args):
+    gc.collect()
+    alive.append([p() is not None for p in programs])
+    program = search_program.build(*args)
+    programs.append(weakref.ref(program))
+    return program
+
+  wrong = _config(**{"sweep.targets": (6e4, 9e12)})
+  replaced = types.SimpleNamespace(build=build)
+  monkeypatch.setattr(sweep, "search_program", replaced)
+  with pytest.raises(config_lib.ConfigError, match=r"9e.12 is not"):
+    pipeline.run(wrong, tmp_path / "wrong", ["sweep"])
+  assert alive == []
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == 0
+  assert alive == [[], [False]]
+  # A task of an array has its own target's.
+  config = _config(**{"sweep.phases": ("search",)})
+  for index, target in enumerate(config.sweep.targets):
+    workdir = tmp_path / "array"
+    assert pipeline.run(config, workdir, ["sweep"], sweep_index=index) == 0
+    path = workdir / "sweep" / f"{target / 1e6:g}mf/search/elite_space.json"
+    assert json.loads(path.read_text())["target_flops"] == target
+
+
+def test_sigterm_after_a_phase_stops_before_the_next(
+  quick, tmp_path, monkeypatch, capsys
+):
+  """What came when nothing asked for it any more; the rerun goes on there."""
+  find = pipeline._PHASES["search"].run
+
+  def find_and_be_told(job):
+    with preemption.Preemption():  # as phases have
+      elite = find(job)
+      os.kill(os.getpid(), signal.SIGTERM)
+    return elite
+
+  old = signal.getsignal(signal.SIGTERM)
+  phase = pipeline._PHASES["search"]._replace(run=find_and_be_told)
+  monkeypatch.setitem(pipeline._PHASES, "search", phase)
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == EXIT_SAVED
+  assert "SIGTERM: stopped before evaluate; run the" in capsys.readouterr().out
+  assert quick["searched"] == ["0.06mf"] and quick["calls"] == 0
+  assert signal.getsignal(signal.SIGTERM) == old
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == EXIT_SAVED
+  assert quick["searched"] == ["0.06mf", "0.12mf"] and quick["calls"] > 0
+  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == 0
+  assert quick["searched"] == ["0.06mf", "0.12mf"]
 
 
 def test_stopped_and_resumed_is_uninterrupted(quick, tmp_path, monkeypatch):

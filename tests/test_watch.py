@@ -1,5 +1,6 @@
 """What is shown of a run, and that it changes no result."""
 
+import functools
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import rich.console
 import runs
 
 from nss_jax.phases import program, work
-from nss_jax.runtime import log, profile, tensorboard
+from nss_jax.runtime import log, profile, tensorboard, watch
 from nss_jax.runtime.time_left import TimeLeft, format_seconds
 
 
@@ -85,6 +86,67 @@ def test_lines_come_after_some_seconds_and_say_what_is_left(capsys):
     assert capsys.readouterr().out == "four\n"
 
 
+def test_time_left_counts_the_program_that_is_compiled_after_warmup(
+  capsys, tmp_path, monkeypatch
+):
+  """Within a fifth from the first tenth on; without it a third is missing."""
+  clock = Clock()
+  monkeypatch.setattr(
+    watch, "Progress", functools.partial(log.Progress, clock=clock)
+  )
+  schedule = program.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
+  # An arch step beside the weight step, of twice its work.
+  costs = np.repeat([1.0, 3.0], [20, 40])
+  seconds, ends, began = [], [], clock.now
+  shown = watch.Watch(
+    watch.Viewing(log_every=1e-3),
+    log.make_console(),
+    tmp_path,
+    costs,
+    0,
+    schedule.kinds(0),
+  )
+  compile_seconds = {(4, True): 60, (3, True): 50, (4, False): 60}
+  compile_seconds[3, False] = 70
+  with shown:
+    for epoch in range(schedule.epochs):
+      for first, length in schedule.dispatches:
+        kind, step = (length, epoch < 2), 10 * epoch + first
+        shown.before_call(kind)
+        clock.now += compile_seconds.pop(kind, 0)
+        clock.now += 2 * costs[step : step + length].sum()
+        shown.after_call(step + length, "line")
+        seconds.append(clock.now - began)
+        ends.append(step + length)
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == len(ends) and not compile_seconds
+  assert lines[0] == "line"  # nothing is known but that it compiled
+  checked = 0
+  for line, passed, end in zip(lines, seconds, ends, strict=True):
+    if 10 <= end < 60:
+      expected = seconds[-1] - passed
+      assert _seconds(line) == pytest.approx(expected, rel=0.2), (end, line)
+      checked += 1
+  assert checked == 15
+
+
+def _seconds(line):
+  """Of `left 6 min 10 s`."""
+  words = line.partition(" left ")[2].split()
+  sizes = {"s": 1, "min": 60, "h": 3600}
+  numbers, units = words[::2], words[1::2]
+  return sum(int(n) * sizes[u] for n, u in zip(numbers, units, strict=True))
+
+
+def test_programs_that_are_still_to_be_compiled():
+  schedule = program.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
+  assert schedule.kinds(0) == {(n, w) for n in (3, 4) for w in (True, False)}
+  assert schedule.kinds(14) == {(3, True), (3, False), (4, False)}
+  assert schedule.kinds(20) == {(3, False), (4, False)}
+  assert schedule.kinds(54) == {(3, False)}
+  assert schedule.kinds(60) == set()
+
+
 def test_no_lines_between_epochs_unless_asked_for(capsys):
   clock = Clock()
   with log.Progress(log.make_console(), np.ones(2), clock=clock) as progress:
@@ -134,9 +196,12 @@ def test_what_is_shown_changes_no_result(tmp_path):
   )
   shown, plain = tmp_path / "shown", tmp_path / "plain"
   viewing = ("--tensorboard", "--profile", "--log_every=0.001")
-  code, out, err = runs.run(f"--workdir={shown}", *flags, *viewing)
+  quick = "--xla_backend_optimization_level=0"
+  code, out, err = runs.run(
+    f"--workdir={shown}", *flags, *viewing, xla_flags=quick
+  )
   assert code == 0, err
-  assert runs.run(f"--workdir={plain}", *flags)[0] == 0
+  assert runs.run(f"--workdir={plain}", *flags, xla_flags=quick)[0] == 0
   for name in ("elite_space.json", "trajectory.png"):
     found = (shown / "search" / name).read_bytes()
     assert found == (plain / "search" / name).read_bytes()

@@ -35,7 +35,11 @@ def run(
 ) -> LoopState:
   """Runs a program to its end, from where an earlier run stopped.
 
-  Writes `metrics.jsonl` and `checkpoints/` in the folder.
+  Writes `metrics.jsonl` and `checkpoints/` in the folder. A checkpoint counts
+  when all of it is on disk, while the loop goes on: a process that dies loses
+  the steps since the last that counts, at most one interval of checkpoints and
+  what the loop has done during one save. The next save waits for the one
+  before, so that is never more than two intervals.
 
   Args:
     job: how many checkpoints are kept, and where lines and progress go.
@@ -58,7 +62,8 @@ def run(
   state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
   every = checkpoint_every or settings.checkpoint_every
   step = int(state.weights.step)
-  with Watch(job.viewing, console, folder, program.work, step) as watch:
+  kinds = program.schedule.kinds(step)
+  with Watch(job.viewing, console, folder, program.work, step, kinds) as watch:
     state = _loop(program, state, checkpoints, folder, watch, preemption, every)
   checkpoints.wait()
   return state

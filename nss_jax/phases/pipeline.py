@@ -37,9 +37,9 @@ from nss_jax.runtime import (
   sharding,
   tensorboard,
 )
-from nss_jax.runtime.checkpoint import CheckpointError, SaveError
+from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
-from nss_jax.runtime.preemption import EXIT_SAVED
+from nss_jax.runtime.preemption import EXIT_SAVED, Preemption
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 
 
@@ -59,7 +59,7 @@ USER_ERRORS = (
   tensorboard.TensorBoardError,
 )
 # A disk that is full or read-only. Caught first: some are user errors too.
-WRITE_ERRORS = (OSError, SaveError)
+WRITE_ERRORS = (OSError, processes.NotWritten)
 
 
 def run(
@@ -114,7 +114,7 @@ def run(
     _check_phases(one, config.sweep.phases)
   if sweep_index is not None:
     # Not as the sweep phase, whose folder has one process at a time.
-    (job,), phases = swept, config.sweep.phases
+    (job,), phases = map(sweep.build, swept), config.sweep.phases
   for line in plan.describe(job.config, dataset, job.search, phases):
     say(console, line)
   if dry_run:
@@ -299,10 +299,17 @@ class _Phase(NamedTuple):
 
 
 def _run_phases(job: Job, phases: Sequence[str]) -> None:
-  """Runs phases on a workdir, in order."""
-  claim_workdir(job.config, job.workdir)
-  for phase in phases:
-    _run_phase(phase, job)
+  """Runs phases on a workdir, in order.
+
+  Raises:
+    Interrupted: after SIGTERM, before the next phase if not within one.
+  """
+  with Preemption() as preemption:
+    claim_workdir(job.config, job.workdir)
+    for phase in phases:
+      if preemption.requested():
+        raise loop.Interrupted(f"stopped before {phase}")
+      _run_phase(phase, job)
 
 
 _PHASES = {

@@ -72,6 +72,16 @@ class Schedule:
   def warmup_steps(self) -> int:
     return self.steps_per_epoch * self.warmup_epochs
 
+  def kinds(self, step: int) -> set[tuple[int, bool]]:
+    """`(length, warmup)` of the calls from a step on: a program for each."""
+    done, first = divmod(step, self.steps_per_epoch)
+    return {
+      (length, epoch < self.warmup_epochs)
+      for epoch in range(done, self.epochs)
+      for start, length in self.dispatches
+      if epoch > done or start >= first
+    }
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:

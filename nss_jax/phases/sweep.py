@@ -34,7 +34,7 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
   for number, one in enumerate(each.values(), 1):
     target = format_macs(one.config.objective.target_flops)
     say(job.console, f"target {number} of {len(each)}: {target}")
-    run_phases(one, job.config.sweep.phases)
+    run_phases(build(one), job.config.sweep.phases)
   folder = job.workdir / "sweep"
   results = [
     (
@@ -58,6 +58,9 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
 
 def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
   """The job of each target, by the name of its folder: `600mf`.
+
+  They are checked; until `build` their program is that of the given job, whose
+  search space is theirs.
 
   Args:
     job: of all targets.
@@ -98,13 +101,12 @@ def _job_of(job: Job, target: float, name: str) -> Job:
   config.objective.target_flops = target
   config.sweep.targets = ()  # or one target more would be another config
   try:
-    program = search_program.build(config, job.dataset, job.mesh)
+    config_lib.validate_target(config, job.search_space)
   except config_lib.ConfigError as error:
     raise config_lib.ConfigError(f"config.sweep.targets: {error}") from None
   own = ("--config.sweep.targets", "--config.objective.target_flops")
   return job._replace(
     config=config,
-    search=program,
     workdir=job.workdir / "sweep" / name,
     archs=(),
     supernets=job.supernets or job.workdir.parent / "supernets",
@@ -114,6 +116,12 @@ def _job_of(job: Job, target: float, name: str) -> Job:
       "--config.sweep.targets=()",
     ),
   )
+
+
+def build(job: Job) -> Job:
+  """One of `jobs` with a program of its own, which has a copy of the images."""
+  program = search_program.build(job.config, job.dataset, job.mesh)
+  return job._replace(search=program)
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:

@@ -14,6 +14,7 @@ import itertools
 import pathlib
 import re
 import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -29,6 +30,10 @@ from nss_jax.runtime import artifacts, processes
 _NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
 
 
+# Of names and descriptions, which a save writes before any array.
+_NEEDED_BYTES = 2**16
+
+
 class CheckpointError(ValueError):
   """A checkpoint can not be written or used; one line that names it."""
 
@@ -36,7 +41,7 @@ class CheckpointError(ValueError):
     super().__init__(artifacts.one_line(message))
 
 
-class SaveError(CheckpointError):
+class SaveError(CheckpointError, processes.NotWritten):
   """A checkpoint can not be written: the disk is full, or not to be written."""
 
 
@@ -102,7 +107,7 @@ class Checkpoints:
       return
     try:
       host_state = _copy_to_host(state)
-      processes.first(lambda: self._remove(step))
+      processes.first(lambda: self._prepare(step))
       with _context():
         response = ocp.save_async(str(self.path(step)), host_state)
     except Exception as error:  # orbax has no common type of error
@@ -121,6 +126,13 @@ class Checkpoints:
       SaveError: if that save has failed; once, so that a caller may
         try another.
     """
+    if self._thread is None:
+      return
+    # If it failed in the first, the threads of the others may wait for ever.
+    processes.first(self._join)
+    self._join()
+
+  def _join(self) -> None:
     if self._thread is not None:
       self._thread.join()
       self._thread = None
@@ -248,6 +260,18 @@ class Checkpoints:
     for step in sorted({step for step, _ in self._entries()}):
       if step < oldest_kept:
         self._remove(step)
+
+  def _prepare(self, step: int) -> None:
+    """Makes place for a step.
+
+    Within orbax other processes wait for the first, and die if it fails. So
+    what it cannot even begin to write fails here, where they hear of it.
+    """
+    self._remove(step)
+    if jax.process_count() > 1:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=self._directory) as file:
+        file.write(bytes(_NEEDED_BYTES))
 
   def _remove(self, step: int) -> None:
     """Removes a checkpoint and what killed saves have left of it."""

@@ -38,6 +38,7 @@ class Progress:
     self._console, self._clock, self._log_every = console, clock, log_every
     self._left = TimeLeft(work)
     self._step, self._at = done, clock()
+    self._compilations = 0
     self._line_at = self._at
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn("{task.description}"),
@@ -58,7 +59,12 @@ class Progress:
     self._bar.stop()
 
   def update(
-    self, step: int, description: str, *, compiled: bool = False
+    self,
+    step: int,
+    description: str,
+    *,
+    compiled: bool = False,
+    compilations: int = 0,
   ) -> None:
     """Moves on to a step.
 
@@ -66,11 +72,14 @@ class Progress:
       step: that is done.
       description: of where the loop is.
       compiled: whether something was compiled since the step before, so that
-        the time says nothing about those to come.
+        the time is not that of steps alone.
+      compilations: still to come.
     """
     now = self._clock()
-    if not compiled and step > self._step:
-      self._left.add(self._step, step, now - self._at)
+    if step > self._step:
+      add = self._left.add_compiled if compiled else self._left.add
+      add(self._step, step, now - self._at)
+    self._compilations = compilations
     self._step, self._at = step, now
     self._bar.update(
       self._task, completed=step, description=self._with_left(description)
@@ -85,7 +94,7 @@ class Progress:
       say(self._console, self._with_left(text))
 
   def _with_left(self, text: str) -> str:
-    seconds = self._left.seconds(self._step)
+    seconds = self._left.seconds(self._step, self._compilations)
     if not seconds:  # nothing is known, or nothing is left
       return text
     return f"{text}  left {format_seconds(seconds)}"

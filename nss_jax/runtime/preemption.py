@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import threading
+from typing import ClassVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -12,6 +13,14 @@ from jax.experimental import multihost_utils
 EXIT_SAVED = 75
 # Every process counts the same; one count for the whole run.
 _DISPATCHES = itertools.count()
+
+
+def end_at_once() -> None:
+  """From now on SIGTERM ends the process, with `EXIT_SAVED`.
+
+  For the time before a `Preemption`, when there is nothing to be saved.
+  """
+  signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_SAVED))
 
 
 class Preemption:
@@ -24,7 +33,8 @@ class Preemption:
   before then stays whole, since every file is renamed into place.
 
   A context manager; outside the main thread (notebooks' workers) it does
-  nothing, and `requested()` stays False.
+  nothing, and `requested()` stays False. Inside another it is that one: what
+  came too late for the last question of a phase is there before the next.
 
   Where a run has many processes the signal belongs to jax: it tells all of
   them, and they agree after which dispatch they stop.
@@ -33,6 +43,8 @@ class Preemption:
     grace_seconds: time from the signal to the end of the process.
     came: whether SIGTERM has come, as far as this process alone knows.
   """
+
+  _outermost: ClassVar["Preemption | None"] = None
 
   def __init__(self, grace_seconds: float = 9.0):
     self.grace_seconds = grace_seconds
@@ -51,9 +63,13 @@ class Preemption:
 
   def __enter__(self) -> "Preemption":
     in_main = threading.current_thread() is threading.main_thread()
-    self._active = in_main and jax.process_count() == 1
+    outer = Preemption._outermost
+    self._active = in_main and jax.process_count() == 1 and outer is None
+    if in_main and outer is not None:
+      self._event = outer._event
     if not self._active:
       return self
+    Preemption._outermost = self
     self._read, self._write = os.pipe()
     os.set_blocking(self._write, False)
     self._old_handler = signal.signal(signal.SIGTERM, self._on_signal)
@@ -65,6 +81,7 @@ class Preemption:
   def __exit__(self, *_: object) -> None:
     if not self._active:
       return
+    Preemption._outermost = None
     signal.set_wakeup_fd(self._old_fd)
     signal.signal(signal.SIGTERM, self._old_handler)
     os.close(self._write)  # ends the thread: it reads end of file

@@ -26,8 +26,16 @@ class ProcessesError(ValueError):
   """The processes of a run did not come together; one line."""
 
 
+class NotWritten(Exception):
+  """A file cannot be written; the next time there may be space."""
+
+
 class FirstFailed(RuntimeError):
   """What the first process was to do for all has failed; one line."""
+
+
+class FirstNotWritten(FirstFailed, NotWritten):
+  """As `FirstFailed`, where it was a file that could not be written."""
 
 
 class Explicit(NamedTuple):
@@ -44,6 +52,7 @@ class Explicit(NamedTuple):
   process_id: int
 
 
+_FAILURES = {kind.__name__: kind for kind in (FirstFailed, FirstNotWritten)}
 # Whether this process is in the middle of `first`: what it calls is its own.
 _is_alone = False
 
@@ -117,21 +126,26 @@ def first(work: Callable[[], T]) -> T | None:
     What the function returns, in the first process; None in the others.
 
   Raises:
-    FirstFailed: in the others, if the function raises in the first.
+    FirstNotWritten: in the others, if the function raises OSError or NotWritten
+      in the first.
+    FirstFailed: in the others, if it raises something else there.
   """
   global _is_alone
   if not are_many():
     return work()
   _meet()
   if not is_first():
-    if told := _receive():
-      raise FirstFailed(told)
+    name, _, told = _receive().partition(":")
+    if name:
+      raise _FAILURES[name](told)
     return None
   _is_alone = True
   try:
     result = work()
   except Exception as error:
-    _send(f"process 0: {error}")
+    not_written = isinstance(error, (OSError, NotWritten))
+    failure = FirstNotWritten if not_written else FirstFailed
+    _send(f"{failure.__name__}:process 0: {error}")
     raise
   finally:
     _is_alone = False

@@ -25,22 +25,42 @@ class TimeLeft:
     self._until = np.concatenate([[0.0], np.cumsum(work / work.mean())])
     self._rows: list[tuple[float, float]] = []
     self._seconds: list[float] = []
+    self._compiled: list[tuple[float, float, float]] = []
 
   def add(self, first: int, end: int, seconds: float) -> None:
     """Steps `first` to `end` have taken so long, compilation aside."""
     self._rows.append(self._columns(first, end))
     self._seconds.append(seconds)
 
-  def seconds(self, step: int) -> float | None:
-    """From a step to the end; None before anything is known."""
+  def add_compiled(self, first: int, end: int, seconds: float) -> None:
+    """As `add`, with what was compiled for these steps."""
+    self._compiled.append((*self._columns(first, end), seconds))
+
+  def seconds(self, step: int, compilations: int = 0) -> float | None:
+    """From a step to the end; None before anything is known.
+
+    Args:
+      step: that is done.
+      compilations: still to come, each taken to be as long as those seen.
+    """
     if not self._rows:
       return None
+    rates = self._rates()
+    left = float(rates @ self._columns(step, len(self._until) - 1))
+    if compilations and self._compiled:
+      *columns, seconds = np.asarray(self._compiled).T
+      compiled = np.maximum(seconds - rates @ columns, 0.0)
+      left += compilations * float(compiled.mean())
+    return left
+
+  def _rates(self) -> np.ndarray:
+    """Seconds of a step, and of a unit of work, `[2]`."""
     rows = np.asarray(self._rows)
     doubt = _DOUBT * np.abs(rows).max()
     rates, _ = scipy.optimize.nnls(
       np.vstack([rows, [doubt, 0.0]]), np.asarray([*self._seconds, 0.0])
     )
-    return float(rates @ self._columns(step, len(self._until) - 1))
+    return rates
 
   def _columns(self, first: int, end: int) -> tuple[float, float]:
     return float(end - first), float(self._until[end] - self._until[first])

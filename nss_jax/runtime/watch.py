@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,7 @@ class Watch(contextlib.ExitStack):
     folder: of the loop's files.
     work: of every step, see `Progress`.
     step: where the loop begins.
+    kinds: of the calls from there on.
   """
 
   def __init__(
@@ -50,6 +51,7 @@ class Watch(contextlib.ExitStack):
     folder: pathlib.Path,
     work: np.ndarray,
     step: int,
+    kinds: Collection[Hashable],
   ):
     super().__init__()
     shown = processes.is_first()
@@ -58,7 +60,7 @@ class Watch(contextlib.ExitStack):
     self._scalars = Scalars(
       folder if viewing.tensorboard and shown else None, step
     )
-    self._kinds: set[Hashable] = set()
+    self._to_compile = set(kinds)
     self._compiles = False
 
   def __enter__(self) -> "Watch":
@@ -70,15 +72,20 @@ class Watch(contextlib.ExitStack):
 
   def before_call(self, kind: Hashable) -> None:
     """Right before a call of the device; the first of a kind compiles."""
-    self._compiles = kind not in self._kinds
-    self._kinds.add(kind)
+    self._compiles = kind in self._to_compile
+    self._to_compile.discard(kind)
     if not self._compiles:
       self._profile.before_call()
 
   def after_call(self, step: int, text: str) -> None:
     """When a call has ended, with where the loop is now."""
     self._profile.after_call()
-    self._progress.update(step, text, compiled=self._compiles)
+    self._progress.update(
+      step,
+      text,
+      compiled=self._compiles,
+      compilations=len(self._to_compile),
+    )
 
   def epoch(self, line: dict[str, Any], text: str) -> None:
     """At the end of an epoch, with its line of `metrics.jsonl`."""

@@ -1,4 +1,4 @@
-"""SIGTERM while a checkpoint is being written, once and twice."""
+"""SIGTERM while a checkpoint is being written, and where no loop runs."""
 
 import re
 
@@ -23,7 +23,21 @@ def test_sigterm_during_a_save(harness, tmp_path):
     )
     step = int(found[1])
     assert saved_steps(workdir)[-1] == step > max(before, default=0)
-  again = harness.run("search", tmp_path)
-  assert again.code == 0, again.err
+  # At its last file it is too late for the search, and in time for the next.
+  again = harness.run(
+    "search,report", tmp_path, do="SIGTERM", part=".elite_space", at=[1]
+  )
+  assert again.code == 75, again.err
   assert f"resuming at step {step} of 27" in again.out
+  assert "SIGTERM: stopped before report;" in again.out
   assert_same(workdir, whole.workdir)
+
+
+def test_sigterm_before_anything_is_written(harness, tmp_path):
+  """While the images are read; there is nothing to save."""
+  stopped = harness.run(
+    "search", tmp_path, do="SIGTERM", inside="/", part="digits.csv", at=[1]
+  )
+  assert stopped.code == 75, stopped.err
+  assert stopped.err == stopped.out == ""
+  assert not any(tmp_path.iterdir())

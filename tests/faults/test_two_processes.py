@@ -42,11 +42,14 @@ def _wait_until_stopped(process):
 def test_it_is_refused_at_once(tmp_path):
   config = runs.load_config(**SETTINGS)
   call(config, tmp_path, ["search"])  # what is imported and read once
+  seconds = []
   with lock.exclusive(tmp_path / "search"):
-    began = time.monotonic()
-    code, err = call(config, tmp_path, ["search"])
-    assert time.monotonic() - began < 1
-  assert code == 2 and f"in use by process {os.getpid()} on " in err
+    for _ in range(5):
+      began = time.monotonic()
+      code, err = call(config, tmp_path, ["search"])
+      seconds.append(time.monotonic() - began)
+      assert code == 2 and f"in use by process {os.getpid()} on " in err
+  assert min(seconds) < 1  # one of them while the machine does nothing else
 
 
 @pytest.mark.parametrize(
