@@ -70,8 +70,6 @@ def _execute(name, folder):
     kernel_name="python3",
     resources={"metadata": {"path": str(folder / "colab")}},
   )
-  client.create_kernel_manager()
-  client.km.transport = "ipc"
   client.execute(env=environment)
   _check_outputs(notebook)
   return notebook
