@@ -114,6 +114,7 @@ def test_outputs_are_those_of_one_run(path):
   _check_outputs(notebook)
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
   notebook = _execute("quickstart", tmp_path)
   assert "Elite Space" in _text(notebook)
@@ -123,12 +124,14 @@ def test_quickstart(tmp_path):
     assert (tmp_path / "runs" / "quickstart" / result).exists()
 
 
+@pytest.mark.slow
 def test_own_model(tmp_path):
   notebook = _execute("own_model", tmp_path)
   assert "576 spaces, 36864 networks" in _text(notebook)
   assert _num_pictures(notebook) == 2
 
 
+@pytest.mark.slow
 def test_tpu_search(tmp_path):
   notebook = _execute("tpu_search", tmp_path)
   assert "cpu [CpuDevice(id=0)]" in _text(notebook)
