@@ -129,16 +129,3 @@ def test_own_model(tmp_path):
   notebook = _execute("own_model", tmp_path)
   assert "576 spaces, 36864 networks" in _text(notebook)
   assert _num_pictures(notebook) == 2
-
-
-@pytest.mark.slow
-def test_tpu_search(tmp_path):
-  notebook = _execute("tpu_search", tmp_path)
-  assert "cpu [CpuDevice(id=0)]" in _text(notebook)
-  assert "sha256 c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9" in _text(
-    notebook
-  )
-  folder = tmp_path / "runs" / "cifar10_600mf" / "search"
-  assert len(list((folder / "checkpoints").glob("*.json"))) == 1
-  assert "steps      2 epochs (1 of warmup)" in _text(notebook)
-  assert _num_pictures(notebook) == 1
