@@ -18,7 +18,6 @@ from nss_jax.spaces.blocks import (
 from nss_jax.spaces.constraints import Constraint, mean_costs, penalties
 from nss_jax.spaces.cost import (
   CostTables,
-  Metric,
   arch_cost,
   arch_macs,
   arch_params,
@@ -49,6 +48,7 @@ from nss_jax.spaces.feasible import (
   sample_feasible_archs,
   sample_feasible_spaces,
 )
+from nss_jax.spaces.metrics import Metric
 from nss_jax.spaces.principles import (
   StageOrder,
   error_edf,

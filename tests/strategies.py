@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy import stats
 
+from nss_jax.spaces.bins import bin_exists
 from nss_jax.spaces.distribution import ABSENT, SpaceLogits
-from nss_jax.spaces.search_space import Arch, SearchSpace, Space, bin_exists
+from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 
 # Stages that own 3, 1 and 2 depth bins and 2, 4 and 1 width bins, of unequal
 # sizes and with gaps; widths overlap the stem's and those of the stage before.

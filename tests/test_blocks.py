@@ -122,15 +122,15 @@ def test_mixed_masks_mix_the_masks_of_hidden_channels():
   for times, over in itertools.product((1, 2, 3, 6), (1, 2, 4)):
     channels = nss.Channels("width", times, over)
     widths, shares = (2, 5, 11), (0.2, 0.5, 0.3)
-    assert channels.count(None, 11) == math.ceil(11 * times / over)
+    assert channels.number(None, 11) == math.ceil(11 * times / over)
 
     def mix(size, numbers, shares=shares):
       prefixes = [np.arange(size) < n for n in numbers]
       return sum(s * p for s, p in zip(shares, prefixes, strict=True))
 
-    size = channels.count(None, 11)
+    size = channels.number(None, 11)
     hidden = mix(11, widths)[channels.sources(size)]
-    want = mix(size, [channels.count(None, w) for w in widths])
+    want = mix(size, [channels.number(None, w) for w in widths])
     np.testing.assert_allclose(hidden, want)
 
 

@@ -30,7 +30,8 @@ from nss_jax.spaces.constraints import (
   penalty,
   worst_penalty,
 )
-from nss_jax.spaces.cost import METRICS, cost_tables, mean_cost, space_cost
+from nss_jax.spaces.cost import cost_tables, mean_cost, space_cost
+from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.sampling import enumerate_spaces
 from nss_jax.spaces.search_space import space_from_ranges
 from nss_jax.spaces.table import all_space_costs, space_log_probabilities

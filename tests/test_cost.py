@@ -21,8 +21,6 @@ from strategies import (
 )
 
 from nss_jax.spaces.cost import (
-  METRICS,
-  Metric,
   arch_activations,
   arch_cost,
   arch_macs,
@@ -37,9 +35,9 @@ from nss_jax.spaces.cost import (
   mean_macs,
   space_cost,
   space_macs,
-  stage_shapes,
 )
 from nss_jax.spaces.distribution import SpaceLogits, init_logits, probabilities
+from nss_jax.spaces.metrics import METRICS, Metric, stage_shapes
 from nss_jax.spaces.sampling import (
   enumerate_archs,
   enumerate_spaces,

@@ -16,6 +16,7 @@ from strategies import (
   softmax,
 )
 
+from nss_jax.spaces.bins import bin_exists
 from nss_jax.spaces.cost import flops_penalty, mean_macs, space_macs
 from nss_jax.spaces.distribution import (
   SpaceLogits,
@@ -28,7 +29,7 @@ from nss_jax.spaces.distribution import (
   probabilities,
   sample_space,
 )
-from nss_jax.spaces.search_space import SearchSpace, Space, bin_exists
+from nss_jax.spaces.search_space import SearchSpace, Space
 
 # Every example compiles its own shapes.
 compiling = settings(deadline=None, max_examples=4)

@@ -20,6 +20,7 @@ from strategies import (
   stack,
 )
 
+from nss_jax.spaces.bins import bin_edges, bin_exists
 from nss_jax.spaces.sampling import (
   enumerate_archs,
   enumerate_spaces,
@@ -30,8 +31,6 @@ from nss_jax.spaces.search_space import (
   Arch,
   SearchSpace,
   Space,
-  bin_edges,
-  bin_exists,
   space_from_ranges,
   space_ranges,
 )

@@ -8,8 +8,9 @@ import ml_collections
 from nss_jax.config.fields import ConfigError
 from nss_jax.runtime import latency_file
 from nss_jax.spaces.constraints import MODES, UNITS, Constraint
-from nss_jax.spaces.cost import METRICS, Metric, cost_range, cost_tables
+from nss_jax.spaces.cost import cost_range, cost_tables
 from nss_jax.spaces.feasible import feasible_indices
+from nss_jax.spaces.metrics import METRICS, Metric
 from nss_jax.spaces.search_space import SearchSpace
 
 LATENCY = "latency"

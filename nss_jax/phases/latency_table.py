@@ -22,10 +22,10 @@ from nss_jax.spaces.cost import (
   arch_macs,
   cost_range,
   cost_tables,
-  stage_shapes,
 )
 from nss_jax.spaces.feasible import sample_uniform_archs
 from nss_jax.spaces.latency import LatencyTable, latency_metric
+from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch
 from nss_jax.supernet import network
@@ -140,7 +140,11 @@ def measure(
     for s, row in enumerate(before)
   ]
   table = LatencyTable(
-    *map(tuple, (before, grids, first, rest)), np.zeros(len(grids[-1]))
+    tuple(before),
+    tuple(grids),
+    tuple(first),
+    tuple(rest),
+    np.zeros(len(grids[-1])),
   )
   middle = [int(grid[len(grid) // 2]) for grid in grids[:-1]]
   ends = [

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from nss_jax.spaces import cost
+from nss_jax.spaces import cost, metrics
 from nss_jax.spaces.search_space import SearchSpace
 
 # Temporaries of a pair of an arch step and a weight step, in bytes per byte of
@@ -63,6 +63,6 @@ def _largest_block(space: SearchSpace) -> int:
   return max(
     2 * height * width * features
     for (height, width), features in zip(
-      cost.stage_shapes(space), space.max_widths, strict=True
+      metrics.stage_shapes(space), space.max_widths, strict=True
     )
   )

@@ -90,4 +90,5 @@ def _apart(bins: Bins) -> tuple[Bins, np.ndarray, np.ndarray]:
     whole.append(np.eye(len(shares))[-1])
   size = max(map(len, drawn))
   pad = [np.pad(row, (0, size - len(row))) for row in (*drawn, *whole)]
-  return tuple(apart), *np.split(np.stack(pad), 2)
+  uniform, largest = np.split(np.stack(pad), 2)
+  return tuple(apart), uniform, largest

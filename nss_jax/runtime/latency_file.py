@@ -10,8 +10,8 @@ import numpy as np
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.artifacts import ArtifactError, Path
 from nss_jax.runtime.report import fields
-from nss_jax.spaces.cost import Metric
 from nss_jax.spaces.latency import LatencyTable, latency_metric
+from nss_jax.spaces.metrics import Metric
 from nss_jax.spaces.search_space import SearchSpace
 
 FOLDER = "latency_table"
@@ -95,13 +95,12 @@ def _read(path: str, changed: int) -> tuple[Metric, SearchSpace]:
     search_space = SearchSpace.from_dict(content["search_space"])
   except ValueError as error:
     raise ArtifactError(f"{path}: search_space: {error}") from None
-  table = LatencyTable(
-    *(
-      tuple(map(_array, content["table"][name]))
-      for name in LatencyTable._fields[:-1]
-    ),
-    np.asarray(content["table"]["ends"], np.float64),
-  )
+  tables = {
+    name: tuple(map(_array, content["table"][name]))
+    for name in LatencyTable._fields[:-1]
+  }
+  ends = np.asarray(content["table"]["ends"], np.float64)
+  table = LatencyTable(**tables, ends=ends)
   sizes = [
     (len(before), len(widths))
     for before, widths in zip(table.before, table.widths, strict=False)

@@ -33,7 +33,7 @@ class Channels(NamedTuple):
   times: int = 1
   over: int = 1
 
-  def count(self, before: Any, width: Any) -> Any:
+  def number(self, before: Any, width: Any) -> Any:
     """The number, of integers or of integer arrays."""
     n = before if self.of == "before" else width
     return -(-n * self.times // self.over)
@@ -144,13 +144,14 @@ def block_cost(
     project: 1 where the identity does not fit, an integer or array.
   """
   entering, leaving = pixels
-  counts = [c.count(before, width) for c in block.channels()]
-  total, here = 0, entering
+  counts = [c.number(before, width) for c in block.channels()]
+  total: Any = 0
+  here = entering
   for layer, inputs, outputs in zip(
     block.layers, counts[:-1], counts[1:], strict=True
   ):
     if isinstance(layer, SqueezeExcite):
-      hidden = layer.hidden.count(before, width)
+      hidden = layer.hidden.number(before, width)
       total = total + _linear(metric, inputs, hidden)
       total = total + _linear(metric, hidden, inputs)
       continue

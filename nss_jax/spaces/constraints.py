@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nss_jax.spaces.cost import (
-  METRICS,
-  Metric,
   cost_tables,
   flops_penalty,
   mean_cost,
 )
+from nss_jax.spaces.metrics import METRICS, Metric
 from nss_jax.spaces.search_space import Array, SearchSpace
 
 Mode = Literal["equal", "at_most"]

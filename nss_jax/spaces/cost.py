@@ -1,10 +1,5 @@
 """Cost of an arch, mean cost of a space, and the FLOPs loss.
 
-FLOPs are multiply-adds (MACs): convolutions and the fully connected layer with
-its bias; nothing for batch normalisation, ReLU, additions and pooling. That is
-the convention of the paper and of RegNet, and it gives the published counts
-(ResNet-20: 40,813,194).
-
 A metric says what the first block of a stage costs, what each further one does,
 and what stem and head do. The cost of an arch is their sum. The mean over a
 pair of width bins is the mean of the same numbers over all pairs of widths, a
@@ -14,39 +9,19 @@ each stage, so differentiable. So the three cannot drift apart.
 """
 
 import functools
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nss_jax.spaces.blocks import block_cost, conv_cost, find_block
+from nss_jax.spaces.bins import bin_edges
+from nss_jax.spaces.metrics import METRICS, Metric
 from nss_jax.spaces.search_space import (
   Arch,
   Array,
   SearchSpace,
   Space,
-  bin_edges,
   space_ranges,
 )
-
-
-class Metric(NamedTuple):
-  """What to count, by functions of broadcast int64 numpy arrays of widths.
-
-  The cost of an arch is `sum over stages of first + (depth - 1) * rest`, and
-  `ends`. Exact where the functions return integers.
-
-  Attributes:
-    first: `(search_space, stage, before, width)`: of a stage's first block;
-      `before` is the width of the stage before, or of the stem.
-    rest: `(search_space, stage, width)`: of each further block.
-    ends: `(search_space, width)`: of stem and head, by the last stage's width.
-  """
-
-  first: Callable[[SearchSpace, int, np.ndarray, np.ndarray], np.ndarray]
-  rest: Callable[[SearchSpace, int, np.ndarray], np.ndarray]
-  ends: Callable[[SearchSpace, np.ndarray], np.ndarray]
 
 
 class CostTables(NamedTuple):
@@ -73,7 +48,7 @@ def arch_cost(
   depth = np.asarray(arch.depth, np.int64)
   width = np.asarray(arch.width, np.int64)
   total = metric.ends(search_space, width[..., -1])
-  before = np.int64(search_space.stem_width)
+  before = np.asarray(search_space.stem_width, np.int64)
   for stage in range(search_space.num_stages):
     d, w = depth[..., stage], width[..., stage]
     total = total + metric.first(search_space, stage, before, w)
@@ -97,7 +72,8 @@ def cost_tables(search_space: SearchSpace, metric: Metric) -> CostTables:
     first.append(_bin_means(before, np.stack(rows)))
     rest.append(_bin_means(bins, metric.rest(search_space, stage, widths)))
     before = bins
-  ends = _bin_means(bins, metric.ends(search_space, widths))
+  last = search_space.width_bins[-1]
+  ends = _bin_means(last, metric.ends(search_space, _numbers(last)))
   return CostTables(tuple(first), tuple(rest), ends)
 
 
@@ -118,7 +94,8 @@ def mean_cost(
     independent probabilities. float32 under jax: relative error about 1e-6.
   """
   depth = (weights.depth * _mean_depths(search_space)).sum(-1)
-  total, before = 0.0, np.ones(1)
+  total: Any = 0.0
+  before: Any = np.ones(1)
   for stage, (first, rest) in enumerate(
     zip(tables.first, tables.rest, strict=True)
   ):
@@ -299,17 +276,7 @@ def smallest_arch(search_space: SearchSpace) -> Arch:
   return Arch(depth=depth, width=width)
 
 
-def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
-  """Height and width of the images inside each stage."""
-  height, width, _ = search_space.image_shape
-  shapes = []
-  for stride in search_space.strides:
-    height, width = -(-height // stride), -(-width // stride)
-    shapes.append((height, width))
-  return shapes
-
-
-def flops_penalty(cost: Array, target: float) -> Array:
+def flops_penalty(cost: Array, target: Any) -> Any:
   """The FLOPs loss, `|cost / target - 1|` (Eq. 4, paper 3.4).
 
   Example:
@@ -320,55 +287,8 @@ def flops_penalty(cost: Array, target: float) -> Array:
   return abs(cost / (1.0 * target) - 1)
 
 
-def _first_cost(metric, search_space, stage, before, width):
-  """Of a stage's first block."""
-  entering = math.prod(search_space.image_shape[:2])
-  if stage:
-    entering = _pixels(search_space, stage - 1)
-  return block_cost(
-    find_block(search_space.block),
-    metric,
-    before,
-    width,
-    (entering, _pixels(search_space, stage)),
-    # The identity fits where the shape stays.
-    project=(before != width) | (search_space.strides[stage] != 1),
-  )
-
-
-def _rest_cost(metric, search_space, stage, width):
-  """Of each further block of a stage."""
-  pixels = (_pixels(search_space, stage),) * 2
-  block = find_block(search_space.block)
-  return block_cost(block, metric, width, width, pixels)
-
-
-def _ends_cost(metric, search_space, width):
-  """Of stem and head."""
-  height, columns, channels = search_space.image_shape
-  pixels, stem = height * columns, search_space.stem_width
-  head = (0 if metric == "activations" else width) + np.ones_like(width)
-  return (
-    conv_cost(metric, pixels, 3, channels, stem)
-    + head * search_space.num_classes
-  )
-
-
-METRICS = {
-  name: Metric(
-    *(functools.partial(f, name) for f in (_first_cost, _rest_cost, _ends_cost))
-  )
-  for name in ("flops", "params", "activations")
-}
-
-
 def _macs_tables(search_space: SearchSpace) -> CostTables:
   return cost_tables(search_space, METRICS["flops"])
-
-
-def _pixels(search_space: SearchSpace, stage: int) -> int:
-  height, width = stage_shapes(search_space)[stage]
-  return height * width
 
 
 def _mean_depths(search_space: SearchSpace) -> np.ndarray:

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from nss_jax.spaces.bins import bin_exists
 from nss_jax.spaces.cost import flops_penalty
 from nss_jax.spaces.search_space import (
   Array,
   SearchSpace,
   Space,
-  bin_exists,
 )
 
 # The logit of a bin that a stage does not own: finite, so that weight decay
@@ -176,10 +176,10 @@ def elite_space(
   rng: jax.Array,
   logits: SpaceLogits,
   *,
-  cost_fn: Callable[[SpaceLogits], jax.Array],
+  cost_fn: Callable[[SpaceLogits], Any],
   target: Any,
   num_samples: int = 5,
-  penalty_fn: Callable[[jax.Array, Any], jax.Array] = flops_penalty,
+  penalty_fn: Callable[[Any, Any], Any] = flops_penalty,
 ) -> EliteSpace:
   """Draws n spaces and keeps the one closest to the target (paper 3.4, 4.1).
 

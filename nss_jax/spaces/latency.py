@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nss_jax.spaces.cost import Metric
+from nss_jax.spaces.metrics import Metric
 from nss_jax.spaces.search_space import SearchSpace
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nss_jax.spaces.bins import bin_edges
 from nss_jax.spaces.search_space import (
   Arch,
   Array,
   SearchSpace,
   Space,
-  bin_edges,
   space_ranges,
 )
 

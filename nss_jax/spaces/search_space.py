@@ -18,12 +18,17 @@ import jax
 import numpy as np
 from flax import struct
 
+from nss_jax.spaces.bins import (
+  LARGEST,
+  Bin,
+  Bins,
+  check_bins,
+  equal_bins,
+  singletons,
+)
 from nss_jax.spaces.blocks import find_block
 
-_LARGEST = 2**31 - 1  # depths and widths are int32
 Array = jax.Array | np.ndarray
-Bin = tuple[int, int]
-Bins = tuple[tuple[Bin, ...], ...]
 
 
 @struct.dataclass
@@ -94,7 +99,7 @@ class SearchSpace:
       )
     for name in ("depth_bins", "width_bins"):
       for stage, bins in enumerate(getattr(self, name)):
-        _check_bins(f"{name}[{stage}]", bins)
+        check_bins(f"{name}[{stage}]", bins)
     find_block(self.block)
     if len(self.image_shape) != 3 or not _positive(self.image_shape):
       raise ValueError(
@@ -140,9 +145,9 @@ class SearchSpace:
       262144
     """
     return cls(
-      depth_bins=(_equal_bins("depth", max_depth, num_depth_bins),)
+      depth_bins=(equal_bins("depth", max_depth, num_depth_bins),)
       * len(strides),
-      width_bins=(_equal_bins("width", max_width, num_width_bins),)
+      width_bins=(equal_bins("width", max_width, num_width_bins),)
       * len(strides),
       strides=tuple(strides),
       **fixed,
@@ -216,8 +221,8 @@ class SearchSpace:
       kinds = {kind: [[bin_] for bin_ in ranges[kind]] for kind in ranges}
     return dataclasses.replace(
       self,
-      depth_bins=tuple(map(_singletons, kinds["depth"])),
-      width_bins=tuple(map(_singletons, kinds["width"])),
+      depth_bins=tuple(map(singletons, kinds["depth"])),
+      width_bins=tuple(map(singletons, kinds["width"])),
     )
 
   def only(self, arch: Arch) -> "SearchSpace":
@@ -320,53 +325,8 @@ def space_from_ranges(
   return Space(**indices)
 
 
-def bin_edges(bins: Bins) -> tuple[np.ndarray, np.ndarray]:
-  """Low and high ends, `[S, K]` each; absent bins repeat the stage's last."""
-  count = max(map(len, bins))
-  padded = [stage + (stage[-1],) * (count - len(stage)) for stage in bins]
-  edges = np.asarray(padded, np.int32)
-  return edges[..., 0], edges[..., 1]
-
-
-def bin_exists(bins: Bins) -> np.ndarray:
-  """`[S, K]` bool: stages may own different numbers of bins."""
-  count = max(map(len, bins))
-  return np.asarray([np.arange(count) < len(stage) for stage in bins])
-
-
-def _equal_bins(kind: str, largest: int, count: int) -> tuple[Bin, ...]:
-  if count < 1 or largest < 1 or largest % count:
-    raise ValueError(
-      f"num_{kind}_bins must divide max_{kind}; got {count} bins for {largest}"
-    )
-  size = largest // count
-  return tuple((size * k + 1, size * (k + 1)) for k in range(count))
-
-
-def _singletons(bins: Sequence[Bin]) -> tuple[Bin, ...]:
-  return tuple((n, n) for low, high in bins for n in range(low, high + 1))
-
-
-def _check_bins(name: str, bins: tuple[Bin, ...]) -> None:
-  if not isinstance(bins, tuple) or not all(isinstance(b, tuple) for b in bins):
-    raise ValueError(f"{name}: {bins} is not a list of pairs (low, high)")
-  if not bins:
-    raise ValueError(f"{name} is empty; every stage needs a bin")
-  previous = 0
-  for pair in bins:
-    if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
-      raise ValueError(f"{name}: {pair} is not a pair of integers (low, high)")
-    low, high = pair
-    if not previous < low <= high <= _LARGEST:
-      raise ValueError(
-        f"{name}: bins must be ascending, from 1 to 2^31 - 1 and without "
-        f"overlap; got {bins}"
-      )
-    previous = high
-
-
 def _positive(numbers: Sequence[int]) -> bool:
-  return all(isinstance(n, int) and 1 <= n <= _LARGEST for n in numbers)
+  return all(isinstance(n, int) and 1 <= n <= LARGEST for n in numbers)
 
 
 def _as_tuple(value: Any) -> Any:

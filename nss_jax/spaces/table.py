@@ -11,8 +11,9 @@ Work for the host, in float64.
 
 import numpy as np
 
-from nss_jax.spaces.cost import METRICS, Metric, cost_tables, stage_costs
+from nss_jax.spaces.cost import cost_tables, stage_costs
 from nss_jax.spaces.distribution import SpaceLogits
+from nss_jax.spaces.metrics import METRICS, Metric
 from nss_jax.spaces.search_space import SearchSpace, Space
 
 # 2^24 spaces are 128 MiB of float64. The paper has 2^18, and the archs inside

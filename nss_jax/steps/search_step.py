@@ -10,7 +10,6 @@ from flax import struct
 
 from nss_jax.spaces.cost import flops_penalty
 from nss_jax.spaces.distribution import probabilities
-from nss_jax.spaces.search_space import Array
 from nss_jax.steps.estimators import Estimator, pathwise
 from nss_jax.steps.losses import (
   LossFn,
@@ -51,12 +50,12 @@ def search_step(
   rng: jax.Array,
   *,
   loss_fn: LossFn,
-  cost_fn: Callable[[Any], Array],
+  cost_fn: Callable[[Any], Any],
   sample_fn: SampleFn,
   optimizer: optax.GradientTransformation,
   target: Any,
   cost_weight: Any,
-  penalty_fn: Callable[[jax.Array, Any], jax.Array] = flops_penalty,
+  penalty_fn: Callable[[Any, Any], Any] = flops_penalty,
   cost_from: CostFrom = "sample",
   estimator: Estimator = pathwise,
   axis_name: str | None = None,

@@ -163,7 +163,7 @@ class ResidualBlock(nn.Module):
         source = jnp.ones(x.shape[-1]) if before is None else before
       if channels.times == channels.over:
         return source
-      count = channels.count(x.shape[-1], self.features)
+      count = channels.number(x.shape[-1], self.features)
       return source[channels.sources(count)]
 
     def spread(channels):
@@ -175,11 +175,11 @@ class ResidualBlock(nn.Module):
       self.block.layers, self.block.channels()[1:], strict=True
     ):
       if isinstance(layer, SqueezeExcite):
-        hidden = layer.hidden.count(x.shape[-1], self.features)
+        hidden = layer.hidden.number(x.shape[-1], self.features)
         excite = Excitation(hidden, name=layer.name)
         y = y * excite(y, mask_of(layer.hidden))
         continue
-      count = channels.count(x.shape[-1], self.features)
+      count = channels.number(x.shape[-1], self.features)
       stride = self.stride if layer.strided else 1
       depthwise = isinstance(layer, Depthwise)
       y = self._conv_norm(layer.name, count, layer.size, stride, depthwise)(y)

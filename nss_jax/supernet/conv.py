@@ -64,10 +64,13 @@ def _shifted(stride, images, kernel):
   rows, columns = (
     [slice(k, k + n, stride) for k in range(size)] for n in images.shape[1:3]
   )
-  return sum(
-    padded[:, row, column] * kernel[i, j, 0][None, None, None]
-    for i, row in enumerate(rows)
-    for j, column in enumerate(columns)
+  return functools.reduce(
+    jnp.add,
+    (
+      padded[:, row, column] * kernel[i, j, 0][None, None, None]
+      for i, row in enumerate(rows)
+      for j, column in enumerate(columns)
+    ),
   )
 
 

@@ -50,7 +50,13 @@ class Stage(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, x, depth, width, before=None):
+  def __call__(
+    self,
+    x: jax.Array,
+    depth: jax.Array,
+    width: jax.Array,
+    before: jax.Array | None = None,
+  ) -> jax.Array:
     """`x` `[B, H, W, Cin]`, `depth` `[D]` weights, `width` `[W]` mask.
 
     `before` is the `[Cin]` mask of what comes in; all of it by default.

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nss_jax.spaces.blocks import find_block
-from nss_jax.spaces.cost import stage_shapes
+from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.supernet import buffers, replay
 from nss_jax.supernet.blocks import ConvNorm, NormScope, ResidualBlock
