@@ -3,6 +3,7 @@
 import runpy
 import tempfile
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -46,6 +47,25 @@ def test_custom_cost():
   ]
   assert np.ptp(each) > 1
   assert elite.cost == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_custom_block():
+  found = _run("custom_block")
+  space, arch = found["SPACE"], found["arch"]
+  # Stem; stages 1 and 2, whose first blocks project; head: by hand.
+  stem = 64 * 9 * 8
+  first = 64 * (8 * 4 + 9 * 4 + 4 * 7 + 8 * 7) + (4 + 1) * 2 + (2 + 1) * 4
+  second = 64 * (7 * 4 + 9 * 4 + 4 * 7) + (4 + 1) * 2 + (2 + 1) * 4
+  last = 64 * 7 * 7 + 16 * (9 * 7 + 7 * 13 + 7 * 13)
+  last += (7 + 1) * 4 + (4 + 1) * 7
+  head = (13 + 1) * 10
+  assert nss.arch_macs(space, arch) == stem + first + second + last + head
+  sizes = [x.size for x in jax.tree.leaves(found["small"])]
+  assert nss.arch_params(space, arch) == sum(sizes)
+  assert found["metrics"]["loss"] < 2.1  # of log(10) = 2.3 at the start
+  np.testing.assert_allclose(
+    found["outputs"], found["masked"], rtol=1e-3, atol=1e-3
+  )
 
 
 def test_other_spaces():

@@ -129,3 +129,11 @@ def test_own_model(tmp_path):
   notebook = _execute("own_model", tmp_path)
   assert "576 spaces, 36864 networks" in _text(notebook)
   assert _num_pictures(notebook) == 2
+
+
+@pytest.mark.slow
+def test_tpu_search(tmp_path):
+  """On the CPU: all but the TPU, the archive and Drive."""
+  notebook = _execute("tpu_search", tmp_path)
+  assert "MF in the mean" in _text(notebook)
+  assert (tmp_path / "runs/cifar10_600mf/search/elite_space.json").exists()
