@@ -278,7 +278,7 @@ def test_budget_of_latency(folder):
     ({"strides": (1, 1)}, r"strides \(1, 2\); expected \(1, 1\)"),
     ({"stem_width": 8}, "measured for stem_width 16; expected 8"),
     ({"image_shape": (9, 8, 1)}, r"expected \(9, 8, 1\), that of the config"),
-    ({"block": "other"}, "measured for block basic; expected other"),
+    ({"block": "bottleneck"}, "for block basic; expected bottleneck"),
     (
       {"width_bins": (((1, 4),), ((1, 5),))},
       "widths 1 to 4 of stage 2; expected to hold 1 to 5",

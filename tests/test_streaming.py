@@ -279,7 +279,12 @@ def _train(config, dataset, mesh):
 
 
 @pytest.mark.parametrize(
-  "build, num_devices", [(_search, 8), (_supernet, 2), (_train, 1)]
+  "build, num_devices",
+  [
+    (_search, 8),
+    pytest.param(_supernet, 2, marks=pytest.mark.slow),
+    pytest.param(_train, 1, marks=pytest.mark.slow),
+  ],
 )
 def test_programs_compute_the_same_bits(build, num_devices):
   config = runs.load_config(**FIELDS)
