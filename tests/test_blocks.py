@@ -171,7 +171,8 @@ def _count(jaxpr):
   """Multiply-adds and results of convolutions and matrix products."""
   macs = results = 0
   for equation in jaxpr.eqns:
-    out = equation.outvars[0].aval
+    # Some put out nothing on older jax.
+    out = equation.outvars[0].aval if equation.outvars else None
     if equation.primitive.name == "conv_general_dilated":
       kernel = equation.invars[1].aval.shape  # HWIO
       macs += math.prod(out.shape) * math.prod(kernel[:3])
