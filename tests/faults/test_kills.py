@@ -60,13 +60,13 @@ def test_killed_phase_ends_as_if_it_were_not(phase, harness, tmp_path, request):
     assert killed.code == -signal.SIGKILL, (moment, killed.err)
     parts = _finished_parts(folder)
     saved = max(saved_steps(folder / "run"), default=0)
+    begun = max([saved, *_begun_steps(folder / "run")])
     done = [line["step"] for line in search_lines(folder / "run")]
     again = harness.run(phase, folder)
     assert again.code == 0, (moment, again.err)
     assert_same(folder / "run", whole.workdir)
     assert parts == {p: p.stat().st_mtime_ns for p in parts}, moment
     # One save may be under way when the next epoch ends; two may not.
-    begun = max([saved, *_begun_steps(folder / "run")])
     assert max(done, default=0) - begun <= _STEPS_PER_EPOCH, moment
     assert begun - saved <= _STEPS_PER_EPOCH, moment
     if phase == "search" and 0 < saved < 3 * _STEPS_PER_EPOCH:
