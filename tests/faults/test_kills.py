@@ -54,8 +54,11 @@ def test_killed_phase_ends_as_if_it_were_not(phase, harness, tmp_path, request):
     moment = _moment(phase, number, whole.count)
     folder = harness.copy(whole.before, tmp_path / str(number))
     killed = harness.run(phase, folder, do="SIGKILL", **moment)
-    if killed.code == 0:  # the delay was longer than what was left
-      assert moment["delay"] > 0, moment
+    if killed.code == 0:
+      # The delay was longer than what was left; or it was one of the last
+      # operations, whose number is not quite the same in every run.
+      late = moment["at"][0] > 0.9 * whole.count
+      assert moment["delay"] > 0 or late, (moment, whole.count)
       continue
     assert killed.code == -signal.SIGKILL, (moment, killed.err)
     parts = _finished_parts(folder)
