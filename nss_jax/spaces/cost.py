@@ -114,18 +114,6 @@ def space_cost(
 
   Raises:
     ValueError: if the space names a bin that its stage does not have.
-
-  Example:
-    >>> import nss_jax as nss
-    >>> search_space = nss.SearchSpace.expanded(
-    ...   max_depth=2, max_width=4, num_depth_bins=2, num_width_bins=2
-    ... )
-    >>> space = nss.parse_space(search_space, "d1:1-2:2-1:1_w1:2-1:2-3:4")
-    >>> space_macs(search_space, space)
-    744813.0
-    >>> archs = nss.enumerate_archs(search_space, space)
-    >>> float(np.mean([arch_macs(search_space, arch) for arch in archs]))
-    744813.0
   """
   space_ranges(search_space, space)  # Raises if a stage lacks the bin.
   one_hot = Space(
