@@ -282,6 +282,7 @@ def test_steps_run_under_an_explicit_mesh(step, mapped):
   chex.assert_trees_all_close(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_supernet_runs_under_an_explicit_mesh():
   """Loss and gradient of both engines, each device with its images."""
   mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,))

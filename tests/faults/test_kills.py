@@ -14,7 +14,8 @@ _STEPS_PER_EPOCH = 9  # of the search, whose checkpoints are an epoch apart
 _LONGEST_DELAY = 0.5  # seconds
 # They write as one of the others does.
 _LIKE_OTHERS = {
-  *("rank_check", "principles", "nas", "complexity", "sweep", "report")
+  *("rank_check", "principles", "nas", "complexity", "train"),
+  *("sweep", "report"),
 }
 
 
