@@ -215,8 +215,10 @@ def test_cost_is_that_of_the_network(block, text):
   assert arch_activations(only, arch) == results
 
 
-# Published networks, of which `(block, before, width, depth, stride)` is a
-# stage: what their blocks cost by our descriptions, and stem and head by hand.
+# Published networks, of which `(block, width, depth, stride)` is a stage: what
+# their blocks cost by our descriptions, and stem and head by hand. The figures
+# are `num_params` and `GFLOPS` (multiply-adds) of the pages of their weights,
+# https://pytorch.org/vision/stable/models/generated/torchvision.models.NAME.html.
 
 
 def _body(stages, side, before):
@@ -246,7 +248,7 @@ def _head(inputs, outputs):
 
 
 def test_resnet_50():
-  """He et al. 2015; torchvision's model, 25,557,032 and 4.09 G."""
+  """He et al. 2015, strided as torchvision's `resnet50` is."""
   block = nss.find_block("bottleneck")
   stages = [
     (block, width, depth, 1 if width == 256 else 2)
@@ -256,12 +258,11 @@ def test_resnet_50():
   total = body + _conv(112, 7, 3, 64) + _head(width, 1000)
   assert side == 7
   assert total[0] == 25_557_032
-  # 4,089,184,256 and the head's biases.
-  assert total[1] == 4_089_184_256 + 1000
+  assert round(total[1] / 1e9, 2) == 4.09
 
 
 def test_mobilenet_v2():
-  """Sandler et al. 2018, Table 2; torchvision's, 3,504,872 and 0.3 G."""
+  """Sandler et al. 2018, Table 2; torchvision's `mobilenet_v2`."""
   block = nss.find_block("mobilenet_v2")
   first = block._replace(layers=block.layers[1:])  # It expands by one.
   rest = ((24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2))
@@ -271,11 +272,11 @@ def test_mobilenet_v2():
   total += _head(1280, 1000)
   assert side == 7
   assert total[0] == 3_504_872
-  assert total[1] == 300_774_272 + 1000
+  assert round(total[1] / 1e9, 2) == 0.30
 
 
 def test_efficientnet_b0():
-  """Tan and Le 2019, Table 1; torchvision's, 5,288,548 and 0.39 G."""
+  """Tan and Le 2019, Table 1; torchvision's `efficientnet_b0`."""
   block = nss.find_block("inverted_residual")
   expand, _, excite, reduce = block.layers
   wide = block._replace(
