@@ -2,10 +2,10 @@
 
 import os
 
-# Nearly all the time of tests is LLVM's, on programs that run once. What tests
-# start as a user would, in `runs.py`, is compiled as a user's is.
+import quick
+
 os.environ["XLA_FLAGS"] = " ".join(
-  [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+  [os.environ.get("XLA_FLAGS", ""), quick.FLAGS]
 )
 
 import jax

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 
+import quick
+
 from nss_jax.phases import job, search_program
 from nss_jax.runtime import data, log, sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What runs compile is nearly all of their time; they share it.
 # Inputs of each fuzzed reader in `faults/`; set by --cases.
 CASES = 60
+# What runs compile is nearly all of their time; they share it.
 _CACHE = tempfile.TemporaryDirectory(prefix="nss_jax_compiled_")
 TINY = {
   "space.max_depth": 2,
@@ -74,11 +76,8 @@ def command(*flags, tiny=True, config=QUICKSTART):
   ]
 
 
-def start(*flags, script=None, xla_flags="", **kwargs):
-  """Starts the command, or a script that stands for it, in the background.
-
-  It is compiled as a user's is, unless `xla_flags` say otherwise.
-  """
+def start(*flags, script=None, **kwargs):
+  """Starts the command, or a script that stands for it, in the background."""
   arguments = command(*flags, **kwargs)
   if script is not None:
     arguments[1:3] = ["-c", script]
@@ -93,7 +92,8 @@ def start(*flags, script=None, xla_flags="", **kwargs):
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
-      "XLA_FLAGS": xla_flags,  # not those of the tests
+      "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA tells of programs from the cache
+      "XLA_FLAGS": quick.FLAGS,
     },
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -22,8 +22,6 @@ FIELDS = {
   "search.warmup_epochs": 2,
 }
 SEARCH = tuple(f"--config.{path}={value}" for path, value in FIELDS.items())
-# Every process compiles for itself.
-XLA_FLAGS = "--xla_backend_optimization_level=0"
 # A killed process is to be missed soon, and a slow one is not to be.
 HEARTBEAT_SECONDS = 10
 
@@ -43,7 +41,6 @@ def _start(workdir, count, *flags, scripts=None):
       f"--heartbeat_seconds={HEARTBEAT_SECONDS}",
       *flags,
       script=(scripts or {}).get(index),
-      xla_flags=XLA_FLAGS,
     )
     for index in range(count)
   ]
@@ -90,7 +87,6 @@ def _one_process(workdir, num_devices, *flags):
     *SEARCH,
     *flags,
     f"--workdir={workdir}",
-    xla_flags=XLA_FLAGS,
     script=f"import jax\n"
     f"jax.config.update('jax_num_cpu_devices', {num_devices})\n"
     "from nss_jax import main\nmain.run()",

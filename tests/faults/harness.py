@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 
+import quick
 import runs
 
 FOLDER = pathlib.Path(__file__).parent
@@ -173,7 +174,7 @@ def _environment(cache):
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": os.pathsep.join(path),
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": quick.FLAGS,
   }
 
 
