@@ -271,6 +271,22 @@ def _await_listener(port):
       time.sleep(0.1)
 
 
+def test_proxies_are_not_asked_for_the_others(tmp_path, monkeypatch):
+  """Clusters set them for the way out; there is none inside."""
+  monkeypatch.setenv("http_proxy", "http://localhost:9")
+  monkeypatch.setenv("HTTPS_PROXY", "http://localhost:9")
+  started = _start(tmp_path / "run", 2, "--dry_run")
+  try:
+    ends = _end(started, timeout=60)
+  finally:
+    for process in started:
+      process.kill()
+  assert [end[0] for end in ends] == [0, 0], ends
+  with processes._without_proxies():
+    assert not {"http_proxy", "HTTPS_PROXY"} & set(os.environ)
+  assert os.environ["http_proxy"] == "http://localhost:9"
+
+
 def test_alone_all_is_first():
   assert processes.first(lambda: 3) == 3
   assert processes.agree({"a": 1}) == {"a": 1}
