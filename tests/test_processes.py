@@ -26,23 +26,31 @@ SEARCH = tuple(f"--config.{path}={value}" for path, value in FIELDS.items())
 HEARTBEAT_SECONDS = 10
 
 
-def _start(workdir, count, *flags, scripts=None):
-  """Starts the processes of a run; `scripts[i]` stands for the command of i."""
+def _free_port():
   with socket.socket() as free:
     free.bind(("localhost", 0))
-    port = free.getsockname()[1]
+    return free.getsockname()[1]
+
+
+def _start_one(workdir, count, index, port, *flags, script=None):
+  return runs.start(
+    *SEARCH,
+    f"--workdir={workdir}",
+    f"--coordinator=localhost:{port}",
+    f"--num_processes={count}",
+    f"--process_id={index}",
+    f"--heartbeat_seconds={HEARTBEAT_SECONDS}",
+    *flags,
+    script=script,
+  )
+
+
+def _start(workdir, count, *flags, scripts=None):
+  """Starts the processes of a run; `scripts[i]` stands for the command of i."""
+  port, scripts = _free_port(), scripts or {}
   return [
-    runs.start(
-      *SEARCH,
-      f"--workdir={workdir}",
-      f"--coordinator=localhost:{port}",
-      f"--num_processes={count}",
-      f"--process_id={index}",
-      f"--heartbeat_seconds={HEARTBEAT_SECONDS}",
-      *flags,
-      script=(scripts or {}).get(index),
-    )
-    for index in range(count)
+    _start_one(workdir, count, k, port, *flags, script=scripts.get(k))
+    for k in range(count)
   ]
 
 
@@ -232,6 +240,47 @@ def test_a_full_disk_is_one_for_all(part, tmp_path):
   for _, _, err in ends:
     assert "No space left on device" in err
     assert "run the same command to go on" in err
+
+
+def test_a_process_that_waits_for_the_others_can_be_stopped(tmp_path):
+  """A scheduler stops all, of which some may not have come yet."""
+  port = _free_port()
+  process = _start_one(tmp_path / "run", 2, 0, port)
+  try:
+    _await_listener(port)
+    time.sleep(0.5)  # then it waits
+    process.send_signal(signal.SIGTERM)
+    ((code, _, err),) = _end([process], timeout=60)
+  finally:
+    process.kill()
+  assert code == preemption.EXIT_SAVED, err
+
+
+def _await_listener(port):
+  deadline = time.monotonic() + 100
+  while True:
+    try:
+      socket.create_connection(("localhost", port)).close()
+      return
+    except ConnectionRefusedError:
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
+
+
+def test_proxies_are_not_asked_for_the_others(tmp_path, monkeypatch):
+  """Clusters set them for the way out; there is none inside."""
+  monkeypatch.setenv("http_proxy", "http://localhost:9")
+  monkeypatch.setenv("HTTPS_PROXY", "http://localhost:9")
+  started = _start(tmp_path / "run", 2, "--dry_run")
+  try:
+    ends = _end(started, timeout=60)
+  finally:
+    for process in started:
+      process.kill()
+  assert [end[0] for end in ends] == [0, 0], ends
+  with processes._without_proxies():
+    assert not {"http_proxy", "HTTPS_PROXY"} & set(os.environ)
+  assert os.environ["http_proxy"] == "http://localhost:9"
 
 
 def test_alone_all_is_first():

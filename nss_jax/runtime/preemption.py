@@ -18,9 +18,21 @@ _DISPATCHES = itertools.count()
 def end_at_once() -> None:
   """From now on SIGTERM ends the process, with `EXIT_SAVED`.
 
-  For the time before a `Preemption`, when there is nothing to be saved.
+  For the time before a `Preemption`, when there is nothing to be saved. A
+  thread, since a process that waits for the others of its run does so outside
+  Python, where no handler of Python's is called.
   """
   signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_SAVED))
+  read, write = os.pipe()
+  os.set_blocking(write, False)
+  signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+  threading.Thread(target=_end_when_told, args=(read,), daemon=True).start()
+
+
+def _end_when_told(read: int) -> None:
+  while byte := os.read(read, 1):
+    if byte[0] == signal.SIGTERM:
+      os._exit(EXIT_SAVED)
 
 
 class Preemption:

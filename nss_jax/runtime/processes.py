@@ -6,9 +6,11 @@ what one has written the others can read. Files must be on a file system that
 all of them share.
 """
 
+import contextlib
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -75,9 +77,10 @@ def join(
     _check(explicit)
   try:
     address, count, place = explicit or (None, None, None)
-    jax.distributed.initialize(
-      address, count, place, heartbeat_timeout_seconds=heartbeat_seconds
-    )
+    with _without_proxies():
+      jax.distributed.initialize(
+        address, count, place, heartbeat_timeout_seconds=heartbeat_seconds
+      )
   except (RuntimeError, ValueError) as error:
     reason = " ".join(str(error).split())
     raise ProcessesError(
@@ -85,6 +88,20 @@ def join(
       "to be started by srun, mpirun or on a TPU pod, or with --coordinator, "
       "--num_processes and --process_id"
     ) from error
+
+
+@contextlib.contextmanager
+def _without_proxies() -> Iterator[None]:
+  """Without the proxies of the web, which downloads may need later.
+
+  gRPC would ask them for the way to process 0, and wait for ever.
+  """
+  names = [x for x in os.environ if x.lower() in ("http_proxy", "https_proxy")]
+  values = {name: os.environ.pop(name) for name in names}
+  try:
+    yield
+  finally:
+    os.environ.update(values)
 
 
 def _check(explicit: Explicit) -> None:
