@@ -127,13 +127,15 @@ def default_buckets(
   )
 
 
-def _shares(width, shares, least=1):
+def _shares(
+  width: int, shares: Sequence[float], least: int = 1
+) -> tuple[int, ...]:
   """Shares of a width, rounded up, that are not below the least."""
   widths = {math.ceil(width * share) for share in shares}
   return tuple(sorted(w for w in widths if w >= least))
 
 
-def _exits(buckets, last):
+def _exits(buckets: tuple[int, ...], last: bool) -> tuple[int, ...]:
   """Widths in which a stage hands over: each is one more program, so few."""
   if last:
     return buckets[-1:]
@@ -143,7 +145,7 @@ def _exits(buckets, last):
   )
 
 
-def _check(search_space, buckets):
+def _check(search_space: SearchSpace, buckets: Buckets) -> None:
   for stage, (widths, largest) in enumerate(
     zip(buckets, search_space.max_widths, strict=True)
   ):

@@ -5,15 +5,23 @@ See `sliced.py` for the loops and the buffers; the static shape of a stage is a
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from nss_jax.spaces.blocks import find_block
+from nss_jax.spaces.search_space import Array
 from nss_jax.supernet import buffers, replay
 from nss_jax.supernet.blocks import NormScope, ResidualBlock
+from nss_jax.supernet.buffers import Tape
+
+# The arguments of a stage, and the tape.
+Saved = tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Tape]
+_Carry = TypeVar("_Carry")
 
 
 class Plan(NamedTuple):
@@ -43,22 +51,33 @@ class Plan(NamedTuple):
   inputs: tuple[int, ...]
   outputs: tuple[int, ...]
 
-  def first(self, features, *parts):
+  def first(self, features: int, *parts: Callable) -> ResidualBlock:
+    """The first block, with so many channels."""
     block = find_block(self.block)
     return ResidualBlock(
       block, features, self.stride, self.project, self.scope, *parts
     )
 
-  def rest(self, features, *parts):
+  def rest(self, features: int, *parts: Callable) -> ResidualBlock:
+    """Any further block."""
     block = find_block(self.block)
     return ResidualBlock(block, features, 1, False, self.scope, *parts)
 
-  def exit(self, bucket):
+  def exit(self, bucket: int) -> int:
+    """In which width a bucket hands over."""
     return next(width for width in self.exits if width >= bucket)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def run_stage(plan, params, flat, entry, before, depth, width):
+def run_stage(
+  plan: Plan,
+  params: Any,
+  flat: jax.Array,
+  entry: jax.Array,
+  before: jax.Array,
+  depth: jax.Array,
+  width: jax.Array,
+) -> jax.Array:
   """The output of a stage, flat, in the exit's width.
 
   Args:
@@ -73,13 +92,31 @@ def run_stage(plan, params, flat, entry, before, depth, width):
   return _forward(plan, params, flat, entry, before, depth, width, None)[0]
 
 
-def _stage_and_tape(plan, params, flat, entry, before, depth, width):
+def _stage_and_tape(
+  plan: Plan,
+  params: Any,
+  flat: jax.Array,
+  entry: jax.Array,
+  before: jax.Array,
+  depth: jax.Array,
+  width: jax.Array,
+) -> tuple[jax.Array, Saved]:
   tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
   out, tape = _forward(plan, params, flat, entry, before, depth, width, tape)
+  assert tape is not None
   return out, (params, flat, entry, before, depth, width, tape)
 
 
-def _forward(plan, params, flat, entry, before, depth, width, tape):
+def _forward(
+  plan: Plan,
+  params: Any,
+  flat: jax.Array,
+  entry: jax.Array,
+  before: jax.Array,
+  depth: jax.Array,
+  width: jax.Array,
+  tape: Tape | None,
+) -> tuple[jax.Array, Tape | None]:
   index = width_index(plan.buckets, width)
   out = jnp.zeros(buffers.size((*plan.outputs, plan.buckets[-1])), flat.dtype)
 
@@ -113,7 +150,9 @@ def _forward(plan, params, flat, entry, before, depth, width, tape):
   return _change_width(plan, out, index, widen=True), tape
 
 
-def _backward(plan, saved, upstream):
+def _backward(
+  plan: Plan, saved: Saved, upstream: jax.Array
+) -> tuple[Any, jax.Array, None, None, None, None]:
   params, flat, entry, before, depth, width, tape = saved
   index = width_index(plan.buckets, width)
 
@@ -122,7 +161,7 @@ def _backward(plan, saved, upstream):
     row, shape = depth - 2 - i, (*plan.outputs, bucket)
     spec = jax.ShapeDtypeStruct(shape, flat.dtype)
     corners, kept = replay.shapes(plan.rest, bucket, spec)
-    x, kept = buffers.load_row(tape, row + 1, kept, spec)
+    (x,), kept = buffers.load_row(tape, row + 1, kept, spec)
     found, down = replay.run_back(
       plan.rest,
       replay.cut(params["blocks_rest"], corners, row),
@@ -166,13 +205,18 @@ def _backward(plan, saved, upstream):
 run_stage.defvjp(_stage_and_tape, _backward)
 
 
-def _pairs(plan):
+def _pairs(plan: Plan) -> list[tuple[int, int]]:
   return [
     (e, b) for e in range(len(plan.entries)) for b in range(len(plan.buckets))
   ]
 
 
-def _once(condition, body, operands, carry):
+def _once(
+  condition: jax.Array,
+  body: Callable[[Any, _Carry], _Carry],
+  operands: Any,
+  carry: _Carry,
+) -> _Carry:
   """`body(operands, carry)` if the condition holds, in place.
 
   The barrier ties the operands to the loop: XLA moves what is the same in all
@@ -187,7 +231,9 @@ def _once(condition, body, operands, carry):
   return lax.fori_loop(0, times, iteration, carry)
 
 
-def _change_width(plan, flat, index, *, widen):
+def _change_width(
+  plan: Plan, flat: jax.Array, index: jax.Array, *, widen: bool
+) -> jax.Array:
   """From the bucket's width to that of its exit, or back, in place."""
 
   def change(bucket, _, flat):
@@ -206,16 +252,16 @@ def _change_width(plan, flat, index, *, widen):
   return flat
 
 
-def width_index(widths, width):
+def width_index(widths: tuple[int, ...], width: Array) -> jax.Array:
   """Of the first of ascending widths that is not below a width."""
   return jnp.searchsorted(jnp.asarray(widths), width).astype(jnp.int32)
 
 
-def _mask(bucket, width):
+def _mask(bucket: int, width: jax.Array) -> jax.Array:
   return (jnp.arange(bucket) < width).astype(jnp.float32)
 
 
-def _empty_tape(plan, dtype, wide):
+def _empty_tape(plan: Plan, dtype: DTypeLike, wide: DTypeLike) -> Tape:
   """Activations and statistics, a row per block.
 
   A row begins with the block's input, save for the first block, whose input
