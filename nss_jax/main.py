@@ -23,6 +23,7 @@ import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
@@ -95,10 +96,10 @@ _HEARTBEAT_SECONDS = flags.DEFINE_integer(
 class _ConfigParser(flags.ArgumentParser):
   """ml_collections' parser, which is given the file that is meant."""
 
-  def __init__(self, load):
+  def __init__(self, load: Callable[[str], Any]):
     self._load = load
 
-  def parse(self, argument: str):
+  def parse(self, argument: str) -> Any:
     try:
       return self._load(config_lib.find_file(argument))
     except config_lib.NoFileError as error:
@@ -319,7 +320,7 @@ def run() -> None:
   app.run(_main, flags_parser=parse_flags)
 
 
-def _print_unraisable(unraisable) -> None:
+def _print_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
   # What tensorstore's threads tell of each array of a save that has failed.
   if str(unraisable.exc_value) != "Event loop is closed":
     sys.__unraisablehook__(unraisable)

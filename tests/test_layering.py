@@ -69,29 +69,24 @@ def test_files_stay_small_and_safe(path):
   assert "allow_pickle=True" not in text, path
 
 
-# Inside of the supernet, where all is an array or a pytree of them.
-INFERRED = ("blocks", "buffers", "conv", "replay")
+def _functions(body: list[ast.stmt]) -> list[tuple[ast.FunctionDef, bool]]:
+  """Functions of a module and methods of its classes; whether a method.
 
-
-def _public(body: list[ast.stmt]) -> list[tuple[ast.FunctionDef, bool]]:
-  """Functions of a module and methods of its classes; whether a method."""
+  Not what is inside of functions, where pyrefly infers what it can.
+  """
   found = []
   for node in body:
     if isinstance(node, ast.FunctionDef):
       found.append((node, False))
-    elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+    elif isinstance(node, ast.ClassDef):
       found += [(m, True) for m in node.body if isinstance(m, ast.FunctionDef)]
-  return [
-    (function, is_method)
-    for function, is_method in found
-    if not re.match(r"_(?!_)", function.name)
-  ]
+  return found
 
 
 def _missing_hints(function: ast.FunctionDef, is_method: bool) -> list[str]:
   given = function.args
   stars = [star for star in (given.vararg, given.kwarg) if star]
-  names = [*given.args, *given.kwonlyargs, *stars]
+  names = [*given.posonlyargs, *given.args, *given.kwonlyargs, *stars]
   static = any(
     isinstance(d, ast.Name) and d.id == "staticmethod"
     for d in function.decorator_list
@@ -103,10 +98,8 @@ def _missing_hints(function: ast.FunctionDef, is_method: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_public_functions_have_all_their_hints(path):
-  if path.stem in INFERRED:
-    return
-  for function, is_method in _public(ast.parse(path.read_text()).body):
+def test_functions_and_methods_have_all_their_hints(path):
+  for function, is_method in _functions(ast.parse(path.read_text()).body):
     missing = _missing_hints(function, is_method)
     assert not missing, f"{path}:{function.lineno}: {missing}"
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -116,26 +117,26 @@ def to_json(value: Any) -> Any:
   return value
 
 
-def _positive(value) -> bool:
+def _positive(value: float) -> bool:
   return value > 0
 
 
-def _ascending_to_one(values) -> bool:
+def _ascending_to_one(values: Sequence[Any]) -> bool:
   return not values or (_ascending(values) and values[-1] == 1)
 
 
-def _ascending(values) -> bool:
+def _ascending(values: Sequence[Any]) -> bool:
   """Numbers above 0 that ascend, at least one."""
   if not values or not all(map(_is_number, values)):
     return False
   return all(a < b for a, b in itertools.pairwise((0, *values)))
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _count(value) -> bool:
+def _count(value: int) -> bool:
   return value >= 1
 
 

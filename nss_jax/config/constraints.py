@@ -104,7 +104,9 @@ def validate_target(
       raise ConfigError(f"config.search.elite_tolerance: {error}") from None
 
 
-def _constraint(config, fields: Mapping[str, Any]) -> Constraint:
+def _constraint(
+  config: ml_collections.ConfigDict, fields: Mapping[str, Any]
+) -> Constraint:
   name = fields["metric"]
   return Constraint(
     name,
@@ -115,13 +117,13 @@ def _constraint(config, fields: Mapping[str, Any]) -> Constraint:
   )
 
 
-def _metric(config, name: str) -> Metric:
+def _metric(config: ml_collections.ConfigDict, name: str) -> Metric:
   if name == LATENCY:
     return latency_file.read_metric(config.objective.latency_table, None)
   return METRICS[name]
 
 
-def _field(config, constraint: Constraint) -> str:
+def _field(config: ml_collections.ConfigDict, constraint: Constraint) -> str:
   """Where the config has a budget."""
   for index, fields in enumerate(config.objective.constraints):
     if fields["metric"] == constraint.name:
@@ -129,6 +131,6 @@ def _field(config, constraint: Constraint) -> str:
   return "target_flops"
 
 
-def _is_within(value) -> bool:
+def _is_within(value: Any) -> bool:
   number = isinstance(value, (int, float)) and not isinstance(value, bool)
   return number and 0 <= value < _LARGEST

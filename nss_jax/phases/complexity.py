@@ -91,7 +91,9 @@ def search_spaces(
   return spaces
 
 
-def _shares(settings, name: str, largest: int) -> list[int]:
+def _shares(
+  settings: ml_collections.ConfigDict, name: str, largest: int
+) -> list[int]:
   numbers = []
   for share in settings[name]:
     number = share * largest
@@ -215,7 +217,9 @@ def summarize(
   return {"spaces": spaces, "elite": _describe(elite, target, tolerance)}
 
 
-def _describe(group, target, tolerance) -> dict[str, Any]:
+def _describe(
+  group: scores.Scores, target: float, tolerance: float
+) -> dict[str, Any]:
   """Numbers of a group, and of its archs within the tolerance (`near_`).
 
   Errors are shares; those of no arch are null.

@@ -108,12 +108,16 @@ def check(
     ) from None
 
 
-def _window(config) -> tuple[tuple[Constraint, ...], float]:
+def _window(
+  config: ml_collections.ConfigDict,
+) -> tuple[tuple[Constraint, ...], float]:
   """The budgets, and how near is near."""
   return config_lib.constraints(config), config.evaluate.tolerance
 
 
-def _num_spaces(config, search_space, hard) -> int:
+def _num_spaces(
+  config: ml_collections.ConfigDict, search_space: SearchSpace, hard: int
+) -> int:
   """As many as asked for, or as there are."""
   try:
     found = feasible_indices(
@@ -138,12 +142,17 @@ def elite_archs(
   return jax.tree.map(lambda x: x[0], archs)
 
 
-def _rngs(config) -> jax.Array:
+def _rngs(config: ml_collections.ConfigDict) -> jax.Array:
   """A key for each thing that is drawn, in an order that never changes."""
   return jax.random.split(base_keys(config.evaluate.seed)["evaluate"], 8)
 
 
-def _score_groups(config, search_space, elite: Space, ledger) -> None:
+def _score_groups(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  elite: Space,
+  ledger: scoring.Ledger,
+) -> None:
   """Every group, in an order and with draws that never change."""
   settings = config.evaluate
   rngs = iter(_rngs(config))
@@ -178,7 +187,12 @@ def _score_groups(config, search_space, elite: Space, ledger) -> None:
     _oracle(config, search_space, next(rngs), ledger)
 
 
-def _oracle(config, search_space, rng, ledger) -> None:
+def _oracle(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  rng: jax.Array,
+  ledger: scoring.Ledger,
+) -> None:
   """Evolution on the evaluator; the best spaces scored again, with more archs.
 
   The first scores chose the spaces, so they flatter them; only the second ones
@@ -220,7 +234,14 @@ def _oracle(config, search_space, rng, ledger) -> None:
   )
 
 
-def _score_spaces(rng, search_space, spaces, count, source, ledger):
+def _score_spaces(
+  rng: jax.Array,
+  search_space: SearchSpace,
+  spaces: Space,
+  count: int,
+  source: str,
+  ledger: scoring.Ledger,
+) -> np.ndarray:
   """Mean loss `[n]` of `count` archs of each of the spaces `[n, S]`."""
   archs = sampling.sample_archs_of_spaces(rng, search_space, spaces, count)
   number = len(spaces.depth)
@@ -230,7 +251,11 @@ def _score_spaces(rng, search_space, spaces, count, source, ledger):
   return loss.reshape(number, count).mean(-1)
 
 
-def _summarize(config, search_space, folder) -> dict[str, Any]:
+def _summarize(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  folder: pathlib.Path,
+) -> dict[str, Any]:
   table = scores.read_scores(folder / "scores.csv", search_space)
   target = config.objective.target_flops
   with artifacts.atomic_path(folder / "pareto.png") as path:

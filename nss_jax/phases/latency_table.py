@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsInt
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from nss_jax.runtime import artifacts, latency_file
 from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.stopwatch import call_seconds
+from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.cost import (
   arch_cost,
   arch_macs,
@@ -128,7 +129,7 @@ def measure(
   than the noise of the clock may come out as 0.
   """
   grids = [_grid(bins, num_widths) for bins in space.width_bins]
-  before = [np.asarray([space.stem_width]), *grids[:-1]]
+  before: list[np.ndarray] = [np.asarray([space.stem_width]), *grids[:-1]]
   rest = [
     np.asarray([_rest_seconds(space, stage, w, seconds) for w in grid])
     for stage, grid in enumerate(grids)
@@ -187,7 +188,9 @@ def check(
   }
 
 
-def _rest_seconds(space, stage, width, seconds) -> float:
+def _rest_seconds(
+  space: SearchSpace, stage: int, width: int | np.integer, seconds: TimeFn
+) -> float:
   """Of one further block, from all of them."""
   shape = stage_shapes(space)[stage]
   more = max(space.max_depths[stage] - 1, 1)
@@ -198,7 +201,13 @@ def _rest_seconds(space, stage, width, seconds) -> float:
   return max(all_ - one, 0.0) / more
 
 
-def _first_seconds(space, stage, before, width, seconds) -> float:
+def _first_seconds(
+  space: SearchSpace,
+  stage: int,
+  before: int | np.integer,
+  width: int | np.integer,
+  seconds: TimeFn,
+) -> float:
   """Of a stage's first block, with a projection, behind another block."""
   shape = [space.image_shape[:2], *stage_shapes(space)][stage]
   stride = space.strides[stage]
@@ -209,7 +218,12 @@ def _first_seconds(space, stage, before, width, seconds) -> float:
   return max(seconds(two) - seconds(one), 0.0)
 
 
-def _ends_seconds(space, table, widths, seconds) -> float:
+def _ends_seconds(
+  space: SearchSpace,
+  table: LatencyTable,
+  widths: Sequence[int],
+  seconds: TimeFn,
+) -> float:
   """Of a network without its blocks, by what the table says of these."""
   depths = np.ones(space.num_stages, np.int64)
   arch = Arch(depth=depths, width=np.asarray(widths))
@@ -217,7 +231,14 @@ def _ends_seconds(space, table, widths, seconds) -> float:
   return max(seconds(space.only(arch)) - float(blocks), 0.0)
 
 
-def _probe(space, shape, stem, widths, depths, strides) -> SearchSpace:
+def _probe(
+  space: SearchSpace,
+  shape: tuple[int, int],
+  stem: SupportsInt,
+  widths: Sequence[SupportsInt],
+  depths: Sequence[SupportsInt],
+  strides: Sequence[int],
+) -> SearchSpace:
   """A small network on images of a stage's size."""
   return dataclasses.replace(
     space,
@@ -229,13 +250,13 @@ def _probe(space, shape, stem, widths, depths, strides) -> SearchSpace:
   )
 
 
-def _grid(bins, count: int) -> np.ndarray:
+def _grid(bins: Sequence[Bin], count: int) -> np.ndarray:
   """Widths from the smallest to the largest, evenly, `[G]`."""
   low, high = bins[0][0], bins[-1][1]
   return np.unique(np.linspace(low, high, count).round().astype(np.int64))
 
 
-def _kendall(one, other) -> float | None:
+def _kendall(one: np.ndarray, other: np.ndarray) -> float | None:
   tau = float(stats.kendalltau(one, other).statistic)
   return None if np.isnan(tau) else tau
 

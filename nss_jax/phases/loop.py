@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import rich.console
 
 from nss_jax.phases.job import Job
-from nss_jax.phases.program import LoopState, Program
+from nss_jax.phases.program import LoopState, Program, Schedule
 from nss_jax.runtime import artifacts, lock, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
 from nss_jax.runtime.log import say
@@ -88,7 +89,12 @@ def run_shared(
     raise Interrupted(f"waiting for {folder}") from error
 
 
-def _resume(program, checkpoints, metrics_path, console) -> LoopState:
+def _resume(
+  program: Program,
+  checkpoints: Checkpoints,
+  metrics_path: pathlib.Path,
+  console: rich.console.Console,
+) -> LoopState:
   """The newest good state; the log is cut back to it."""
   fresh = jax.eval_shape(program.init)
   restored = checkpoints.restore(sharding.abstract(fresh, program.mesh))
@@ -117,8 +123,14 @@ def trim(path: pathlib.Path, step: int) -> None:
 
 
 def _loop(
-  program, state, checkpoints, folder, watch, preemption, checkpoint_every
-):
+  program: Program,
+  state: LoopState,
+  checkpoints: Checkpoints,
+  folder: pathlib.Path,
+  watch: Watch,
+  preemption: Preemption,
+  checkpoint_every: int,
+) -> LoopState:
   schedule = program.schedule
   step = int(state.weights.step)
   began, began_step = time.monotonic(), step
@@ -154,7 +166,9 @@ def _loop(
   return state
 
 
-def _line(program, state, step, epoch) -> dict[str, Any]:
+def _line(
+  program: Program, state: LoopState, step: int, epoch: int
+) -> dict[str, Any]:
   """One line of `metrics.jsonl`, with means since the epoch began."""
   done = step - epoch * program.schedule.steps_per_epoch
   means = {
@@ -168,7 +182,7 @@ def _line(program, state, step, epoch) -> dict[str, Any]:
   }
 
 
-def _describe(line: dict[str, Any], schedule) -> str:
+def _describe(line: dict[str, Any], schedule: Schedule) -> str:
   words = [
     f"epoch {line['epoch']}/{schedule.epochs}",
     f"loss {line['train_loss']:.3f}",
@@ -185,7 +199,9 @@ def _describe(line: dict[str, Any], schedule) -> str:
   return "  ".join(words)
 
 
-def _check_finite(losses: np.ndarray, step: int, checkpoints) -> None:
+def _check_finite(
+  losses: np.ndarray, step: int, checkpoints: Checkpoints
+) -> None:
   bad = np.flatnonzero(~np.isfinite(losses).all(-1))
   if not len(bad):
     return
@@ -195,7 +211,7 @@ def _check_finite(losses: np.ndarray, step: int, checkpoints) -> None:
   )
 
 
-def _check_state(state: LoopState, step: int, checkpoints) -> None:
+def _check_state(state: LoopState, step: int, checkpoints: Checkpoints) -> None:
   logits = getattr(state.search, "logits", None)
   numbers = jax.device_get((state.weights.params, logits))
   if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)):

@@ -48,7 +48,7 @@ def estimate(
   return 4.0 * _COPIES * int(cost.arch_params(space, largest)) + needed
 
 
-def _kind(config) -> str:
+def _kind(config: ml_collections.ConfigDict) -> str:
   """By what the two steps run: see `search_program`."""
   estimator, engine = config.search.estimator, config.supernet.engine
   if engine == "sliced" and estimator == "score":

@@ -206,18 +206,28 @@ def draw_archs(
   return archs, constraints.worst_penalty(budgets, costs)
 
 
-def _is_near(config, space, archs) -> np.ndarray:
+def _is_near(
+  config: ml_collections.ConfigDict, space: SearchSpace, archs: Arch
+) -> np.ndarray:
   """Whether archs meet every budget, within `nas.tolerance`."""
   budgets, costs = _costs(config, space, archs)
   return constraints.excess(budgets, costs, config.nas.tolerance) <= 0
 
 
-def _costs(config, space, archs):
+def _costs(
+  config: ml_collections.ConfigDict, space: SearchSpace, archs: Arch
+) -> tuple[tuple[constraints.Constraint, ...], list[np.ndarray]]:
   budgets = config_lib.constraints(config)
   return budgets, [arch_cost(space, one.metric, archs) for one in budgets]
 
 
-def _entry(config, space, archs, index, num_samples) -> dict[str, Any]:
+def _entry(
+  config: ml_collections.ConfigDict,
+  space: SearchSpace,
+  archs: Arch,
+  index: int | np.integer,
+  num_samples: int,
+) -> dict[str, Any]:
   arch = jax.tree.map(lambda x: x[index], archs)
   target = config.objective.target_flops
   flops = int(arch_macs(space, arch))

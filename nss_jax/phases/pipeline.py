@@ -131,7 +131,9 @@ def run(
   return 0
 
 
-def _with_latency_table(config, workdir):
+def _with_latency_table(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> ml_collections.ConfigDict:
   """The config with the place of the latency table, if a budget needs one."""
   if config.objective.latency_table or not config_lib.wants_latency(config):
     return config
@@ -140,7 +142,9 @@ def _with_latency_table(config, workdir):
   return config
 
 
-def _buildable(config, phases):
+def _buildable(
+  config: ml_collections.ConfigDict, phases: Sequence[str]
+) -> ml_collections.ConfigDict:
   """The config of the search; what measures the table can not need it."""
   if list(phases) == [latency_file.FOLDER]:
     config = config.copy_and_resolve_references()

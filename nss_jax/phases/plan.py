@@ -11,6 +11,7 @@ from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
 from nss_jax.spaces import constraints, cost
+from nss_jax.spaces.search_space import SearchSpace
 
 
 def describe(
@@ -66,7 +67,9 @@ def describe(
   )
 
 
-def _plan_constraints(config, space) -> Iterator[str]:
+def _plan_constraints(
+  config: ml_collections.ConfigDict, space: SearchSpace
+) -> Iterator[str]:
   """A line for each budget, unless the FLOPs are the only one."""
   if not config.objective.constraints:
     return
@@ -79,14 +82,18 @@ def _plan_constraints(config, space) -> Iterator[str]:
     )
 
 
-def _plan_evaluate(config, space) -> str:
+def _plan_evaluate(
+  config: ml_collections.ConfigDict, space: SearchSpace
+) -> str:
   return (
     f"a supernet of its own, {config.evaluate.epochs} epochs; then "
     f"{evaluate.num_archs(config, space)} archs"
   )
 
 
-def _plan_rank_check(config, space) -> str:
+def _plan_rank_check(
+  config: ml_collections.ConfigDict, space: SearchSpace
+) -> str:
   settings = config.rank_check
   return (
     f"{settings.num_archs} + {settings.num_near_archs} archs alone, "
@@ -94,14 +101,16 @@ def _plan_rank_check(config, space) -> str:
   )
 
 
-def _plan_principles(config, space) -> str:
+def _plan_principles(
+  config: ml_collections.ConfigDict, space: SearchSpace
+) -> str:
   return (
     f"up to 10 times {config.principles.num_archs} archs, on the evaluate "
     "phase's supernet"
   )
 
 
-def _plan_nas(config, space) -> str:
+def _plan_nas(config: ml_collections.ConfigDict, space: SearchSpace) -> str:
   rates = ", ".join(f"{rate:g}" for rate in config.nas.learning_rates)
   return (
     f"in the Elite Space and in all of it, {config.nas.epochs} epochs each, "
@@ -109,7 +118,9 @@ def _plan_nas(config, space) -> str:
   )
 
 
-def _plan_complexity(config, space) -> str:
+def _plan_complexity(
+  config: ml_collections.ConfigDict, space: SearchSpace
+) -> str:
   spaces = complexity.search_spaces(config, space)
   return (
     f"{len(spaces)} searches of one arch, {config.nas.epochs} epochs each: "
@@ -117,14 +128,16 @@ def _plan_complexity(config, space) -> str:
   )
 
 
-def _plan_train(config, space) -> str:
+def _plan_train(config: ml_collections.ConfigDict, space: SearchSpace) -> str:
   return (
     f"every arch alone, {config.train.epochs} epochs, "
     f"{config.train.num_seeds} seeds"
   )
 
 
-def _plan_latency_table(config, space) -> str:
+def _plan_latency_table(
+  config: ml_collections.ConfigDict, space: SearchSpace
+) -> str:
   settings = config.latency_table
   return (
     f"blocks of {settings.num_widths} widths a stage, {settings.repeats} calls "
@@ -133,7 +146,7 @@ def _plan_latency_table(config, space) -> str:
   )
 
 
-def _plan_sweep(config, space) -> str:
+def _plan_sweep(config: ml_collections.ConfigDict, space: SearchSpace) -> str:
   targets = ", ".join(map(format_macs, config.sweep.targets))
   return f"{', '.join(config.sweep.phases)} for {targets}"
 

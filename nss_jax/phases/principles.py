@@ -28,6 +28,7 @@ from nss_jax.runtime.populations import (
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.principles import (
   StageOrder,
+  Window,
   follows,
   sample_ordered_archs,
 )
@@ -150,7 +151,13 @@ def draw_populations(job: Job) -> Populations:
   return Populations(archs, missing, own)
 
 
-def _draw(sample: Callable, rng, config, search_space, window) -> Arch | str:
+def _draw(
+  sample: Callable,
+  rng: jax.Array,
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  window: Window | None,
+) -> Arch | str:
   """Archs, or why there are too few."""
   try:
     return sample(
@@ -164,10 +171,11 @@ def _draw(sample: Callable, rng, config, search_space, window) -> Arch | str:
     return str(error)
 
 
-def _window(config: ml_collections.ConfigDict) -> tuple[float, ...]:
+def _window(config: ml_collections.ConfigDict) -> Window:
   """In multiply-adds."""
   target = config.objective.target_flops
-  return tuple(share * target for share in config.principles.window)
+  low, high = config.principles.window
+  return low * target, high * target
 
 
 def own_order(job: Job) -> OwnOrder:

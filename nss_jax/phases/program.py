@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from nss_jax import config as config_lib
 from nss_jax.phases.batches import epoch_indices
-from nss_jax.phases.streaming import Feed
+from nss_jax.phases.streaming import Batch, Feed
 from nss_jax.runtime import data, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.supernet import engine, sliced
@@ -46,6 +46,10 @@ class LoopState:
   weights: Any
   search: Any
   sums: dict[str, jax.Array]
+
+
+# See `Program`.
+Dispatch = Callable[..., tuple[LoopState, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Program:
   batch_size: int
   work: np.ndarray
   init: Callable[..., LoopState]
-  dispatch: Callable[..., tuple[LoopState, jax.Array]]
+  dispatch: Dispatch
   measure: Callable[[LoopState, int, dict], dict]
 
 
@@ -193,7 +197,7 @@ def make_dispatch(
   mesh: jax.sharding.Mesh,
   order_key: Callable[[LoopState], jax.Array],
   idle_in_warmup: Collection[str] = (),
-) -> Callable[..., tuple[LoopState, jax.Array]]:
+) -> Dispatch:
   """`Program.dispatch`: a jitted `lax.scan` of steps under `shard_map`.
 
   The images stay on the devices, all of them on each; those of a streamed set
@@ -251,7 +255,12 @@ def make_dispatch(
   return _resident(scan, parts, batch_size, order_key)
 
 
-def _resident(scan, parts, batch_size, order_key):
+def _resident(
+  scan: Callable,
+  parts: Batch,
+  batch_size: int,
+  order_key: Callable[[LoopState], jax.Array],
+) -> Dispatch:
   """A dispatch that picks from images on the devices."""
 
   @functools.partial(jax.jit, static_argnames=("length", "warmup"))
@@ -275,7 +284,14 @@ def _resident(scan, parts, batch_size, order_key):
   return dispatch
 
 
-def _streamed(scan, feed, schedule, batch_size, mesh, order_key):
+def _streamed(
+  scan: Callable,
+  feed: Feed,
+  schedule: Schedule,
+  batch_size: int,
+  mesh: jax.sharding.Mesh,
+  order_key: Callable[[LoopState], jax.Array],
+) -> Dispatch:
   """A dispatch that is given its images, each device its own."""
 
   @functools.partial(jax.jit, static_argnames=("length", "warmup"))

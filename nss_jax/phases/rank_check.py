@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -87,7 +88,9 @@ def choose_archs(
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def _trainer(job: Job, folder: pathlib.Path, preemption: Preemption):
+def _trainer(
+  job: Job, folder: pathlib.Path, preemption: Preemption
+) -> Callable[[Arch], Any]:
   """`arch [S] -> weights`, trained from scratch; a checkpoint at the end."""
   program = supernet_program.build_alone(
     job.config, job.search_space, job.dataset, job.mesh
@@ -110,7 +113,12 @@ def _trainer(job: Job, folder: pathlib.Path, preemption: Preemption):
   return train
 
 
-def _score_alone(train, score_fn, archs, num_devices):
+def _score_alone(
+  train: Callable[[Arch], Any],
+  score_fn: Callable,
+  archs: Arch,
+  num_devices: int,
+) -> tuple[jax.Array, jax.Array]:
   """Error and loss `[1]` of the one arch; every device scores it."""
   arch = jax.tree.map(lambda x: np.asarray(x)[0], archs)
   many = jax.tree.map(lambda x: np.tile(x, (num_devices, 1)), archs)
@@ -118,7 +126,11 @@ def _score_alone(train, score_fn, archs, num_devices):
   return error[:1], loss[:1]
 
 
-def _summarize(config, search_space, folder) -> dict[str, Any]:
+def _summarize(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  folder: pathlib.Path,
+) -> dict[str, Any]:
   table = scores.read_scores(folder / "scores.csv", search_space)
   predicted = table.group(scores.SUPERNET)
   truth = table.group(scores.ALONE).error

@@ -168,7 +168,12 @@ def dataset_name(config: ml_collections.ConfigDict) -> str:
   return source.removesuffix("_binary")
 
 
-def _draw(config, results, found, folder) -> dict[str, tuple]:
+def _draw(
+  config: ml_collections.ConfigDict,
+  results: Results,
+  found: dict[str, Table],
+  folder: pathlib.Path,
+) -> dict[str, tuple[figures.Picture, str]]:
   target = config.objective.target_flops
   pictures = figures.pictures(
     results,
@@ -202,7 +207,12 @@ def _notes(nas: Table) -> list[str]:
   ]
 
 
-def _content(job, results, found, pictures) -> elements.Content:
+def _content(
+  job: Job,
+  results: Results,
+  found: dict[str, Table],
+  pictures: dict[str, tuple[figures.Picture, str]],
+) -> elements.Content:
   config = job.config
   phases = _phases(config, results)
   missing = _not_run(config, results, found)
@@ -235,13 +245,15 @@ _PHASES = (
 )
 
 
-def _phases(config, results: Results) -> list[str]:
+def _phases(config: ml_collections.ConfigDict, results: Results) -> list[str]:
   """Those that this run can have; a sweep needs targets."""
   swept = results.sweep or config.sweep.targets
   return [name for name in _PHASES if name != "sweep" or swept]
 
 
-def _not_run(config, results: Results, found) -> list[str]:
+def _not_run(
+  config: ml_collections.ConfigDict, results: Results, found: dict[str, Table]
+) -> list[str]:
   """Phases without a result."""
   has_run = experiment_tables.has_run(results)
   missing = {
@@ -255,7 +267,9 @@ def _not_run(config, results: Results, found) -> list[str]:
   return [name for name in _phases(config, results) if missing[name]]
 
 
-def _numbers(job, results, found) -> dict[str, Any]:
+def _numbers(
+  job: Job, results: Results, found: dict[str, Table]
+) -> dict[str, Any]:
   """The content of `report.json`: every table, and where it is from."""
   elite = results.elite or {}
   return {
@@ -283,7 +297,7 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
   return joint.join(words)
 
 
-def _settings(config) -> list[elements.Setting]:
+def _settings(config: ml_collections.ConfigDict) -> list[elements.Setting]:
   base, own = (
     _flat(config_lib.to_json(c)) for c in (config_lib.base(), config)
   )
@@ -304,7 +318,7 @@ def _flat(group: dict[str, Any], path: str = "") -> dict[str, Any]:
   return fields
 
 
-def _highlights(config) -> list[str]:
+def _highlights(config: ml_collections.ConfigDict) -> list[str]:
   search, objective = config.search, config.objective
   return [
     f"{search.epochs} epochs, {search.warmup_epochs} of them warmup; batches "

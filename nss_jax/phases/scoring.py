@@ -161,7 +161,7 @@ class Ledger:
     error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
     return error, loss
 
-  def _compute(self, archs):
+  def _compute(self, archs: Arch) -> tuple[np.ndarray, np.ndarray]:
     """The last call is filled up: one shape, one program."""
     count = len(archs.depth)
     fill = np.minimum(np.arange(self._num_per_call), count - 1)
@@ -169,12 +169,12 @@ class Ledger:
     error, loss = jax.device_get(self._score_fn(filled))
     return error[:count], loss[:count]
 
-  def _advance(self, source, count, *, timed):
+  def _advance(self, source: str, count: int, *, timed: bool) -> None:
     self._served[source] = self._served.get(source, 0) + count
     self._done += count
     self._on_progress(self._done, timed)
 
-  def _check(self, source, known, archs):
+  def _check(self, source: str, known: scores.Scores, archs: Arch) -> None:
     count = len(known)
     for field in ("depth", "width"):
       wanted = np.asarray(getattr(archs, field))[:count]

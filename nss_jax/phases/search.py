@@ -1,5 +1,6 @@
 """The search phase: find an Elite Space (paper 3.3-3.4, 4.1)."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ def run(job: Job) -> dict[str, Any]:
   return elite
 
 
-def _draw_trajectory(program: Program, elite: dict, folder) -> None:
+def _draw_trajectory(
+  program: Program, elite: dict[str, Any], folder: pathlib.Path
+) -> None:
   """Draws `trajectory.png` from `metrics.jsonl`."""
   with artifacts.atomic_path(folder / "trajectory.png") as path:
     figures.draw_trajectory(

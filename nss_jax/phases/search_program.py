@@ -1,25 +1,28 @@
 """The search as a program: arch steps and weight steps on two halves."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 from nss_jax import config as config_lib
 from nss_jax.phases.batches import make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
   Program,
+  Schedule,
   base_keys,
   check_batch,
   make_dispatch,
   make_schedule,
   training_fn,
 )
+from nss_jax.phases.streaming import Batch
 from nss_jax.phases.work import search_work
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces import constraints, distribution
@@ -142,8 +145,14 @@ def temperature_schedule(
 
 
 def _make_steps(
-  config, search_space, budgets, schedule, temperature, weight_opt, logit_opt
-):
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  budgets: tuple[constraints.Constraint, ...],
+  schedule: Schedule,
+  temperature: Callable[[Any], Any],
+  weight_opt: optax.GradientTransformation,
+  logit_opt: optax.GradientTransformation,
+) -> dict[str, Callable]:
   """The steps with all but state, batches and key bound."""
   loss_fn = losses.microbatched(
     losses.single_loss(training_fn(config, search_space)),
@@ -193,8 +202,16 @@ def _make_steps(
 
 
 def _pair_of_steps(
-  steps, make_batch, keys, state, halves, indices, positions, *, warmup
-):
+  steps: dict[str, Callable],
+  make_batch: Callable,
+  keys: dict[str, jax.Array],
+  state: LoopState,
+  halves: Batch,
+  indices: dict[str, jax.Array],
+  positions: jax.Array,
+  *,
+  warmup: bool,
+) -> tuple[LoopState, jax.Array]:
   """An arch step on the validation half, then a weight step on the other."""
   step = state.weights.step
   weights, search = state.weights, state.search
@@ -218,9 +235,13 @@ def _pair_of_steps(
   return LoopState(weights, search, sums), both
 
 
-def _epoch_metrics(metrics, arch_metrics, sums):
+def _epoch_metrics(
+  metrics: losses.Metrics,
+  arch_metrics: losses.Metrics,
+  sums: Mapping[str, jax.Array],
+) -> losses.Metrics:
   """The metrics of a pair of steps, by the names of the log."""
-  seen = {
+  seen: dict[str, Any] = {
     "train_loss": metrics["loss"],
     "train_accuracy": metrics["accuracy"],
     **{f"validation_{name}": x for name, x in arch_metrics.items()},
@@ -234,7 +255,13 @@ def _epoch_metrics(metrics, arch_metrics, sums):
 
 
 def _measure(
-  search_space, budgets, schedule, temperature, state, step, means
+  search_space: SearchSpace,
+  budgets: tuple[constraints.Constraint, ...],
+  schedule: Schedule,
+  temperature: Callable[[Any], Any],
+  state: LoopState,
+  step: int,
+  means: dict[str, Any],
 ) -> dict[str, Any]:
   """Entropy in nats, summed over stages; costs over the target.
 

@@ -176,7 +176,9 @@ class _Steps:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _order(key, stream, epoch, num_images):
+def _order(
+  key: jax.Array, stream: int, epoch: int, num_images: int
+) -> jax.Array:
   rng = jax.random.fold_in(jax.random.wrap_key_data(key), stream)
   return epoch_order(rng, epoch, num_images)
 

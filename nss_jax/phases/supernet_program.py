@@ -80,7 +80,9 @@ def build_alone(
   )
 
 
-def _schedule(config, dataset, epochs) -> Schedule:
+def _schedule(
+  config: ml_collections.ConfigDict, dataset: data.Dataset, epochs: int
+) -> Schedule:
   train, _ = split(config, dataset.train_labels)
   return training_schedule(
     len(train),
@@ -90,7 +92,15 @@ def _schedule(config, dataset, epochs) -> Schedule:
   )
 
 
-def _build(config, search_space, dataset, mesh, epochs, loss_fn, sample_fn):
+def _build(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+  epochs: int,
+  loss_fn: losses.LossFn,
+  sample_fn: losses.SampleFn,
+) -> Program:
   settings = config.evaluate
   train, _ = split(config, dataset.train_labels)
   schedule = _schedule(config, dataset, epochs)

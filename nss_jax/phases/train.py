@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -10,6 +11,7 @@ import numpy as np
 
 from nss_jax.phases import evaluate, loop, train_program
 from nss_jax.phases.job import Job
+from nss_jax.phases.program import LoopState
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
@@ -56,7 +58,7 @@ def archs_to_train(job: Job) -> dict[str, Arch]:
   return {name: parse_arch(text) for name, text in texts.items()}
 
 
-def _start(job: Job, preemption: Preemption):
+def _start(job: Job, preemption: Preemption) -> Callable[[Arch], Any]:
   """`arch -> weights to start from`, or None for fresh ones."""
   if job.config.train.start == "fresh":
     return lambda arch: None
@@ -64,7 +66,14 @@ def _start(job: Job, preemption: Preemption):
   return functools.partial(network.extract_subnet, job.search_space, params)
 
 
-def _train_seeds(job, name, arch, folder, start, preemption):
+def _train_seeds(
+  job: Job,
+  name: str,
+  arch: Arch,
+  folder: pathlib.Path,
+  start: Callable[[Arch], Any],
+  preemption: Preemption,
+) -> list[dict[str, Any]]:
   paths = {
     seed: folder / f"seed_{seed}" / "result.json"
     for seed in range(job.config.train.num_seeds)
@@ -85,7 +94,15 @@ def _train_seeds(job, name, arch, folder, start, preemption):
   return [read_trained(path, job.search_space) for path in paths.values()]
 
 
-def _result(job, name, arch, seed, state, test, folder) -> dict[str, Any]:
+def _result(
+  job: Job,
+  name: str,
+  arch: Arch,
+  seed: int,
+  state: LoopState,
+  test: Callable,
+  folder: pathlib.Path,
+) -> dict[str, Any]:
   """What is written: the last epoch's test error, never the best."""
   error, loss = test(state.weights.params, state.weights.averages)
   path = folder / "metrics.jsonl"
@@ -113,7 +130,7 @@ def _result(job, name, arch, seed, state, test, folder) -> dict[str, Any]:
   }
 
 
-def _stages(search_space) -> str:
+def _stages(search_space: SearchSpace) -> str:
   count = search_space.num_stages
   return f"{count} stage" if count == 1 else f"{count} stages"
 

@@ -244,7 +244,9 @@ def trim_lines(
   processes.first(lambda: _trim(path, keep, form))
 
 
-def _trim(path, keep, form) -> None:
+def _trim(
+  path: Path, keep: Callable[[Any], bool], form: LineFormat | None
+) -> None:
   if not os.path.exists(path):
     return
   kept = [form.header if form else b""]

@@ -1,13 +1,15 @@
 """Pictures of a run, drawn from its files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import (
   FuncFormatter,
   LogLocator,
@@ -18,6 +20,7 @@ from matplotlib.ticker import (
 from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.scores import Scores, pareto_front
+from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.search_space import SearchSpace
 
 StrPath = str | os.PathLike[str]
@@ -150,7 +153,7 @@ def draw_pareto_panel(axes: Axes, scores: Scores, target_flops: float) -> None:
   _mark_logarithmic(axes.xaxis, format_macs)
 
 
-def _draw_front(axes, front: Scores) -> None:
+def _draw_front(axes: Axes, front: Scores) -> None:
   """What error each budget of FLOPs can reach: a falling staircase."""
   order = np.argsort(front.flops)
   axes.step(
@@ -163,7 +166,7 @@ def _draw_front(axes, front: Scores) -> None:
   )
 
 
-def _mark_logarithmic(axis, words) -> None:
+def _mark_logarithmic(axis: Axis, words: Callable[[float], str]) -> None:
   """Ticks in words, not powers of ten, as many as there is room for."""
   low, high = axis.get_view_interval()
   decades = np.log10(high / low)
@@ -176,7 +179,12 @@ def _mark_logarithmic(axis, words) -> None:
   axis.set_minor_formatter(NullFormatter())
 
 
-def _draw_curves(figure, lines, search_space, warmup_epochs) -> None:
+def _draw_curves(
+  figure: SubFigure,
+  lines: Sequence[dict[str, Any]],
+  search_space: SearchSpace,
+  warmup_epochs: int,
+) -> None:
   epochs = [line["epoch"] for line in lines]
 
   def values(name):
@@ -215,7 +223,14 @@ def _draw_curves(figure, lines, search_space, warmup_epochs) -> None:
     axes.legend()
 
 
-def _draw_bins(axes, lines, search_space, elite, kind, stage):
+def _draw_bins(
+  axes: Axes,
+  lines: Sequence[dict[str, Any]],
+  search_space: SearchSpace,
+  elite: dict[str, Any] | None,
+  kind: str,
+  stage: int,
+) -> AxesImage:
   bins = getattr(search_space, f"{kind}_bins")[stage]
   table = np.asarray(
     [line["probabilities"][kind][stage][: len(bins)] for line in lines]
@@ -249,6 +264,6 @@ def _draw_bins(axes, lines, search_space, elite, kind, stage):
   return picture
 
 
-def _name(pair) -> str:
+def _name(pair: Bin) -> str:
   low, high = pair
   return str(low) if low == high else f"{low}-{high}"

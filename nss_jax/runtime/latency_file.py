@@ -126,7 +126,9 @@ def _array(values: list) -> np.ndarray:
     return np.zeros((0, 0))
 
 
-def _check_fits(path, measured: SearchSpace, wanted: SearchSpace) -> None:
+def _check_fits(
+  path: pathlib.Path, measured: SearchSpace, wanted: SearchSpace
+) -> None:
   for name in _SAME:
     one, other = getattr(measured, name), getattr(wanted, name)
     if one != other:

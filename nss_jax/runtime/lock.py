@@ -7,6 +7,7 @@ import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from nss_jax.runtime import processes
 
@@ -40,7 +41,11 @@ def exclusive(
     yield
 
 
-def _hold(folder, wait, held: contextlib.ExitStack) -> None:
+def _hold(
+  folder: pathlib.Path,
+  wait: Callable[[str], bool] | None,
+  held: contextlib.ExitStack,
+) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   file = held.enter_context((folder / _LOCK).open("a+"))
   while not _take(file):
@@ -54,7 +59,7 @@ def _hold(folder, wait, held: contextlib.ExitStack) -> None:
   file.flush()
 
 
-def _take(file) -> bool:
+def _take(file: TextIO) -> bool:
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nss_jax.runtime import complexity, figures
@@ -130,7 +131,12 @@ def draw_complexity(
 
 
 def _scatter(
-  axes, title: str, groups, target, tolerance, colors=_DEPTHS
+  axes: Axes,
+  title: str,
+  groups: Mapping[str, Scores],
+  target: float,
+  tolerance: float,
+  colors: Sequence[str] = _DEPTHS,
 ) -> None:
   axes.axvspan(
     target * (1 - tolerance), target * (1 + tolerance), color="0.9", zorder=0
@@ -156,7 +162,13 @@ def _scatter(
   axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), markerscale=2)
 
 
-def _draw_flops_edfs(axes, levels, elite, target, tolerance) -> None:
+def _draw_flops_edfs(
+  axes: Axes,
+  levels: Mapping[int, Mapping[int, Scores]],
+  elite: Scores,
+  target: float,
+  tolerance: float,
+) -> None:
   for (width, groups), color in zip(
     levels.items(), itertools.cycle(_WIDTHS), strict=False
   ):
@@ -189,7 +201,7 @@ def _draw_flops_edfs(axes, levels, elite, target, tolerance) -> None:
   )
 
 
-def _mark_linear(axes, target: float) -> None:
+def _mark_linear(axes: Axes, target: float) -> None:
   marks = [share * target for share in (0, 0.5, 1, 1.5)]
   axes.set_xticks(marks, ["0", *(format_macs(x) for x in marks[1:])])
 

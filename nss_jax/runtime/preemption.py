@@ -101,10 +101,10 @@ class Preemption:
     self._thread.join()
     os.close(self._read)
 
-  def _on_signal(self, *_):
+  def _on_signal(self, *_: object) -> None:
     self._event.set()
 
-  def _watch(self):
+  def _watch(self) -> None:
     while byte := os.read(self._read, 1):
       if byte[0] == signal.SIGTERM:
         self._event.set()

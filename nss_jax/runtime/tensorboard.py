@@ -2,9 +2,12 @@
 
 import importlib.util
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+  import tensorboardX
 
 FOLDER = "tensorboard"
 
@@ -62,7 +65,9 @@ def write_pictures(folder: pathlib.Path) -> None:
   writer.close()
 
 
-def _writer(folder: pathlib.Path, purge_step: int | None = None):
+def _writer(
+  folder: pathlib.Path, purge_step: int | None = None
+) -> "tensorboardX.SummaryWriter":
   import tensorboardX
 
   return tensorboardX.SummaryWriter(

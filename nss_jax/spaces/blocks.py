@@ -163,7 +163,13 @@ def block_cost(
   return total
 
 
-def conv_cost(metric, pixels, size, inputs, outputs):
+def conv_cost(
+  metric: str,
+  pixels: int,
+  size: int,
+  inputs: int | np.ndarray,
+  outputs: int | np.ndarray,
+) -> int | np.ndarray:
   """Of a convolution with normalisation: `inputs` channels in each window."""
   if metric == "flops":
     return pixels * size**2 * inputs * outputs
@@ -172,12 +178,14 @@ def conv_cost(metric, pixels, size, inputs, outputs):
   return pixels * outputs
 
 
-def _linear(metric, inputs, outputs):
+def _linear(
+  metric: str, inputs: int | np.ndarray, outputs: int | np.ndarray
+) -> int | np.ndarray:
   """Of a fully connected layer with its bias."""
   return outputs if metric == "activations" else (inputs + 1) * outputs
 
 
-def _inverted(*excite):
+def _inverted(*excite: SqueezeExcite) -> Block:
   return Block(
     layers=(
       Conv("expand", 1, Channels("before", times=6), activation="relu6"),
@@ -244,7 +252,7 @@ def register_block(name: str, block: Block) -> None:
     raise ValueError(f"block {name} is registered already, and is another one")
 
 
-def _check(name, block):
+def _check(name: str, block: Block) -> None:
   def need(right, what):
     if not right:
       raise ValueError(f"block {name}: {what}")

@@ -1,8 +1,8 @@
 """Constraints: any number of budgets, each a target for one metric of cost."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -129,5 +129,5 @@ def describe(constraints: Sequence[Constraint]) -> str:
   )
 
 
-def _largest(tables) -> np.ndarray:
-  return functools.reduce(np.maximum, tables)
+def _largest(tables: Iterable[Array]) -> np.ndarray:
+  return cast(np.ndarray, functools.reduce(np.maximum, tables))

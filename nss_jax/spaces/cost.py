@@ -9,11 +9,12 @@ each stage, so differentiable. So the three cannot drift apart.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nss_jax.spaces.bins import bin_edges
+from nss_jax.spaces.bins import Bin, bin_edges
 from nss_jax.spaces.metrics import METRICS, Metric
 from nss_jax.spaces.search_space import (
   Arch,
@@ -285,12 +286,12 @@ def _mean_depths(search_space: SearchSpace) -> np.ndarray:
   return (low.astype(np.float64) + high) / 2
 
 
-def _numbers(bins) -> np.ndarray:
+def _numbers(bins: Sequence[Bin]) -> np.ndarray:
   """All numbers of a stage's bins, ascending."""
   return np.concatenate([np.arange(a, b + 1, dtype=np.int64) for a, b in bins])
 
 
-def _bin_means(bins, values) -> np.ndarray:
+def _bin_means(bins: Sequence[Bin], values: np.ndarray) -> np.ndarray:
   """Means over each bin of what its numbers have: `[n, ...]` -> `[K, ...]`."""
   sizes = np.asarray([high - low + 1 for low, high in bins])
   starts = np.cumsum(sizes) - sizes

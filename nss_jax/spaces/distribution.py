@@ -216,7 +216,7 @@ def elite_space(
   return EliteSpace(space, costs[index], candidates, costs, index)
 
 
-def _zeros(exists) -> jax.Array:
+def _zeros(exists: Array) -> jax.Array:
   return jnp.where(exists, 0.0, ABSENT).astype(jnp.float32)
 
 

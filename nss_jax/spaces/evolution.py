@@ -117,7 +117,9 @@ def _best_first(scores: np.ndarray) -> np.ndarray:
   return np.argsort(scores, kind="stable")
 
 
-def _score(score_fn, search_space: SearchSpace, batch: np.ndarray):
+def _score(
+  score_fn: Callable[[Space], Any], search_space: SearchSpace, batch: np.ndarray
+) -> np.ndarray:
   scores = np.asarray(score_fn(spaces_at(search_space, batch)), np.float64)
   if scores.shape != batch.shape:
     raise ValueError(
@@ -127,7 +129,13 @@ def _score(score_fn, search_space: SearchSpace, batch: np.ndarray):
   return scores
 
 
-def _generation(generator, search_space, best, unscored, size) -> np.ndarray:
+def _generation(
+  generator: np.random.Generator,
+  search_space: SearchSpace,
+  best: np.ndarray,
+  unscored: np.ndarray,
+  size: int,
+) -> np.ndarray:
   """`size` indices of unscored spaces, which it then marks as scored."""
   shape = table_shape(search_space)
   parts = []
@@ -147,7 +155,7 @@ def _generation(generator, search_space, best, unscored, size) -> np.ndarray:
   return np.concatenate(parts)
 
 
-def _take(indices, unscored, wanted: int) -> np.ndarray:
+def _take(indices: np.ndarray, unscored: np.ndarray, wanted: int) -> np.ndarray:
   """The first different unscored indices, which it then marks as scored."""
   _, first = np.unique(indices, return_index=True)
   indices = indices[np.sort(first)]
@@ -156,14 +164,24 @@ def _take(indices, unscored, wanted: int) -> np.ndarray:
   return taken
 
 
-def _crossover(generator, shape, bins, count: int) -> np.ndarray:
+def _crossover(
+  generator: np.random.Generator,
+  shape: tuple[int, ...],
+  bins: np.ndarray,
+  count: int,
+) -> np.ndarray:
   """Children `[count, 2 S]` of bins `[P, 2 S]`: each stage from either."""
   mothers, fathers = generator.choice(bins, (2, count))
   stages = generator.random((count, len(shape) // 2)) < 0.5
   return np.where(np.tile(stages, 2), mothers, fathers)
 
 
-def _mutation(generator, shape, bins, count: int) -> np.ndarray:
+def _mutation(
+  generator: np.random.Generator,
+  shape: tuple[int, ...],
+  bins: np.ndarray,
+  count: int,
+) -> np.ndarray:
   """Children `[count, 2 S]` of bins `[P, 2 S]`: one move, or two.
 
   One move alone can never trade the cost of one stage for that of another, and
@@ -175,7 +193,9 @@ def _mutation(generator, shape, bins, count: int) -> np.ndarray:
   return np.where(twice, _move(generator, shape, moved), moved)
 
 
-def _move(generator, shape, bins) -> np.ndarray:
+def _move(
+  generator: np.random.Generator, shape: tuple[int, ...], bins: np.ndarray
+) -> np.ndarray:
   """Another bin in one place of each row: next to it or, half the time, any."""
   count = np.asarray(shape)
   rows = np.arange(len(bins))

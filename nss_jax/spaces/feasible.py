@@ -273,7 +273,12 @@ def check_at_least_one(name: str, count: int) -> None:
     raise ValueError(f"{name} must be at least 1; got {count}")
 
 
-def _excess(search_space, target, tolerance, without_lowest_width):
+def _excess(
+  search_space: SearchSpace,
+  target: Target,
+  tolerance: float,
+  without_lowest_width: bool,
+) -> np.ndarray:
   """A table of `excess`; infinite for spaces that are excluded."""
   constraints = as_constraints(target)
   _check_window(constraints, tolerance)

@@ -61,11 +61,15 @@ def _first(
   )
 
 
-def _rest(table, search_space, stage, width) -> np.ndarray:
+def _rest(
+  table: LatencyTable, search_space: SearchSpace, stage: int, width: np.ndarray
+) -> np.ndarray:
   return np.interp(width, table.widths[stage], table.rest[stage])
 
 
-def _ends(table, search_space, width) -> np.ndarray:
+def _ends(
+  table: LatencyTable, search_space: SearchSpace, width: np.ndarray
+) -> np.ndarray:
   return np.interp(width, table.widths[-1], table.ends)
 
 

@@ -45,7 +45,13 @@ def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
   return shapes
 
 
-def _first_cost(metric, search_space, stage, before, width):
+def _first_cost(
+  metric: str,
+  search_space: SearchSpace,
+  stage: int,
+  before: np.ndarray,
+  width: np.ndarray,
+) -> np.ndarray:
   """Of a stage's first block."""
   entering = math.prod(search_space.image_shape[:2])
   if stage:
@@ -61,14 +67,18 @@ def _first_cost(metric, search_space, stage, before, width):
   )
 
 
-def _rest_cost(metric, search_space, stage, width):
+def _rest_cost(
+  metric: str, search_space: SearchSpace, stage: int, width: np.ndarray
+) -> np.ndarray:
   """Of each further block of a stage."""
   pixels = (_pixels(search_space, stage),) * 2
   block = find_block(search_space.block)
   return block_cost(block, metric, width, width, pixels)
 
 
-def _ends_cost(metric, search_space, width):
+def _ends_cost(
+  metric: str, search_space: SearchSpace, width: np.ndarray
+) -> np.ndarray:
   """Of stem and head."""
   height, columns, channels = search_space.image_shape
   pixels, stem = height * columns, search_space.stem_width

@@ -207,7 +207,13 @@ def sample_regnet_archs(
   return collect_archs(draw_fn, search_space, count, window, max_draws)
 
 
-def _regnet_blocks(first, slope, multiplier, depth, quantum) -> tuple:
+def _regnet_blocks(
+  first: float | np.ndarray,
+  slope: float | np.ndarray,
+  multiplier: float | np.ndarray,
+  depth: int | np.ndarray,
+  quantum: int,
+) -> tuple[np.ndarray, np.ndarray]:
   """Level and width of every block, int64 `[..., max(depth)]`.
 
   Parameters are numbers or `[N, 1]`; blocks past the depth repeat the last.

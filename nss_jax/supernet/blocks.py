@@ -3,11 +3,12 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from nss_jax.spaces.blocks import Block, Channels, Depthwise, SqueezeExcite
 from nss_jax.supernet.conv import conv2d
@@ -74,7 +75,9 @@ class ConvNorm(nn.Module):
     norm = batch_norm if self.norm is None else self.norm
     return norm(x, scale, offset, self.norm_scope)
 
-  def _averaged_norm(self, x, scale, offset):
+  def _averaged_norm(
+    self, x: jax.Array, scale: jax.Array, offset: jax.Array
+  ) -> jax.Array:
     """Normalises, with running means and variances `[2, C]`."""
     running = self.variable(
       AVERAGES,
@@ -113,7 +116,7 @@ class Excitation(nn.Module):
     y = nn.sigmoid(self._linear("excite", x.shape[-1], y))
     return y.astype(x.dtype)[:, None, None, :]
 
-  def _linear(self, name, features, x):
+  def _linear(self, name: str, features: int, x: jax.Array) -> jax.Array:
     return nn.Dense(features, kernel_init=he_normal, name=name)(x)
 
 
@@ -194,7 +197,14 @@ class ResidualBlock(nn.Module):
       y = x + y
     return _ACTIVATIONS[self.block.activation](y)
 
-  def _conv_norm(self, name, features, size, stride, depthwise=False):
+  def _conv_norm(
+    self,
+    name: str,
+    features: int,
+    size: int,
+    stride: int,
+    depthwise: bool = False,
+  ) -> ConvNorm:
     return ConvNorm(
       features,
       size,
@@ -219,8 +229,11 @@ AVERAGE_RATE = 0.1  # the share of a new batch
 
 
 def he_normal(
-  key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, groups: int = 1
-):
+  key: jax.Array,
+  shape: tuple[int, ...],
+  dtype: DTypeLike = jnp.float32,
+  groups: int = 1,
+) -> jax.Array:
   """Kernels `[.., Cin, Cout]` of variance 2 / fan-out (He et al. 2015).
 
   Each of the groups of channels has a fan-out of its own.
@@ -253,9 +266,7 @@ def batch_norm(
 
 
 def batch_statistics(
-  x: jax.Array,
-  dtype,
-  scope: NormScope = OWN_BATCH,
+  x: jax.Array, dtype: DTypeLike, scope: NormScope = OWN_BATCH
 ) -> jax.Array:
   """Mean and inverse deviation of each channel, `[2, C]`."""
   seen = x[: scope.num_calibration].astype(dtype)
@@ -265,7 +276,13 @@ def batch_statistics(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def normalise(x, scale, offset, statistics, scope):
+def normalise(
+  x: jax.Array,
+  scale: jax.Array,
+  offset: jax.Array,
+  statistics: jax.Array,
+  scope: NormScope,
+) -> jax.Array:
   """`batch_norm` whose statistics `[2, C]` of the same `x` are known.
 
   The gradient is the closed form of the source's section 3, two sums and one
@@ -274,7 +291,13 @@ def normalise(x, scale, offset, statistics, scope):
   return _normalise(x, scale, offset, statistics, scope)[0]
 
 
-def _normalise(x, scale, offset, statistics, scope):
+def _normalise(
+  x: jax.Array,
+  scale: jax.Array,
+  offset: jax.Array,
+  statistics: jax.Array,
+  scope: NormScope,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
   del scope
   mean, inverse = statistics
   factor = _spread(inverse * scale)
@@ -282,7 +305,11 @@ def _normalise(x, scale, offset, statistics, scope):
   return y.astype(x.dtype), (x, scale, statistics)
 
 
-def _normalise_gradient(scope, saved, upstream):
+def _normalise_gradient(
+  scope: NormScope,
+  saved: tuple[jax.Array, jax.Array, jax.Array],
+  upstream: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   x, scale, statistics = saved
   mean, inverse = statistics
   unit = (x.astype(scale.dtype) - _spread(mean)) * _spread(inverse)
@@ -303,13 +330,13 @@ def _normalise_gradient(scope, saved, upstream):
 normalise.defvjp(_normalise, _normalise_gradient)
 
 
-def _mean(x, axis_name):
+def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
   return _share(x.mean((0, 1, 2)), axis_name)
 
 
-def _share(tree, axis_name):
+def _share(tree: Any, axis_name: str | None) -> Any:
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def _spread(channels):
+def _spread(channels: jax.Array) -> jax.Array:
   return channels[None, None, None, :]

@@ -6,37 +6,45 @@ activations, and the statistics of normalisations in their own precision.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from nss_jax.supernet import replay
 
+Tape = tuple[jax.Array, jax.Array]
+Row = jax.Array | int
 
-def load(flat, shape):
+
+def load(flat: jax.Array, shape: Sequence[int]) -> jax.Array:
   """The tensor at the front."""
   return flat[: size(shape)].reshape(shape)
 
 
-def store(flat, x):
+def store(flat: jax.Array, x: jax.Array) -> jax.Array:
   """The buffer with a tensor at its front."""
   # Behind a barrier: what is fused with the update runs on one core.
   x = lax.optimization_barrier(x)
   return lax.dynamic_update_slice(flat, x.reshape(-1), (0,))
 
 
-def load_row(tape, row, kept, *x):
-  """The block's input, if `x` has its shape, and what the block kept."""
+def load_row(
+  tape: Tape, row: Row, kept: replay.Kept, *x: jax.ShapeDtypeStruct
+) -> tuple[list[jax.Array], replay.Kept]:
+  """The block's input, if `x` is its shape, and what the block kept."""
   activations, statistics = tape
   tensors = _read(activations, row, (*x, *kept.outputs))
   # Behind a barrier, or XLA would slice again for every element.
   statistics = _read(statistics, row, kept.statistics)
   statistics = lax.optimization_barrier(statistics)
-  head = tensors[0] if x else None
-  return head, replay.Kept(tensors[len(x) :], statistics)
+  return tensors[: len(x)], replay.Kept(tensors[len(x) :], statistics)
 
 
-def store_row(tape, row, kept, *x):
+def store_row(
+  tape: Tape | None, row: Row, kept: replay.Kept, *x: jax.Array
+) -> Tape | None:
   """The tape with what a block kept, and its input if it is given."""
   if tape is None:  # no gradient is asked for
     return None
@@ -47,7 +55,9 @@ def store_row(tape, row, kept, *x):
   )
 
 
-def _read(buffer, row, shapes):
+def _read(
+  buffer: jax.Array, row: Row, shapes: Iterable[jax.ShapeDtypeStruct]
+) -> list[jax.Array]:
   """Tensors that follow each other in a row."""
   row, start, tensors = jnp.asarray(row, jnp.int32), 0, []
   for shape in shapes:
@@ -58,7 +68,9 @@ def _read(buffer, row, shapes):
   return tensors
 
 
-def _write(buffer, row, tensors):
+def _write(
+  buffer: jax.Array, row: Row, tensors: Iterable[jax.Array]
+) -> jax.Array:
   row, start = jnp.asarray(row, jnp.int32), 0
   for x in tensors:
     at = row, jnp.int32(start)
@@ -67,6 +79,6 @@ def _write(buffer, row, tensors):
   return buffer
 
 
-def size(shape):
+def size(shape: Sequence[int]) -> int:
   """How many numbers a tensor has."""
   return math.prod(shape)

@@ -22,7 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
+# Images and kernel, or their gradients.
+Pair = tuple[jax.Array, jax.Array]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _TINY = 2  # output pixels in each direction
 
@@ -57,7 +60,7 @@ def _depthwise(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   )
 
 
-def _shifted(stride, images, kernel):
+def _shifted(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
   size = kernel.shape[0]
   pad = ((size - 1) // 2,) * 2
   padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
@@ -74,15 +77,17 @@ def _shifted(stride, images, kernel):
   )
 
 
-def _grouped(stride, images, kernel):
+def _grouped(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
   return _conv(images, kernel, stride)
 
 
-def _depthwise_forward(images, kernel, stride):
+def _depthwise_forward(
+  images: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, Pair]:
   return _depthwise(images, kernel, stride), (images, kernel)
 
 
-def _depthwise_backward(stride, saved, upstream):
+def _depthwise_backward(stride: int, saved: Pair, upstream: jax.Array) -> Pair:
   def gradients(fn, images, kernel, upstream):
     return jax.vjp(functools.partial(fn, stride), images, kernel)[1](upstream)
 
@@ -97,7 +102,7 @@ def _depthwise_backward(stride, saved, upstream):
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _product(images, kernel, stride):
+def _product(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   """All pixels and channels at once, `[B, HW Cin] x [HW Cin, HW Cout]`."""
   batch, height, width, _ = images.shape
   rows = _reach(height, kernel.shape[0], stride, kernel.dtype)
@@ -109,7 +114,7 @@ def _product(images, kernel, stride):
   return (images @ matrix.reshape(images.shape[1], -1)).reshape(shape)
 
 
-def _reach(full, size, stride, dtype):
+def _reach(full: int, size: int, stride: int, dtype: DTypeLike) -> jax.Array:
   """Where in the kernel an output sees an input, one-hot `[in, out, k]`."""
   source, output, place = np.ogrid[:full, : -(-full // stride), :size]
   seen = source == output * stride + place - (size - 1) // 2
@@ -133,11 +138,13 @@ def _conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   )
 
 
-def _forward(images, kernel, stride):
+def _forward(
+  images: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, Pair]:
   return _conv(images, kernel, stride), (images, kernel)
 
 
-def _backward(stride, saved, upstream):
+def _backward(stride: int, saved: Pair, upstream: jax.Array) -> Pair:
   images, kernel = saved
   return lax.platform_dependent(
     images,
@@ -148,12 +155,16 @@ def _backward(stride, saved, upstream):
   )
 
 
-def _autodiff_gradients(stride, images, kernel, upstream):
+def _autodiff_gradients(
+  stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
+) -> Pair:
   _, vjp = jax.vjp(lambda x, k: _conv(x, k, stride), images, kernel)
   return vjp(upstream)
 
 
-def _channels_last_gradients(stride, images, kernel, upstream):
+def _channels_last_gradients(
+  stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
+) -> Pair:
   # What came before is not computed anew inside the transpositions.
   images, upstream = lax.optimization_barrier((images, upstream))
   return (
@@ -162,7 +173,9 @@ def _channels_last_gradients(stride, images, kernel, upstream):
   )
 
 
-def _image_gradient(stride, images, kernel, upstream):
+def _image_gradient(
+  stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
+) -> jax.Array:
   """The upstream gradient, spread by the stride, with the flipped kernel."""
   size = kernel.shape[0]
   low = size - 1 - (size - 1) // 2
@@ -180,7 +193,9 @@ def _image_gradient(stride, images, kernel, upstream):
   )
 
 
-def _kernel_gradient(stride, images, kernel, upstream):
+def _kernel_gradient(
+  stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
+) -> jax.Array:
   """Images `[Cin, H, W, B]` against the upstream gradient `[H, W, B, Cout]`."""
   size = kernel.shape[0]
   low = (size - 1) // 2

@@ -232,13 +232,13 @@ def sandwich_sampler(
   return sample
 
 
-def _offers(rng, search_space):
+def _offers(rng: jax.Array, search_space: SearchSpace) -> Arch:
   """A depth and a width from each bin, `[S, Kd]` and `[S, Kw]`."""
   offers = sample_bin_archs(rng, search_space, 1)
   return jax.tree.map(lambda x: x[0], offers)
 
 
-def _pick(offers, weights):
+def _pick(offers: Arch, weights: SpaceLogits) -> Arch:
   """The arch of one-hot weights."""
   return Arch(
     depth=_at_largest(offers.depth, weights.depth),
@@ -246,7 +246,7 @@ def _pick(offers, weights):
   )
 
 
-def _at_largest(values, weights):
+def _at_largest(values: Array, weights: Array) -> jax.Array:
   index = weights.argmax(-1, keepdims=True)
   return jnp.take_along_axis(values, index, axis=-1)[:, 0]
 

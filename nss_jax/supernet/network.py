@@ -149,7 +149,7 @@ def init_weights(rng: jax.Array, search_space: SearchSpace) -> Any:
   return _init(rng, search_space, OWN_BATCH)["params"]
 
 
-def _init(rng, search_space, scope):
+def _init(rng: jax.Array, search_space: SearchSpace, scope: NormScope) -> Any:
   images = jnp.zeros((1, *search_space.image_shape))
   masks = all_masks(search_space)
   return Supernet(search_space, scope).init(rng, images, masks)

@@ -8,7 +8,7 @@ elementwise arithmetic is done twice.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nss_jax.supernet.blocks import batch_statistics, normalise
-from nss_jax.supernet.conv import conv2d
+from nss_jax.supernet.conv import Pair, conv2d
 
 # `(features, conv, norm) -> module`, called as `module(x, mask, before)`.
 MakeBlock = Callable[..., nn.Module]
@@ -36,14 +36,18 @@ class Kept(NamedTuple):
   statistics: list
 
 
-def shapes(make: MakeBlock, features: int, x):
+def shapes(
+  make: MakeBlock, features: int, x: jax.Array | jax.ShapeDtypeStruct
+) -> tuple[Any, Kept]:
   """Shapes of a block's parameters, and of what it keeps."""
   return _shapes(make, features, jax.ShapeDtypeStruct(x.shape, x.dtype))
 
 
 # Forward and backward ask for the same.
 @functools.lru_cache(maxsize=256)
-def _shapes(make, features, x):
+def _shapes(
+  make: MakeBlock, features: int, x: jax.ShapeDtypeStruct
+) -> tuple[Any, Kept]:
   def trace(x, mask, before):
     kept = Kept([], [])
     block = make(features, *_recorders(kept))
@@ -56,14 +60,23 @@ def _shapes(make, features, x):
   return jax.eval_shape(trace, x, mask, before)
 
 
-def run(make: MakeBlock, params, x: jax.Array, masks: Masks):
+def run(
+  make: MakeBlock, params: Any, x: jax.Array, masks: Masks
+) -> tuple[jax.Array, Kept]:
   """A block's output, and what it keeps."""
   kept = Kept([], [])
   block = make(masks[0].shape[0], *_recorders(kept))
-  return block.apply({"params": params}, x, *masks), kept
+  return cast(jax.Array, block.apply({"params": params}, x, *masks)), kept
 
 
-def run_back(make: MakeBlock, params, x, masks: Masks, kept, upstream):
+def run_back(
+  make: MakeBlock,
+  params: Any,
+  x: jax.Array,
+  masks: Masks,
+  kept: Kept,
+  upstream: jax.Array,
+) -> tuple[Any, jax.Array]:
   """Gradients of parameters and input, from what `run` kept."""
   outputs, statistics = map(iter, kept)
 
@@ -81,7 +94,7 @@ def run_back(make: MakeBlock, params, x, masks: Masks, kept, upstream):
   return vjp(upstream)
 
 
-def _recorders(kept):
+def _recorders(kept: Kept) -> tuple[Callable, Callable]:
   def conv(images, kernel, stride):
     kept.outputs.append(conv2d(images, kernel, stride))
     return kept.outputs[-1]
@@ -94,16 +107,22 @@ def _recorders(kept):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _known_conv(images, kernel, output, stride):
+def _known_conv(
+  images: jax.Array, kernel: jax.Array, output: jax.Array, stride: int
+) -> jax.Array:
   """`conv2d` whose output is known."""
   return output
 
 
-def _known_forward(images, kernel, output, stride):
+def _known_forward(
+  images: jax.Array, kernel: jax.Array, output: jax.Array, stride: int
+) -> tuple[jax.Array, Pair]:
   return output, (images, kernel)
 
 
-def _known_backward(stride, saved, upstream):
+def _known_backward(
+  stride: int, saved: Pair, upstream: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   _, vjp = jax.vjp(lambda x, k: conv2d(x, k, stride), *saved)
   return *vjp(upstream), jnp.zeros_like(upstream)
 
@@ -111,7 +130,7 @@ def _known_backward(stride, saved, upstream):
 _known_conv.defvjp(_known_forward, _known_backward)
 
 
-def cut(tree, corners, row=None):
+def cut(tree: Any, corners: Any, row: jax.Array | None = None) -> Any:
   """The front corner of every leaf, or of a row of stacked leaves."""
   return jax.tree.map(
     lambda x, c: lax.dynamic_slice(*_at(x, c.shape, row)).reshape(c.shape),
@@ -120,7 +139,7 @@ def cut(tree, corners, row=None):
   )
 
 
-def paste(tree, corners, row=None):
+def paste(tree: Any, corners: Any, row: jax.Array | None = None) -> Any:
   """The tree with its front corners, or those of a row, replaced."""
 
   def replace(x, c):
@@ -130,7 +149,9 @@ def paste(tree, corners, row=None):
   return jax.tree.map(replace, tree, corners)
 
 
-def _at(x, shape, row):
+def _at(
+  x: jax.Array, shape: tuple[int, ...], row: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, ...], tuple[int, ...]]:
   zero = jnp.zeros((), jnp.int32)
   if row is None:
     return x, (zero,) * x.ndim, shape

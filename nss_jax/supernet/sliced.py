@@ -13,21 +13,18 @@ are static and a mask cuts the rest. One traced program serves every arch:
   (the tape); the rest is cheap and computed again, see `replay.py`.
 """
 
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from nss_jax.spaces.blocks import find_block
 from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.supernet import buffers, replay
-from nss_jax.supernet.blocks import ConvNorm, NormScope, ResidualBlock
+from nss_jax.supernet.blocks import ConvNorm, NormScope
+from nss_jax.supernet.sliced_stage import Plan, run_stage, width_index
 
 Buckets = tuple[tuple[int, ...], ...]
 
@@ -73,7 +70,7 @@ def apply_sliced(
   before = jnp.asarray(search_space.stem_width, jnp.int32)
   for stage, size in enumerate(stage_shapes(search_space)):
     last = stage + 1 == search_space.num_stages
-    plan = _Plan(
+    plan = Plan(
       block=search_space.block,
       stride=search_space.strides[stage],
       project=search_space.projects(stage),
@@ -87,8 +84,8 @@ def apply_sliced(
     )
     depth, width = arch.depth[stage], arch.width[stage]
     params = weights[f"stage_{stage + 1}"]
-    flat = _stage(plan, params, flat, entry, before, depth, width)
-    entries, entry = plan.exits, _index(plan.exits, width)
+    flat = run_stage(plan, params, flat, entry, before, depth, width)
+    entries, entry = plan.exits, width_index(plan.exits, width)
     before = width
     shape = plan.outputs
   x = flat.reshape(*shape, entries[-1])
@@ -130,13 +127,15 @@ def default_buckets(
   )
 
 
-def _shares(width, shares, least=1):
+def _shares(
+  width: int, shares: Sequence[float], least: int = 1
+) -> tuple[int, ...]:
   """Shares of a width, rounded up, that are not below the least."""
   widths = {math.ceil(width * share) for share in shares}
   return tuple(sorted(w for w in widths if w >= least))
 
 
-def _exits(buckets, last):
+def _exits(buckets: tuple[int, ...], last: bool) -> tuple[int, ...]:
   """Widths in which a stage hands over: each is one more program, so few."""
   if last:
     return buckets[-1:]
@@ -146,7 +145,7 @@ def _exits(buckets, last):
   )
 
 
-def _check(search_space, buckets):
+def _check(search_space: SearchSpace, buckets: Buckets) -> None:
   for stage, (widths, largest) in enumerate(
     zip(buckets, search_space.max_widths, strict=True)
   ):
@@ -155,223 +154,3 @@ def _check(search_space, buckets):
         f"buckets of stage {stage + 1} must be positive and ascend to its "
         f"largest width, {largest}; got {tuple(widths)}"
       )
-
-
-class _Plan(NamedTuple):
-  """The static shape of one stage.
-
-  Attributes:
-    block: name of the block.
-    stride: of the first block.
-    project: whether the identity does not fit the first block.
-    max_depth: D of this stage.
-    scope: of the normalisations' statistics.
-    buckets: widths of the stage.
-    entries: widths in which the stage before hands over.
-    exits: widths in which this stage hands over.
-    inputs: `(B, H, W)` before the stage.
-    outputs: `(B, H, W)` inside it.
-  """
-
-  block: str
-  stride: int
-  project: bool
-  max_depth: int
-  scope: NormScope
-  buckets: tuple[int, ...]
-  entries: tuple[int, ...]
-  exits: tuple[int, ...]
-  inputs: tuple[int, ...]
-  outputs: tuple[int, ...]
-
-  def first(self, features, *parts):
-    block = find_block(self.block)
-    return ResidualBlock(
-      block, features, self.stride, self.project, self.scope, *parts
-    )
-
-  def rest(self, features, *parts):
-    block = find_block(self.block)
-    return ResidualBlock(block, features, 1, False, self.scope, *parts)
-
-  def exit(self, bucket):
-    return next(width for width in self.exits if width >= bucket)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _stage(plan, params, flat, entry, before, depth, width):
-  """The output of a stage, flat, in the exit's width.
-
-  Args:
-    plan: static shapes.
-    params: of the stage.
-    flat: input `[B * H * W * largest entry]`, in the width of the entry.
-    entry: index of that width.
-    before: channels that are used of it, a scalar.
-    depth: blocks, a scalar.
-    width: channels, a scalar.
-  """
-  return _forward(plan, params, flat, entry, before, depth, width, None)[0]
-
-
-def _stage_and_tape(plan, params, flat, entry, before, depth, width):
-  tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
-  out, tape = _forward(plan, params, flat, entry, before, depth, width, tape)
-  return out, (params, flat, entry, before, depth, width, tape)
-
-
-def _forward(plan, params, flat, entry, before, depth, width, tape):
-  index = _index(plan.buckets, width)
-  out = jnp.zeros(buffers.size((*plan.outputs, plan.buckets[-1])), flat.dtype)
-
-  def first(entered, bucket, operands, carry):
-    (params, flat), (out, tape) = operands, carry
-    x = buffers.load(flat, (*plan.inputs, entered))
-    corners, _ = replay.shapes(plan.first, bucket, x)
-    params = replay.cut(params, corners)
-    masks = _mask(bucket, width), _mask(entered, before)
-    y, kept = replay.run(plan.first, params, x, masks)
-    return buffers.store(out, y), buffers.store_row(tape, 0, kept)
-
-  def rest(bucket, row, carry):
-    out, tape = carry
-    x = buffers.load(out, (*plan.outputs, bucket))
-    corners, _ = replay.shapes(plan.rest, bucket, x)
-    cut = replay.cut(params["blocks_rest"], corners, row)
-    y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
-    return buffers.store(out, y), buffers.store_row(tape, row + 1, kept, x)
-
-  carry = out, tape
-  for e, b in _pairs(plan):
-    body = functools.partial(first, plan.entries[e], plan.buckets[b])
-    operands = params["block_1"], flat
-    carry = _once((entry == e) & (index == b), body, operands, carry)
-  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
-    times = jnp.where(index == b, depth - 1, 0)
-    body = functools.partial(rest, bucket)
-    carry = lax.fori_loop(0, times, body, carry)
-  out, tape = carry
-  return _change_width(plan, out, index, widen=True), tape
-
-
-def _backward(plan, saved, upstream):
-  params, flat, entry, before, depth, width, tape = saved
-  index = _index(plan.buckets, width)
-
-  def rest(bucket, i, carry):
-    upstream, gradients = carry
-    row, shape = depth - 2 - i, (*plan.outputs, bucket)
-    spec = jax.ShapeDtypeStruct(shape, flat.dtype)
-    corners, kept = replay.shapes(plan.rest, bucket, spec)
-    x, kept = buffers.load_row(tape, row + 1, kept, spec)
-    found, down = replay.run_back(
-      plan.rest,
-      replay.cut(params["blocks_rest"], corners, row),
-      x,
-      (_mask(bucket, width),) * 2,
-      kept,
-      buffers.load(upstream, shape),
-    )
-    return buffers.store(upstream, down), replay.paste(gradients, found, row)
-
-  def first(entered, bucket, operands, carry):
-    (params, flat, tape, upstream), (down, gradients) = operands, carry
-    x = buffers.load(flat, (*plan.inputs, entered))
-    corners, kept = replay.shapes(plan.first, bucket, x)
-    found, below = replay.run_back(
-      plan.first,
-      replay.cut(params, corners),
-      x,
-      (_mask(bucket, width), _mask(entered, before)),
-      buffers.load_row(tape, 0, kept)[1],
-      buffers.load(upstream, (*plan.outputs, bucket)),
-    )
-    return buffers.store(down, below), replay.paste(gradients, found)
-
-  gradients = jax.tree.map(jnp.zeros_like, params)
-  upstream = _change_width(plan, upstream, index, widen=False)
-  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
-    times = jnp.where(index == b, depth - 1, 0)
-    body = functools.partial(rest, bucket)
-    carry = upstream, gradients["blocks_rest"]
-    upstream, gradients["blocks_rest"] = lax.fori_loop(0, times, body, carry)
-  carry = jnp.zeros_like(flat), gradients["block_1"]
-  for e, b in _pairs(plan):
-    body = functools.partial(first, plan.entries[e], plan.buckets[b])
-    operands = params["block_1"], flat, tape, upstream
-    carry = _once((entry == e) & (index == b), body, operands, carry)
-  down, gradients["block_1"] = carry
-  return gradients, down, None, None, None, None
-
-
-_stage.defvjp(_stage_and_tape, _backward)
-
-
-def _pairs(plan):
-  return [
-    (e, b) for e in range(len(plan.entries)) for b in range(len(plan.buckets))
-  ]
-
-
-def _once(condition, body, operands, carry):
-  """`body(operands, carry)` if the condition holds, in place.
-
-  The barrier ties the operands to the loop: XLA moves what is the same in all
-  iterations out of a loop, and would run it for every bucket.
-  """
-
-  def iteration(i, carry):
-    _, tied = lax.optimization_barrier((i, operands))
-    return body(tied, carry)
-
-  times = jnp.asarray(condition, jnp.int32)
-  return lax.fori_loop(0, times, iteration, carry)
-
-
-def _change_width(plan, flat, index, *, widen):
-  """From the bucket's width to that of its exit, or back, in place."""
-
-  def change(bucket, _, flat):
-    wide = (*plan.outputs, plan.exit(bucket))
-    if not widen:
-      return buffers.store(flat, buffers.load(flat, wide)[..., :bucket])
-    pad = ((0, 0),) * 3 + ((0, wide[-1] - bucket),)
-    return buffers.store(
-      flat, jnp.pad(buffers.load(flat, (*plan.outputs, bucket)), pad)
-    )
-
-  for b, bucket in enumerate(plan.buckets):
-    if plan.exit(bucket) != bucket:
-      body = functools.partial(change, bucket)
-      flat = _once(index == b, body, (), flat)
-  return flat
-
-
-def _index(widths, width):
-  """Of the first of ascending widths that is not below a width."""
-  return jnp.searchsorted(jnp.asarray(widths), width).astype(jnp.int32)
-
-
-def _mask(bucket, width):
-  return (jnp.arange(bucket) < width).astype(jnp.float32)
-
-
-def _empty_tape(plan, dtype, wide):
-  """Activations and statistics, a row per block.
-
-  A row begins with the block's input, save for the first block, whose input
-  is at hand anyway.
-  """
-  x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
-  y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
-  _, first = replay.shapes(plan.first, plan.buckets[-1], x)
-  _, rest = replay.shapes(plan.rest, plan.buckets[-1], y)
-
-  def zeros(dtype, *rows):
-    longest = max(sum(c.size for c in row) for row in rows)
-    return jnp.zeros((plan.max_depth, longest), dtype)
-
-  return (
-    zeros(dtype, first.outputs, (y, *rest.outputs)),
-    zeros(wide, first.statistics, rest.statistics),
-  )

@@ -1,10 +1,14 @@
 """Image files and arrays, decoded and brought to one form."""
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nss_jax.runtime.data.dataset import DataError
+
+if TYPE_CHECKING:
+  import PIL.Image
 
 # Pillow reads many more; decoders that are seldom used are seldom checked.
 FORMATS = {
@@ -86,7 +90,7 @@ def resize(image: np.ndarray, size: int, channels: int) -> np.ndarray:
   return _array(Image.fromarray(squeezed), size, channels)
 
 
-def _array(picture, size: int, channels: int) -> np.ndarray:
+def _array(picture: "PIL.Image.Image", size: int, channels: int) -> np.ndarray:
   """`[H, W, C]` uint8 of a picture in memory."""
   mode = _MODES[channels or _CHANNELS[picture.mode]]
   if picture.mode != mode:

@@ -6,7 +6,7 @@ from nss_jax.runtime import populations
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.populations import ANY_COST, COSTS, NAMES, PRINCIPLES
 from nss_jax.runtime.report import cells
-from nss_jax.runtime.report.cells import Table
+from nss_jax.runtime.report.cells import Record, Table
 from nss_jax.runtime.report.workdir import Results
 
 _NUMBERS = ("count", "mean_error", "median_error", "min_error", "mean_flops")
@@ -49,7 +49,7 @@ def principles_table(results: Results) -> Table | None:
   return Table("principles", title, records, columns) if records else None
 
 
-def _population(kind, cost, group, against) -> cells.Record:
+def _population(kind: str, cost: str, group: Record, against: Record) -> Record:
   return {
     "kind": kind,
     "cost": cost,
@@ -98,7 +98,7 @@ def principles_words(results: Results) -> Iterator[str]:
     yield f"Not drawn: {source.replace('_', ' ')}: {why}."
 
 
-def _relative_cost(groups, trend: str, cost: str) -> str:
+def _relative_cost(groups: dict[str, Record], trend: str, cost: str) -> str:
   """Says so where one of the two costs more: no comparison of orders alone."""
   means = [groups[f"{n}_{cost}"]["mean_flops"] for n in (trend, PRINCIPLES)]
   ratio = means[0] / means[1]
@@ -145,7 +145,7 @@ def complexity_table(results: Results) -> Table | None:
   return Table("complexity", title, records, columns)
 
 
-def _space(record: cells.Record) -> str:
+def _space(record: Record) -> str:
   if record["space"] == "elite":
     return "Elite Space"
   return f"widths to {record['max_width']}, depths to {record['max_depth']}"

@@ -123,7 +123,9 @@ def read_target(path: pathlib.Path) -> float:
   return content["objective"]["target_flops"]
 
 
-def _read_experiment(folder, search_space, shape) -> Experiment:
+def _read_experiment(
+  folder: pathlib.Path, search_space: SearchSpace, shape: dict[str, Any]
+) -> Experiment:
   path, summary = folder / "scores.csv", None
   if (folder / SUMMARY).exists():
     summary = artifacts.read_json(folder / SUMMARY)

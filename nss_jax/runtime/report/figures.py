@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import matplotlib.patches
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nss_jax.runtime import figures, scores
@@ -141,12 +142,12 @@ def _elite_space(results: Results) -> Picture:
   return Picture("elite_space", text, draw)
 
 
-def _draw_range(axes, row, low, high, color) -> None:
+def _draw_range(axes: Axes, row: int, low: int, high: int, color: str) -> None:
   # From half a block before to half a block after: a range of one is seen.
   axes.barh(row, high - low + 1, left=low - 0.5, height=0.5, color=color)
 
 
-def _legend(figure, entries) -> None:
+def _legend(figure: Figure, entries: Sequence[tuple[str, str, float]]) -> None:
   handles = [
     matplotlib.patches.Patch(color=color, alpha=alpha, label=label)
     for label, color, alpha in entries
@@ -274,7 +275,7 @@ def _rank_check(results: Results, num_spread: int) -> Picture:
   return Picture("rank_check", text, draw)
 
 
-def _rank_label(results, name, count) -> str:
+def _rank_label(results: Results, name: str, count: int) -> str:
   label = f"{RANKS[name]}: {count} archs"
   found = (results.rank_check or {}).get(name)
   if found is None or found["tau_error"] is None:

@@ -154,7 +154,9 @@ def read_all_trained(
   }
 
 
-def _check_network(path, network, search_space) -> None:
+def _check_network(
+  path: pathlib.Path, network: dict[str, Any], search_space: SearchSpace
+) -> None:
   """The fields that follow from the arch must be what follows from it."""
   try:
     arch = parse_arch(network["arch"])

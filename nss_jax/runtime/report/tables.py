@@ -9,7 +9,7 @@ from typing import Any
 from nss_jax.runtime import scores
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import cells
-from nss_jax.runtime.report.cells import NOT_RUN, Record, Table
+from nss_jax.runtime.report.cells import NOT_RUN, Cell, Record, Table
 from nss_jax.runtime.report.networks import NAMES as NAS_NAMES
 from nss_jax.runtime.report.workdir import Results
 
@@ -303,7 +303,12 @@ def format_ranges(ranges: Sequence[Sequence[int]]) -> str:
   )
 
 
-def _table(name, title, records, columns) -> Table | None:
+def _table(
+  name: str,
+  title: str,
+  records: list[Record],
+  columns: Sequence[tuple[str, Cell]],
+) -> Table | None:
   return Table(name, title, records, columns) if records else None
 
 

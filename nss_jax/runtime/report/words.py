@@ -1,7 +1,7 @@
 """What a report says in sentences; every number is one of its tables."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report.cells import NOT_RUN, Record
 from nss_jax.runtime.report.tables import is_of
 from nss_jax.runtime.report.workdir import Results, found_space
+from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.search_space import SearchSpace, space_ranges
 from nss_jax.spaces.text import describe_space
 
@@ -53,7 +54,7 @@ def draws(results: Results) -> str:
   )
 
 
-def _order(letter: str, ranges) -> str:
+def _order(letter: str, ranges: Sequence[Bin]) -> str:
   lows = [low for low, _ in ranges]
   stages = np.argsort(lows, kind="stable")
   text = f"{letter}{stages[0] + 1}"

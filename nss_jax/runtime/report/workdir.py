@@ -198,7 +198,9 @@ def read_results(
   )
 
 
-def _read_sweep(workdir, search_space) -> list[tuple[float, Results]]:
+def _read_sweep(
+  workdir: pathlib.Path, search_space: SearchSpace
+) -> list[tuple[float, Results]]:
   found = [
     (
       experiments.read_target(folder / "config.json"),
@@ -238,11 +240,13 @@ def read_epochs(
   return lines
 
 
-def _read_scores(path, search_space) -> Scores | None:
+def _read_scores(
+  path: pathlib.Path, search_space: SearchSpace
+) -> Scores | None:
   return scores.read_scores(path, search_space) if path.exists() else None
 
 
-def _read_evaluation(path) -> dict[str, Any] | None:
+def _read_evaluation(path: pathlib.Path) -> dict[str, Any] | None:
   content = fields.read(path, _EVALUATION)
   if content is not None:
     names = fields.one_of(*scores.GROUPS)
@@ -251,7 +255,9 @@ def _read_evaluation(path) -> dict[str, Any] | None:
   return content
 
 
-def _read_rank_scores(path, search_space) -> RankScores | None:
+def _read_rank_scores(
+  path: pathlib.Path, search_space: SearchSpace
+) -> RankScores | None:
   table = _read_scores(path, search_space)
   if table is None:
     return None
@@ -267,7 +273,7 @@ def _read_rank_scores(path, search_space) -> RankScores | None:
   return both
 
 
-def _read_rank_check(path) -> dict[str, Any] | None:
+def _read_rank_check(path: pathlib.Path) -> dict[str, Any] | None:
   content = fields.read(path, {})
   if content is not None:
     names = fields.one_of("spread", "near_target")

@@ -1,0 +1,282 @@
+"""One stage of the supernet on slices, and its gradient.
+
+See `sliced.py` for the loops and the buffers; the static shape of a stage is a
+`Plan`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from nss_jax.spaces.blocks import find_block
+from nss_jax.spaces.search_space import Array
+from nss_jax.supernet import buffers, replay
+from nss_jax.supernet.blocks import NormScope, ResidualBlock
+from nss_jax.supernet.buffers import Tape
+
+# The arguments of a stage, and the tape.
+Saved = tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Tape]
+_Carry = TypeVar("_Carry")
+
+
+class Plan(NamedTuple):
+  """The static shape of one stage.
+
+  Attributes:
+    block: name of the block.
+    stride: of the first block.
+    project: whether the identity does not fit the first block.
+    max_depth: D of this stage.
+    scope: of the normalisations' statistics.
+    buckets: widths of the stage.
+    entries: widths in which the stage before hands over.
+    exits: widths in which this stage hands over.
+    inputs: `(B, H, W)` before the stage.
+    outputs: `(B, H, W)` inside it.
+  """
+
+  block: str
+  stride: int
+  project: bool
+  max_depth: int
+  scope: NormScope
+  buckets: tuple[int, ...]
+  entries: tuple[int, ...]
+  exits: tuple[int, ...]
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+
+  def first(self, features: int, *parts: Callable) -> ResidualBlock:
+    """The first block, with so many channels."""
+    block = find_block(self.block)
+    return ResidualBlock(
+      block, features, self.stride, self.project, self.scope, *parts
+    )
+
+  def rest(self, features: int, *parts: Callable) -> ResidualBlock:
+    """Any further block."""
+    block = find_block(self.block)
+    return ResidualBlock(block, features, 1, False, self.scope, *parts)
+
+  def exit(self, bucket: int) -> int:
+    """In which width a bucket hands over."""
+    return next(width for width in self.exits if width >= bucket)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run_stage(
+  plan: Plan,
+  params: Any,
+  flat: jax.Array,
+  entry: jax.Array,
+  before: jax.Array,
+  depth: jax.Array,
+  width: jax.Array,
+) -> jax.Array:
+  """The output of a stage, flat, in the exit's width.
+
+  Args:
+    plan: static shapes.
+    params: of the stage.
+    flat: input `[B * H * W * largest entry]`, in the width of the entry.
+    entry: index of that width.
+    before: channels that are used of it, a scalar.
+    depth: blocks, a scalar.
+    width: channels, a scalar.
+  """
+  return _forward(plan, params, flat, entry, before, depth, width, None)[0]
+
+
+def _stage_and_tape(
+  plan: Plan,
+  params: Any,
+  flat: jax.Array,
+  entry: jax.Array,
+  before: jax.Array,
+  depth: jax.Array,
+  width: jax.Array,
+) -> tuple[jax.Array, Saved]:
+  tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
+  out, tape = _forward(plan, params, flat, entry, before, depth, width, tape)
+  assert tape is not None
+  return out, (params, flat, entry, before, depth, width, tape)
+
+
+def _forward(
+  plan: Plan,
+  params: Any,
+  flat: jax.Array,
+  entry: jax.Array,
+  before: jax.Array,
+  depth: jax.Array,
+  width: jax.Array,
+  tape: Tape | None,
+) -> tuple[jax.Array, Tape | None]:
+  index = width_index(plan.buckets, width)
+  out = jnp.zeros(buffers.size((*plan.outputs, plan.buckets[-1])), flat.dtype)
+
+  def first(entered, bucket, operands, carry):
+    (params, flat), (out, tape) = operands, carry
+    x = buffers.load(flat, (*plan.inputs, entered))
+    corners, _ = replay.shapes(plan.first, bucket, x)
+    params = replay.cut(params, corners)
+    masks = _mask(bucket, width), _mask(entered, before)
+    y, kept = replay.run(plan.first, params, x, masks)
+    return buffers.store(out, y), buffers.store_row(tape, 0, kept)
+
+  def rest(bucket, row, carry):
+    out, tape = carry
+    x = buffers.load(out, (*plan.outputs, bucket))
+    corners, _ = replay.shapes(plan.rest, bucket, x)
+    cut = replay.cut(params["blocks_rest"], corners, row)
+    y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
+    return buffers.store(out, y), buffers.store_row(tape, row + 1, kept, x)
+
+  carry = out, tape
+  for e, b in _pairs(plan):
+    body = functools.partial(first, plan.entries[e], plan.buckets[b])
+    operands = params["block_1"], flat
+    carry = _once((entry == e) & (index == b), body, operands, carry)
+  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
+    times = jnp.where(index == b, depth - 1, 0)
+    body = functools.partial(rest, bucket)
+    carry = lax.fori_loop(0, times, body, carry)
+  out, tape = carry
+  return _change_width(plan, out, index, widen=True), tape
+
+
+def _backward(
+  plan: Plan, saved: Saved, upstream: jax.Array
+) -> tuple[Any, jax.Array, None, None, None, None]:
+  params, flat, entry, before, depth, width, tape = saved
+  index = width_index(plan.buckets, width)
+
+  def rest(bucket, i, carry):
+    upstream, gradients = carry
+    row, shape = depth - 2 - i, (*plan.outputs, bucket)
+    spec = jax.ShapeDtypeStruct(shape, flat.dtype)
+    corners, kept = replay.shapes(plan.rest, bucket, spec)
+    (x,), kept = buffers.load_row(tape, row + 1, kept, spec)
+    found, down = replay.run_back(
+      plan.rest,
+      replay.cut(params["blocks_rest"], corners, row),
+      x,
+      (_mask(bucket, width),) * 2,
+      kept,
+      buffers.load(upstream, shape),
+    )
+    return buffers.store(upstream, down), replay.paste(gradients, found, row)
+
+  def first(entered, bucket, operands, carry):
+    (params, flat, tape, upstream), (down, gradients) = operands, carry
+    x = buffers.load(flat, (*plan.inputs, entered))
+    corners, kept = replay.shapes(plan.first, bucket, x)
+    found, below = replay.run_back(
+      plan.first,
+      replay.cut(params, corners),
+      x,
+      (_mask(bucket, width), _mask(entered, before)),
+      buffers.load_row(tape, 0, kept)[1],
+      buffers.load(upstream, (*plan.outputs, bucket)),
+    )
+    return buffers.store(down, below), replay.paste(gradients, found)
+
+  gradients = jax.tree.map(jnp.zeros_like, params)
+  upstream = _change_width(plan, upstream, index, widen=False)
+  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
+    times = jnp.where(index == b, depth - 1, 0)
+    body = functools.partial(rest, bucket)
+    carry = upstream, gradients["blocks_rest"]
+    upstream, gradients["blocks_rest"] = lax.fori_loop(0, times, body, carry)
+  carry = jnp.zeros_like(flat), gradients["block_1"]
+  for e, b in _pairs(plan):
+    body = functools.partial(first, plan.entries[e], plan.buckets[b])
+    operands = params["block_1"], flat, tape, upstream
+    carry = _once((entry == e) & (index == b), body, operands, carry)
+  down, gradients["block_1"] = carry
+  return gradients, down, None, None, None, None
+
+
+run_stage.defvjp(_stage_and_tape, _backward)
+
+
+def _pairs(plan: Plan) -> list[tuple[int, int]]:
+  return [
+    (e, b) for e in range(len(plan.entries)) for b in range(len(plan.buckets))
+  ]
+
+
+def _once(
+  condition: jax.Array,
+  body: Callable[[Any, _Carry], _Carry],
+  operands: Any,
+  carry: _Carry,
+) -> _Carry:
+  """`body(operands, carry)` if the condition holds, in place.
+
+  The barrier ties the operands to the loop: XLA moves what is the same in all
+  iterations out of a loop, and would run it for every bucket.
+  """
+
+  def iteration(i, carry):
+    _, tied = lax.optimization_barrier((i, operands))
+    return body(tied, carry)
+
+  times = jnp.asarray(condition, jnp.int32)
+  return lax.fori_loop(0, times, iteration, carry)
+
+
+def _change_width(
+  plan: Plan, flat: jax.Array, index: jax.Array, *, widen: bool
+) -> jax.Array:
+  """From the bucket's width to that of its exit, or back, in place."""
+
+  def change(bucket, _, flat):
+    wide = (*plan.outputs, plan.exit(bucket))
+    if not widen:
+      return buffers.store(flat, buffers.load(flat, wide)[..., :bucket])
+    pad = ((0, 0),) * 3 + ((0, wide[-1] - bucket),)
+    return buffers.store(
+      flat, jnp.pad(buffers.load(flat, (*plan.outputs, bucket)), pad)
+    )
+
+  for b, bucket in enumerate(plan.buckets):
+    if plan.exit(bucket) != bucket:
+      body = functools.partial(change, bucket)
+      flat = _once(index == b, body, (), flat)
+  return flat
+
+
+def width_index(widths: tuple[int, ...], width: Array) -> jax.Array:
+  """Of the first of ascending widths that is not below a width."""
+  return jnp.searchsorted(jnp.asarray(widths), width).astype(jnp.int32)
+
+
+def _mask(bucket: int, width: jax.Array) -> jax.Array:
+  return (jnp.arange(bucket) < width).astype(jnp.float32)
+
+
+def _empty_tape(plan: Plan, dtype: DTypeLike, wide: DTypeLike) -> Tape:
+  """Activations and statistics, a row per block.
+
+  A row begins with the block's input, save for the first block, whose input
+  is at hand anyway.
+  """
+  x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
+  y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
+  _, first = replay.shapes(plan.first, plan.buckets[-1], x)
+  _, rest = replay.shapes(plan.rest, plan.buckets[-1], y)
+
+  def zeros(dtype, *rows):
+    longest = max(sum(c.size for c in row) for row in rows)
+    return jnp.zeros((plan.max_depth, longest), dtype)
+
+  return (
+    zeros(dtype, first.outputs, (y, *rest.outputs)),
+    zeros(wide, first.statistics, rest.statistics),
+  )
