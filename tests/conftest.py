@@ -37,6 +37,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+  for item in items:
+    # A file is one worker's, so that what its tests share is made once; so are
+    # the files of one server of forks, each of whose phases runs once.
+    shared = "harness" in getattr(item, "fixturenames", ())
+    group = "harness" if shared else item.path.stem
+    item.add_marker(pytest.mark.xdist_group(group))
   if config.getoption("slow") or config.getoption("kills") > 1:
     return
   for item in items:

@@ -76,7 +76,7 @@ def command(*flags, tiny=True, config=QUICKSTART):
   ]
 
 
-def start(*flags, script=None, **kwargs):
+def start(*flags, script=None, xla_flags=quick.FLAGS, **kwargs):
   """Starts the command, or a script that stands for it, in the background."""
   arguments = command(*flags, **kwargs)
   if script is not None:
@@ -93,7 +93,7 @@ def start(*flags, script=None, **kwargs):
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": str(ROOT),
       "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA tells of programs from the cache
-      "XLA_FLAGS": quick.FLAGS,
+      "XLA_FLAGS": xla_flags,
     },
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

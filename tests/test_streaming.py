@@ -5,6 +5,7 @@ import threading
 import time
 import tracemalloc
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -286,7 +287,7 @@ def _train(config, dataset, mesh):
     pytest.param(_train, 1, marks=pytest.mark.slow),
   ],
 )
-def test_programs_compute_the_same_bits(build, num_devices):
+def test_programs_compute_the_same(build, num_devices):
   config = runs.load_config(**FIELDS)
   states = {}
   for mode, dataset in DIGITS.items():
@@ -298,4 +299,5 @@ def test_programs_compute_the_same_bits(build, num_devices):
     states[mode] = jax.device_get((state, losses))
   found, expected = states["always"], states["never"]
   assert np.isfinite(expected[1]).all()
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  # To the bit where XLA optimises: `test_streamed_runs.py`, with --slow.
+  chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-6)
