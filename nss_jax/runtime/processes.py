@@ -76,10 +76,13 @@ def join(
   if explicit is not None:
     _check(explicit)
   try:
-    address, count, place = explicit or (None, None, None)
     with _without_proxies():
+      # What is None, jax asks the scheduler for.
       jax.distributed.initialize(
-        address, count, place, heartbeat_timeout_seconds=heartbeat_seconds
+        coordinator_address=explicit.coordinator if explicit else None,
+        num_processes=explicit.num_processes if explicit else None,
+        process_id=explicit.process_id if explicit else None,
+        heartbeat_timeout_seconds=heartbeat_seconds,
       )
   except (RuntimeError, ValueError) as error:
     reason = " ".join(str(error).split())
