@@ -13,7 +13,7 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, processes
+from nss_jax.runtime import artifacts, processes, space_file
 from nss_jax.runtime.report import (
   elements,
   experiment_pictures,
@@ -225,6 +225,7 @@ def _content(
     tables=found,
     pictures=pictures,
     commands={name: _command(job, name) for name in phases},
+    not_run=missing,
     reproduce=_command(job, ",".join([*(present or ["search"]), FOLDER])),
     settings=_settings(config),
     highlights=_highlights(config),
@@ -264,7 +265,35 @@ def _not_run(
     "train": not results.trained,
     **{name: not done for name, done in has_run.items()},
   }
+  if _is_swept(config, results):
+    missing["sweep"] = False
   return [name for name in _phases(config, results) if missing[name]]
+
+
+def _is_swept(config: ml_collections.ConfigDict, results: Results) -> bool:
+  """Whether every target is done, though none may have summed them up.
+
+  Tasks of a job array run a target each; what the sweep phase then writes is
+  in the tables and pictures of the report too.
+  """
+  found, targets = dict(results.sweep), config.sweep.targets
+  done = (x in found and _is_done(config, found[x]) for x in targets)
+  return bool(targets) and all(done)
+
+
+def _is_done(config: ml_collections.ConfigDict, target: Results) -> bool:
+  """Whether all phases of a target of the sweep have ended."""
+  for phase in config.sweep.phases:
+    if phase == "train":
+      runs = [target.trained.get(name, []) for name in target.nas]
+      ended = min(map(len, runs), default=0) >= config.train.num_seeds
+    else:
+      file = {"search": space_file.ELITE_SPACE, FOLDER: RESULT}
+      name = file.get(phase, "summary.json")
+      ended = (target.workdir / phase / name).exists()
+    if not ended:
+      return False
+  return True
 
 
 def _numbers(

@@ -34,6 +34,7 @@ class Content(NamedTuple):
     tables: by name.
     pictures: each with its SVG, by name.
     commands: what makes the results of a phase, by phase.
+    not_run: those of these phases that have not ended.
     reproduce: the command of all that is there.
     settings: fields of the config that are not the default.
     highlights: some fields of the config in words.
@@ -48,6 +49,7 @@ class Content(NamedTuple):
   tables: dict[str, Table]
   pictures: dict[str, tuple[Picture, str]]
   commands: dict[str, str]
+  not_run: Sequence[str]
   reproduce: str
   settings: Sequence[Setting]
   highlights: Sequence[str]

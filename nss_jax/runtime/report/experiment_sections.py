@@ -65,7 +65,7 @@ def _scored(
 
 def _targets(content: elements.Content) -> list[str]:
   results, parts = content.results, []
-  if not experiment_tables.has_run(results)["sweep"]:
+  if "sweep" in content.not_run:
     text = "Not run."
     if results.sweep:
       text = f"Not ended: {len(results.sweep)} targets have begun."
