@@ -1,6 +1,7 @@
 """Each block, described once: network, masks, slices and cost agree."""
 
 import itertools
+import json
 import math
 
 import jax
@@ -11,6 +12,7 @@ from jax import lax
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.phases import pipeline, supernet_program
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import arch_activations
 from nss_jax.supernet import conv
@@ -420,6 +422,55 @@ def test_wrong_descriptions_are_refused(message):
   with pytest.raises(ValueError, match=f"block wrong: .*{message}"):
     nss.register_block("wrong", WRONG[message])
   assert "wrong" not in nss.block_names()
+
+
+def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
+  """Of the same name and shapes, in what an earlier process has kept."""
+  space, config = _space("custom"), config_lib.base()
+  config.space.block = "custom"
+  kept = json.loads(json.dumps(space.to_dict()))
+  key = supernet_program.cache_key(config, space)
+  pipeline.claim_workdir(config, tmp_path)
+  before = nss.block_digest("custom")
+
+  def use(block):
+    monkeypatch.setitem(blocks._BLOCKS, "custom", block)
+
+  use(nss.Block(*CUSTOM))  # made anew, of the same parts
+  assert nss.SearchSpace.from_dict(kept) == space
+  assert supernet_program.cache_key(config, space) == key
+  pipeline.check_workdir(config, tmp_path)
+  use(CUSTOM._replace(activation="silu"))
+  now = nss.block_digest("custom")
+  message = f"custom is another one here, of block_digest {now}.*{before}"
+  with pytest.raises(ValueError, match=message):
+    nss.SearchSpace.from_dict(kept)
+  assert supernet_program.cache_key(config, space) != key
+  with pytest.raises(
+    pipeline.WorkdirError, match=f"block_digest: '{before}' is now '{now}'"
+  ):
+    pipeline.check_workdir(config, tmp_path)
+  # What is written by hand, or was by an earlier version, names the block.
+  del kept["block_digest"]
+  assert nss.SearchSpace.from_dict(kept) == space
+
+
+def test_digests_see_every_field(monkeypatch):
+  """Of each kind of layer, and of the block."""
+  first, *rest = CUSTOM.layers
+  found = set()
+  for change in (
+    {},
+    {"projects": False},
+    {"activation": "relu6"},
+    {"layers": (*rest[:2], first, *rest[2:])},
+    {"layers": (first._replace(activation="relu"), *rest)},
+    {"layers": (first._replace(size=3), *rest)},
+    {"layers": (first._replace(outputs=nss.Channels("width", 2)), *rest)},
+  ):
+    monkeypatch.setitem(blocks._BLOCKS, "custom", CUSTOM._replace(**change))
+    found.add(nss.block_digest("custom"))
+  assert len(found) == 7
 
 
 def test_a_name_is_of_one_block():
