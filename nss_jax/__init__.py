@@ -4,6 +4,7 @@ The names below are the library: search spaces and their cost, distributions
 over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
+from nss_jax.phases.load import TrainedNetwork, load_network, load_supernet
 from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.blocks import (
   Block,
@@ -132,6 +133,7 @@ __all__ = [
   "SqueezeExcite",
   "StageOrder",
   "TrainState",
+  "TrainedNetwork",
   "WeightState",
   "__version__",
   "all_space_macs",
@@ -171,7 +173,9 @@ __all__ = [
   "init_train_state",
   "init_weight_state",
   "init_weights",
+  "load_network",
   "load_space",
+  "load_supernet",
   "macs_range",
   "make_apply",
   "match_costs",

@@ -163,6 +163,25 @@ class Checkpoints:
     self._current = step
     return step, state
 
+  def read(self) -> Any | None:
+    """The state that `restore` would load, whatever is in it.
+
+    Returns:
+      Dicts, lists, numpy arrays and numbers; None if there is no checkpoint.
+
+    Raises:
+      CheckpointError: if every checkpoint is damaged, or orbax can not read it.
+    """
+    step = processes.agree(processes.first(self._find_newest))
+    if step is None:
+      return None
+    try:
+      return ocp.load(str(self.path(step)))
+    except Exception as error:  # orbax has no common type of error
+      raise CheckpointError(
+        f"{self.path(step)}: can not be loaded: {error}"
+      ) from error
+
   def _find_newest(self) -> int | None:
     """The newest step whose files all agree with their digests."""
     self._damaged.clear()
@@ -285,7 +304,7 @@ class Checkpoints:
     folder = self.path(step)
     try:
       stored = ocp.metadata(str(folder)).metadata
-      difference = _find_difference(stored, abstract_state)
+      difference = find_difference(stored, abstract_state)
       if difference is None:
         place = jax.tree.map(_place, abstract_state)
         return ocp.load(str(folder), place)
@@ -333,8 +352,8 @@ def _place(leaf: Any) -> Any:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _find_difference(stored: Any, abstract_state: Any) -> str | None:
-  """The first leaf that differs; orbax would cast types without a word."""
+def find_difference(stored: Any, abstract_state: Any) -> str | None:
+  """The first leaf that differs, in words; orbax would cast types silently."""
   old, new = _describe(stored), _describe(abstract_state)
   for name in sorted(old.keys() | new.keys()):
     before, now = old.get(name, "nothing"), new.get(name, "nothing")
