@@ -62,8 +62,8 @@ def workdir(tmp_path_factory):
   """Searched and trained, in this process."""
   folder = tmp_path_factory.mktemp("blocks") / "run"
   block = "inverted_residual"
-  target = {"objective.target_flops": TARGETS[block][0]}
-  config = runs.load_config(**TINY, **target, **{"space.block": block})
+  fields = {"objective.target_flops": TARGETS[block][0], "space.block": block}
+  config = runs.load_config(**{**TINY, **fields})
   mesh = sharding.make_mesh(1)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pipeline.sharding, "make_mesh", lambda: mesh)

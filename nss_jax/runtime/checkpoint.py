@@ -29,7 +29,6 @@ from nss_jax.runtime import artifacts, processes
 # A checkpoint, its digest, or what a killed save has left of it.
 _NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
 
-
 # Of names and descriptions, which a save writes before any array.
 _NEEDED_BYTES = 2**16
 
@@ -164,23 +163,13 @@ class Checkpoints:
     return step, state
 
   def read(self) -> Any | None:
-    """The state that `restore` would load, whatever is in it.
-
-    Returns:
-      Dicts, lists, numpy arrays and numbers; None if there is no checkpoint.
+    """The state that `restore` would load, as dicts, lists and numpy arrays.
 
     Raises:
       CheckpointError: if every checkpoint is damaged, or orbax can not read it.
     """
     step = processes.agree(processes.first(self._find_newest))
-    if step is None:
-      return None
-    try:
-      return ocp.load(str(self.path(step)))
-    except Exception as error:  # orbax has no common type of error
-      raise CheckpointError(
-        f"{self.path(step)}: can not be loaded: {error}"
-      ) from error
+    return None if step is None else self._load(step)
 
   def _find_newest(self) -> int | None:
     """The newest step whose files all agree with their digests."""
@@ -300,9 +289,11 @@ class Checkpoints:
       if other == step:
         shutil.rmtree(path)
 
-  def _load(self, step: int, abstract_state: Any) -> Any:
+  def _load(self, step: int, abstract_state: Any = None) -> Any:
     folder = self.path(step)
     try:
+      if abstract_state is None:
+        return ocp.load(str(folder))
       stored = ocp.metadata(str(folder)).metadata
       difference = find_difference(stored, abstract_state)
       if difference is None:
