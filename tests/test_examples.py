@@ -102,7 +102,8 @@ assert "nss_jax" not in sys.modules
 def test_export(tmp_path, monkeypatch):
   """Of a real search; the file is read by a process without this library."""
   fields = {"search.epochs": 2, "search.warmup_epochs": 0}  # one program
-  fields |= {"space.strides": (1,), "objective.target_flops": 1.2e5}
+  fields |= {"space.strides": (1,), "objective.target_flops": 4e5}
+  fields |= {"space.max_width": 16}
   config = runs.load_config(**{**runs.TINY, **fields})
   job = runs.make_job(config, tmp_path / "run")
   search.run(job)

@@ -45,7 +45,7 @@ arch = jax.tree.map(lambda n: n[0], archs)
 small, params = space.only(arch), nss.extract_subnet(space, weights, arch)
 state = params, nss.init_averages(small), OPTIMIZER.init(params)
 step = jax.jit(tune, static_argnums=0)
-for i in 3 * [*range(0, 1400, 50)]:
+for i in 6 * [*range(0, 1400, 50)]:
   state = step(small, state, x[i : i + 50], y[i : i + 50])
 ocp.save(folder / "tuned", state[:2])
 tuned = ocp.load(folder / "tuned", state[:2])
