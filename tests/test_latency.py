@@ -15,6 +15,7 @@ import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import latency_table, pipeline
 from nss_jax.runtime import artifacts, latency_file, stopwatch
+from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import arch_cost, cost_tables, mean_cost, space_cost
 from nss_jax.spaces.latency import LatencyTable, latency_metric
 from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
@@ -290,6 +291,13 @@ def test_a_table_of_another_search_space_is_refused(folder, change, words):
   latency_file.read_metric(folder, space)
   with pytest.raises(artifacts.ArtifactError, match=words):
     latency_file.read_metric(folder, dataclasses.replace(space, **change))
+
+
+def test_a_table_of_an_edited_block_is_refused(folder, monkeypatch):
+  edited = blocks.find_block("basic")._replace(activation="silu")
+  monkeypatch.setitem(blocks._BLOCKS, "basic", edited)
+  with pytest.raises(artifacts.ArtifactError, match="basic is another one"):
+    latency_file.read_metric(folder, None)
 
 
 @pytest.mark.parametrize(

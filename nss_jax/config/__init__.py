@@ -2,6 +2,7 @@
 
 from nss_jax.config.checks import (
   differences,
+  record,
   search_space,
   to_json,
   validate,
@@ -37,6 +38,7 @@ __all__ = [
   "fields_named",
   "find_file",
   "paper",
+  "record",
   "search_space",
   "to_json",
   "unknown_field",

@@ -251,7 +251,7 @@ def check_workdir(
   if not claimed:
     return
   changes = config_lib.differences(
-    artifacts.read_json(workdir / "config.json"), config_lib.to_json(config)
+    artifacts.read_json(workdir / "config.json"), config_lib.record(config)
   )
   if changes:
     raise WorkdirError(
@@ -282,7 +282,7 @@ def claim_workdir(
   """Makes the folder and writes `config.json`, once."""
   artifacts.make_folder(workdir)
   if not (workdir / "config.json").exists():
-    artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
+    artifacts.write_json(workdir / "config.json", config_lib.record(config))
 
 
 class _Phase(NamedTuple):
