@@ -7,26 +7,26 @@ import time
 import pytest
 import runs
 from command import call
-from harness import SETTINGS, assert_same
+from harness import SETTINGS, assert_same, phases
 
 from nss_jax.runtime import lock
 
 
-def test_the_second_is_refused(harness, tmp_path):
+@pytest.mark.parametrize("phase", phases(fast=("search", "report")))
+def test_the_second_is_refused(phase, harness, tmp_path):
   """It names the first, which ends as if it had been alone."""
-  whole = harness.finished("search")
-  first = harness.start(
-    "search", tmp_path, do="SIGSTOP", part="metrics.jsonl", at=[1]
-  )
+  whole = harness.finished(phase)
+  folder = harness.copy(whole.before, tmp_path / phase)
+  first = harness.start(phase, folder, do="SIGSTOP", at=[whole.counts[""] // 2])
   _wait_until_stopped(first["wait"])
-  second = harness.run("search", tmp_path)
+  second = harness.run(phase, folder)
   assert second.code == 2
   assert second.err.count("\n") == 1
   assert f"in use by process {first['wait']} on " in second.err
   os.kill(first["wait"], signal.SIGCONT)
   ended = harness.wait(first)
   assert ended.code == 0, ended.err
-  assert_same(tmp_path / "run", whole.workdir)
+  assert_same(folder / "run", whole.workdir)
 
 
 def _wait_until_stopped(process):
