@@ -59,6 +59,11 @@ _ARCH = flags.DEFINE_list(
 _SWEEP_INDEX = flags.DEFINE_integer(
   "sweep_index", None, "with --phases=sweep: this target only, from 0"
 )
+_TAKE_OVER = flags.DEFINE_bool(
+  "take_over",
+  False,
+  "go on in a workdir whose last process was on another host and has ended",
+)
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "print the plan and stop; nothing is compiled or written"
 )
@@ -144,6 +149,7 @@ def main(argv: list[str]) -> int:
       archs=_ARCH.value,
       sweep_index=_SWEEP_INDEX.value,
       dry_run=_DRY_RUN.value,
+      take_over=_TAKE_OVER.value,
       config_flags=_config_flags(),
       viewing=watch.Viewing(
         _LOG_EVERY.value, _TENSORBOARD.value, _PROFILE.value

@@ -70,6 +70,7 @@ def run(
   archs: Sequence[str] = (),
   sweep_index: int | None = None,
   dry_run: bool = False,
+  take_over: bool = False,
   config_flags: Sequence[str] = (),
   viewing: Viewing = DEFAULT_VIEWING,
 ) -> int:
@@ -82,6 +83,7 @@ def run(
     archs: for the train phase, instead of those that the nas phase has found.
     sweep_index: the only target of the sweep to run; None: all, summed up.
     dry_run: print the plan and stop.
+    take_over: whether a process that was on another host has surely ended.
     config_flags: the flags that give the config, to tell the next command.
     viewing: what is shown meanwhile.
 
@@ -102,7 +104,9 @@ def run(
   built = search_program.build(_buildable(config, phases), dataset, mesh)
   texts = tuple(archs), tuple(config_flags)
   job = Job(
-    config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
+    *(config, dataset, mesh, built, workdir, console, *texts),
+    take_over=take_over,
+    viewing=viewing,
   )
   _check_phases(job, phases)
   swept: list[Job] = []
@@ -347,7 +351,7 @@ def _run_phase(name: str, job: Job) -> None:
     lines = _report_again(phase, path, job)
   else:
     try:
-      with lock.exclusive(job.workdir / name):
+      with lock.exclusive(job.workdir / name, take_over=job.take_over):
         result = phase.run(job)
     except lock.InUse as error:
       raise WorkdirError(f"--workdir: {error}") from None
