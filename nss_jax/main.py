@@ -80,6 +80,11 @@ _TENSORBOARD = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_bool(
   "profile", False, "write a trace of a few calls of each loop, for xprof"
 )
+_COMPILE_CACHE = flags.DEFINE_string(
+  "compile_cache",
+  None,
+  "folder, writable by you alone, that keeps compiled programs; accelerators",
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
@@ -150,6 +155,7 @@ def main(argv: list[str]) -> int:
       sweep_index=_SWEEP_INDEX.value,
       dry_run=_DRY_RUN.value,
       take_over=_TAKE_OVER.value,
+      compiled=_COMPILE_CACHE.value or "",
       config_flags=_config_flags(),
       viewing=watch.Viewing(
         _LOG_EVERY.value, _TENSORBOARD.value, _PROFILE.value

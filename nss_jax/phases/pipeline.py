@@ -30,6 +30,7 @@ from nss_jax.phases.streaming import image_memory
 from nss_jax.runtime import (
   artifacts,
   canary,
+  compile_cache,
   data,
   latency_file,
   lock,
@@ -71,6 +72,7 @@ def run(
   sweep_index: int | None = None,
   dry_run: bool = False,
   take_over: bool = False,
+  compiled: str = "",
   config_flags: Sequence[str] = (),
   viewing: Viewing = DEFAULT_VIEWING,
 ) -> int:
@@ -84,6 +86,7 @@ def run(
     sweep_index: the only target of the sweep to run; None: all, summed up.
     dry_run: print the plan and stop.
     take_over: whether a process that was on another host has surely ended.
+    compiled: folder that keeps compiled programs; empty: none of our own.
     config_flags: the flags that give the config, to tell the next command.
     viewing: what is shown meanwhile.
 
@@ -92,6 +95,8 @@ def run(
     One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
   console = make_console()
+  if told := compile_cache.set_up("" if dry_run else compiled):
+    say(console, told)
   canary.check()
   if viewing.tensorboard:
     tensorboard.check()

@@ -66,6 +66,7 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
         _ARCH=flag(list(archs)),
         _DRY_RUN=flag(dry_run),
         _SWEEP_INDEX=flag(None),
+        _COMPILE_CACHE=flag(None),
         _TAKE_OVER=flag(take_over),
         _LOG_EVERY=flag(0.0),
         _TENSORBOARD=flag(False),
