@@ -305,13 +305,34 @@ def _main(argv: list[str]) -> int:
   processes the orderly end of one is to wait for all the others, which are in
   the middle of a computation with it.
   """
-  code = main(argv)
+  try:
+    code = main(argv)
+  except Exception:
+    _tell_last_lines()
+    if not _is_one_of_many():
+      raise
+    traceback.print_exc()
+    code = 1
   alone_in_trouble = code not in (0, EXIT_SAVED) and _is_one_of_many()
   if code == EXIT_NOT_WRITTEN or alone_in_trouble:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
   return code
+
+
+def _tell_last_lines() -> None:
+  """Before a traceback: who dies, and what it was doing.
+
+  Of many processes all but one are quiet; a crash below Python shows the
+  Python stack as well, by the faulthandler that absl turns on.
+  """
+  from nss_jax.runtime import log, processes
+
+  sys.stdout.flush()
+  print(f"error: {processes.describe_own()} dies:", file=sys.stderr)
+  for line in log.last_lines():
+    print(f"  {line}", file=sys.stderr)
 
 
 def _is_one_of_many() -> bool:
