@@ -28,18 +28,22 @@ DISTRIBUTED = {"distributed", "coordinator", "num_processes", "process_id"}
 EXPECTED = {
   "slurm_sweep.sbatch": {
     *("config", "config.seed", "workdir", "phases", "sweep_index"),
+    "take_over",
   },
-  "slurm_search.sbatch": {"distributed"},
+  "slurm_search.sbatch": {"distributed", "take_over"},
   "kubernetes_search.yaml": {
     *("config", "config.data.cache_dir", "workdir", "distributed"),
+    "take_over",
   },
   "kubernetes_sweep.yaml": {
     *("config", "config.data.cache_dir", "workdir", "phases", "sweep_index"),
+    "take_over",
   },
   "skypilot.yaml": {
     *("config", "workdir", "coordinator", "num_processes", "process_id"),
+    "take_over",
   },
-  "tpu_vm.sh": {"distributed"},
+  "tpu_vm.sh": {"distributed", "take_over"},
 }
 
 
@@ -218,7 +222,7 @@ def _flags_of(path: pathlib.Path) -> set[str]:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     return {a[2:].partition("=")[0] for a in container["args"]}
   if path.name == "skypilot.yaml":  # some are put together before
-    return set(re.findall(r"--([\w.]+)=", _load(path)[0]["run"]))
+    return set(re.findall(r"(?<!\S)--([\w.]+)[ =]", _load(path)[0]["run"]))
   return _flags(path.read_text())
 
 
@@ -369,8 +373,9 @@ def test_tasks_of_a_sweep_are_all_different(start):
       **fields,
     )  # fmt: skip
     assert process.wait(timeout=120) == 0
-    config, seed, workdir, phases, index, last = _arguments(calls)
-    assert (phases, last) == ("--phases=sweep", "--verbosity=0")
+    config, seed, workdir, phases, index, *last = _arguments(calls)
+    assert phases == "--phases=sweep"
+    assert last == ["--take_over", "--verbosity=0"]
     name = "quickstart" if "quickstart" in config else "cifar10_600mf"
     number = seed.removeprefix("--config.seed=")
     assert workdir == f"--workdir=runs/{name}_seed_{number}"
@@ -401,7 +406,7 @@ def test_search_of_slurm_lets_every_process_save(start):
   assert process.wait(timeout=120) == 0
   assert calls.read_text() == (
     "srun --kill-on-bad-exit=0 python -m nss_jax.main --distributed "
-    "--config=a b.py\n"
+    "--take_over --config=a b.py\n"
   )
 
 

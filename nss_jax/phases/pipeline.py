@@ -30,6 +30,7 @@ from nss_jax.phases.streaming import image_memory
 from nss_jax.runtime import (
   artifacts,
   canary,
+  compile_cache,
   data,
   latency_file,
   lock,
@@ -70,6 +71,8 @@ def run(
   archs: Sequence[str] = (),
   sweep_index: int | None = None,
   dry_run: bool = False,
+  take_over: bool = False,
+  compiled: str = "",
   config_flags: Sequence[str] = (),
   viewing: Viewing = DEFAULT_VIEWING,
 ) -> int:
@@ -82,6 +85,8 @@ def run(
     archs: for the train phase, instead of those that the nas phase has found.
     sweep_index: the only target of the sweep to run; None: all, summed up.
     dry_run: print the plan and stop.
+    take_over: whether a process that was on another host has surely ended.
+    compiled: folder that keeps compiled programs; empty: none of our own.
     config_flags: the flags that give the config, to tell the next command.
     viewing: what is shown meanwhile.
 
@@ -90,6 +95,8 @@ def run(
     One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
   console = make_console()
+  if told := compile_cache.set_up("" if dry_run else compiled):
+    say(console, told)
   canary.check()
   if viewing.tensorboard:
     tensorboard.check()
@@ -102,7 +109,9 @@ def run(
   built = search_program.build(_buildable(config, phases), dataset, mesh)
   texts = tuple(archs), tuple(config_flags)
   job = Job(
-    config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
+    *(config, dataset, mesh, built, workdir, console, *texts),
+    take_over=take_over,
+    viewing=viewing,
   )
   _check_phases(job, phases)
   swept: list[Job] = []
@@ -347,7 +356,7 @@ def _run_phase(name: str, job: Job) -> None:
     lines = _report_again(phase, path, job)
   else:
     try:
-      with lock.exclusive(job.workdir / name):
+      with lock.exclusive(job.workdir / name, take_over=job.take_over):
         result = phase.run(job)
     except lock.InUse as error:
       raise WorkdirError(f"--workdir: {error}") from None
