@@ -13,7 +13,7 @@ from strategies import random_logits, softmax
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import latency_table, pipeline
+from nss_jax.phases import latency_budget, latency_table, pipeline
 from nss_jax.runtime import artifacts, latency_file, stopwatch
 from nss_jax.spaces.cost import arch_cost, cost_tables, mean_cost, space_cost
 from nss_jax.spaces.latency import LatencyTable, latency_metric
@@ -251,7 +251,7 @@ def test_budget_of_latency(folder):
     **{**TINY, "objective.constraints": (constraint,), "search.elite": "exact"}
   )
   config.search.elite_tolerance = 0.5
-  config = pipeline._with_latency_table(config, folder.parent)
+  config = latency_budget.with_table(config, folder.parent)
   config_lib.validate(config)
   space = config_lib.search_space(config, (8, 8, 1))
   config_lib.validate_target(config, space)
