@@ -23,6 +23,30 @@ def with_table(
   return config
 
 
+def check_origin(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  phases: Sequence[str],
+) -> None:
+  """Refuses a table of another device for a search that is to begin.
+
+  What has begun goes on, and is evaluated and reported, anywhere.
+
+  Raises:
+    ArtifactError: naming both devices, and how to accept the table.
+  """
+  searches = {"search", "sweep"} & set(phases)
+  if any((workdir / phase).exists() for phase in searches):
+    return
+  objective = config.objective
+  if not searches or objective.foreign_latency_table:
+    return
+  if config_lib.wants_latency(config):
+    latency_file.check_origin(
+      objective.latency_table, config.supernet.activations
+    )
+
+
 def buildable(
   config: ml_collections.ConfigDict, phases: Sequence[str]
 ) -> ml_collections.ConfigDict:

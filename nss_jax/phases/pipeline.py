@@ -103,6 +103,7 @@ def run(
   built = search_program.build(
     latency_budget.buildable(config, phases), dataset, mesh
   )
+  latency_budget.check_origin(config, workdir, phases)
   texts = tuple(archs), tuple(config_flags)
   job = Job(
     config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
@@ -193,6 +194,8 @@ def _check_phases(job: Job, phases: Sequence[str]) -> None:
     rank_check.check(*parts[:2])
   if "complexity" in phases:
     complexity.check(*parts)
+  if "latency_table" in phases:
+    latency_table.held_out(job.search_space, job.config.latency_table)
   if "train" in phases:
     _check_training(job)
   if set(phases) == {"report"}:
