@@ -8,7 +8,10 @@ from nss_jax.config.checks import (
   validate,
 )
 from nss_jax.config.constraints import (
+  check_phases,
   constraints,
+  flops_target,
+  refused_phases,
   validate_target,
   wants_latency,
 )
@@ -33,12 +36,15 @@ __all__ = [
   "ConfigError",
   "NoFileError",
   "base",
+  "check_phases",
   "constraints",
   "differences",
   "fields_named",
   "find_file",
+  "flops_target",
   "paper",
   "record",
+  "refused_phases",
   "search_space",
   "to_json",
   "unknown_field",

@@ -12,6 +12,7 @@ from nss_jax import config as config_lib
 from nss_jax.phases import (
   complexity,
   evaluate,
+  latency_budget,
   latency_table,
   loop,
   nas,
@@ -32,7 +33,6 @@ from nss_jax.runtime import (
   canary,
   compile_cache,
   data,
-  latency_file,
   lock,
   processes,
   sharding,
@@ -101,12 +101,16 @@ def run(
   if viewing.tensorboard:
     tensorboard.check()
   _check_index(sweep_index, phases)
-  config = _with_latency_table(config, workdir)
+  config_lib.check_phases(config, phases)
+  config = latency_budget.with_table(config, workdir)
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
   dataset = _load_data(config.data)
   mesh = sharding.make_mesh()
-  built = search_program.build(_buildable(config, phases), dataset, mesh)
+  built = search_program.build(
+    latency_budget.buildable(config, phases), dataset, mesh
+  )
+  latency_budget.check_origin(config, workdir, phases)
   texts = tuple(archs), tuple(config_flags)
   job = Job(
     *(config, dataset, mesh, built, workdir, console, *texts),
@@ -138,27 +142,6 @@ def run(
     say(console, f"error: {diverged}")
     return 1
   return 0
-
-
-def _with_latency_table(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> ml_collections.ConfigDict:
-  """The config with the place of the latency table, if a budget needs one."""
-  if config.objective.latency_table or not config_lib.wants_latency(config):
-    return config
-  config = config.copy_and_resolve_references()
-  config.objective.latency_table = str(workdir / latency_file.FOLDER)
-  return config
-
-
-def _buildable(
-  config: ml_collections.ConfigDict, phases: Sequence[str]
-) -> ml_collections.ConfigDict:
-  """The config of the search; what measures the table can not need it."""
-  if list(phases) == [latency_file.FOLDER]:
-    config = config.copy_and_resolve_references()
-    config.objective.constraints = ()
-  return config
 
 
 def _check_index(index: int | None, phases: Sequence[str]) -> None:
@@ -216,8 +199,12 @@ def _check_phases(job: Job, phases: Sequence[str]) -> None:
     check_batch(job.config, job.mesh, "evaluate", microbatches=microbatches)
   if (_SCORED - {"complexity"}) & set(phases):
     evaluate.check(*parts)
+  if "rank_check" in phases:
+    rank_check.check(*parts[:2])
   if "complexity" in phases:
     complexity.check(*parts)
+  if "latency_table" in phases:
+    latency_table.held_out(job.search_space, job.config.latency_table)
   if "train" in phases:
     _check_training(job)
   if set(phases) == {"report"}:

@@ -13,7 +13,7 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, processes, space_file
+from nss_jax.runtime import artifacts, budgets, processes, space_file
 from nss_jax.runtime.report import (
   elements,
   experiment_pictures,
@@ -143,12 +143,13 @@ def _make_tables(
   config: ml_collections.ConfigDict, results: Results
 ) -> dict[str, Table]:
   """Those that have rows, by name."""
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
+  words = budgets.targets(config_lib.constraints(config))
   made = (
     tables.candidates_table(results),
     tables.spaces_table(results),
     tables.groups_table(results),
-    tables.nas_table(results, dataset_name(config), target),
+    tables.nas_table(results, dataset_name(config), target, words),
     tables.nas_runs_table(results),
     tables.train_table(results),
     tables.rank_table(results),
@@ -174,7 +175,7 @@ def _draw(
   found: dict[str, Table],
   folder: pathlib.Path,
 ) -> dict[str, tuple[figures.Picture, str]]:
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
   pictures = figures.pictures(
     results,
     target,
@@ -220,7 +221,7 @@ def _content(
   return elements.Content(
     name=config.name,
     dataset=dataset_name(config),
-    target=config.objective.target_flops,
+    target=budgets.targets(config_lib.constraints(config)),
     results=results,
     tables=found,
     pictures=pictures,
@@ -249,7 +250,12 @@ _PHASES = (
 def _phases(config: ml_collections.ConfigDict, results: Results) -> list[str]:
   """Those that this run can have; a sweep needs targets."""
   swept = results.sweep or config.sweep.targets
-  return [name for name in _PHASES if name != "sweep" or swept]
+  refused = config_lib.refused_phases(config)
+  return [
+    name
+    for name in _PHASES
+    if name not in refused and (name != "sweep" or swept)
+  ]
 
 
 def _not_run(
@@ -304,10 +310,11 @@ def _numbers(
   return {
     "name": job.config.name,
     "dataset": dataset_name(job.config),
-    "target_flops": job.config.objective.target_flops,
+    "target_flops": config_lib.flops_target(job.config),
     "seed": job.config.seed,
     "elite_space": {
-      key: elite.get(key) for key in ("space", "mean_flops", "deviation")
+      key: elite.get(key)
+      for key in ("space", "mean_flops", "deviation", "constraints")
     },
     "tables": {name: plain(table.records) for name, table in found.items()},
     "not_run": _not_run(job.config, results, found),
@@ -347,6 +354,14 @@ def _flat(group: dict[str, Any], path: str = "") -> dict[str, Any]:
   return fields
 
 
+def _weights(config: ml_collections.ConfigDict) -> str:
+  found = config_lib.constraints(config)
+  if [one.name for one in found] == ["flops"]:
+    return f"cost weight {found[0].weight:g}"
+  each = ", ".join(f"{one.weight:g} of {one.name}" for one in found)
+  return f"cost weights {each}"
+
+
 def _highlights(config: ml_collections.ConfigDict) -> list[str]:
   search, objective = config.search, config.objective
   return [
@@ -354,7 +369,7 @@ def _highlights(config: ml_collections.ConfigDict) -> list[str]:
     f"of {search.batch_size}",
     f"estimator: {search.estimator}, temperature {search.temperature_start:g} "
     f"to {search.temperature_end:g}",
-    f"cost weight {objective.cost_weight:g}, on the {objective.cost_from} cost",
+    f"{_weights(config)}, on the {objective.cost_from} cost",
     f"logits: learning rate {config.logits.learning_rate:g}",
     f"Elite Space by the rule '{search.elite}'"
     + (

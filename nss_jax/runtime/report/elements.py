@@ -29,7 +29,7 @@ class Content(NamedTuple):
   Attributes:
     name: of the run.
     dataset: its name.
-    target: multiply-adds.
+    target: all budgets, in words.
     results: of the workdir.
     tables: by name.
     pictures: each with its SVG, by name.
@@ -44,7 +44,7 @@ class Content(NamedTuple):
 
   name: str
   dataset: str
-  target: float
+  target: str
   results: Results
   tables: dict[str, Table]
   pictures: dict[str, tuple[Picture, str]]
