@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
+from flax import traverse_util
 
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
@@ -335,23 +336,14 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
 
 def _settings(config: ml_collections.ConfigDict) -> list[elements.Setting]:
   base, own = (
-    _flat(config_lib.to_json(c)) for c in (config_lib.base(), config)
+    traverse_util.flatten_dict(config_lib.to_json(c), sep=".")
+    for c in (config_lib.base(), config)
   )
   return [
     elements.Setting(field, repr(base[field]), repr(value))
     for field, value in own.items()
     if value != base[field]
   ]
-
-
-def _flat(group: dict[str, Any], path: str = "") -> dict[str, Any]:
-  fields = {}
-  for name, value in group.items():
-    if isinstance(value, dict):
-      fields |= _flat(value, f"{path}{name}.")
-    else:
-      fields[path + name] = value
-  return fields
 
 
 def _weights(config: ml_collections.ConfigDict) -> str:
