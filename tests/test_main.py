@@ -283,6 +283,15 @@ def test_wrong_argument_of_a_config_file(argument, words, call):
   _assert_refused(call("--workdir=w", config=config), words)
 
 
+def test_compile_cache_is_said_to_be_off_on_cpu(call, tmp_path):
+  result = call("--workdir=w", "--compile_cache=c", "--phases=train")
+  assert "--compile_cache: off on CPU" in result[1]
+  _assert_refused(result, "needs a finished nas")
+  assert not _everything(tmp_path)
+  _, out, _ = call("--workdir=w", "--phases=train")
+  assert "cache" not in out
+
+
 @pytest.mark.parametrize("flags", [(), (f"{FIELD}seed=1",)])
 def test_missing_config(flags, call):
   _assert_refused(call(*flags, config=None), "--config is missing")

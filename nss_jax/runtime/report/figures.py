@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
 def pictures(
   results: Results,
-  target: float,
+  target: float | None,
   train_records: Sequence[Record],
   *,
   warmup_epochs: int,
@@ -58,7 +58,7 @@ def pictures(
 
   Args:
     results: of a workdir.
-    target: multiply-adds.
+    target: multiply-adds; None where they are no budget.
     train_records: of the table `train`.
     warmup_epochs: of the search.
     num_spread: how many archs of the rank check are spread in cost; they come
@@ -172,7 +172,7 @@ def _trajectory(results: Results, warmup_epochs: int) -> Picture:
   return Picture("trajectory", text, draw, wide=True)
 
 
-def _pareto(results: Results, target: float) -> Picture:
+def _pareto(results: Results, target: float | None) -> Picture:
   table = found_scores(results)
 
   def draw(path):
