@@ -24,7 +24,12 @@ from nss_jax.runtime.report import (
   tables,
   targets,
 )
-from nss_jax.runtime.report.cells import NO_VALUE, Table, plain
+from nss_jax.runtime.report.cells import (
+  NO_VALUE,
+  Table,
+  escape_markdown,
+  plain,
+)
 from nss_jax.runtime.report.workdir import Results, is_empty, read_results
 from nss_jax.version import __version__
 
@@ -192,7 +197,7 @@ def _draw(
 
 
 def _markdown(job: Job, found: dict[str, Table]) -> str:
-  parts = [f"# {job.config.name}", page.FLOPS]
+  parts = [f"# {escape_markdown(job.config.name)}", page.FLOPS]
   for table in found.values():
     parts += [f"## {table.title}", table.to_markdown().rstrip("\n")]
   parts += _notes(found["nas"])

@@ -326,7 +326,10 @@ def _trained(results: Results, records: Sequence[Record]) -> Picture:
 
 
 def _short(name: str) -> str:
-  """A name that leaves room for bars; `$` would start a formula."""
+  """A name that leaves room for bars; `$` would start a formula.
+
+  Fonts have no control characters.
+  """
   text = {
     "elite": "Elite Space,\nsearched",
     "elite_uniform": "Elite Space,\nuniform",
@@ -334,4 +337,5 @@ def _short(name: str) -> str:
     "expanded_uniform": "Expanded,\nuniform",
   }.get(name, name)
   text = text.replace("_w", "\nw") if name.startswith("d") else text
+  text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
   return text[:40].replace("$", r"\$")
