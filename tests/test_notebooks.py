@@ -1,13 +1,16 @@
 """The notebooks of colab/: whole, clean, and run in a few steps."""
 
 import itertools
+import json
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import types
+import venv
 
 import nbclient
 import nbformat
@@ -227,8 +230,73 @@ def test_one_command_replaces_the_owner(tmp_path):
     r"^sed .*", (tmp_path / "colab" / "README.md").read_text(), re.MULTILINE
   )
   subprocess.run(sed, shell=True, check=True, cwd=tmp_path)
-  for path in [tmp_path / "README.md", *tmp_path.glob("colab/*")]:
+  for path in [tmp_path / "README.md", *tmp_path.glob("colab/*.ipynb")]:
     assert "OWNER/nss_jax" not in path.read_text()
+
+
+def _python_beside(folder):
+  """An environment that has our packages, but not nss_jax, and its kernel."""
+  venv.create(folder / "venv", with_pip=True)
+  python = folder / "venv" / "bin" / "python"
+  ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+  site = subprocess.check_output([python, "-c", ask], text=True).strip()
+  # Packages beside are seen by pip and not touched; no editable one is seen.
+  ours = sysconfig.get_path("purelib")
+  (pathlib.Path(site) / "beside.pth").write_text(ours)
+  kernel = folder / "jupyter" / "kernels" / "python3"
+  kernel.mkdir(parents=True)
+  arguments = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+  (kernel / "kernel.json").write_text(
+    json.dumps({"argv": [str(python), *arguments], "display_name": "beside"})
+  )
+
+
+@pytest.mark.slow
+def test_install_as_on_colab(tmp_path, monkeypatch):
+  """Clone, `pip install`, import; a clone on disk stands for GitHub."""
+  _python_beside(tmp_path)
+  monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+  monkeypatch.delenv("PYTHONPATH", raising=False)
+  remote = tmp_path / "remote"
+  subprocess.run(
+    ["git", "clone", "--quiet", "--bare", runs.ROOT, remote], check=True
+  )
+  notebook = _fresh("quickstart")
+  install = _code(notebook)[0]
+  address = re.search(r'REPOSITORY = "(.*)"', install.source)[1]
+  github = address.replace("/OWNER/", "/you/")
+  # What is installed here will do.
+  install.source = re.sub(
+    r"(?<=\w)==[\d.]+", "", install.source.replace(address, github)
+  )
+  look = "os.chdir('..'); import nss_jax; print(nss_jax.__file__)"
+  notebook.cells = [install, nbformat.v4.new_code_cell(look)]
+  _execute(
+    notebook,
+    tmp_path,
+    GIT_CONFIG_COUNT="1",
+    GIT_CONFIG_KEY_0=f"url.file://{remote}.insteadOf",
+    GIT_CONFIG_VALUE_0=github,
+    IPYTHONDIR=str(tmp_path / "ipython"),
+    PIP_DISABLE_PIP_VERSION_CHECK="1",
+    PIP_NO_BUILD_ISOLATION="0",  # which turns it off
+    PIP_NO_DEPS="1",
+    PIP_NO_INDEX="1",
+  )
+  package = tmp_path / "checkout" / "nss_jax" / "__init__.py"
+  assert _text(notebook) == f"{package}\n"
+
+
+@pytest.mark.slow
+def test_what_stops_is_shown_in_one_line(tmp_path):
+  notebook = _fresh("quickstart")
+  install = _code(notebook)[0]
+  install.source = re.sub("(?<=github.com/)[^/]+", "OWNER", install.source)
+  with pytest.raises(nbclient.exceptions.CellExecutionError):
+    _execute(notebook, tmp_path, IPYTHONDIR=str(tmp_path / "ipython"))
+  (error,) = _outputs(notebook)  # of the first cell; no other was run
+  (line,) = error.traceback
+  assert line.startswith("Stopped: line 6: put")
 
 
 @pytest.mark.slow
