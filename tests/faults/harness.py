@@ -39,7 +39,7 @@ SETTINGS = {
   "rank_check.num_archs": 2,
   "rank_check.num_near_archs": 0,
   "rank_check.epochs": 1,
-  "train.epochs": 1,
+  "train.epochs": 2,
   "train.num_seeds": 1,
   "sweep.targets": (7e4,),
   "sweep.phases": ("search",),

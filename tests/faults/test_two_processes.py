@@ -18,7 +18,10 @@ def test_the_second_is_refused(phase, harness, tmp_path):
   """It names the first, which ends as if it had been alone."""
   whole = harness.finished(phase)
   folder = harness.copy(whole.before, tmp_path / phase)
-  first = harness.start(phase, folder, do="SIGSTOP", at=[whole.counts[""] // 2])
+  # At its second file of the folder; the first is the lock.
+  first = harness.start(
+    phase, folder, do="SIGSTOP", part=f"/run/{phase}/", at=[2]
+  )
   _wait_until_stopped(first["wait"])
   second = harness.run(phase, folder)
   assert second.code == 2
