@@ -150,6 +150,7 @@ main.run()
 """
 
 
+@pytest.mark.slow
 def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   """SIGTERM to one process and then to the other, and a damaged checkpoint."""
   workdir, saved = tmp_path / "run", preemption.EXIT_SAVED

@@ -235,7 +235,9 @@ def test_sigterm_while_it_compiles(tmp_path):
   assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate"])
+@pytest.mark.parametrize(
+  "damage", ["flip", pytest.param("truncate", marks=pytest.mark.slow)]
+)
 def test_damaged_checkpoint(whole, saved, tmp_path, damage):
   workdir = tmp_path / "w"
   shutil.copytree(saved, workdir)

@@ -88,6 +88,7 @@ def expected(images, tmp_path_factory):
   return _results(workdir)
 
 
+@pytest.mark.slow
 def test_sigterm_in_an_epoch_and_on(
   images, expected, after_epoch, tmp_path, capsys
 ):

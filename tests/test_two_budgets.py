@@ -1,5 +1,6 @@
 """A search under two budgets meets both, and under one of them it does not."""
 
+import numpy as np
 import pytest
 import runs
 
@@ -18,7 +19,7 @@ TINY = {
   "space.num_depth_bins": 1,
   "space.max_width": 16,
   "space.num_width_bins": 16,
-  "search.epochs": 12,
+  "search.epochs": 8,
   "search.warmup_epochs": 0,
   "search.elite": "exact",
   "search.elite_tolerance": 0.05,
@@ -63,8 +64,11 @@ def test_one_budget_does_not_meet_the_other(found):
 
 
 def test_search_is_led_to_both(found):
-  """The distribution that it ends with, before any selection."""
+  """The distributions of its last epochs, before any selection."""
   path = found["both"].workdir / "search" / "metrics.jsonl"
-  costs = artifacts.read_lines(path)[-1]["constraints"]
-  expected = [costs[name]["expected_cost"] for name in TARGETS]
+  last = [line["constraints"] for line in artifacts.read_lines(path)[-4:]]
+  expected = [
+    np.mean([costs[name]["expected_cost"] for costs in last])
+    for name in TARGETS
+  ]
   assert expected == pytest.approx([1, 1], abs=0.1)

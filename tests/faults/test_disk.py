@@ -91,6 +91,7 @@ def test_any_write_of_a_phase_fails(phase, error, harness, tmp_path):
     assert_same(folder / "run", whole.workdir)
 
 
+@pytest.mark.slow
 def test_scores_are_not_written(harness, tmp_path):
   """The evaluation goes on with those that were."""
   whole = harness.finished("evaluate")
