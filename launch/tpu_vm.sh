@@ -42,5 +42,6 @@ on_all_hosts "sudo apt-get install -y -q nfs-common && mkdir -p nss_jax_run \
 on_all_hosts "cd nss_jax_run && python3 -m pip install -q uv \
   && python3 -m uv venv -q --allow-existing --python 3.12 env \
   && python3 -m uv pip install -q --python env/bin/python '.[tpu]'"
-on_all_hosts "cd nss_jax_run \
-  && env/bin/python -m nss_jax.main --distributed $(printf '%q ' "$@")"
+# --take_over: of a slice that was preempted before this one.
+on_all_hosts "cd nss_jax_run && env/bin/python -m nss_jax.main \
+  --distributed --take_over $(printf '%q ' "$@")"

@@ -4,6 +4,7 @@ The names below are the library: search spaces and their cost, distributions
 over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
+from nss_jax.phases.load import TrainedNetwork, load_network, load_supernet
 from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.blocks import (
   Block,
@@ -11,6 +12,7 @@ from nss_jax.spaces.blocks import (
   Conv,
   Depthwise,
   SqueezeExcite,
+  block_digest,
   block_names,
   find_block,
   register_block,
@@ -131,6 +133,7 @@ __all__ = [
   "SqueezeExcite",
   "StageOrder",
   "TrainState",
+  "TrainedNetwork",
   "WeightState",
   "__version__",
   "all_space_macs",
@@ -142,6 +145,7 @@ __all__ = [
   "arch_masks",
   "arch_params",
   "arch_sampler",
+  "block_digest",
   "block_names",
   "cost_tables",
   "cross_entropy",
@@ -169,7 +173,9 @@ __all__ = [
   "init_train_state",
   "init_weight_state",
   "init_weights",
+  "load_network",
   "load_space",
+  "load_supernet",
   "macs_range",
   "make_apply",
   "match_costs",

@@ -59,6 +59,11 @@ _ARCH = flags.DEFINE_list(
 _SWEEP_INDEX = flags.DEFINE_integer(
   "sweep_index", None, "with --phases=sweep: this target only, from 0"
 )
+_TAKE_OVER = flags.DEFINE_bool(
+  "take_over",
+  False,
+  "go on in a workdir whose last process was on another host and has ended",
+)
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "print the plan and stop; nothing is compiled or written"
 )
@@ -74,6 +79,11 @@ _TENSORBOARD = flags.DEFINE_bool(
 )
 _PROFILE = flags.DEFINE_bool(
   "profile", False, "write a trace of a few calls of each loop, for xprof"
+)
+_COMPILE_CACHE = flags.DEFINE_string(
+  "compile_cache",
+  None,
+  "folder, writable by you alone, that keeps compiled programs; accelerators",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
@@ -144,6 +154,8 @@ def main(argv: list[str]) -> int:
       archs=_ARCH.value,
       sweep_index=_SWEEP_INDEX.value,
       dry_run=_DRY_RUN.value,
+      take_over=_TAKE_OVER.value,
+      compiled=_COMPILE_CACHE.value or "",
       config_flags=_config_flags(),
       viewing=watch.Viewing(
         _LOG_EVERY.value, _TENSORBOARD.value, _PROFILE.value
@@ -293,13 +305,34 @@ def _main(argv: list[str]) -> int:
   processes the orderly end of one is to wait for all the others, which are in
   the middle of a computation with it.
   """
-  code = main(argv)
+  try:
+    code = main(argv)
+  except Exception:
+    _tell_last_lines()
+    if not _is_one_of_many():
+      raise
+    traceback.print_exc()
+    code = 1
   alone_in_trouble = code not in (0, EXIT_SAVED) and _is_one_of_many()
   if code == EXIT_NOT_WRITTEN or alone_in_trouble:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
   return code
+
+
+def _tell_last_lines() -> None:
+  """Before a traceback: who dies, and what it was doing.
+
+  Of many processes all but one are quiet; a crash below Python shows the
+  Python stack as well, by the faulthandler that absl turns on.
+  """
+  from nss_jax.runtime import log, processes
+
+  sys.stdout.flush()
+  print(f"error: {processes.describe_own()} dies:", file=sys.stderr)
+  for line in log.last_lines():
+    print(f"  {line}", file=sys.stderr)
 
 
 def _is_one_of_many() -> bool:

@@ -26,13 +26,13 @@ def pytest_addoption(parser):
   parser.addoption(
     "--cases",
     type=int,
-    default=runs.CASES,
     help="in faults/: inputs of each fuzzed reader",
   )
 
 
 def pytest_configure(config):
-  runs.CASES = config.getoption("cases")
+  if cases := config.getoption("cases"):
+    runs.CASES = runs.CASES_OF_A_FILE = cases
   config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
 
 

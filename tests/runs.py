@@ -15,6 +15,8 @@ from nss_jax.runtime import data, log, sharding
 ROOT = pathlib.Path(__file__).parent.parent
 # Inputs of each fuzzed reader in `faults/`; set by --cases.
 CASES = 60
+# Of each file that a phase reads, of which there are many.
+CASES_OF_A_FILE = 6
 # What runs compile is nearly all of their time; they share it.
 _CACHE = tempfile.TemporaryDirectory(prefix="nss_jax_compiled_")
 TINY = {

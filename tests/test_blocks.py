@@ -1,6 +1,7 @@
 """Each block, described once: network, masks, slices and cost agree."""
 
 import itertools
+import json
 import math
 
 import jax
@@ -11,6 +12,7 @@ from jax import lax
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.phases import pipeline, supernet_program
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import arch_activations
 from nss_jax.supernet import conv
@@ -31,11 +33,12 @@ nss.register_block("custom", CUSTOM)
 BLOCKS = ("basic", "bottleneck", "inverted_residual", "mobilenet_v2", "custom")
 
 
-def _space(block):
+def _space(block, stages=2):
+  """The last so many of two stages."""
   return nss.SearchSpace(
-    depth_bins=(((1, 1), (2, 3)), ((1, 2),)),
-    width_bins=(((1, 3), (4, 6)), ((2, 5),)),
-    strides=(1, 2),
+    depth_bins=(((1, 1), (2, 3)), ((1, 2),))[-stages:],
+    width_bins=(((1, 3), (4, 6)), ((2, 5),))[-stages:],
+    strides=(1, 2)[-stages:],
     stem_width=3,
     block=block,
     image_shape=(5, 4, 2),
@@ -72,17 +75,31 @@ def _equal(got, want):
   )
 
 
-# The one that stays has every kind of layer, and channels of both widths.
+TWO_STAGES = "d1-2_w2-3", "d3-1_w5-4", "d2-2_w6-5", "d2-2_w1-2"
+
+
+# Of those that stay, the first has every kind of layer, and channels of both
+# widths; the second a projection and fractions of channels.
 @pytest.mark.parametrize(
-  "block",
+  ("block", "stages", "buckets", "texts"),
   [
-    pytest.param(name, marks=[pytest.mark.slow] * (name != "inverted_residual"))
+    pytest.param(
+      *(name, 2, ((6,), (3, 5)), TWO_STAGES),
+      marks=[pytest.mark.slow] * (name != "inverted_residual"),
+      id=name,
+    )
     for name in BLOCKS
+  ]
+  + [
+    pytest.param(
+      *("bottleneck", 1, ((3, 5),), ("d1_w2", "d2_w3", "d1_w4", "d2_w5")),
+      id="bottleneck, one stage",
+    )
   ],
 )
-def test_masked_is_sliced_is_small(block):
+def test_masked_is_sliced_is_small(block, stages, buckets, texts):
   """Logits and all gradients, in float64."""
-  space = _space(block)
+  space = _space(block, stages)
   with jax.enable_x64(True):
     arguments = _arguments(space)
     masked = _with_gradient(
@@ -91,18 +108,16 @@ def test_masked_is_sliced_is_small(block):
       )
     )
     sliced = _with_gradient(
-      lambda w, x, arch: nss.apply_sliced(
-        space, w, x, arch, buckets=((6,), (3, 5))
-      )
+      lambda w, x, arch: nss.apply_sliced(space, w, x, arch, buckets=buckets)
     )
-    for text in ("d1-2_w2-3", "d3-1_w5-4", "d2-2_w6-5", "d2-2_w1-2"):
+    for text in texts:
       arch = nss.parse_arch(text)
       arch = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), arch)
       want, (gradient, down) = masked(*arguments, arch)
       _equal(sliced(*arguments, arch), (want, (gradient, down)))
       assert all(jax.tree.leaves(jax.tree.map(jnp.any, gradient)["head"]))
     # Cut out, it computes the same; and nothing else has a gradient.
-    arch = nss.parse_arch("d3-1_w5-4")
+    arch = nss.parse_arch(texts[1])
     want, (gradient, down) = masked(*arguments, arch)
     small = nss.extract_subnet(space, arguments[0], arch)
     only = space.only(arch)
@@ -247,6 +262,55 @@ def _head(inputs, outputs):
   return (inputs + 1) * outputs
 
 
+# https://github.com/osmr/imgclsmob/blob/master/pytorch/README.md, CIFAR-10: the
+# parameters of ResNet-164(BN), ResNet-272(BN) and ResNet-1001. (Its FLOPs also
+# count normalisation and activations.)
+@pytest.mark.parametrize(
+  ("depth", "params"), [(18, 1_704_154), (30, 2_816_986), (111, 10_328_602)]
+)
+def test_bottleneck_resnets_for_cifar(depth, params):
+  """He et al. 2015 and 2016: a whole network, with our stem and head."""
+  space = nss.SearchSpace.expanded(
+    block="bottleneck",
+    max_depth=111,
+    max_width=256,
+    num_depth_bins=1,
+    num_width_bins=1,
+  )
+  arch = nss.parse_arch(f"d{depth}-{depth}-{depth}_w64-128-256")
+  assert nss.arch_params(space, arch) == params
+  # By hand: a further block of any stage; the first ones, whose reduction is
+  # before the stride, and their projections; stem and head.
+  rest = 32**2 * (64 * 16 + 9 * 16 * 16 + 16 * 64)
+  first = 32**2 * (16 * 16 + 9 * 16 * 16 + 16 * 64 + 16 * 64)
+  first += 32**2 * 64 * 32 + 16**2 * (9 * 32 * 32 + 32 * 128 + 64 * 128)
+  first += 16**2 * 128 * 64 + 8**2 * (9 * 64 * 64 + 64 * 256 + 128 * 256)
+  ends = 32**2 * 9 * 3 * 16 + (256 + 1) * 10
+  macs = 3 * (depth - 1) * rest + first + ends
+  assert nss.arch_macs(space, arch) == macs
+
+
+def _inverted_macs(rows, excite):
+  """Without our descriptions: of the layers as the two papers have them.
+
+  Args:
+    rows: of their tables: expansion, kernel, channels, depth, stride.
+    excite: whether with squeeze-excite, of a quarter of what comes in.
+  """
+  side, before = 112, 32
+  total = side**2 * 9 * 3 * before
+  for times, size, width, depth, stride in rows:
+    for step in (stride, *[1] * (depth - 1)):
+      hidden, squeezed = times * before, before // 4
+      total += (times > 1) * side**2 * before * hidden
+      side //= step
+      total += side**2 * hidden * (size**2 + width)
+      if excite:
+        total += hidden * squeezed + squeezed + squeezed * hidden + hidden
+      before = width
+  return total + side**2 * before * 1280 + (1280 + 1) * 1000
+
+
 def test_resnet_50():
   """He et al. 2015, strided as torchvision's `resnet50` is."""
   block = nss.find_block("bottleneck")
@@ -259,6 +323,16 @@ def test_resnet_50():
   assert side == 7
   assert total[0] == 25_557_032
   assert round(total[1] / 1e9, 2) == 4.09
+  # By hand: further blocks, all alike; first ones, whose reduction is before
+  # the stride, and their projections; stem and head.
+  rest = 56**2 * (256 * 64 + 9 * 64 * 64 + 64 * 256)
+  first = 56**2 * (64 * 64 + 9 * 64 * 64 + 64 * 256 + 64 * 256)
+  for small, side in ((128, 28), (256, 14), (512, 7)):
+    first += (2 * side) ** 2 * 2 * small * small
+    first += side**2 * (9 * small * small + 4 * small * small)
+    first += side**2 * 2 * small * 4 * small
+  ends = 112**2 * 49 * 3 * 64 + (2048 + 1) * 1000
+  assert total[1] == 12 * rest + first + ends == 4_089_185_256
 
 
 def test_mobilenet_v2():
@@ -273,6 +347,16 @@ def test_mobilenet_v2():
   assert side == 7
   assert total[0] == 3_504_872
   assert round(total[1] / 1e9, 2) == 0.30
+  rows = (
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 3, 32, 3, 2),
+    (6, 3, 64, 4, 2),
+    (6, 3, 96, 3, 1),
+    (6, 3, 160, 3, 2),
+    (6, 3, 320, 1, 1),
+  )
+  assert total[1] == _inverted_macs(rows, excite=False) == 300_775_272
 
 
 def test_efficientnet_b0():
@@ -297,6 +381,16 @@ def test_efficientnet_b0():
   total += _head(1280, 1000)
   assert total[0] == 5_288_548
   assert round(total[1] / 1e9, 2) == 0.39
+  rows = (
+    (1, 3, 16, 1, 1),
+    (6, 3, 24, 2, 2),
+    (6, 5, 40, 2, 2),
+    (6, 3, 80, 3, 2),
+    (6, 5, 112, 3, 1),
+    (6, 5, 192, 4, 2),
+    (6, 3, 320, 1, 1),
+  )
+  assert total[1] == _inverted_macs(rows, excite=True)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -420,6 +514,55 @@ def test_wrong_descriptions_are_refused(message):
   with pytest.raises(ValueError, match=f"block wrong: .*{message}"):
     nss.register_block("wrong", WRONG[message])
   assert "wrong" not in nss.block_names()
+
+
+def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
+  """Of the same name and shapes, in what an earlier process has kept."""
+  space, config = _space("custom"), config_lib.base()
+  config.space.block = "custom"
+  kept = json.loads(json.dumps(space.to_dict()))
+  key = supernet_program.cache_key(config, space)
+  pipeline.claim_workdir(config, tmp_path)
+  before = nss.block_digest("custom")
+
+  def use(block):
+    monkeypatch.setitem(blocks._BLOCKS, "custom", block)
+
+  use(nss.Block(*CUSTOM))  # made anew, of the same parts
+  assert nss.SearchSpace.from_dict(kept) == space
+  assert supernet_program.cache_key(config, space) == key
+  pipeline.check_workdir(config, tmp_path)
+  use(CUSTOM._replace(activation="silu"))
+  now = nss.block_digest("custom")
+  message = f"custom is another one here, of block_digest {now}.*{before}"
+  with pytest.raises(ValueError, match=message):
+    nss.SearchSpace.from_dict(kept)
+  assert supernet_program.cache_key(config, space) != key
+  with pytest.raises(
+    pipeline.WorkdirError, match=f"block_digest: '{before}' is now '{now}'"
+  ):
+    pipeline.check_workdir(config, tmp_path)
+  # What is written by hand, or was by an earlier version, names the block.
+  del kept["block_digest"]
+  assert nss.SearchSpace.from_dict(kept) == space
+
+
+def test_digests_see_every_field(monkeypatch):
+  """Of each kind of layer, and of the block."""
+  first, *rest = CUSTOM.layers
+  found = set()
+  for change in (
+    {},
+    {"projects": False},
+    {"activation": "relu6"},
+    {"layers": (*rest[:2], first, *rest[2:])},
+    {"layers": (first._replace(activation="relu"), *rest)},
+    {"layers": (first._replace(size=3), *rest)},
+    {"layers": (first._replace(outputs=nss.Channels("width", 2)), *rest)},
+  ):
+    monkeypatch.setitem(blocks._BLOCKS, "custom", CUSTOM._replace(**change))
+    found.add(nss.block_digest("custom"))
+  assert len(found) == 7
 
 
 def test_a_name_is_of_one_block():

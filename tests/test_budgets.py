@@ -421,7 +421,8 @@ def test_plan_and_result_show_each_budget(job, tmp_path):
   artifacts.write_json(tmp_path / "search" / "elite_space.json", elite)
   words = search.report(elite, job._replace(workdir=tmp_path))
   assert any(
-    line.startswith("  params: mean ") and "from the most of 1500" in line
+    line.startswith("  params: mean ")
+    and "from the most of 1,500 parameters" in line
     for line in words
   )
 

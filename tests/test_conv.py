@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nss_jax.supernet import conv
+from nss_jax.supernet import blocks, conv
 
 SHAPES = [
   (5, 8, 8, 3, 17),
@@ -75,19 +75,59 @@ def test_no_negative_padding(stride, size, side):
 
 
 def test_same_bits_every_time():
-  keys = jax.random.split(jax.random.key(0))
+  """Of the kernels that take the time, and they are the sums of float64."""
+  keys = jax.random.split(jax.random.key(0), 5)
   x = jax.random.normal(keys[0], (32, 8, 8, 16))
-  k = jax.random.normal(keys[1], (3, 3, 16, 16))
+  kernel = jax.random.normal(keys[1], (3, 3, 16, 16))
+  scale = 1 + 0.1 * jax.random.normal(keys[2], (16,))
+  offset = jax.random.normal(keys[3], (16,))
+  upstream = jax.random.normal(keys[4], x.shape)
 
   @jax.jit
-  def gradient(x, k):
-    def loss(k):
-      y = conv.conv2d(x, k)
-      return jnp.square(y - y.mean((0, 1, 2), keepdims=True)).mean()
+  def call(x, kernel, scale, offset):
+    def layer(*inputs):
+      x, kernel, scale, offset = inputs
+      return blocks.batch_norm(conv.conv2d(x, kernel), scale, offset)
 
-    return jax.grad(loss)(k)
+    outputs, vjp = jax.vjp(layer, x, kernel, scale, offset)
+    return outputs, *vjp(upstream)
 
-  assert len({np.asarray(gradient(x, k)).tobytes() for _ in range(200)}) == 1
+  inputs = x, kernel, scale, offset
+  found = [[*map(np.asarray, call(*inputs))] for _ in range(200)]
+  assert len({b"".join(x.tobytes() for x in each) for each in found}) == 1
+  expected = _layer_in_float64(*inputs, upstream)
+  for got, want in zip(found[0], expected, strict=True):
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
+
+
+def _layer_in_float64(*inputs):
+  """Convolution and batch normalisation, and their gradients, by definition."""
+  x, kernel, scale, offset, upstream = (np.asarray(x, float) for x in inputs)
+  _, height, width, _ = x.shape
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  back, axes = np.zeros_like(padded), (0, 1, 2)
+  places = [
+    (i, j, np.s_[:, i : i + height, j : j + width])
+    for i in range(3)
+    for j in range(3)
+  ]
+  y = sum(padded[seen] @ kernel[i, j] for i, j, seen in places)
+  deviation = np.sqrt(y.var(axes) + blocks.EPSILON)
+  unit = (y - y.mean(axes)) / deviation
+  inner = upstream * scale / deviation
+  inner = inner - inner.mean(axes) - unit * (inner * unit).mean(axes)
+  kernel_gradient = np.zeros_like(kernel)
+  for i, j, seen in places:
+    kernel_gradient[i, j] = np.einsum("bhwi,bhwo->io", padded[seen], inner)
+    back[seen] += inner @ kernel[i, j].T
+  return (
+    unit * scale + offset,
+    back[:, 1:-1, 1:-1],
+    kernel_gradient,
+    (upstream * unit).sum(axes),
+    upstream.sum(axes),
+  )
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nss_jax.runtime import data
+from nss_jax.runtime import data, processes
 from nss_jax.runtime.data import dataset as dataset_lib
 
 CIFAR10 = data.ARCHIVES["cifar10_binary"]
@@ -284,6 +284,34 @@ ATTACKS = {
     TEST_FILE,
     "type b'1'",
   ),
+  # CVE-2026-11940: a filter that follows the link writes outside.
+  "hardlink to symlink": (
+    lambda tar: (
+      add(tar, f"{FOLDER}/up", type=tarfile.SYMTYPE, linkname="/etc"),
+      add(
+        tar,
+        TEST_FILE,
+        type=tarfile.LNKTYPE,
+        linkname=f"{FOLDER}/up/passwd",
+      ),
+    ),
+    TEST_FILE,
+    "type b'2'",
+  ),
+  "hardlink to symlink of right size": (
+    lambda tar: (
+      add(
+        tar,
+        TEST_FILE,
+        bytes(30_730),
+        type=tarfile.LNKTYPE,
+        linkname=f"{FOLDER}/up",
+      ),
+      add(tar, f"{FOLDER}/up", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    ),
+    TEST_FILE,
+    "type b'1'",
+  ),
   "device": (
     _member(TEST_FILE, b"", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
     TEST_FILE,
@@ -536,6 +564,48 @@ def test_archive_is_fetched_once(remote, server, tmp_path):
     assert cifar.train_images.shape == (20, 32, 32, 3)
     assert server.requests == 1
   assert [file.name for file in cache.iterdir()] == [remote.filename]
+
+
+def test_of_many_processes_the_first_fetches(
+  remote, server, tmp_path, monkeypatch
+):
+  called = []
+
+  def first(work):
+    called.append(work())
+    return called[-1]
+
+  monkeypatch.setattr(processes, "first", first)
+  data.load("cifar10_binary", cache_dir=str(tmp_path / "c"), progress=False)
+  assert called == [tmp_path / "c" / remote.filename]
+  assert server.requests == 1
+
+
+@pytest.mark.parametrize("disk", ["shared", "its own"])
+def test_the_others_wait_and_read(disk, remote, server, tmp_path, monkeypatch):
+  """Or fetch too, where what the first has fetched is not to be seen."""
+  cache = tmp_path / "cache"
+
+  def first(work):
+    assert server.requests == 0 and not cache.exists()
+    if disk == "shared":
+      cache.mkdir()
+      (cache / remote.filename).write_bytes(server.content)
+
+  monkeypatch.setattr(processes, "first", first)
+  cifar = data.load("cifar10_binary", cache_dir=str(cache), progress=False)
+  assert cifar.train_images.shape == (20, 32, 32, 3)
+  assert server.requests == (disk == "its own")
+
+
+def test_the_others_fail_with_the_first(remote, server, tmp_path, monkeypatch):
+  def first(work):
+    raise processes.FirstFailed("process 0: could not fetch")
+
+  monkeypatch.setattr(processes, "first", first)
+  with pytest.raises(processes.FirstFailed):
+    data.load("cifar10_binary", cache_dir=str(tmp_path), progress=False)
+  assert server.requests == 0
 
 
 def test_progress_bar_is_shown_if_asked(remote, tmp_path, capsys):

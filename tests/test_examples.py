@@ -1,6 +1,9 @@
 """The examples run, and find what they should."""
 
+import os
 import runpy
+import subprocess
+import sys
 import tempfile
 
 import jax
@@ -9,6 +12,8 @@ import pytest
 import runs
 
 import nss_jax as nss
+from nss_jax.phases import loop, search
+from nss_jax.spaces.search_space import space_ranges
 
 EXAMPLES = runs.ROOT / "tests" / "examples"
 
@@ -84,19 +89,61 @@ def test_other_spaces():
   np.testing.assert_allclose(found["sliced"], found["masked"], atol=1e-4)
 
 
+FRESH = """
+import sys, jax, numpy as np
+from jax import export
+network = export.deserialize(open(sys.argv[1], "rb").read())
+for name in sys.argv[2:]:
+  np.save(name + "_out", network.call(np.load(name + ".npy")))
+assert "nss_jax" not in sys.modules
+"""
+
+
 def test_export(tmp_path, monkeypatch):
+  """Of a real search; the file is read by a process without this library."""
+  fields = {"search.epochs": 2, "search.warmup_epochs": 0}  # one program
+  fields |= {"space.strides": (1,), "objective.target_flops": 4e5}
+  fields |= {"space.max_width": 16}
+  config = runs.load_config(**{**runs.TINY, **fields})
+  job = runs.make_job(config, tmp_path / "run")
+  search.run(job)
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  monkeypatch.setattr(sys, "argv", ["export.py", str(tmp_path / "run")])
   found = _run("export")
-  assert {path.name for path in found["folder"].iterdir()} == {
-    "network",
-    "tuned",
-  }
-  assert found["folder"].parent == tmp_path
-  np.testing.assert_allclose(found["theirs"], found["ours"], atol=1e-5)
-  assert found["exported"].platforms == ("cpu", "cuda", "tpu")
-  assert (found["theirs"].argmax(-1) == found["labels"]).mean() > 0.75
-  # Any batch size.
-  one = found["again"].call(found["images"][:1])
-  np.testing.assert_allclose(
-    one, found["predict"](found["images"][:1]), atol=1e-5
+  folder, arch = found["folder"], found["arch"]
+  assert {path.name for path in folder.iterdir()} == {"network", "tuned"}
+  assert folder.parent == tmp_path
+  # The arch is of the space that was found, the weights of that search.
+  for kind, ranges in space_ranges(*nss.load_space(tmp_path / "run")).items():
+    ((low, high),) = ranges
+    assert low <= int(getattr(arch, kind)[0]) <= high
+  state = loop.Checkpoints(job.workdir / "search" / "checkpoints").read()
+  width = int(arch.width[0])
+  np.testing.assert_array_equal(
+    found["params"]["head"]["kernel"],
+    state["weights"]["params"]["head"]["kernel"][:width],
   )
+  # orbax gives back what was tuned, and that is not what it began with.
+  jax.tree.map(
+    np.testing.assert_array_equal, found["tuned"], found["state"][:2]
+  )
+  assert abs(found["tuned"][0]["head"]["bias"]).max() > 1e-3
+  assert (found["logits"].argmax(-1) == found["test_y"]).mean() > 0.75
+  assert found["exported"].platforms == ("cpu", "cuda", "tpu")
+  # Any batch size.
+  names = [str(tmp_path / name) for name in ("all", "one")]
+  for name, count in zip(names, (360, 1), strict=True):
+    np.save(name, found["test_x"][:count])
+  network = str(folder / "network")
+  process = subprocess.run(
+    [sys.executable, "-c", FRESH, network, *names],
+    cwd=tmp_path,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.returncode == 0, process.stderr
+  for name, count in zip(names, (360, 1), strict=True):
+    theirs = np.load(f"{name}_out.npy")
+    np.testing.assert_allclose(theirs, found["logits"][:count], atol=1e-5)

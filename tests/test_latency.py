@@ -13,8 +13,9 @@ from strategies import random_logits, softmax
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import latency_table, pipeline
+from nss_jax.phases import latency_budget, latency_table, pipeline
 from nss_jax.runtime import artifacts, latency_file, stopwatch
+from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import arch_cost, cost_tables, mean_cost, space_cost
 from nss_jax.spaces.latency import LatencyTable, latency_metric
 from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
@@ -128,7 +129,8 @@ def test_check_compares_with_whole_networks():
   settings = runs.load_config().latency_table
   settings.num_networks = 12
   table = latency_table.measure(SPACE, 3, time_of_layers)
-  found = latency_table.check(SPACE, table, settings, time_of_layers)
+  archs = latency_table.held_out(SPACE, settings)
+  found = latency_table.check(SPACE, table, archs, time_of_layers)
   assert found["tau"]["latency"] > 0.9
   assert found["tau"]["flops"] == pytest.approx(1)
   assert 0 < found["relative_error"]["mean"] < 0.02
@@ -137,9 +139,41 @@ def test_check_compares_with_whole_networks():
   assert found["relative_error"]["max"] == pytest.approx(max(errors))
   assert found["relative_error"]["mean"] == pytest.approx(np.mean(errors))
   slow = latency_table.check(
-    SPACE, table, settings, lambda space: 2 * time_of_layers(space)
+    SPACE, table, archs, lambda space: 2 * time_of_layers(space)
   )
   assert slow["relative_error"]["mean"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_networks_of_the_table_do_not_check_it():
+  """Drawn from a search space of few networks, all of them but those."""
+  space = dataclasses.replace(
+    SPACE, depth_bins=(((1, 1),),) * 2, width_bins=(((3, 4),), ((5, 7),))
+  )
+  settings = runs.load_config().latency_table
+  settings.num_widths, settings.num_networks = 2, 16
+  archs = latency_table.held_out(space, settings)
+  found = [
+    space.only(Arch(d, w))
+    for d, w in zip(archs.depth, archs.width, strict=True)
+  ]
+  timed = []
+
+  def time_one(probe):
+    timed.append(probe)
+    return time_of_layers(probe)
+
+  table = latency_table.measure(space, 2, time_one)
+  # Those that give the ends are whole networks: of 6 there are 4 others.
+  assert len(found) == len(set(found)) == 4
+  assert not set(found) & set(timed)
+  checked = latency_table.check(space, table, archs, time_of_layers)
+  assert len(checked["networks"]) == 4
+  settings.num_widths = 3
+  with pytest.raises(
+    config_lib.ConfigError, match=r"num_widths: 3 is not .* expected fewer"
+  ):
+    small = dataclasses.replace(space, width_bins=(((3, 3),), ((5, 7),)))
+    latency_table.held_out(small, settings)
 
 
 def test_calls_are_timed_after_warmup(monkeypatch):
@@ -251,7 +285,7 @@ def test_budget_of_latency(folder):
     **{**TINY, "objective.constraints": (constraint,), "search.elite": "exact"}
   )
   config.search.elite_tolerance = 0.5
-  config = pipeline._with_latency_table(config, folder.parent)
+  config = latency_budget.with_table(config, folder.parent)
   config_lib.validate(config)
   space = config_lib.search_space(config, (8, 8, 1))
   config_lib.validate_target(config, space)
@@ -292,6 +326,13 @@ def test_a_table_of_another_search_space_is_refused(folder, change, words):
     latency_file.read_metric(folder, dataclasses.replace(space, **change))
 
 
+def test_a_table_of_an_edited_block_is_refused(folder, monkeypatch):
+  edited = blocks.find_block("basic")._replace(activation="silu")
+  monkeypatch.setitem(blocks._BLOCKS, "basic", edited)
+  with pytest.raises(artifacts.ArtifactError, match="basic is another one"):
+    latency_file.read_metric(folder, None)
+
+
 @pytest.mark.parametrize(
   ("name", "value", "words"),
   [
@@ -308,6 +349,68 @@ def test_a_broken_table_is_refused(folder, name, value, words):
   artifacts.write_json(folder / "summary.json", content)
   with pytest.raises(artifacts.ArtifactError, match=words):
     latency_file.read_metric(folder, None)
+
+
+def _edit(folder, **changes):
+  content = artifacts.read_json(folder / "summary.json")
+  artifacts.write_json(folder / "summary.json", {**content, **changes})
+
+
+@pytest.fixture
+def by_latency(folder):
+  """The config of a search by that table, as if it had been measured here."""
+  _edit(folder, **latency_file.origin("float32"))
+  constraint = {"metric": "latency", "target": 1.05e-3}
+  return runs.load_config(
+    **TINY,
+    **{
+      "objective.constraints": (constraint,),
+      "objective.latency_table": str(folder),
+    },
+  )
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"device": "TPU v4", "processor": None},
+    {"processor": "Another CPU, 64 cores"},
+    {"activations": "bfloat16"},
+  ],
+)
+@pytest.mark.parametrize("phase", ["search", "sweep"])
+def test_a_table_of_another_device_is_refused(
+  by_latency, folder, tmp_path, changes, phase
+):
+  workdir, config = tmp_path / "w", by_latency
+  config.sweep.targets, config.sweep.phases = (4e4,), ("search",)
+  assert pipeline.run(config, workdir, [phase], dry_run=True) == 0
+  _edit(folder, **changes)
+  with pytest.raises(artifacts.ArtifactError) as error:
+    pipeline.run(config, workdir, [phase], dry_run=True)
+  line, (name, value) = str(error.value), next(iter(changes.items()))
+  here = latency_file.origin("float32")[name]
+  assert f"measured with {name} {value!r}; expected {here!r}" in line
+  assert "--config.objective.foreign_latency_table=True" in line
+  assert "\n" not in line and isinstance(error.value, pipeline.USER_ERRORS)
+  config.objective.foreign_latency_table = True
+  config_lib.validate(config)
+  assert pipeline.run(config, workdir, [phase], dry_run=True) == 0
+
+
+def test_a_search_that_has_begun_goes_on_elsewhere(
+  by_latency, folder, tmp_path
+):
+  _edit(folder, device="TPU v4")
+  (tmp_path / "w" / "search").mkdir(parents=True)
+  assert pipeline.run(by_latency, tmp_path / "w", ["search"], dry_run=True) == 0
+
+
+def test_a_table_of_before_processors_were_told(by_latency, folder, tmp_path):
+  content = artifacts.read_json(folder / "summary.json")
+  del content["processor"], content["activations"]
+  artifacts.write_json(folder / "summary.json", content)
+  assert pipeline.run(by_latency, tmp_path / "w", ["search"], dry_run=True) == 0
 
 
 def test_search_needs_a_table(tmp_path):

@@ -10,6 +10,7 @@ import time
 
 import jsonschema
 import kubernetes_validate
+import launch_schemas
 import pytest
 import runs
 import yaml
@@ -27,84 +28,22 @@ DISTRIBUTED = {"distributed", "coordinator", "num_processes", "process_id"}
 EXPECTED = {
   "slurm_sweep.sbatch": {
     *("config", "config.seed", "workdir", "phases", "sweep_index"),
+    "take_over",
   },
-  "slurm_search.sbatch": {"distributed"},
+  "slurm_search.sbatch": {"distributed", "take_over"},
   "kubernetes_search.yaml": {
     *("config", "config.data.cache_dir", "workdir", "distributed"),
+    "take_over",
   },
   "kubernetes_sweep.yaml": {
     *("config", "config.data.cache_dir", "workdir", "phases", "sweep_index"),
+    "take_over",
   },
   "skypilot.yaml": {
     *("config", "workdir", "coordinator", "num_processes", "process_id"),
+    "take_over",
   },
-  "tpu_vm.sh": {"distributed"},
-}
-# What the JobSet controller adds to Jobs: fields, those that are required and
-# the accepted values in kubernetes-sigs/jobset, api/jobset/v1alpha2,
-# jobset_types.go. No package on PyPI has its schema.
-JOBSET = {
-  "type": "object",
-  "required": ["apiVersion", "kind", "metadata", "spec"],
-  "additionalProperties": False,
-  "properties": {
-    "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"},
-    "kind": {"const": "JobSet"},
-    "metadata": {"type": "object", "required": ["name"]},
-    "spec": {
-      "type": "object",
-      "additionalProperties": False,
-      "required": ["replicatedJobs"],
-      "properties": {
-        "failurePolicy": {
-          "type": "object",
-          "additionalProperties": False,
-          "properties": {
-            "maxRestarts": {"type": "integer"},
-            "restartStrategy": {"enum": ["Recreate", "BlockingRecreate"]},
-            "rules": {
-              "type": "array",
-              "items": {
-                "type": "object",
-                "required": ["name", "action"],
-                "additionalProperties": False,
-                "properties": {
-                  "name": {
-                    "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
-                  },
-                  "action": {
-                    "enum": [
-                      "FailJobSet",
-                      "RestartJobSet",
-                      "RestartJobSetAndIgnoreMaxRestarts",
-                    ]
-                  },
-                  "onJobFailureReasons": {
-                    "type": "array",
-                    "items": {"type": "string"},
-                  },
-                },
-              },
-            },
-          },
-        },
-        "replicatedJobs": {
-          "type": "array",
-          "minItems": 1,
-          "items": {
-            "type": "object",
-            "required": ["name", "template"],
-            "additionalProperties": False,
-            "properties": {
-              "name": {"type": "string"},
-              "replicas": {"type": "integer"},
-              "template": {"type": "object", "required": ["spec"]},
-            },
-          },
-        },
-      },
-    },
-  },
+  "tpu_vm.sh": {"distributed", "take_over"},
 }
 
 
@@ -129,9 +68,59 @@ def _jobs(path: pathlib.Path) -> list[dict]:
 def test_kubernetes_files_have_the_schema(path):
   for resource in [*_load(path), *_jobs(path)]:
     if resource["kind"] == "JobSet":
-      jsonschema.validate(resource, JOBSET)
+      jsonschema.validate(resource, launch_schemas.JOBSET)
     else:
       kubernetes_validate.validate(resource, "1.37", strict=True)
+
+
+def test_names_that_jobset_makes_are_short_enough():
+  jobset = _load(LAUNCH / "kubernetes_search.yaml")[-1]
+  (part,) = jobset["spec"]["replicatedJobs"]
+  last = part["template"]["spec"]["completions"] - 1
+  name = jobset["metadata"]["name"]
+  assert len(f"{name}-{part['name']}-0-{last}-abcde") <= 63
+
+
+def test_skypilot_file_has_the_schema():
+  (sky,) = _load(LAUNCH / "skypilot.yaml")
+  jsonschema.validate(sky, launch_schemas.SKYPILOT)
+
+
+# Mistakes that an engine would find late or never: the path and the value.
+MISTAKES = [
+  ("kubernetes_search", "spec/failurePolicy/maxRestart", 2),
+  ("kubernetes_search", "spec/failurePolicy/maxRestarts", "2"),
+  ("kubernetes_search", "spec/failurePolicy/rules/0/action", "Restart"),
+  ("kubernetes_search", "spec/failurePolicy/rules/0/name", "saved-75"),
+  (
+    "kubernetes_search",
+    "spec/failurePolicy/rules/0/onJobFailureReasons",
+    ["PodFailed"],
+  ),
+  ("kubernetes_search", "spec/replicatedJobs/0/replica", 1),
+  ("kubernetes_search", "spec/replicatedJobs", []),
+  ("kubernetes_search", "apiVersion", "jobset.x-k8s.io/v1alpha1"),
+  ("skypilot", "resources/job_recovery/recover_on_exit_code", [75]),
+  ("skypilot", "resources/job_recovery/recover_on_exit_codes", ["75"]),
+  ("skypilot", "resources/spot", True),
+  ("skypilot", "file_mounts//runs", {"name": "x", "mode": "CACHED"}),
+  ("skypilot", "envs/2X", ""),
+  ("skypilot", "env", {}),
+  ("skypilot", "num_nodes", "1"),
+]
+
+
+@pytest.mark.parametrize("name, path, value", MISTAKES)
+def test_schemas_find_mistakes(name, path, value):
+  resource = _load(LAUNCH / f"{name}.yaml")[-1]
+  *parents, last = path.split("/", 1 if "//" in path else -1)
+  place = resource
+  for key in parents:
+    place = place[int(key) if key.isdigit() else key]
+  place[last] = value
+  schema = {"skypilot": launch_schemas.SKYPILOT}
+  with pytest.raises(jsonschema.ValidationError):
+    jsonschema.validate(resource, schema.get(name, launch_schemas.JOBSET))
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
@@ -233,7 +222,7 @@ def _flags_of(path: pathlib.Path) -> set[str]:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     return {a[2:].partition("=")[0] for a in container["args"]}
   if path.name == "skypilot.yaml":  # some are put together before
-    return set(re.findall(r"--([\w.]+)=", _load(path)[0]["run"]))
+    return set(re.findall(r"(?<!\S)--([\w.]+)[ =]", _load(path)[0]["run"]))
   return _flags(path.read_text())
 
 
@@ -384,8 +373,9 @@ def test_tasks_of_a_sweep_are_all_different(start):
       **fields,
     )  # fmt: skip
     assert process.wait(timeout=120) == 0
-    config, seed, workdir, phases, index, last = _arguments(calls)
-    assert (phases, last) == ("--phases=sweep", "--verbosity=0")
+    config, seed, workdir, phases, index, *last = _arguments(calls)
+    assert phases == "--phases=sweep"
+    assert last == ["--take_over", "--verbosity=0"]
     name = "quickstart" if "quickstart" in config else "cifar10_600mf"
     number = seed.removeprefix("--config.seed=")
     assert workdir == f"--workdir=runs/{name}_seed_{number}"
@@ -416,7 +406,7 @@ def test_search_of_slurm_lets_every_process_save(start):
   assert process.wait(timeout=120) == 0
   assert calls.read_text() == (
     "srun --kill-on-bad-exit=0 python -m nss_jax.main --distributed "
-    "--config=a b.py\n"
+    "--take_over --config=a b.py\n"
   )
 
 

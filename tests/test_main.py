@@ -3,9 +3,11 @@
 import os
 import re
 import sys
+import tarfile
 import tomllib
 from importlib import metadata
 
+import numpy as np
 import pytest
 import runs
 from absl import flags
@@ -200,6 +202,39 @@ def test_data_that_cannot_be_had(source, path, words, call, tmp_path):
   assert _everything(tmp_path) == [tmp_path / "file"]
 
 
+def test_hostile_data(call, tmp_path):
+  """An archive whose data is a link, and an array that is to be unpickled."""
+  archive = tmp_path / "cifar-10-binary.tar.gz"
+  with tarfile.open(archive, "w:gz") as tar:
+    member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+    member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    tar.addfile(member)
+
+  class Runs:
+    def __reduce__(self):
+      return os.mkdir, (str(tmp_path / "ran"),)
+
+  images, labels = np.zeros((2, 4, 4), np.uint8), np.arange(2)
+  objects = np.empty(2, object)
+  objects[:] = [Runs(), Runs()]
+  array = tmp_path / "x.npz"
+  np.savez(
+    array,
+    x_train=images,
+    y_train=objects,
+    x_test=images,
+    y_test=labels,
+  )
+  before = _everything(tmp_path)
+  for source, path, word in (
+    ("cifar10_binary", archive, "test_batch.bin"),
+    ("npz", array, "holds objects"),
+  ):
+    source, path = f"{FIELD}data.source={source}", f"{FIELD}data.path={path}"
+    _assert_refused(call("--workdir=w", source, path, tiny=False), word)
+    assert _everything(tmp_path) == before
+
+
 @pytest.mark.parametrize(
   ("text", "words"),
   [
@@ -281,6 +316,15 @@ def test_config_by_name(call, tmp_path):
 def test_wrong_argument_of_a_config_file(argument, words, call):
   config = f"{CONFIGS / 'cifar.py'}:{argument}"
   _assert_refused(call("--workdir=w", config=config), words)
+
+
+def test_compile_cache_is_said_to_be_off_on_cpu(call, tmp_path):
+  result = call("--workdir=w", "--compile_cache=c", "--phases=train")
+  assert "--compile_cache: off on CPU" in result[1]
+  _assert_refused(result, "needs a finished nas")
+  assert not _everything(tmp_path)
+  _, out, _ = call("--workdir=w", "--phases=train")
+  assert "cache" not in out
 
 
 @pytest.mark.parametrize("flags", [(), (f"{FIELD}seed=1",)])

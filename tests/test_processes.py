@@ -169,6 +169,95 @@ def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   assert _results(workdir) == _results(two[0])
 
 
+# It waits at every line, so that it cannot end before it is told.
+_SLOW = """
+import time
+from nss_jax import main
+from nss_jax.runtime import artifacts
+
+def slow(path, line, call=artifacts.append_line):
+  call(path, line)
+  if line["epoch"] >= 2:
+    time.sleep({wait})
+
+artifacts.append_line = slow
+{more}
+main.run()
+"""
+_WAIT_SECONDS = 2  # at a line, the longest that a call takes
+# Files of a save, of which the first process hears from within it.
+_WHILE_SAVING = """
+import sys
+sys.path.insert(0, "tests/faults")
+import injection
+injection.inject(
+  inside={inside!r}, part="00000036.orbax", at=[3, 5], do="SIGTERM"
+)
+"""
+
+
+def _await_line(workdir, epoch, started):
+  path, deadline = workdir / "search" / "metrics.jsonl", time.monotonic() + 300
+  while not path.exists() or path.read_bytes().count(b"\n") < epoch:
+    assert time.monotonic() < deadline
+    assert [process.poll() for process in started] == [None] * len(started)
+    time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_all_are_told_at_once(two, tmp_path):
+  """As schedulers do; they end soon, and go on to the same end."""
+  script = _SLOW.format(wait=_WAIT_SECONDS, more="")
+  workdir = tmp_path / "run"
+  started = _start(workdir, 2, scripts={0: script, 1: script})
+  _await_line(workdir, 2, started)
+  told = time.monotonic()
+  for process in started:
+    process.send_signal(signal.SIGTERM)
+  ends = _end(started)
+  assert time.monotonic() - told < 10 + _WAIT_SECONDS
+  assert [end[0] for end in ends] == [preemption.EXIT_SAVED] * 2, ends
+  assert "run the same command to go on" in ends[0][1]
+  ends = _run(workdir, 2)
+  assert "resuming at step" in ends[0][1]
+  assert _results(workdir) == _results(two[0])
+
+
+@pytest.mark.slow
+def test_the_first_is_told_during_a_save(two, tmp_path):
+  workdir = tmp_path / "run"
+  more = _WHILE_SAVING.format(inside=str(workdir))
+  first = _SLOW.format(wait=_WAIT_SECONDS, more=more)
+  scripts = {0: first, 1: _SLOW.format(wait=_WAIT_SECONDS, more="")}
+  started = _start(workdir, 2, scripts=scripts)
+  saves = workdir / "search" / "checkpoints"
+  _await_line(workdir, 4, started)
+  began = time.monotonic()  # the save, at most an instant after the line
+  ends = _end(started)
+  assert time.monotonic() - began < 10 + _WAIT_SECONDS
+  assert [end[0] for end in ends] == [preemption.EXIT_SAVED] * 2, ends
+  assert (saves / "00000036.sha256.json").exists()
+  ends = _run(workdir, 2)
+  assert "resuming at step" in ends[0][1]
+  assert _results(workdir) == _results(two[0])
+
+
+@pytest.mark.slow
+def test_the_first_is_killed(two, tmp_path):
+  """It alone writes, and the others meet at it."""
+  workdir = tmp_path / "run"
+  scripts = {0: _STOPPED.format(name="SIGKILL", epoch=3)}
+  started = _start(workdir, 2, scripts=scripts)
+  started[0].wait(timeout=300)
+  died = time.monotonic()
+  codes = [end[0] for end in _end(started)]
+  assert time.monotonic() - died < 3 * HEARTBEAT_SECONDS
+  assert codes[0] == -signal.SIGKILL and codes[1] != 0
+  ends = _run(workdir, 2)
+  assert "resuming at step" in ends[0][1]
+  assert _results(workdir) == _results(two[0])
+
+
 @pytest.mark.slow
 def test_four_processes_survive_the_death_of_one(tmp_path):
   """The others end by themselves; all started again end as they would have."""

@@ -43,6 +43,19 @@ def test_a_newcomer_reads_the_readme_to_its_end():
     assert f"]({page}/README.md)" in readme
 
 
+def test_badges_open_the_notebooks():
+  badge = r"colab-badge\.svg\)\]\(https://colab\.research\.google\.com/github/"
+  readme = (ROOT / "README.md").read_text()
+  found = re.findall(rf"{badge}([\w.-]+)/nss_jax/blob/main/([\w/.]+)\)", readme)
+  notebooks = sorted((ROOT / "colab").glob("*.ipynb"))
+  assert sorted(ROOT / name for _, name in found) == notebooks
+  (owner,) = {owner for owner, _ in found}
+  for path in notebooks:  # one owner in all places
+    text = path.read_text()
+    assert f'https://github.com/{owner}/nss_jax\\"' in text
+    assert f"github/{owner}/nss_jax/blob/main/colab/{path.name})" in text
+
+
 def test_readme_code_runs():
   readme = (ROOT / "README.md").read_text()
   blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

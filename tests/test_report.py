@@ -29,7 +29,7 @@ from nss_jax.spaces.feasible import sample_uniform_archs
 from nss_jax.spaces.search_space import Space, space_ranges
 from nss_jax.spaces.text import format_arch, parse_arch
 
-HOSTILE = "<b>\"$x$ & 'y'|"
+HOSTILE = "</td><script>alert(1)</script>\n\a<b>\"$x$ & 'y'|"
 TARGET = 1.6e5
 ELITE, CONTROL = "d1-2-1_w4-6-3", "d2-2-1_w4-5-4"
 EXPANDED, UNIFORM = "d2-1-1_w8-2-5", "d1-1-2_w5-8-1"
@@ -450,10 +450,11 @@ def test_text_of_files_is_escaped(light):
   flags = (f"--config.data.path={HOSTILE}",)
   report.run(light._replace(config=config, config_flags=flags))
   text = page(light)
-  assert "<b>" not in text
+  assert "<b>" not in text and "alert(1)</script>" not in text
   assert any(HOSTILE in part for part in Checker(text).texts)
   markdown = (light.workdir / "report" / "tables.md").read_text()
-  assert "\\|" in markdown and "| <b>" not in markdown
+  assert "\\|" in markdown
+  assert "<b>" not in markdown and "<script>" not in markdown
 
 
 # What may be missing.

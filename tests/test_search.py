@@ -160,6 +160,8 @@ def _run_signalled(workdir, number, name, suffix, count):
   return process.returncode, out, err
 
 
+# Each takes two runs of the command; `faults/test_kills.py` forks them, so that
+# one kill of every search costs little.
 @pytest.mark.parametrize(
   ("name", "suffix", "count"),
   [
@@ -167,7 +169,8 @@ def _run_signalled(workdir, number, name, suffix, count):
     pytest.param("append_line", "metrics.jsonl", 1, marks=pytest.mark.slow),
     # A checkpoint without its digest.
     pytest.param("write_bytes", ".sha256.json", 1, marks=pytest.mark.slow),
-    ("write_bytes", ".sha256.json", 5),  # the last line is ahead of its state
+    # The last line is ahead of its state.
+    pytest.param("write_bytes", ".sha256.json", 5, marks=pytest.mark.slow),
     # All but the result.
     pytest.param("write_json", "elite_space.json", 1, marks=pytest.mark.slow),
   ],
@@ -183,6 +186,7 @@ def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):
   _assert_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_killed_from_outside(whole, tmp_path):
   process = _start(f"--workdir={tmp_path}")
   _wait_for_epochs(process, tmp_path, 2)

@@ -19,6 +19,7 @@ from nss_jax.phases import (
   evaluate,
   loop,
   pipeline,
+  report,
   scoring,
   search,
   search_program,
@@ -72,6 +73,7 @@ def quick(monkeypatch):
   def train_supernet(job, _):
     seen["supernets"].append(job.supernets)
 
+  seen["find"] = find
   phase = pipeline._PHASES["search"]._replace(run=find)
   monkeypatch.setitem(pipeline._PHASES, "search", phase)
   monkeypatch.setattr(scoring, "make_score_fn", make_score_fn)
@@ -199,6 +201,16 @@ def test_stopped_and_resumed_is_uninterrupted(quick, tmp_path, monkeypatch):
   assert quick["searched"] == ["0.06mf", "0.12mf"] * 2
 
 
+def _report(workdir):
+  """The text files of a report; all name the workdir alike."""
+  folder = workdir / "report"
+  return {
+    path.name: path.read_text().replace(str(workdir), "WORKDIR")
+    for path in folder.iterdir()
+    if path.suffix != ".png"
+  }
+
+
 def test_tasks_of_an_array_make_one_sweep(quick, tmp_path, capsys):
   """Each its own target and nothing else; the whole then only sums up."""
   assert pipeline.run(_config(), tmp_path / "whole", ["sweep", "report"]) == 0
@@ -211,12 +223,48 @@ def test_tasks_of_an_array_make_one_sweep(quick, tmp_path, capsys):
     assert config == (tmp_path / "whole" / "config.json").read_bytes()
     assert quick["searched"][2:] == ["0.12mf", "0.06mf"][: 2 - index]
   calls = quick["calls"]
+  # The report alone collects them: its files are those of the whole.
+  assert pipeline.run(_config(), workdir, ["report"]) == 0
+  alone = _report(workdir)
+  assert alone == _report(tmp_path / "whole")
+  assert "Not ended" not in alone["index.html"]
   capsys.readouterr()
   assert pipeline.run(_config(), workdir, ["sweep", "report"]) == 0
+  assert _report(workdir) == alone
   assert capsys.readouterr().out.count("already done") == 4
   assert quick["calls"] == calls
   assert len(quick["searched"]) == 4
   assert _files(workdir / "sweep") == _files(tmp_path / "whole" / "sweep")
+
+
+def test_report_of_an_array_says_what_has_not_ended(quick, tmp_path):
+  def not_run():
+    assert pipeline.run(_config(), tmp_path, ["report"]) == 0
+    path = tmp_path / "report" / "report.json"
+    return artifacts.read_json(path)["not_run"]
+
+  assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=1) == 0
+  assert "sweep" in not_run()
+  page = (tmp_path / "report" / "index.html").read_text()
+  assert "Not ended: 1 targets have begun." in page
+  assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=0) == 0
+  assert "sweep" not in not_run()
+  # As while that task scores.
+  (tmp_path / "sweep" / "0.06mf" / "evaluate" / "summary.json").unlink()
+  assert "sweep" in not_run()
+
+
+def test_target_has_ended_when_its_last_seed_has(quick, tmp_path):
+  fields = {"sweep.phases": ("search", "train"), "train.num_seeds": 2}
+  config = _config(**fields)
+  job = runs.make_job(config, tmp_path)
+  quick["find"](job)
+  target = read_results(tmp_path, job.search_space)
+  assert not report._is_done(config, target)
+  target = target._replace(nas={"elite": {}, "expanded": {}})
+  for seeds, ended in ((1, False), (2, True)):
+    trained = {"elite": [{}, {}], "expanded": [{}] * seeds}
+    assert report._is_done(config, target._replace(trained=trained)) is ended
 
 
 def test_tasks_of_an_array_run_at_once(quick, tmp_path, monkeypatch):

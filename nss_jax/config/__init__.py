@@ -2,12 +2,16 @@
 
 from nss_jax.config.checks import (
   differences,
+  record,
   search_space,
   to_json,
   validate,
 )
 from nss_jax.config.constraints import (
+  check_phases,
   constraints,
+  flops_target,
+  refused_phases,
   validate_target,
   wants_latency,
 )
@@ -32,11 +36,15 @@ __all__ = [
   "ConfigError",
   "NoFileError",
   "base",
+  "check_phases",
   "constraints",
   "differences",
   "fields_named",
   "find_file",
+  "flops_target",
   "paper",
+  "record",
+  "refused_phases",
   "search_space",
   "to_json",
   "unknown_field",

@@ -10,7 +10,7 @@ import ml_collections
 from nss_jax.config.constraints import check_constraints
 from nss_jax.config.fields import PHASES_OF_A_TARGET, ConfigError, base
 from nss_jax.config.names import unknown_field
-from nss_jax.spaces.blocks import block_names
+from nss_jax.spaces.blocks import block_digest, block_names
 from nss_jax.spaces.search_space import SearchSpace
 
 
@@ -115,6 +115,13 @@ def to_json(value: Any) -> Any:
   if isinstance(value, (list, tuple)):
     return [to_json(v) for v in value]
   return value
+
+
+def record(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What a run keeps of its config: with a digest of the block it names."""
+  fields = to_json(config)
+  fields["space"]["block_digest"] = block_digest(config.space.block)
+  return fields
 
 
 def _positive(value: float) -> bool:

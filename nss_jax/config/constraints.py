@@ -1,6 +1,6 @@
 """`objective.constraints`: the budgets of a config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -36,6 +36,46 @@ def constraints(config: ml_collections.ConfigDict) -> tuple[Constraint, ...]:
   )
   given = [_constraint(config, x) for x in objective.constraints]
   return (flops, *given) if flops.weight or not given else tuple(given)
+
+
+def flops_target(config: ml_collections.ConfigDict) -> float | None:
+  """Multiply-adds to be met; None where no budget is of them."""
+  objective = config.objective
+  # Not by `constraints`, which needs the latency table where there is one.
+  if objective.cost_weight or not objective.constraints:
+    return float(objective.target_flops)
+  found = [x["target"] for x in objective.constraints if x["metric"] == "flops"]
+  return float(found[0]) if found else None
+
+
+def refused_phases(config: ml_collections.ConfigDict) -> list[str]:
+  """Phases that know targets of multiply-adds only, where there is none."""
+  refused = []
+  if flops_target(config) is None:
+    refused += ["principles", "complexity"]
+  if not config.objective.cost_weight and config.objective.constraints:
+    refused.append("sweep")  # of target_flops, which is no budget
+  return refused
+
+
+def check_phases(
+  config: ml_collections.ConfigDict, phases: Sequence[str]
+) -> None:
+  """Refuses phases that could not follow the budgets.
+
+  Raises:
+    ConfigError: naming them, and the phases that can.
+  """
+  refused = refused_phases(config)
+  wrong = [name for name in phases if name in refused]
+  if wrong:
+    rest = [name for name in phases if name not in wrong] or ["search"]
+    raise ConfigError(
+      f"--phases: {', '.join(wrong)} with config.objective.cost_weight 0 is "
+      "not accepted: multiply-adds are the only targets known there, and "
+      "target_flops is no budget of this config; expected others, "
+      f"--phases={','.join(rest)}"
+    )
 
 
 def wants_latency(config: ml_collections.ConfigDict) -> bool:

@@ -99,6 +99,9 @@ def base() -> ml_collections.ConfigDict:
         # --phases=latency_table, by itself and before, has written; empty: the
         # workdir's.
         "latency_table": "",
+        # Search by a table of another device, or of other activations: for
+        # where the networks are to run, not where they are searched.
+        "foreign_latency_table": False,
         "cost_from": "sample",  # sample (paper) | expected
       },
       "search": {
@@ -191,7 +194,9 @@ def base() -> ml_collections.ConfigDict:
         "phases": ("search", "evaluate"),  # of each
       },
       "latency_table": {
-        # Times of blocks on this device; see objective.latency_table.
+        # Times of blocks on this device; see objective.latency_table. Every
+        # width has one time of a stage's further blocks, the mean of the
+        # deepest stage's, so latency is linear in depth.
         "batch_size": 1,  # images of the forward pass that is timed
         "num_widths": 4,  # of each stage, from the smallest to the largest
         "repeats": 30,  # calls of each

@@ -55,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
       panels.draw_complexity(picture, table, target, tolerance)
     result = {
       "target_flops": target,
-      "elite_target_flops": config.objective.target_flops,
+      "elite_target_flops": config_lib.flops_target(config),
       "tolerance": tolerance,
       **summarize(table, job.search_space, target, tolerance),
     }
@@ -66,7 +66,24 @@ def run(job: Job) -> dict[str, Any]:
 
 def target_flops(config: ml_collections.ConfigDict) -> float:
   """Multiply-adds that every search is led to."""
-  return config.complexity.target_flops or config.objective.target_flops
+  target = config.complexity.target_flops or config_lib.flops_target(config)
+  assert target is not None  # `config.check_phases`
+  return target
+
+
+def _for_flops(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """The config of a search for the target of this phase and nothing else, as in
+  the paper."""
+  (weight,) = (
+    one.weight for one in config_lib.constraints(config) if one.name == "flops"
+  )
+  config = config.copy_and_resolve_references()
+  config.objective.target_flops = float(target_flops(config))
+  config.objective.cost_weight = weight
+  config.objective.constraints = ()
+  return config
 
 
 def search_spaces(
@@ -131,9 +148,7 @@ def _draw_archs(
   job: Job, folder: pathlib.Path, preemption: Preemption
 ) -> dict[str, Arch]:
   """Draws from the distribution that the search of each space ends with."""
-  config, archs = job.config.copy_and_resolve_references(), {}
-  config.objective.target_flops = float(target_flops(config))
-  config.objective.constraints = ()  # for one metric, as in the paper
+  config, archs = _for_flops(job.config), {}
   spaces = search_spaces(config, job.search_space)
   for index, (name, space) in enumerate(spaces.items()):
     logits = _search(job, name, space, folder / name, preemption)
@@ -167,11 +182,7 @@ def _search(
     if space == job.search_space.refine() and path.exists():
       say(job.console, f"arch search: {name}, of the nas phase: {path}")
       return read_logits(path, space)
-  # Led to the target of this phase.
-  config = job.config.copy_and_resolve_references()
-  config.objective.target_flops = float(target)
-  config.objective.constraints = ()
-  job = job._replace(config=config)
+  job = job._replace(config=_for_flops(job.config))
   return nas.search(job, name, rate, space, folder, preemption)
 
 

@@ -257,7 +257,7 @@ def _summarize(
   folder: pathlib.Path,
 ) -> dict[str, Any]:
   table = scores.read_scores(folder / "scores.csv", search_space)
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
   with artifacts.atomic_path(folder / "pareto.png") as path:
     figures.draw_pareto(path, table, target)
   result = summary.summarize(

@@ -26,6 +26,7 @@ class Job(NamedTuple):
     archs: to be trained, as text; none: those that the nas phase has found.
     config_flags: the words of the command line that give the config.
     supernets: folder of the stand-alone supernets; None: beside the workdir.
+    take_over: whether a process that was on another host has surely ended.
     viewing: what is shown meanwhile.
   """
 
@@ -38,6 +39,7 @@ class Job(NamedTuple):
   archs: tuple[str, ...] = ()
   config_flags: tuple[str, ...] = ()
   supernets: pathlib.Path | None = None
+  take_over: bool = False
   viewing: Viewing = DEFAULT_VIEWING
 
   @property

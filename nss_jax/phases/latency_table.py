@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from scipy import stats
 
+from nss_jax import config as config_lib
 from nss_jax.phases import loop
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, latency_file
@@ -32,6 +33,9 @@ from nss_jax.spaces.text import format_arch
 from nss_jax.supernet import network
 from nss_jax.version import __version__
 
+# Draws of the networks that check the table, until there are enough.
+_DRAWS = 20
+_FEWEST = 2  # or nothing can be ordered
 # Seconds of the largest network of a search space.
 TimeFn = Callable[[SearchSpace], float]
 
@@ -50,6 +54,7 @@ def run(job: Job) -> dict[str, Any]:
     Interrupted: after SIGTERM.
   """
   settings, space = job.config.latency_table, job.search_space
+  archs = held_out(space, settings)
   spreads = []
   with Preemption() as preemption:
 
@@ -64,15 +69,14 @@ def run(job: Job) -> dict[str, Any]:
 
     say(job.console, "latency_table: timing blocks")
     table = measure(space, settings.num_widths, seconds)
-    say(job.console, f"latency_table: timing {settings.num_networks} networks")
-    checked = check(space, table, settings, seconds)
+    say(job.console, f"latency_table: timing {len(archs.depth)} networks")
+    checked = check(space, table, archs, seconds)
   result = {
-    "device": jax.devices()[0].device_kind,
+    **latency_file.origin(job.config.supernet.activations),
     "backend": jax.default_backend(),
     "jax": jax.__version__,
     "batch_size": settings.batch_size,
     "quantile": settings.quantile,
-    "activations": job.config.supernet.activations,
     "spread": float(np.median(spreads)),
     "mean_range": list(
       cost_range(space, cost_tables(space, latency_metric(table)))
@@ -125,8 +129,9 @@ def measure(
   """Block times as differences between small networks that differ by them.
 
   So what every network pays, the call, stem and head, is in `ends` alone, and a
-  block is timed as a network has it: behind another one. Blocks that take less
-  than the noise of the clock may come out as 0.
+  block is timed as a network has it: behind another one. Depths are not timed
+  one by one: see `_rest_seconds`. Blocks that take less than the noise of the
+  clock may come out as 0.
   """
   grids = [_grid(bins, num_widths) for bins in space.width_bins]
   before: list[np.ndarray] = [np.asarray([space.stem_width]), *grids[:-1]]
@@ -154,21 +159,54 @@ def measure(
   return table._replace(ends=np.asarray(ends))
 
 
+def held_out(space: SearchSpace, settings: ml_collections.ConfigDict) -> Arch:
+  """Random networks, `[N, S]`, each once, none of which the table is made of.
+
+  As many as `num_networks`, or as are left in a small search space.
+
+  Raises:
+    ConfigError: if fewer than two are left.
+  """
+  timed: set[SearchSpace] = set()
+
+  def remember(probe: SearchSpace) -> float:
+    timed.add(probe)
+    return 1.0
+
+  measure(space, settings.num_widths, remember)
+  kept: dict[SearchSpace, Arch] = {}
+  rng = jax.random.key(settings.seed)
+  for draw in range(_DRAWS):
+    # The first are those that were drawn before any was left out.
+    key = jax.random.fold_in(rng, draw) if draw else rng
+    archs = sample_uniform_archs(key, space, settings.num_networks)
+    for i in range(settings.num_networks):
+      arch = jax.tree.map(lambda x, i=i: x[i], archs)
+      only = space.only(arch)
+      if only not in timed and len(kept) < settings.num_networks:
+        kept.setdefault(only, arch)
+  if len(kept) < _FEWEST:
+    raise config_lib.ConfigError(
+      f"config.latency_table.num_widths: {settings.num_widths} is not accepted;"
+      " expected fewer: the table would hold nearly all networks of the search "
+      "space, and none would be left to check it by"
+    )
+  return jax.tree.map(lambda *x: np.stack(x), *kept.values())
+
+
 def check(
   space: SearchSpace,
   table: LatencyTable,
-  settings: ml_collections.ConfigDict,
+  archs: Arch,
   seconds: TimeFn,
 ) -> dict[str, Any]:
-  """How well the table tells the times of random networks, none of them in it.
+  """How well the table tells the times of networks, `[N, S]`.
 
   Returns:
     `relative_error`: mean and max of `|predicted / measured - 1|`; `tau`:
     Kendall's, of the predictions and, beside them, of the multiply-adds;
     `networks`: each one.
   """
-  rng = jax.random.key(settings.seed)
-  archs = sample_uniform_archs(rng, space, settings.num_networks)
   predicted = arch_cost(space, latency_metric(table), archs)
   each = [
     jax.tree.map(lambda x, i=i: x[i], archs) for i in range(len(predicted))
@@ -191,7 +229,11 @@ def check(
 def _rest_seconds(
   space: SearchSpace, stage: int, width: int | np.integer, seconds: TimeFn
 ) -> float:
-  """Of one further block, from all of them."""
+  """Of one further block: the mean of all that the deepest stage has.
+
+  From two networks, of one block and of the most, so the time of a stage is
+  taken to be linear in its depth.
+  """
   shape = stage_shapes(space)[stage]
   more = max(space.max_depths[stage] - 1, 1)
   one, all_ = (

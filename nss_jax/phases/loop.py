@@ -83,7 +83,7 @@ def run_shared(
     return not preemption.came
 
   try:
-    with lock.exclusive(folder, wait):
+    with lock.exclusive(folder, wait, take_over=job.take_over):
       return run(job, program, folder, preemption)
   except lock.InUse as error:
     raise Interrupted(f"waiting for {folder}") from error

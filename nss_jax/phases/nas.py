@@ -16,6 +16,7 @@ from nss_jax.phases import loop, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts
+from nss_jax.runtime.budgets import from_targets
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
@@ -96,7 +97,7 @@ def _search_at_each_rate(
       found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
       artifacts.write_json(path, found)
     runs.append(read_architecture(path, job.search_space))
-  best = min(runs, key=lambda r: (_samples(r), abs(r["deviation"])))
+  best = min(runs, key=lambda r: (_samples(r), _off(r)))
   return {**best, "runs": runs}
 
 
@@ -229,7 +230,7 @@ def _entry(
   num_samples: int,
 ) -> dict[str, Any]:
   arch = jax.tree.map(lambda x: x[index], archs)
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
   flops = int(arch_macs(space, arch))
   budgets, costs = _costs(config, space, arch)
   return {
@@ -239,7 +240,12 @@ def _entry(
     "flops": flops,
     "params": int(arch_params(space, arch)),
     "target_flops": target,
-    "deviation": flops / target - 1,
+    "deviation": None if target is None else flops / target - 1,
+    "deviations": {
+      one.name: x.item() / one.target - 1
+      for one, x in zip(budgets, costs, strict=True)
+    },
+    "off": float(constraints.worst_penalty(budgets, costs)),
     "costs": {
       one.name: x.item() for one, x in zip(budgets, costs, strict=True)
     },
@@ -247,6 +253,11 @@ def _entry(
     "num_samples": num_samples,
     "seed": config.seed,
   }
+
+
+def _off(found: dict[str, Any]) -> float:
+  """How far an arch is from the budget that it meets worst."""
+  return found["off"] if "off" in found else abs(found["deviation"])
 
 
 def _samples(found: dict[str, Any]) -> float:
@@ -264,7 +275,7 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     seeds += "" if low is None else f"{low:.3g} to {high:.3g})"
     lines.append(
       f"  {name:16} {entry['arch']:26} {format_macs(entry['flops']):>8}, "
-      f"{100 * entry['deviation']:+.1f} % from the target, "
+      f"{from_targets(entry)}, "
       f"{entry['num_samples']} samples{seeds}"
     )
   folder = job.workdir / "nas"

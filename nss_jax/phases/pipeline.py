@@ -12,6 +12,7 @@ from nss_jax import config as config_lib
 from nss_jax.phases import (
   complexity,
   evaluate,
+  latency_budget,
   latency_table,
   loop,
   nas,
@@ -30,8 +31,8 @@ from nss_jax.phases.streaming import image_memory
 from nss_jax.runtime import (
   artifacts,
   canary,
+  compile_cache,
   data,
-  latency_file,
   lock,
   processes,
   sharding,
@@ -70,6 +71,8 @@ def run(
   archs: Sequence[str] = (),
   sweep_index: int | None = None,
   dry_run: bool = False,
+  take_over: bool = False,
+  compiled: str = "",
   config_flags: Sequence[str] = (),
   viewing: Viewing = DEFAULT_VIEWING,
 ) -> int:
@@ -82,6 +85,8 @@ def run(
     archs: for the train phase, instead of those that the nas phase has found.
     sweep_index: the only target of the sweep to run; None: all, summed up.
     dry_run: print the plan and stop.
+    take_over: whether a process that was on another host has surely ended.
+    compiled: folder that keeps compiled programs; empty: none of our own.
     config_flags: the flags that give the config, to tell the next command.
     viewing: what is shown meanwhile.
 
@@ -90,19 +95,27 @@ def run(
     One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
   console = make_console()
+  if told := compile_cache.set_up("" if dry_run else compiled):
+    say(console, told)
   canary.check()
   if viewing.tensorboard:
     tensorboard.check()
   _check_index(sweep_index, phases)
-  config = _with_latency_table(config, workdir)
+  config_lib.check_phases(config, phases)
+  config = latency_budget.with_table(config, workdir)
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
   dataset = _load_data(config.data)
   mesh = sharding.make_mesh()
-  built = search_program.build(_buildable(config, phases), dataset, mesh)
+  built = search_program.build(
+    latency_budget.buildable(config, phases), dataset, mesh
+  )
+  latency_budget.check_origin(config, workdir, phases)
   texts = tuple(archs), tuple(config_flags)
   job = Job(
-    config, dataset, mesh, built, workdir, console, *texts, viewing=viewing
+    *(config, dataset, mesh, built, workdir, console, *texts),
+    take_over=take_over,
+    viewing=viewing,
   )
   _check_phases(job, phases)
   swept: list[Job] = []
@@ -129,27 +142,6 @@ def run(
     say(console, f"error: {diverged}")
     return 1
   return 0
-
-
-def _with_latency_table(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> ml_collections.ConfigDict:
-  """The config with the place of the latency table, if a budget needs one."""
-  if config.objective.latency_table or not config_lib.wants_latency(config):
-    return config
-  config = config.copy_and_resolve_references()
-  config.objective.latency_table = str(workdir / latency_file.FOLDER)
-  return config
-
-
-def _buildable(
-  config: ml_collections.ConfigDict, phases: Sequence[str]
-) -> ml_collections.ConfigDict:
-  """The config of the search; what measures the table can not need it."""
-  if list(phases) == [latency_file.FOLDER]:
-    config = config.copy_and_resolve_references()
-    config.objective.constraints = ()
-  return config
 
 
 def _check_index(index: int | None, phases: Sequence[str]) -> None:
@@ -207,8 +199,12 @@ def _check_phases(job: Job, phases: Sequence[str]) -> None:
     check_batch(job.config, job.mesh, "evaluate", microbatches=microbatches)
   if (_SCORED - {"complexity"}) & set(phases):
     evaluate.check(*parts)
+  if "rank_check" in phases:
+    rank_check.check(*parts[:2])
   if "complexity" in phases:
     complexity.check(*parts)
+  if "latency_table" in phases:
+    latency_table.held_out(job.search_space, job.config.latency_table)
   if "train" in phases:
     _check_training(job)
   if set(phases) == {"report"}:
@@ -251,7 +247,7 @@ def check_workdir(
   if not claimed:
     return
   changes = config_lib.differences(
-    artifacts.read_json(workdir / "config.json"), config_lib.to_json(config)
+    artifacts.read_json(workdir / "config.json"), config_lib.record(config)
   )
   if changes:
     raise WorkdirError(
@@ -282,7 +278,7 @@ def claim_workdir(
   """Makes the folder and writes `config.json`, once."""
   artifacts.make_folder(workdir)
   if not (workdir / "config.json").exists():
-    artifacts.write_json(workdir / "config.json", config_lib.to_json(config))
+    artifacts.write_json(workdir / "config.json", config_lib.record(config))
 
 
 class _Phase(NamedTuple):
@@ -347,7 +343,7 @@ def _run_phase(name: str, job: Job) -> None:
     lines = _report_again(phase, path, job)
   else:
     try:
-      with lock.exclusive(job.workdir / name):
+      with lock.exclusive(job.workdir / name, take_over=job.take_over):
         result = phase.run(job)
     except lock.InUse as error:
       raise WorkdirError(f"--workdir: {error}") from None

@@ -11,6 +11,7 @@ from nss_jax.phases.program import Program
 from nss_jax.runtime import data
 from nss_jax.runtime.log import format_macs
 from nss_jax.spaces import constraints, cost
+from nss_jax.spaces.feasible import feasible_spaces
 from nss_jax.spaces.search_space import SearchSpace
 
 
@@ -24,7 +25,6 @@ def describe(
   space, schedule = program.search_space, program.schedule
   low, high = cost.macs_range(space)
   largest = cost.largest_macs(space)
-  target = config.objective.target_flops
   shape = "x".join(map(str, space.image_shape))
   streamed = isinstance(dataset.train_images, data.StreamedImages)
   yield (
@@ -41,11 +41,8 @@ def describe(
     f"cost       spaces of {format_macs(low)} to {format_macs(high)} mean; "
     f"largest network {format_macs(largest)}"
   )
-  yield (
-    f"target     {format_macs(target)}: {100 * target / largest:.2g} % of the "
-    "largest network"
-  )
   if tuple(phases) != ("latency_table",):  # which makes what they need
+    yield from _plan_target(config, largest)
     yield from _plan_constraints(config, space)
   yield (
     f"steps      {schedule.epochs} epochs ({schedule.warmup_epochs} of warmup)"
@@ -67,18 +64,38 @@ def describe(
   )
 
 
+def _plan_target(
+  config: ml_collections.ConfigDict, largest: float
+) -> Iterator[str]:
+  """A line, if the FLOPs are a budget."""
+  target = config_lib.flops_target(config)
+  if target is not None:
+    yield (
+      f"target     {format_macs(target)}: {100 * target / largest:.2g} % of "
+      "the largest network"
+    )
+
+
 def _plan_constraints(
   config: ml_collections.ConfigDict, space: SearchSpace
 ) -> Iterator[str]:
   """A line for each budget, unless the FLOPs are the only one."""
   if not config.objective.constraints:
     return
-  for one in config_lib.constraints(config):
+  budgets = config_lib.constraints(config)
+  for one in budgets:
     low, high = cost.cost_range(space, cost.cost_tables(space, one.metric))
     yield (
       f"budget     {one.name}, {one.mode.replace('_', ' ')} {one.target:.4g} "
       f"{constraints.UNITS[one.name]}, weight {one.weight:g}; spaces of "
       f"{low:.3g} to {high:.3g} mean"
+    )
+  if config.search.elite == "exact":
+    tolerance = config.search.elite_tolerance
+    count = int(feasible_spaces(space, budgets, tolerance).sum())
+    yield (
+      f"elite      {count} of these spaces meet all budgets, to "
+      f"{100 * tolerance:g} % where equal; the most probable is taken"
     )
 
 

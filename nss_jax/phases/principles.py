@@ -173,7 +173,8 @@ def _draw(
 
 def _window(config: ml_collections.ConfigDict) -> Window:
   """In multiply-adds."""
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
+  assert target is not None  # `config.check_phases`
   low, high = config.principles.window
   return low * target, high * target
 

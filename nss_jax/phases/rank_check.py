@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from nss_jax import config as config_lib
 from nss_jax.phases import evaluate, loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
@@ -61,11 +62,25 @@ def run(job: Job) -> dict[str, Any]:
   return result
 
 
+def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
+  """Refuses budgets that too few archs meet, before anything is compiled.
+
+  Raises:
+    ConfigError: naming the field and how many there are.
+  """
+  try:
+    choose_archs(config, search_space)
+  except ValueError as error:
+    raise config_lib.ConfigError(
+      f"config.rank_check.num_near_archs: {error}"
+    ) from None
+
+
 def choose_archs(
   config: ml_collections.ConfigDict, search_space: SearchSpace
 ) -> Arch:
-  """Archs spread evenly in the logarithm of their cost, then some near the
-  target, `[k, S]`."""
+  """Archs spread evenly in the logarithm of their multiply-adds, then some that
+  meet every budget within `evaluate.tolerance`, `[k, S]`."""
   settings = config.rank_check
   spread_rng, near_rng = jax.random.split(
     base_keys(config.evaluate.seed)["evaluate"]
@@ -81,7 +96,7 @@ def choose_archs(
       sample_feasible_archs(
         near_rng,
         search_space,
-        config.objective.target_flops,
+        config_lib.constraints(config),
         config.evaluate.tolerance,
         settings.num_near_archs,
       )

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
+from flax import traverse_util
 
 from nss_jax import config as config_lib
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, processes
+from nss_jax.runtime import artifacts, budgets, processes, space_file
 from nss_jax.runtime.report import (
   elements,
   experiment_pictures,
@@ -23,7 +24,12 @@ from nss_jax.runtime.report import (
   tables,
   targets,
 )
-from nss_jax.runtime.report.cells import NO_VALUE, Table, plain
+from nss_jax.runtime.report.cells import (
+  NO_VALUE,
+  Table,
+  escape_markdown,
+  plain,
+)
 from nss_jax.runtime.report.workdir import Results, is_empty, read_results
 from nss_jax.version import __version__
 
@@ -143,12 +149,13 @@ def _make_tables(
   config: ml_collections.ConfigDict, results: Results
 ) -> dict[str, Table]:
   """Those that have rows, by name."""
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
+  words = budgets.targets(config_lib.constraints(config))
   made = (
     tables.candidates_table(results),
     tables.spaces_table(results),
     tables.groups_table(results),
-    tables.nas_table(results, dataset_name(config), target),
+    tables.nas_table(results, dataset_name(config), target, words),
     tables.nas_runs_table(results),
     tables.train_table(results),
     tables.rank_table(results),
@@ -174,7 +181,7 @@ def _draw(
   found: dict[str, Table],
   folder: pathlib.Path,
 ) -> dict[str, tuple[figures.Picture, str]]:
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
   pictures = figures.pictures(
     results,
     target,
@@ -190,7 +197,7 @@ def _draw(
 
 
 def _markdown(job: Job, found: dict[str, Table]) -> str:
-  parts = [f"# {job.config.name}", page.FLOPS]
+  parts = [f"# {escape_markdown(job.config.name)}", page.FLOPS]
   for table in found.values():
     parts += [f"## {table.title}", table.to_markdown().rstrip("\n")]
   parts += _notes(found["nas"])
@@ -220,11 +227,12 @@ def _content(
   return elements.Content(
     name=config.name,
     dataset=dataset_name(config),
-    target=config.objective.target_flops,
+    target=budgets.targets(config_lib.constraints(config)),
     results=results,
     tables=found,
     pictures=pictures,
     commands={name: _command(job, name) for name in phases},
+    not_run=missing,
     reproduce=_command(job, ",".join([*(present or ["search"]), FOLDER])),
     settings=_settings(config),
     highlights=_highlights(config),
@@ -248,7 +256,12 @@ _PHASES = (
 def _phases(config: ml_collections.ConfigDict, results: Results) -> list[str]:
   """Those that this run can have; a sweep needs targets."""
   swept = results.sweep or config.sweep.targets
-  return [name for name in _PHASES if name != "sweep" or swept]
+  refused = config_lib.refused_phases(config)
+  return [
+    name
+    for name in _PHASES
+    if name not in refused and (name != "sweep" or swept)
+  ]
 
 
 def _not_run(
@@ -264,7 +277,35 @@ def _not_run(
     "train": not results.trained,
     **{name: not done for name, done in has_run.items()},
   }
+  if _is_swept(config, results):
+    missing["sweep"] = False
   return [name for name in _phases(config, results) if missing[name]]
+
+
+def _is_swept(config: ml_collections.ConfigDict, results: Results) -> bool:
+  """Whether every target is done, though none may have summed them up.
+
+  Tasks of a job array run a target each; what the sweep phase then writes is
+  in the tables and pictures of the report too.
+  """
+  found, targets = dict(results.sweep), config.sweep.targets
+  done = (x in found and _is_done(config, found[x]) for x in targets)
+  return bool(targets) and all(done)
+
+
+def _is_done(config: ml_collections.ConfigDict, target: Results) -> bool:
+  """Whether all phases of a target of the sweep have ended."""
+  for phase in config.sweep.phases:
+    if phase == "train":
+      runs = [target.trained.get(name, []) for name in target.nas]
+      ended = min(map(len, runs), default=0) >= config.train.num_seeds
+    else:
+      file = {"search": space_file.ELITE_SPACE, FOLDER: RESULT}
+      name = file.get(phase, "summary.json")
+      ended = (target.workdir / phase / name).exists()
+    if not ended:
+      return False
+  return True
 
 
 def _numbers(
@@ -275,10 +316,11 @@ def _numbers(
   return {
     "name": job.config.name,
     "dataset": dataset_name(job.config),
-    "target_flops": job.config.objective.target_flops,
+    "target_flops": config_lib.flops_target(job.config),
     "seed": job.config.seed,
     "elite_space": {
-      key: elite.get(key) for key in ("space", "mean_flops", "deviation")
+      key: elite.get(key)
+      for key in ("space", "mean_flops", "deviation", "constraints")
     },
     "tables": {name: plain(table.records) for name, table in found.items()},
     "not_run": _not_run(job.config, results, found),
@@ -299,7 +341,8 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
 
 def _settings(config: ml_collections.ConfigDict) -> list[elements.Setting]:
   base, own = (
-    _flat(config_lib.to_json(c)) for c in (config_lib.base(), config)
+    traverse_util.flatten_dict(config_lib.to_json(c), sep=".")
+    for c in (config_lib.base(), config)
   )
   return [
     elements.Setting(field, repr(base[field]), repr(value))
@@ -308,14 +351,12 @@ def _settings(config: ml_collections.ConfigDict) -> list[elements.Setting]:
   ]
 
 
-def _flat(group: dict[str, Any], path: str = "") -> dict[str, Any]:
-  fields = {}
-  for name, value in group.items():
-    if isinstance(value, dict):
-      fields |= _flat(value, f"{path}{name}.")
-    else:
-      fields[path + name] = value
-  return fields
+def _weights(config: ml_collections.ConfigDict) -> str:
+  found = config_lib.constraints(config)
+  if [one.name for one in found] == ["flops"]:
+    return f"cost weight {found[0].weight:g}"
+  each = ", ".join(f"{one.weight:g} of {one.name}" for one in found)
+  return f"cost weights {each}"
 
 
 def _highlights(config: ml_collections.ConfigDict) -> list[str]:
@@ -325,7 +366,7 @@ def _highlights(config: ml_collections.ConfigDict) -> list[str]:
     f"of {search.batch_size}",
     f"estimator: {search.estimator}, temperature {search.temperature_start:g} "
     f"to {search.temperature_end:g}",
-    f"cost weight {objective.cost_weight:g}, on the {objective.cost_from} cost",
+    f"{_weights(config)}, on the {objective.cost_from} cost",
     f"logits: learning rate {config.logits.learning_rate:g}",
     f"Elite Space by the rule '{search.elite}'"
     + (

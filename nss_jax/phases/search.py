@@ -1,7 +1,6 @@
 """The search phase: find an Elite Space (paper 3.3-3.4, 4.1)."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from nss_jax.phases import loop
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.search_program import bin_probabilities
-from nss_jax.runtime import artifacts, figures
+from nss_jax.runtime import artifacts, budgets, figures
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.workdir import read_epochs
@@ -63,32 +62,32 @@ def find_elite(
   config: ml_collections.ConfigDict, program: Program, logits: Any
 ) -> dict[str, Any]:
   """The Elite Space of the logits, as the JSON object that is written."""
-  space, budgets = program.search_space, config_lib.constraints(config)
+  space, wanted = program.search_space, config_lib.constraints(config)
   elite = distribution.elite_space(
     base_keys(config.seed)["elite"],
     logits,
-    cost_fn=lambda weights: constraints.mean_costs(space, budgets, weights),
+    cost_fn=lambda weights: constraints.mean_costs(space, wanted, weights),
     target=None,
     num_samples=config.search.num_elite_samples,
-    penalty_fn=lambda costs, _: constraints.penalties(budgets, costs),
+    penalty_fn=lambda costs, _: constraints.penalties(wanted, costs),
   )
   selected = elite.space
   if config.search.elite == "exact":
     tolerance = config.search.elite_tolerance
-    selected = exact_elite_space(space, logits, budgets, tolerance).space
-  target = config.objective.target_flops
+    selected = exact_elite_space(space, logits, wanted, tolerance).space
+  target = config_lib.flops_target(config)
 
   def entry(chosen: Space) -> dict[str, Any]:
     macs = cost.space_macs(space, chosen)
     return {
       "space": space_ranges(space, chosen),
       "mean_flops": macs,
-      "deviation": macs / target - 1,
+      "deviation": None if target is None else macs / target - 1,
       "costs": {
         one.name: cost.space_cost(
           space, cost.cost_tables(space, one.metric), chosen
         )
-        for one in budgets
+        for one in wanted
       },
     }
 
@@ -111,7 +110,7 @@ def find_elite(
         "mean_cost": chosen["costs"][one.name],
         "deviation": chosen["costs"][one.name] / one.target - 1,
       }
-      for one in budgets
+      for one in wanted
     ],
     "candidates": candidates,
     "argmax_space": entry(distribution.most_probable_space(logits)),
@@ -126,16 +125,11 @@ def report(elite: dict[str, Any], job: Job) -> list[str]:
   """The result in words, where the files are, and the next command."""
   folder, search_space = job.workdir / "search", job.search_space
   chosen = job.load_elite()
-  target = elite["target_flops"]
   return [
     "",
     "Elite Space",
     *(f"  {line}" for line in describe_space(search_space, chosen)),
-    f"  {search_space.num_archs_in(chosen)} archs, mean cost "
-    f"{format_macs(elite['mean_flops'])}, "
-    f"{100 * elite['deviation']:+.1f} % from the target of "
-    f"{format_macs(target)}",
-    *_describe_constraints(elite.get("constraints", ())),
+    *_describe_cost(elite, search_space.num_archs_in(chosen)),
     "",
     f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",
     "Next: draw archs from it,",
@@ -145,16 +139,13 @@ def report(elite: dict[str, Any], job: Job) -> list[str]:
   ]
 
 
-def _describe_constraints(found: Sequence[dict[str, Any]]) -> list[str]:
-  """How each budget is met, unless the FLOPs are the only one."""
-  if [one["metric"] for one in found] == ["flops"]:
-    return []
+def _describe_cost(elite: dict[str, Any], num_archs: int) -> list[str]:
+  """How large the space is, and how each budget is met."""
+  names = [one["metric"] for one in budgets.of_elite(elite)]
+  met = budgets.met(elite)
+  if names == ["flops"]:
+    return [f"  {num_archs} archs, {met[0].replace('mean', 'mean cost', 1)}"]
   return [
-    f"  {one['metric']}: mean {one['mean_cost']:.4g} "
-    f"{constraints.UNITS[one['metric']]}, {100 * one['deviation']:+.1f} % from "
-    f"{_MODES[one['mode']]} {one['target']:.4g}"
-    for one in found
+    f"  {num_archs} archs, mean cost {format_macs(elite['mean_flops'])}",
+    *(f"  {name}: {words}" for name, words in zip(names, met, strict=True)),
   ]
-
-
-_MODES = {"equal": "the target of", "at_most": "the most of"}

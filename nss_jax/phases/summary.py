@@ -27,7 +27,7 @@ _CHUNK = 100
 
 def summarize(
   scores: Scores,
-  target_flops: float,
+  target_flops: float | None,
   *,
   largest_flops: float,
   num_resamples: int = 2000,
@@ -39,7 +39,8 @@ def summarize(
   Args:
     scores: rows of the groups of `runtime/scores.py`; rows of other sources
       are ignored.
-    target_flops: the cost that the Elite Space was searched for.
+    target_flops: the cost that the Elite Space was searched for; None where
+      multiply-adds were no budget.
     largest_flops: cost of the largest network. With the error 1 it makes the
       reference point of the hypervolume, the same for every run of a search
       space.
@@ -94,13 +95,13 @@ def summarize(
   }
 
 
-def describe_group(group: Scores, target_flops: float) -> dict[str, Any]:
+def describe_group(group: Scores, target_flops: float | None) -> dict[str, Any]:
   """Counts, errors, loss and cost of a group that has rows.
 
   Returns:
     `count` of archs, and `num_spaces` where they are numbered; `mean_error`,
     `median_error` and `min_error` as shares; `mean_loss` in nats; `mean_flops`
-    and its `deviation` from the target, as a signed share of that.
+    and its `deviation` from the target, as a signed share of that, or null.
   """
   mean_flops = float(group.flops.mean())
   spaces = np.unique(group.space[group.space != NO_SPACE])
@@ -112,7 +113,9 @@ def describe_group(group: Scores, target_flops: float) -> dict[str, Any]:
     "min_error": float(group.error.min()),
     "mean_loss": float(group.loss.mean()),
     "mean_flops": mean_flops,
-    "deviation": mean_flops / target_flops - 1,
+    "deviation": (
+      None if target_flops is None else mean_flops / target_flops - 1
+    ),
   }
 
 

@@ -122,6 +122,10 @@ def _result(
     "seed": seed,
     "epochs": job.config.train.epochs,
     "start": job.config.train.start,
+    # What it takes to use the weights, see `load.py`.
+    "search_space": job.search_space.only(arch).to_dict(),
+    "mean": list(job.dataset.mean),
+    "std": list(job.dataset.std),
     "test_error": error,
     "test_loss": loss,
     "train_loss": lines[-1]["train_loss"],

@@ -5,6 +5,7 @@ import dataclasses
 import ml_collections
 import numpy as np
 
+from nss_jax import config as config_lib
 from nss_jax.phases.program import Schedule
 from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import Bins, SearchSpace, Space
@@ -27,7 +28,9 @@ def search_work(
   sliced = config.supernet.engine == "sliced"
   soft = config.search.estimator == "soft"
   scored = config.search.estimator == "score"
-  target = config.objective.target_flops
+  target = config_lib.flops_target(config)
+  if target is None:  # then by the mean of all archs, for want of better
+    target = float(_drawn(space, np.zeros(1))[0])
   train = target if sliced and not soft else largest
   search = (target if sliced else largest) / _PASSES
   search = search * config.search.num_score_archs if scored else largest

@@ -29,7 +29,6 @@ from nss_jax.runtime import artifacts, processes
 # A checkpoint, its digest, or what a killed save has left of it.
 _NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
 
-
 # Of names and descriptions, which a save writes before any array.
 _NEEDED_BYTES = 2**16
 
@@ -163,6 +162,15 @@ class Checkpoints:
     self._current = step
     return step, state
 
+  def read(self) -> Any | None:
+    """The state that `restore` would load, as dicts, lists and numpy arrays.
+
+    Raises:
+      CheckpointError: if every checkpoint is damaged, or orbax can not read it.
+    """
+    step = processes.agree(processes.first(self._find_newest))
+    return None if step is None else self._load(step)
+
   def _find_newest(self) -> int | None:
     """The newest step whose files all agree with their digests."""
     self._damaged.clear()
@@ -281,11 +289,13 @@ class Checkpoints:
       if other == step:
         shutil.rmtree(path)
 
-  def _load(self, step: int, abstract_state: Any) -> Any:
+  def _load(self, step: int, abstract_state: Any = None) -> Any:
     folder = self.path(step)
     try:
+      if abstract_state is None:
+        return ocp.load(str(folder))
       stored = ocp.metadata(str(folder)).metadata
-      difference = _find_difference(stored, abstract_state)
+      difference = find_difference(stored, abstract_state)
       if difference is None:
         place = jax.tree.map(_place, abstract_state)
         return ocp.load(str(folder), place)
@@ -333,8 +343,8 @@ def _place(leaf: Any) -> Any:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _find_difference(stored: Any, abstract_state: Any) -> str | None:
-  """The first leaf that differs; orbax would cast types without a word."""
+def find_difference(stored: Any, abstract_state: Any) -> str | None:
+  """The first leaf that differs, in words; orbax would cast types silently."""
   old, new = _describe(stored), _describe(abstract_state)
   for name in sorted(old.keys() | new.keys()):
     before, now = old.get(name, "nothing"), new.get(name, "nothing")

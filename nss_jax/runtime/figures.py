@@ -17,6 +17,7 @@ from matplotlib.ticker import (
   NullFormatter,
 )
 
+from nss_jax.runtime import budgets
 from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.scores import Scores, pareto_front
@@ -81,18 +82,19 @@ def draw_trajectory(
 def _trajectory_title(elite: dict[str, Any] | None) -> str:
   if elite is None:
     return "The search has not ended: there is no Elite Space yet"
-  return (
-    f"Elite Space: mean {elite['mean_flops'] / 1e6:.4g} MF, "
-    f"{100 * elite['deviation']:+.1f} % from the target of "
-    f"{elite['target_flops'] / 1e6:.4g} MF (multiply-adds); its bins are "
-    "outlined"
-  )
+  met = budgets.met(elite)
+  if budgets.of_elite(elite)[0]["metric"] == "flops":
+    met[0] += " (multiply-adds)"
+  end = "its bins are outlined"
+  if len(met) == 1:
+    return f"Elite Space: {met[0]}; {end}"
+  return "\n".join(["Elite Space: " + met[0], *met[1:], end])
 
 
 def draw_pareto(
   path: StrPath,
   scores: Scores,
-  target_flops: float,
+  target_flops: float | None,
   *,
   size: tuple[float, float] = (6.4, 4.4),
 ) -> None:
@@ -104,7 +106,7 @@ def draw_pareto(
   Args:
     path: of the picture; its suffix is the format.
     scores: rows of `evaluate/scores.csv`; other groups are not drawn.
-    target_flops: a vertical line.
+    target_flops: a vertical line; None where they are no budget.
     size: of the picture, in inches.
 
   Raises:
@@ -119,7 +121,9 @@ def draw_pareto(
     figure.savefig(path, dpi=130)
 
 
-def draw_pareto_panel(axes: Axes, scores: Scores, target_flops: float) -> None:
+def draw_pareto_panel(
+  axes: Axes, scores: Scores, target_flops: float | None
+) -> None:
   """What `draw_pareto` shows, on axes; the legend is left to the caller.
 
   Raises:
@@ -142,13 +146,14 @@ def draw_pareto_panel(axes: Axes, scores: Scores, target_flops: float) -> None:
         label=f"{title} ({len(group)} archs)",
       )
   _draw_front(axes, scores.select(pareto_front(scores)))
-  axes.axvline(
-    target_flops,
-    color="black",
-    linestyle="--",
-    linewidth=1,
-    label=f"target {format_macs(target_flops)}",
-  )
+  if target_flops is not None:
+    axes.axvline(
+      target_flops,
+      color="black",
+      linestyle="--",
+      linewidth=1,
+      label=f"target {format_macs(target_flops)}",
+    )
   axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
   _mark_logarithmic(axes.xaxis, format_macs)
 
@@ -191,11 +196,7 @@ def _draw_curves(
     return [np.nan if line[name] is None else line[name] for line in lines]
 
   costs, losses, chance = figure.subplots(1, 3)
-  costs.axhline(1, color="black", linewidth=0.8)
-  costs.plot(epochs, values("sampled_cost"), label="sampled", alpha=0.8)
-  costs.plot(epochs, values("expected_cost"), label="expected")
-  costs.set(title="cost / target", yscale="log")
-  _mark_logarithmic(costs.yaxis, "{:g}".format)
+  _draw_costs(costs, lines)
   losses.plot(epochs, values("train_loss"), label="training half")
   losses.plot(epochs, values("validation_loss"), label="validation half")
   losses.set(title="cross-entropy (nats)")
@@ -221,6 +222,38 @@ def _draw_curves(
     axes.set(xlabel="epoch (shaded: warmup)", xlim=(0.5, epochs[-1] + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.legend()
+
+
+def _draw_costs(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
+  """Of every budget over its target; the samples of one that is not alone are
+  fainter, of its color."""
+  epochs = [line["epoch"] for line in lines]
+  names = list(lines[0].get("constraints", {}))
+  several = len(names) > 1
+
+  def values(name: str, budget: str | None) -> list[float]:
+    found = [x if budget is None else x["constraints"][budget] for x in lines]
+    return [np.nan if x[name] is None else x[name] for x in found]
+
+  axes.axhline(1, color="black", linewidth=0.8)
+  for index, budget in enumerate(names if several else [None]):
+    colors = (f"C{index}",) * 2 if several else ("C0", "C1")
+    prefix = f"{budget}, " if several else ""
+    for name, color, alpha in zip(
+      ("sampled", "expected"),
+      colors,
+      (0.35 if several else 0.8, 1),
+      strict=True,
+    ):
+      axes.plot(
+        epochs,
+        values(f"{name}_cost", budget),
+        label=prefix + name,
+        color=color,
+        alpha=alpha,
+      )
+  axes.set(title="cost / target", yscale="log")
+  _mark_logarithmic(axes.yaxis, "{:g}".format)
 
 
 def _draw_bins(

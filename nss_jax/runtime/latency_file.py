@@ -3,8 +3,11 @@
 import functools
 import os
 import pathlib
-from typing import Any
+import platform
+import re
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nss_jax.runtime import artifacts
@@ -22,6 +25,9 @@ _SAME = ("strides", "stem_width", "block", "image_shape", "num_classes")
 _GRIDS = [[fields.COUNT]]
 _SHAPE = {
   "device": fields.TEXT,
+  # Not in files of before they were compared.
+  "processor?": fields.maybe(fields.TEXT),
+  "activations?": fields.TEXT,
   "batch_size": fields.COUNT,
   "search_space": {},
   "table": {
@@ -32,6 +38,64 @@ _SHAPE = {
     "ends": [fields.NON_NEGATIVE],
   },
 }
+
+
+class _File(NamedTuple):
+  """What a file says.
+
+  Attributes:
+    metric: the table.
+    search_space: that it was measured for.
+    origin: on what, as `origin` tells.
+  """
+
+  metric: Metric
+  search_space: SearchSpace
+  origin: dict[str, str | None]
+
+
+def origin(activations: str) -> dict[str, str | None]:
+  """What times depend on beside the networks: here, with these activations.
+
+  Every CPU is a device of the kind "cpu", so it has its processor too: its name
+  and how many cores this process may use.
+  """
+  is_cpu = jax.default_backend() == "cpu"
+  return {
+    "device": jax.devices()[0].device_kind,
+    "processor": _processor() if is_cpu else None,
+    "activations": activations,
+  }
+
+
+def _processor() -> str:
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text("utf-8")
+    names = re.findall(r"(?m)^model name\s*:\s*(.+)$", text)
+  except (OSError, ValueError):  # not Linux
+    names = []
+  name = names[0] if names else platform.processor() or platform.machine()
+  try:
+    cores = len(os.sched_getaffinity(0))
+  except AttributeError:
+    cores = os.cpu_count() or 1
+  return f"{name}, {cores} cores"
+
+
+def check_origin(folder: Path, activations: str) -> None:
+  """Refuses a table that was measured on another device, or another way.
+
+  Raises:
+    ArtifactError: naming both, and how to accept it; and as `read_metric`.
+  """
+  found, here = _open(folder).origin, origin(activations)
+  for name, value in found.items():
+    if value is not None and here[name] is not None and value != here[name]:
+      raise ArtifactError(
+        f"{pathlib.Path(folder) / SUMMARY}: measured with {name} {value!r}; "
+        f"expected {here[name]!r}, that of this run: measure again, or accept "
+        "it by --config.objective.foreign_latency_table=True"
+      )
 
 
 def table_to_json(table: LatencyTable) -> dict[str, Any]:
@@ -72,6 +136,14 @@ def read_metric(folder: Path, search_space: SearchSpace | None) -> Metric:
   Raises:
     ArtifactError: if there is no table, or it is broken, or of other blocks.
   """
+  file = _open(folder)
+  if search_space is not None:
+    path = pathlib.Path(folder) / SUMMARY
+    _check_fits(path, file.search_space, search_space)
+  return file.metric
+
+
+def _open(folder: Path) -> _File:
   path = pathlib.Path(folder) / SUMMARY
   try:
     changed = path.stat().st_mtime_ns
@@ -80,14 +152,11 @@ def read_metric(folder: Path, search_space: SearchSpace | None) -> Metric:
       f"{path}: no latency table; expected one that --phases={FOLDER}, by "
       "itself, has written"
     ) from None
-  metric, measured = _read(os.fspath(path), changed)
-  if search_space is not None:
-    _check_fits(path, measured, search_space)
-  return metric
+  return _read(os.fspath(path), changed)
 
 
 @functools.lru_cache(maxsize=16)
-def _read(path: str, changed: int) -> tuple[Metric, SearchSpace]:
+def _read(path: str, changed: int) -> _File:
   del changed  # of the file; another table is read again
   content = artifacts.read_json(path)
   fields.check(path, content, _SHAPE)
@@ -116,7 +185,10 @@ def _read(path: str, changed: int) -> tuple[Metric, SearchSpace]:
     raise ArtifactError(
       f"{path}: table: its parts do not fit each other and the search space"
     )
-  return latency_metric(table), search_space
+  measured = {
+    name: content.get(name) for name in ("device", "processor", "activations")
+  }
+  return _File(latency_metric(table), search_space, measured)
 
 
 def _array(values: list) -> np.ndarray:

@@ -1,9 +1,11 @@
 """One run at a time in a folder; the system lets go when it dies."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,10 @@ from nss_jax.runtime import processes
 
 _LOCK = ".lock"
 _POLL_SECONDS = 0.5
+_OWNER = re.compile(r"process (\d+) on (\S+)")
+_MAX_OWNER = 300  # characters
+# Of file systems that have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 class InUse(RuntimeError):
@@ -21,9 +27,17 @@ class InUse(RuntimeError):
 
 @contextlib.contextmanager
 def exclusive(
-  folder: pathlib.Path, wait: Callable[[str], bool] | None = None
+  folder: pathlib.Path,
+  wait: Callable[[str], bool] | None = None,
+  *,
+  take_over: bool = False,
 ) -> Iterator[None]:
   """Holds a folder for as long as the block runs.
+
+  The system's lock ends with its process, whatever ends it. But some network
+  file systems keep locks on each host to themselves, and some have none, so the
+  file also names its owner and is emptied at the end. Who is named and runs on
+  another host may be alive; who is named and runs here can be looked for.
 
   Of many processes of a run, the first holds it for all.
 
@@ -31,37 +45,84 @@ def exclusive(
     folder: made if need be.
     wait: asked with the owner's name again and again while another process has
       the folder; False gives up. None gives up at once.
+    take_over: whether an owner on another host is known to have ended.
 
   Raises:
     InUse: after giving up.
     OSError: if the folder cannot be written.
   """
   with contextlib.ExitStack() as held:
-    processes.first(lambda: _hold(folder, wait, held))
+    processes.first(lambda: _hold(folder, wait, take_over, held))
     yield
 
 
 def _hold(
   folder: pathlib.Path,
   wait: Callable[[str], bool] | None,
+  take_over: bool,
   held: contextlib.ExitStack,
 ) -> None:
   folder.mkdir(parents=True, exist_ok=True)
-  file = held.enter_context((folder / _LOCK).open("a+"))
-  while not _take(file):
-    file.seek(0)
-    owner = file.read().strip() or "another process"
+  file = held.enter_context((folder / _LOCK).open("a+", errors="replace"))
+  while owner := _take(file, take_over):
     if wait is None or not wait(owner):
       raise InUse(f"{folder}: in use by {owner}; expected to be the only one")
     time.sleep(_POLL_SECONDS)
+  held.callback(_let_go, file)
   file.truncate(0)
   file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
   file.flush()
 
 
-def _take(file: TextIO) -> bool:
+def _let_go(file: TextIO) -> None:
+  with contextlib.suppress(OSError):  # of a folder that was taken away
+    file.truncate(0)
+
+
+def _take(file: TextIO, take_over: bool) -> str:
+  """Takes the lock, or says in words who has it."""
+  locked = _lock(file)
+  file.seek(0)
+  text = " ".join(file.read(_MAX_OWNER).split())
+  if locked is False:
+    return text or "another process"
+  named = _OWNER.fullmatch(text)
+  if named is None:  # it was let go, or never written whole
+    return ""
+  process, host = int(named[1]), named[2]
+  here = socket.gethostname()
+  if host == here:
+    # The system knows better, if it has a lock.
+    return "" if locked or not _is_alive(process) else text
+  if take_over:
+    return ""
+  if locked:  # the owner may come back, and must find it free
+    fcntl.flock(file, fcntl.LOCK_UN)
+  return f"{text} (not to be seen from {here}; --take_over if it has ended)"
+
+
+def _lock(file: TextIO) -> bool | None:
+  """Whether the system gives the lock; None: it has none there."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
+    return False
+  except OSError as error:
+    if error.errno not in _NO_LOCKS:
+      raise
+    return None
+  return True
+
+
+def _is_alive(process: int) -> bool:
+  """Whether another process has this number."""
+  # Containers that are started again have the name and the numbers of before.
+  if process == os.getpid():
+    return False
+  try:
+    os.kill(process, 0)
+  except PermissionError:
+    return True
+  except (ProcessLookupError, OverflowError):
     return False
   return True

@@ -1,5 +1,6 @@
 """What a person sees while a phase runs."""
 
+import collections
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,9 @@ import rich.text
 
 from nss_jax.runtime import processes
 from nss_jax.runtime.time_left import TimeLeft, format_seconds
+
+# Those that a quiet process did not show too, for when it dies.
+_LAST_LINES: collections.deque[str] = collections.deque(maxlen=8)
 
 
 class Progress:
@@ -40,6 +44,7 @@ class Progress:
     self._step, self._at = done, clock()
     self._compilations = 0
     self._line_at = self._at
+    self._description = ""
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn("{task.description}"),
       rich.progress.BarColumn(bar_width=20),
@@ -55,8 +60,10 @@ class Progress:
     self._bar.start()
     return self
 
-  def __exit__(self, *_: object) -> None:
+  def __exit__(self, kind: object = None, *_: object) -> None:
     self._bar.stop()
+    if kind is not None and self._description:
+      _LAST_LINES.append(f"step {self._step}: {self._description}")
 
   def update(
     self,
@@ -80,6 +87,7 @@ class Progress:
       add = self._left.add_compiled if compiled else self._left.add
       add(self._step, step, now - self._at)
     self._compilations = compilations
+    self._description = description
     self._step, self._at = step, now
     self._bar.update(
       self._task, completed=step, description=self._with_left(description)
@@ -112,7 +120,17 @@ def make_console() -> rich.console.Console:
 def say(console: rich.console.Console, text: str) -> None:
   """Prints a line as it is: no markup and no commands are read from it."""
   text = "".join(c if c.isprintable() else " " for c in text)
+  if text:
+    _LAST_LINES.append(text)
   console.print(rich.text.Text(text))
+
+
+def last_lines() -> list[str]:
+  """What `say` was last given, by a process that may not be the one to speak.
+
+  After a loop that an exception has ended, the last is where it was.
+  """
+  return list(_LAST_LINES)
 
 
 def format_macs(number: float) -> str:

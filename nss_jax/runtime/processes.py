@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -133,6 +134,15 @@ def are_many() -> bool:
 def is_first() -> bool:
   """Whether this process is the one that writes."""
   return jax.process_index() == 0
+
+
+def describe_own() -> str:
+  """Which process this is: `process 1 of 4 on node7`, from 0."""
+  host = socket.gethostname()
+  try:
+    return f"process {jax.process_index()} of {jax.process_count()} on {host}"
+  except RuntimeError:  # no backend: that may be what is told of
+    return f"process {os.getpid()} on {host}"
 
 
 def first(work: Callable[[], T]) -> T | None:

@@ -30,10 +30,7 @@ def load_space(path: Path) -> tuple[SearchSpace, Space]:
   """
   path = _find_elite_space(path)
   fields = read_json(path)
-  try:
-    search_space = _read_search_space(_object(fields, "search_space"))
-  except _INVALID as error:
-    raise ArtifactError(f"{path}: search_space: {reason(error)}") from error
+  search_space = read_search_space(path, fields)
   try:
     ranges = _object(fields, "space")
     _check_ranges(ranges)
@@ -41,6 +38,18 @@ def load_space(path: Path) -> tuple[SearchSpace, Space]:
   except _INVALID as error:
     raise ArtifactError(f"{path}: space: {reason(error)}") from error
   return search_space, space
+
+
+def read_search_space(path: Path, content: dict[str, Any]) -> SearchSpace:
+  """The field `search_space` of a JSON object.
+
+  Raises:
+    ArtifactError: one line with the file and the field, whatever is in it.
+  """
+  try:
+    return _read_search_space(_object(content, "search_space"))
+  except _INVALID as error:
+    raise ArtifactError(f"{path}: search_space: {reason(error)}") from error
 
 
 def _find_elite_space(path: Path) -> pathlib.Path:

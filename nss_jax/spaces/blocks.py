@@ -11,6 +11,7 @@ convolution as in Goyal et al. 2017; inverted residual, Sandler et al. 2018
 a quarter of the block's input, Tan and Le 2019 (EfficientNet).
 """
 
+import hashlib
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -233,6 +234,19 @@ def find_block(name: str) -> Block:
   if not isinstance(name, str) or name not in _BLOCKS:
     raise ValueError(f"block must be one of {', '.join(_BLOCKS)}; got {name!r}")
   return _BLOCKS[name]
+
+
+def block_digest(name: str) -> str:
+  """Of a block's description, twelve hexadecimal digits.
+
+  What is kept of a run says by it which block it was: the name of a block that
+  is edited stays, and its weights may keep their shapes.
+
+  Raises:
+    ValueError: if there is no such block.
+  """
+  text = repr(find_block(name))
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def register_block(name: str, block: Block) -> None:

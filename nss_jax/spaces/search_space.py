@@ -26,9 +26,10 @@ from nss_jax.spaces.bins import (
   equal_bins,
   singletons,
 )
-from nss_jax.spaces.blocks import find_block
+from nss_jax.spaces.blocks import block_digest, find_block
 
 Array = jax.Array | np.ndarray
+_DIGEST = "block_digest"
 
 
 @struct.dataclass
@@ -247,16 +248,30 @@ class SearchSpace:
     return self.strides[stage] != 1 or len(ends) > 1
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain lists and numbers, for JSON."""
-    return _as_list(dataclasses.asdict(self))
+    """Plain lists and numbers, for JSON; with a digest of the block."""
+    fields = _as_list(dataclasses.asdict(self))
+    return {**fields, _DIGEST: block_digest(self.block)}
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> "SearchSpace":
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`; the digest of the block may be missing.
 
     Raises:
-      ValueError: if a field is missing, unknown or out of range.
+      ValueError: if a field is missing, unknown or out of range, or the block
+        of this name is another one here.
     """
+    given = dict(fields)
+    digest = given.pop(_DIGEST, None)
+    found = cls._from_fields(given)
+    if digest not in (None, here := block_digest(found.block)):
+      raise ValueError(
+        f"block {found.block} is another one here, of {_DIGEST} {here}; "
+        f"expected that of {digest}"
+      )
+    return found
+
+  @classmethod
+  def _from_fields(cls, fields: Mapping[str, Any]) -> "SearchSpace":
     known = {field.name for field in dataclasses.fields(cls)}
     if set(fields) != known:
       missing, extra = sorted(known - set(fields)), sorted(set(fields) - known)

@@ -47,7 +47,7 @@ class _Settings:
     return hash(self._text)
 
 
-def call(config, workdir, phases, *, archs=(), dry_run=False):
+def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
   """`(exit code, what it says on standard error)`; `ACCEPTED` for a code, if a
   phase has begun to train."""
 
@@ -66,6 +66,8 @@ def call(config, workdir, phases, *, archs=(), dry_run=False):
         _ARCH=flag(list(archs)),
         _DRY_RUN=flag(dry_run),
         _SWEEP_INDEX=flag(None),
+        _COMPILE_CACHE=flag(None),
+        _TAKE_OVER=flag(take_over),
         _LOG_EVERY=flag(0.0),
         _TENSORBOARD=flag(False),
         _PROFILE=flag(False),

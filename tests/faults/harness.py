@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
+import pytest
 import quick
 import runs
 
@@ -37,10 +39,13 @@ SETTINGS = {
   "rank_check.num_archs": 2,
   "rank_check.num_near_archs": 0,
   "rank_check.epochs": 1,
-  "train.epochs": 1,
+  "train.epochs": 2,
   "train.num_seeds": 1,
   "sweep.targets": (7e4,),
   "sweep.phases": ("search",),
+  "latency_table.num_widths": 2,
+  "latency_table.num_networks": 2,
+  "latency_table.repeats": 3,
 }
 # Orders need three stages.
 _OF_PRINCIPLES = {
@@ -52,18 +57,42 @@ _OF_PRINCIPLES = {
 }
 PHASES = (
   *("search", "evaluate", "rank_check", "nas", "complexity"),
-  *("train", "sweep", "report", "principles"),
+  *("train", "sweep", "report", "principles", "latency_table"),
 )
+_ALONE = {"principles", "latency_table"}  # on a workdir of their own
+# Those that save states of a loop.
+SAVING = (
+  *("search", "evaluate", "rank_check", "nas", "train", "sweep"),
+  "principles",
+)
+
+
+def phases(fast=("search", "evaluate"), of=PHASES):
+  """Phases for a test to be given; all but a few are slow."""
+  return [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in fast))
+    for name in of
+  ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """Of a run: exit code, what it has printed, and its file operations."""
+  """What became of a run.
+
+  Attributes:
+    code: of its exit.
+    out, err: what it has printed.
+    counts: of file operations, see `injection.Watch`; None: it was killed.
+    seconds: from the first signal to the exit.
+    calls_after: calls of the device that began after that signal.
+  """
 
   code: int
   out: str
   err: str
-  count: int | None
+  counts: dict | None = None
+  seconds: float | None = None
+  calls_after: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +102,12 @@ class Finished:
   Attributes:
     folder: holds `run`, the workdir, and `supernets`.
     before: the same before the phase; None: nothing.
-    count: file operations of the phase.
+    counts: file operations of the phase, see `injection.Watch`.
   """
 
   folder: pathlib.Path
   before: pathlib.Path | None
-  count: int
+  counts: dict
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -107,17 +136,20 @@ class Harness:
     request = {
       "flags": _flags(phase, folder),
       "fault": {"inside": str(folder), **fault},
-      **{name: str(files / name) for name in ("out", "err", "count")},
+      **{name: str(files / name) for name in ("out", "err", "seen")},
     }
     return {**request, "wait": self._ask(request)}
 
   def wait(self, started: dict) -> Result:
     """What became of it."""
-    code = self._ask({"wait": started["wait"]})
+    code, ended = self._ask({"wait": started["wait"]}), time.monotonic()
     out, err = (pathlib.Path(started[x]).read_text() for x in ("out", "err"))
-    count = pathlib.Path(started["count"])
-    counted = int(count.read_text()) if count.exists() else None
-    return Result(code, out, err, counted)
+    seen = pathlib.Path(started["seen"])
+    if not seen.exists():
+      return Result(code, out, err)
+    counts, signalled, calls = json.loads(seen.read_text())
+    seconds = None if signalled is None else ended - signalled
+    return Result(code, out, err, counts, seconds, calls)
 
   def run(self, phase, folder, **fault) -> Result:
     return self.wait(self.start(phase, folder, **fault))
@@ -132,12 +164,12 @@ class Harness:
     if phase not in self._finished:
       before = None
       index = PHASES.index(phase)
-      if index and phase != "principles":
+      if index and phase not in _ALONE:
         before = self.finished(PHASES[index - 1]).folder
       folder = self.copy(before, self._folder / phase)
       result = self.run(phase, folder)
       assert result.code == 0, result.err
-      self._finished[phase] = Finished(folder, before, result.count)
+      self._finished[phase] = Finished(folder, before, result.counts)
     return self._finished[phase]
 
   def copy(self, before, folder) -> pathlib.Path:
@@ -194,10 +226,30 @@ def results(workdir: pathlib.Path) -> dict:
       for line in content:
         line.pop("seconds", None)
         line.pop("images_per_second", None)
+    if name.startswith("latency_table/"):
+      content = _untimed(content)
     # The page and its tables hold paths and seconds; report.json the numbers.
     if "report/" not in name or path.suffix == ".png":
       found[name] = content
   return found
+
+
+def _untimed(content):
+  """Of measured latencies, all but the seconds and what comes of them."""
+  if isinstance(content, bytes):
+    return [line.rpartition(b",")[0] for line in content.splitlines()]
+  (summary,) = content
+  for name in ("spread", "mean_range", "relative_error", "tau"):
+    summary.pop(name)
+  for network in summary["networks"]:
+    del network["measured"], network["predicted"]
+  for name in ("first", "rest", "ends"):
+    summary["table"][name] = _shape(summary["table"][name])
+  return summary
+
+
+def _shape(value):
+  return [*map(_shape, value)] if isinstance(value, list) else type(value)
 
 
 def assert_same(workdir: pathlib.Path, whole: pathlib.Path) -> None:

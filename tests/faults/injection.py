@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+ERRORS = ("ENOSPC", "EROFS")
 _WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 # A full disk takes no new file; it can still rename and remove.
 _NEEDS_SPACE = ("os.mkdir",)
@@ -25,14 +26,21 @@ class Watch:
     part: text that their paths hold.
     at: numbers of the operations, from 1, at which something happens.
     do: `kill` or the name of a signal; `ENOSPC` or `EROFS`, the error of that
-      and all later operations that write.
+      and all later operations that write, which alone count then.
     delay: seconds from the operation to a kill.
+
+  Attributes:
+    counts: of all operations, by "", and of those that would fail, by error.
+    signalled: `time.monotonic` of the first signal, or None.
+    calls_after: calls of the device that began after it; see `server`.
   """
 
   def __init__(self, inside, part="", at=(), do="", delay=0.0):
-    self.count = 0
+    self.counts = dict.fromkeys(("", *ERRORS), 0)
+    self.signalled, self.calls_after = None, 0
     self._inside, self._part = inside, part
     self._at, self._do, self._delay = at, do, delay
+    self._counted = do if do in ERRORS else ""
     self._failing = False
 
   def __call__(self, event, arguments):
@@ -41,32 +49,39 @@ class Watch:
     path = arguments[0]
     if not isinstance(path, str) or not path.startswith(self._inside):
       return
-    failing = self._do in ("ENOSPC", "EROFS")
-    if failing and not self._writes(event, arguments):
+    kinds = ["", *(e for e in ERRORS if _fails(e, event, arguments))]
+    is_part = self._part in path
+    for kind in kinds:
+      self.counts[kind] += is_part
+    if self._counted not in kinds:
       return
-    if self._part in path:
-      self.count += 1
-      if self.count in self._at:
-        self._failing = failing
-        if not failing:
-          self._kill()
+    if is_part and self.counts[self._counted] in self._at:
+      self._failing = self._counted != ""
+      if not self._failing:
+        self._kill()
     if self._failing:
       code = getattr(errno, self._do)
       raise OSError(code, os.strerror(code), path)
 
-  def _writes(self, event, arguments):
-    if event == "open":
-      return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-    return event in (_NEEDS_SPACE if self._do == "ENOSPC" else _WRITES)
-
   def _kill(self):
-    arguments = os.getpid(), getattr(signal, self._do)
     if self._delay:
-      timer = threading.Timer(self._delay, os.kill, arguments)
+      timer = threading.Timer(self._delay, self._send)
       timer.daemon = True
       timer.start()
     else:
-      os.kill(*arguments)
+      self._send()
+
+  def _send(self):
+    if self.signalled is None:
+      self.signalled = time.monotonic()
+    os.kill(os.getpid(), getattr(signal, self._do))
+
+
+def _fails(error, event, arguments):
+  """Whether an operation meets the error."""
+  if event == "open":
+    return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+  return event in (_NEEDS_SPACE if error == "ENOSPC" else _WRITES)
 
 
 def inject(*, limit=0, offset=0.0, zone="", **watched) -> Watch:

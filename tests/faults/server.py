@@ -4,10 +4,11 @@ To import costs more than to run what these tests run, hundreds of times. What
 JAX starts at its first use, threads above all, is started after the fork.
 
 A request is a line of JSON on standard input: `{"flags": [..], "fault": {..},
-"out": FILE, "err": FILE, "count": FILE}` starts a run and is answered by its
+"out": FILE, "err": FILE, "seen": FILE}` starts a run and is answered by its
 process id, `{"wait": PID}` by its exit code.
 """
 
+import gc
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ import orbax.checkpoint  # noqa: F401
 
 from nss_jax import main
 from nss_jax.phases import pipeline  # noqa: F401
-from nss_jax.runtime import data
+from nss_jax.runtime import data, watch
 
 _TIMEOUT_SECONDS = 600
 
@@ -49,14 +50,30 @@ def run(request: dict) -> None:
     os.dup2(file, number)
     os.close(file)
   sys.argv = ["nss_jax", *request["flags"]]
-  watch = injection.inject(**request["fault"])
+  faults = injection.inject(**request["fault"])
+  _count_calls(faults)
   try:
     main.run()
   finally:
-    pathlib.Path(request["count"]).write_text(str(watch.count))
+    seen = (faults.counts, faults.signalled, faults.calls_after)
+    pathlib.Path(request["seen"]).write_text(json.dumps(seen))
+
+
+def _count_calls(faults: injection.Watch) -> None:
+  """Of the device, from the signal on."""
+  before_call = watch.Watch.before_call
+
+  def counted(self, *arguments):
+    faults.calls_after += faults.signalled is not None
+    before_call(self, *arguments)
+
+  watch.Watch.before_call = counted
 
 
 if __name__ == "__main__":
   data.load("digits")  # imports what it needs
+  # What is there for good is not looked through again in each fork.
+  gc.collect()
+  gc.freeze()
   if request := serve():
     run(request)

@@ -1,6 +1,7 @@
 """The clock jumps back and the time zone changes: the results are the same."""
 
-from harness import assert_same, search_lines
+import pytest
+from harness import PHASES, assert_same, search_lines
 
 _DAY = 86400.0
 
@@ -27,3 +28,22 @@ def test_clock_set_back_between_and_within_runs(harness, tmp_path):
   lines = search_lines(tmp_path / "run")
   assert [line["step"] for line in lines] == [9, 18, 27]
   assert all(line["images_per_second"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", [x for x in PHASES if x != "search"])
+def test_clock_set_back_in_any_phase(phase, harness, tmp_path):
+  whole = harness.finished(phase)
+  folder = harness.copy(whole.before, tmp_path / phase)
+  killed = harness.run(
+    phase,
+    folder,
+    do="SIGKILL",
+    at=[whole.counts[""] // 2],
+    offset=-_DAY,
+    zone="Pacific/Kiritimati",
+  )
+  assert killed.code == -9, killed.err
+  again = harness.run(phase, folder, offset=-_DAY, zone="America/Los_Angeles")
+  assert again.code == 0, again.err
+  assert_same(folder / "run", whole.workdir)

@@ -1,6 +1,9 @@
 """A disk that is full or read-only: one line, and nothing is lost."""
 
-from harness import assert_same, saved_steps
+import numpy as np
+import pytest
+from harness import PHASES, assert_same, phases, saved_steps
+from injection import ERRORS
 
 from nss_jax.runtime import checkpoint
 
@@ -19,24 +22,33 @@ FAULTS = (
   ("ENOSPC", ".trajectory", 1, "search/trajectory.png: No", [9, 18, 27]),
   ("EROFS", ".elite_space", 1, "search/elite_space.json: Read", [9, 18, 27]),
 )
+# Of those that are alike, one.
+FEWER = (*FAULTS[:3], FAULTS[4], FAULTS[7], FAULTS[9])
 
 
-def _assert_failed(result, workdir, named):
+def _assert_failed(result, named):
   assert result.code == 74, result.err
   assert result.err.startswith("error: ") and result.err.count("\n") == 1
-  assert f"{workdir}/{named}" in result.err
+  assert str(named) in result.err
   assert result.err.endswith("; run the same command to go on\n")
+
+
+def _assert_search_failed(result, workdir, named):
+  _assert_failed(result, f"{workdir}/{named}")
   # What was saved is whole.
   checkpoints = checkpoint.Checkpoints(workdir / "search" / "checkpoints")
   assert not any(map(checkpoints._find_damage, saved_steps(workdir)))
 
 
-def test_every_kind_of_write_fails_in_turn(harness, tmp_path):
+@pytest.mark.parametrize(
+  "faults", [FEWER, pytest.param(FAULTS, marks=pytest.mark.slow)]
+)
+def test_every_kind_of_write_fails_in_turn(faults, harness, tmp_path):
   """On one workdir: each run goes on where the one before has failed."""
   whole, saved = harness.finished("search"), []
-  for error, part, at, named, left in FAULTS:
+  for error, part, at, named, left in faults:
     failed = harness.run("search", tmp_path, do=error, part=part, at=[at])
-    _assert_failed(failed, tmp_path / "run", named)
+    _assert_search_failed(failed, tmp_path / "run", named)
     if saved and saved[-1] < 27:
       assert f"resuming at step {saved[-1]} of 27" in failed.out
     saved = saved_steps(tmp_path / "run")
@@ -52,8 +64,44 @@ def test_file_outgrows_its_limit(harness, tmp_path):
   saved = (whole.workdir / "search" / "checkpoints").rglob("*")
   largest = max(path.stat().st_size for path in saved)
   failed = harness.run("search", tmp_path, limit=largest // 2)
-  _assert_failed(failed, tmp_path / "run", "search/checkpoints/")
+  _assert_search_failed(failed, tmp_path / "run", "search/checkpoints/")
   assert "File too large" in failed.err
   again = harness.run("search", tmp_path)
   assert again.code == 0, again.err
   assert_same(tmp_path / "run", whole.workdir)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+# What the search writes fails above, kind by kind.
+@pytest.mark.parametrize("phase", phases(fast=()))
+def test_any_write_of_a_phase_fails(phase, error, harness, tmp_path):
+  """From the first, the last or one in between, all that write fail."""
+  whole = harness.finished(phase)
+  count = whole.counts[error]
+  rng = np.random.default_rng((PHASES.index(phase), ERRORS.index(error)))
+  # Numbers are not quite the same in every run, but where the phase begins.
+  for at in (1, *sorted(rng.integers(2, count - 1, 2).tolist()), count):
+    folder = harness.copy(whole.before, tmp_path / str(at))
+    # At the last, or there is none by that number.
+    failed = harness.run(phase, folder, do=error, at=[at])
+    if failed.code or at < count - 2:
+      _assert_failed(failed, folder)
+    again = harness.run(phase, folder)
+    assert again.code == 0, (at, again.err)
+    assert_same(folder / "run", whole.workdir)
+
+
+def test_scores_are_not_written(harness, tmp_path):
+  """The evaluation goes on with those that were."""
+  whole = harness.finished("evaluate")
+  folder = harness.copy(whole.before, tmp_path / "evaluate")
+  failed = harness.run(
+    "evaluate", folder, do="ENOSPC", part="scores.csv", at=[2]
+  )
+  _assert_failed(failed, folder / "run" / "evaluate" / "scores.csv")
+  begun = (folder / "run" / "evaluate" / "scores.csv").read_bytes()
+  again = harness.run("evaluate", folder)
+  assert again.code == 0, again.err
+  assert_same(folder / "run", whole.workdir)
+  scores = (folder / "run" / "evaluate" / "scores.csv").read_bytes()
+  assert scores.startswith(begun) and len(scores) > len(begun)

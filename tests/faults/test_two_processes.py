@@ -2,31 +2,35 @@
 
 import os
 import signal
+import socket
 import time
 
 import pytest
 import runs
-from command import call
-from harness import SETTINGS, assert_same
+from command import ACCEPTED, call
+from harness import SETTINGS, assert_same, phases
 
 from nss_jax.runtime import lock
 
 
-def test_the_second_is_refused(harness, tmp_path):
+@pytest.mark.parametrize("phase", phases(fast=("search", "report")))
+def test_the_second_is_refused(phase, harness, tmp_path):
   """It names the first, which ends as if it had been alone."""
-  whole = harness.finished("search")
+  whole = harness.finished(phase)
+  folder = harness.copy(whole.before, tmp_path / phase)
+  # At its second file of the folder; the first is the lock.
   first = harness.start(
-    "search", tmp_path, do="SIGSTOP", part="metrics.jsonl", at=[1]
+    phase, folder, do="SIGSTOP", part=f"/run/{phase}/", at=[2]
   )
   _wait_until_stopped(first["wait"])
-  second = harness.run("search", tmp_path)
+  second = harness.run(phase, folder)
   assert second.code == 2
   assert second.err.count("\n") == 1
   assert f"in use by process {first['wait']} on " in second.err
   os.kill(first["wait"], signal.SIGCONT)
   ended = harness.wait(first)
   assert ended.code == 0, ended.err
-  assert_same(tmp_path / "run", whole.workdir)
+  assert_same(folder / "run", whole.workdir)
 
 
 def _wait_until_stopped(process):
@@ -52,12 +56,38 @@ def test_it_is_refused_at_once(tmp_path):
   assert min(seconds) < 1  # one of them while the machine does nothing else
 
 
-@pytest.mark.parametrize(
-  "left", ["process 4194304 on this-host\n", "process 1 on another-host\n", ""]
-)
+@pytest.mark.parametrize("left", ["", "process 4194304 on {here}\n", "\0" * 9])
 def test_what_a_dead_process_has_left_is_taken_over(tmp_path, left):
-  """The system's lock ends with its process; the text is only a name."""
-  (tmp_path / ".lock").write_text(left)
+  """The system's lock ends with its process; here the text is only a name."""
+  (tmp_path / ".lock").write_text(left.format(here=socket.gethostname()))
   with lock.exclusive(tmp_path):
     text = (tmp_path / ".lock").read_text()
   assert text.startswith(f"process {os.getpid()} on ") and text.count("\n") == 1
+
+
+def test_what_another_host_has_left_needs_the_flag(tmp_path):
+  """Nobody here can see whether its owner has ended."""
+  config = runs.load_config(**SETTINGS)
+  (tmp_path / "search").mkdir()
+  file = tmp_path / "search" / ".lock"
+  file.write_text("process 17 on another-host\n")
+  code, err = call(config, tmp_path, ["search"])
+  assert code == 2 and err.count("\n") == 1
+  for word in (
+    "process 17 on another-host",
+    socket.gethostname(),
+    "--take_over",
+  ):
+    assert word in err
+  assert file.read_text() == "process 17 on another-host\n"
+  code, err = call(config, tmp_path, ["search"], take_over=True)
+  assert (code, err) == (ACCEPTED, "")
+  # It has ended, and says so: another host goes on without the flag.
+  assert file.read_text() == ""
+
+
+def test_the_flag_does_not_take_what_is_held(tmp_path):
+  config = runs.load_config(**SETTINGS)
+  with lock.exclusive(tmp_path / "search"):
+    code, err = call(config, tmp_path, ["search"], take_over=True)
+  assert code == 2 and f"in use by process {os.getpid()} on " in err

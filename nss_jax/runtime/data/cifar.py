@@ -5,6 +5,7 @@ the known names at their exact sizes, and nothing else is trusted.
 """
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -16,6 +17,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from nss_jax.runtime import processes
 from nss_jax.runtime.data.dataset import (
   DataError,
   Dataset,
@@ -102,7 +104,7 @@ def load(
   Args:
     source: a key of `ARCHIVES`.
     path: the archive, or a folder that holds it under its official name;
-      empty to fetch it.
+      empty to fetch it: of many processes the first does, before the others.
     cache_dir: folder to fetch to; empty for the user's cache folder.
     progress: whether to show a bar while fetching.
 
@@ -114,7 +116,12 @@ def load(
       what it should be.
   """
   archive = ARCHIVES[source]
-  file = _given(archive, path) if path else _fetch(archive, cache_dir, progress)
+  if path:
+    file = _given(archive, path)
+  else:
+    fetch = functools.partial(_fetch, archive, cache_dir, progress)
+    # The others find it there; or fetch it too, to a disk of their own.
+    file = processes.first(fetch) or fetch()
   try:
     with file.open("rb") as raw:
       _check_digest(archive, file, raw)

@@ -46,7 +46,7 @@ class Table(NamedTuple):
   def to_markdown(self) -> str:
     """A table as GitHub reads it."""
     rows = [[title for title, _ in self.columns], *self.rows()]
-    rows = [[_markdown(cell) for cell in row] for row in rows]
+    rows = [[escape_markdown(cell) for cell in row] for row in rows]
     rows.insert(1, ["---"] * len(self.columns))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -106,7 +106,7 @@ def interval(key: str, spec: str) -> Cell:
   return cell
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
   """Text that can not end its cell nor be read as HTML."""
   for old, new in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|")):
     text = text.replace(old, new)

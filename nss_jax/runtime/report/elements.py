@@ -29,11 +29,12 @@ class Content(NamedTuple):
   Attributes:
     name: of the run.
     dataset: its name.
-    target: multiply-adds.
+    target: all budgets, in words.
     results: of the workdir.
     tables: by name.
     pictures: each with its SVG, by name.
     commands: what makes the results of a phase, by phase.
+    not_run: those of these phases that have not ended.
     reproduce: the command of all that is there.
     settings: fields of the config that are not the default.
     highlights: some fields of the config in words.
@@ -43,11 +44,12 @@ class Content(NamedTuple):
 
   name: str
   dataset: str
-  target: float
+  target: str
   results: Results
   tables: dict[str, Table]
   pictures: dict[str, tuple[Picture, str]]
   commands: dict[str, str]
+  not_run: Sequence[str]
   reproduce: str
   settings: Sequence[Setting]
   highlights: Sequence[str]

@@ -9,12 +9,12 @@ from nss_jax.runtime.report.workdir import Results
 _TOLERANCE = 0.1
 
 
-def pictures(results: Results, target: float) -> dict[str, Picture]:
+def pictures(results: Results, target: float | None) -> dict[str, Picture]:
   """All that can be drawn of what has been scored so far, by name.
 
   Args:
     results: of a workdir.
-    target: multiply-adds, of the run.
+    target: multiply-adds, of the run; None where they are no budget.
   """
   found = [_principles(results), _complexity(results, target), _sweep(results)]
   return {picture.name: picture for picture in found if picture is not None}
@@ -38,11 +38,14 @@ def _principles(results: Results) -> Picture | None:
   )
 
 
-def _complexity(results: Results, target: float) -> Picture | None:
+def _complexity(results: Results, target: float | None) -> Picture | None:
   table, summary = results.complexity
   if table is None or not complexity.levels(table):
     return None
-  summary = summary or {"target_flops": target, "tolerance": _TOLERANCE}
+  if summary is None:
+    if target is None:
+      return None
+    summary = {"target_flops": target, "tolerance": _TOLERANCE}
   text = (
     "Error over multiply-adds of archs that the search of each space ends "
     "with, by its largest width and depth, and of the Elite Space; last, the "

@@ -9,27 +9,26 @@ from nss_jax.runtime.scores import Scores
 
 
 def sections(content: elements.Content) -> dict[str, tuple[str, list[str]]]:
-  """`{id: (title, parts)}`, in order; targets only where a run has some."""
-  results = content.results
-  found = {
-    "principles": (
+  """`{id: (title, parts)}`, in order, of the phases that a run can have."""
+  made = {
+    "principles": lambda: (
       "Design principles",
       _scored(
         content,
         "principles",
-        results.principles,
+        content.results.principles,
         experiment_tables.principles_words,
         "Design principles: d1 ≤ d2 ≤ d3 and the same for widths. Errors are "
         "those of the evaluator's supernet. The difference of two means is the "
         "area between the two curves.",
       ),
     ),
-    "complexity": (
+    "complexity": lambda: (
       "Complexity",
       _scored(
         content,
         "complexity",
-        results.complexity,
+        content.results.complexity,
         experiment_tables.complexity_words,
         "Every arch is drawn from the distribution that the search of its "
         "space ends with; those of the Elite Space are uniform in it. The last "
@@ -37,10 +36,16 @@ def sections(content: elements.Content) -> dict[str, tuple[str, list[str]]]:
         "the target.",
       ),
     ),
+    "sweep": lambda: ("Targets", _targets(content)),
   }
-  if "sweep" in content.commands:
-    found["targets"] = ("Targets", _targets(content))
-  return found
+  return {
+    _IDS.get(phase, phase): make()
+    for phase, make in made.items()
+    if phase in content.commands
+  }
+
+
+_IDS = {"sweep": "targets"}
 
 
 def _scored(
@@ -65,7 +70,7 @@ def _scored(
 
 def _targets(content: elements.Content) -> list[str]:
   results, parts = content.results, []
-  if not experiment_tables.has_run(results)["sweep"]:
+  if "sweep" in content.not_run:
     text = "Not run."
     if results.sweep:
       text = f"Not ended: {len(results.sweep)} targets have begun."

@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
 def pictures(
   results: Results,
-  target: float,
+  target: float | None,
   train_records: Sequence[Record],
   *,
   warmup_epochs: int,
@@ -58,7 +58,7 @@ def pictures(
 
   Args:
     results: of a workdir.
-    target: multiply-adds.
+    target: multiply-adds; None where they are no budget.
     train_records: of the table `train`.
     warmup_epochs: of the search.
     num_spread: how many archs of the rank check are spread in cost; they come
@@ -172,7 +172,7 @@ def _trajectory(results: Results, warmup_epochs: int) -> Picture:
   return Picture("trajectory", text, draw, wide=True)
 
 
-def _pareto(results: Results, target: float) -> Picture:
+def _pareto(results: Results, target: float | None) -> Picture:
   table = found_scores(results)
 
   def draw(path):
@@ -326,7 +326,10 @@ def _trained(results: Results, records: Sequence[Record]) -> Picture:
 
 
 def _short(name: str) -> str:
-  """A name that leaves room for bars; `$` would start a formula."""
+  """A name that leaves room for bars; `$` would start a formula.
+
+  Fonts have no control characters.
+  """
   text = {
     "elite": "Elite Space,\nsearched",
     "elite_uniform": "Elite Space,\nuniform",
@@ -334,4 +337,5 @@ def _short(name: str) -> str:
     "expanded_uniform": "Expanded,\nuniform",
   }.get(name, name)
   text = text.replace("_w", "\nw") if name.startswith("d") else text
+  text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
   return text[:40].replace("$", r"\$")

@@ -7,6 +7,7 @@ from nss_jax.runtime import artifacts
 from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report import fields
 from nss_jax.spaces import cost
+from nss_jax.spaces.constraints import UNITS
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
 
@@ -31,14 +32,17 @@ _DRAWS = {
 _CONTROL = {
   **_NETWORK,
   **_DRAWS,
-  "deviation": fields.NUMBER,
+  # Null where the multiply-adds are no budget.
+  "deviation": fields.maybe(fields.NUMBER),
+  "deviations?": {},
+  "off?": fields.NON_NEGATIVE,
   "num_samples": fields.COUNT,
   "within_tolerance": fields.FLAG,
 }
 _ARCHITECTURE = {
   **_CONTROL,
   "learning_rate": fields.POSITIVE,
-  "target_flops": fields.POSITIVE,
+  "target_flops": fields.maybe(fields.POSITIVE),
 }
 _TRAINED = {
   **_NETWORK,
@@ -158,6 +162,12 @@ def _check_network(
   path: pathlib.Path, network: dict[str, Any], search_space: SearchSpace
 ) -> None:
   """The fields that follow from the arch must be what follows from it."""
+  if "deviation" in network:
+    names, each = fields.one_of(*UNITS), network.get("deviations", {})
+    fields.check_each(path, each, names, fields.NUMBER, "deviations")
+    if not each:  # then this is all there is to say how far it is off
+      shape = {"deviation": fields.NUMBER}
+      fields.check(path, network, shape)
   try:
     arch = parse_arch(network["arch"])
     expected = {

@@ -7,7 +7,7 @@ import importlib.resources
 import string
 from html import escape
 
-from nss_jax.runtime import scores
+from nss_jax.runtime import budgets, scores
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import elements, experiment_sections, words
 from nss_jax.runtime.report.cells import NOT_RUN
@@ -39,7 +39,7 @@ def render(content: elements.Content) -> str:
   return string.Template(template).substitute(
     title=escape(f"Network Space Search: {content.name}"),
     subtitle=escape(
-      f"{content.dataset}, target {format_macs(content.target)}; "
+      f"{content.dataset}, target {content.target}; "
       f"{words.size(content.results.search_space)}."
     ),
     links="".join(
@@ -56,14 +56,21 @@ def render(content: elements.Content) -> str:
 
 def _tiles(content: elements.Content) -> str:
   results = content.results
-  tiles = [("target", format_macs(content.target), content.dataset)]
+  tiles = [("target", content.target, content.dataset)]
   if results.elite is not None:
     elite = results.elite
     tiles += [
       (
         "Elite Space, mean cost",
         format_macs(elite["mean_flops"]),
-        f"{100 * elite['deviation']:+.1f} % from the target",
+        budgets.from_targets(
+          {
+            **elite,
+            "deviations": {
+              one["metric"]: one["deviation"] for one in budgets.of_elite(elite)
+            },
+          }
+        ),
       ),
       (
         "archs in it",

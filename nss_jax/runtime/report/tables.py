@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from nss_jax.runtime import scores
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import cells
 from nss_jax.runtime.report.cells import NOT_RUN, Cell, Record, Table
 from nss_jax.runtime.report.networks import NAMES as NAS_NAMES
@@ -36,8 +35,10 @@ def read_paper() -> dict[str, Any]:
   return json.loads((folder / "paper_tables.json").read_text("utf-8"))
 
 
-def paper_row(dataset: str, target: float, space: str) -> Record | None:
+def paper_row(dataset: str, target: float | None, space: str) -> Record | None:
   """The paper's row of a data set, a target (multiply-adds) and a space."""
+  if target is None:
+    return None
   paper = read_paper()
   # Table 2 has every target of Table 1 again; where they differ, see `notes`.
   for row in (*paper["table1"], *paper["table2"]):
@@ -138,10 +139,12 @@ def spaces_table(results: Results) -> Table | None:
   return _table("spaces", "The Elite Space among others", records, columns)
 
 
-def nas_table(results: Results, dataset: str, target: float) -> Table:
+def nas_table(
+  results: Results, dataset: str, target: float | None, words: str
+) -> Table:
   """Rows as the paper's Tables 1 and 2, beside the paper's own."""
   records = [nas_record(results, dataset, target, n) for n in NAS_NAMES]
-  title = f"Networks for {format_macs(target)} on {dataset}, and the paper's"
+  title = f"Networks for {words} on {dataset}, and the paper's"
   return Table("nas", title, records, nas_columns())
 
 
@@ -163,7 +166,7 @@ def nas_columns() -> tuple:
 
 
 def nas_record(
-  results: Results, dataset: str, target: float, source: str
+  results: Results, dataset: str, target: float | None, source: str
 ) -> Record:
   """A network of `NAS_NAMES`, and the paper's."""
   network = results.nas.get(source, {})

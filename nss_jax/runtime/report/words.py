@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nss_jax.runtime import scores
+from nss_jax.runtime import budgets, scores
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report.cells import NOT_RUN, Record
 from nss_jax.runtime.report.tables import is_of
@@ -27,10 +27,18 @@ def cost(results: Results) -> str:
   elite, search_space = results.elite, results.search_space
   return (
     f"{search_space.num_archs_in(found_space(results)):,} archs, one of "
-    f"{search_space.num_spaces:,} spaces. Their mean cost is "
-    f"{format_macs(elite['mean_flops'])}, {100 * elite['deviation']:+.1f} % "
-    f"from the target of {format_macs(elite['target_flops'])}."
+    f"{search_space.num_spaces:,} spaces. {_met(elite)}."
   )
+
+
+def _met(elite: Record) -> str:
+  met = budgets.met(elite)
+  names = [one["metric"] for one in budgets.of_elite(elite)]
+  if names == ["flops"]:
+    return met[0].replace("mean", "Their mean cost is", 1)
+  macs = f"Their mean cost is {format_macs(elite['mean_flops'])}"
+  each = (f"{name}: {words}" for name, words in zip(names, met, strict=True))
+  return "; ".join([macs, *each])
 
 
 def trend(results: Results) -> str:
@@ -107,8 +115,7 @@ def samples(results: Results) -> Iterator[str]:
       yield (
         f"In the {where} Space {network['num_samples']} draws gave "
         f"{network['arch']}: {format_macs(network['flops'])}, "
-        f"{100 * network['deviation']:+.1f} % from the target, which {meets} "
-        "the tolerance."
+        f"{budgets.from_targets(network)}, which {meets} the tolerance."
       )
   for name in ("elite", "expanded"):
     network, trained = results.nas.get(name), results.trained.get(name)

@@ -11,13 +11,24 @@ from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report import experiments, fields, networks
 from nss_jax.runtime.report.experiments import Experiment
 from nss_jax.runtime.scores import Scores
+from nss_jax.spaces.constraints import MODES, UNITS
 from nss_jax.spaces.search_space import SearchSpace, Space
 
 _RANGES = {kind: [fields.pair(fields.COUNT)] for kind in ("depth", "width")}
-_COST = {"mean_flops": fields.POSITIVE, "deviation": fields.NUMBER}
+# Null where the multiply-adds are no budget.
+_DEVIATION = fields.maybe(fields.NUMBER)
+_COST = {"mean_flops": fields.POSITIVE, "deviation": _DEVIATION}
+_BUDGET = {
+  "metric": fields.one_of(*UNITS),
+  "mode": fields.one_of(*MODES),
+  "target": fields.POSITIVE,
+  "mean_cost": fields.NON_NEGATIVE,
+  "deviation": fields.NUMBER,
+}
 _ELITE = {
   **_COST,
-  "target_flops": fields.POSITIVE,
+  "target_flops": fields.maybe(fields.POSITIVE),
+  "constraints?": [_BUDGET],
   "candidates": [{"space": _RANGES, **_COST}],
   "version": fields.TEXT,
 }
@@ -35,6 +46,11 @@ _EPOCH = {
   **{name: fields.maybe(fields.NON_NEGATIVE) for name in _MEASURES},
   "probabilities": {kind: [[fields.SHARE]] for kind in ("depth", "width")},
 }
+_METRIC = fields.one_of(*UNITS)
+_COSTS = {
+  name: fields.maybe(fields.NON_NEGATIVE)
+  for name in ("sampled_cost", "expected_cost")
+}
 _GROUP = {
   "count": fields.COUNT,
   "num_spaces?": fields.COUNT,
@@ -43,7 +59,7 @@ _GROUP = {
   "min_error": fields.SHARE,
   "mean_loss": fields.NON_NEGATIVE,
   "mean_flops": fields.POSITIVE,
-  "deviation": fields.NUMBER,
+  "deviation": _DEVIATION,
   "pareto_share": fields.SHARE,
   "hypervolume": fields.NON_NEGATIVE,
 }
@@ -57,7 +73,7 @@ _MEASURE = {
 }
 _AGAINST = {"num_spaces": fields.COUNT, "loss": _MEASURE, "error": _MEASURE}
 _EVALUATION = {
-  "target_flops": fields.POSITIVE,
+  "target_flops": fields.maybe(fields.POSITIVE),
   "bootstrap": {"confidence": fields.SHARE},
   "pareto_front": fields.WHOLE,
 }
@@ -173,7 +189,7 @@ def read_results(
   path = workdir / "search" / space_file.ELITE_SPACE
   if path.exists():
     search_space, space = space_file.load_space(path)
-    elite = fields.read(path, _ELITE)
+    elite = _read_elite(path)
   return Results(
     workdir=workdir,
     search_space=search_space,
@@ -213,6 +229,15 @@ def _read_sweep(
   return sorted(found, key=lambda pair: pair[0])
 
 
+def _read_elite(path: pathlib.Path) -> dict[str, Any] | None:
+  content = fields.read(path, _ELITE)
+  # Without other budgets these are what it is said to meet.
+  if content is not None and not content.get("constraints"):
+    shape = {"target_flops": fields.POSITIVE, "deviation": fields.NUMBER}
+    fields.check(path, content, shape)
+  return content
+
+
 def read_epochs(
   path: pathlib.Path, search_space: SearchSpace
 ) -> list[dict[str, Any]]:
@@ -225,7 +250,12 @@ def read_epochs(
     return []
   lines = artifacts.read_lines(path)
   for number, line in enumerate(lines, 1):
-    fields.check(f"{path}: line {number}", line, _EPOCH)
+    place = f"{path}: line {number}"
+    fields.check(place, line, _EPOCH)
+    budgets = line.get("constraints", {})
+    fields.check_each(place, budgets, _METRIC, _COSTS, "constraints")
+    if [*budgets] != [*lines[0].get("constraints", {})]:
+      raise ArtifactError(f"{place}: constraints: not those of line 1")
     for kind in ("depth", "width"):
       expected = [len(bins) for bins in getattr(search_space, f"{kind}_bins")]
       found = [len(stage) for stage in line["probabilities"][kind]]

@@ -1,0 +1,57 @@
+"""What a budget of latency asks of a run: its table, and where that is."""
+
+import pathlib
+from collections.abc import Sequence
+
+import ml_collections
+
+from nss_jax import config as config_lib
+from nss_jax.runtime import latency_file
+
+# Without a target that a space may miss.
+_ANY = ({"metric": "flops", "target": 1e30, "mode": "at_most"},)
+
+
+def with_table(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> ml_collections.ConfigDict:
+  """The config with the place of the latency table, if a budget needs one."""
+  if config.objective.latency_table or not config_lib.wants_latency(config):
+    return config
+  config = config.copy_and_resolve_references()
+  config.objective.latency_table = str(workdir / latency_file.FOLDER)
+  return config
+
+
+def check_origin(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  phases: Sequence[str],
+) -> None:
+  """Refuses a table of another device for a search that is to begin.
+
+  What has begun goes on, and is evaluated and reported, anywhere.
+
+  Raises:
+    ArtifactError: naming both devices, and how to accept the table.
+  """
+  searches = {"search", "sweep"} & set(phases)
+  if any((workdir / phase).exists() for phase in searches):
+    return
+  objective = config.objective
+  if not searches or objective.foreign_latency_table:
+    return
+  if config_lib.wants_latency(config):
+    latency_file.check_origin(
+      objective.latency_table, config.supernet.activations
+    )
+
+
+def buildable(
+  config: ml_collections.ConfigDict, phases: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """The config of the search; what measures the table can not need it."""
+  if list(phases) == [latency_file.FOLDER]:
+    config = config.copy_and_resolve_references()
+    config.objective.constraints = () if config.objective.cost_weight else _ANY
+  return config

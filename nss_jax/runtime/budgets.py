@@ -1,0 +1,61 @@
+"""The budgets of a run in words, and how an Elite Space meets them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nss_jax.runtime.log import format_macs
+from nss_jax.spaces.constraints import UNITS, Constraint
+
+_MODES = {"equal": "the target of", "at_most": "the most of"}
+_LARGE = 1000
+
+
+def amount(metric: str, value: float) -> str:
+  """A cost with its unit: `1.92 MF`, `94,000 parameters`."""
+  if metric == "flops":
+    return format_macs(value)
+  number = f"{value:,.0f}" if value >= _LARGE else f"{value:.4g}"
+  return f"{number} {UNITS[metric]}"
+
+
+def targets(budgets: Sequence[Constraint]) -> str:
+  """What was asked for: `1.92 MF and at most 94,000 parameters`."""
+  return " and ".join(
+    f"{'at most ' if one.mode == 'at_most' else ''}"
+    f"{amount(one.name, one.target)}"
+    for one in budgets
+  )
+
+
+def met(elite: Mapping[str, Any]) -> list[str]:
+  """Of the content of `elite_space.json`: a text for each active budget.
+
+  `mean 1.88 MF, -1.9 % from the target of 1.92 MF`
+  """
+  return [
+    f"mean {amount(one['metric'], one['mean_cost'])}, "
+    f"{100 * one['deviation']:+.1f} % from {_MODES[one['mode']]} "
+    f"{amount(one['metric'], one['target'])}"
+    for one in of_elite(elite)
+  ]
+
+
+def of_elite(elite: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+  """Its budgets; files of before there were several have the FLOPs alone."""
+  flops = {
+    "metric": "flops",
+    "mode": "equal",
+    "mean_cost": elite["mean_flops"],
+    "deviation": elite["deviation"],
+    "target": elite["target_flops"],
+  }
+  return elite.get("constraints") or [flops]
+
+
+def from_targets(found: Mapping[str, Any]) -> str:
+  """How far a network is off: `-1.9 % from the target`, or of each budget."""
+  each = found.get("deviations") or {}
+  if not each or [*each] == ["flops"]:
+    return f"{100 * found['deviation']:+.1f} % from the target"
+  shares = ", ".join(f"{name} {100 * x:+.1f} %" for name, x in each.items())
+  return f"{shares} from the target" + "s" * (len(each) > 1)

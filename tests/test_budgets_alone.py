@@ -1,0 +1,261 @@
+"""Budgets without `target_flops`: what is said, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from matplotlib.figure import Figure
+from strategies import random_logits
+
+import nss_jax as nss
+from nss_jax import config as config_lib
+from nss_jax.phases import (
+  complexity,
+  latency_budget,
+  nas,
+  pipeline,
+  plan,
+  principles,
+  program,
+  rank_check,
+  report,
+  search,
+  search_program,
+  summary,
+)
+from nss_jax.runtime import artifacts, budgets, figures, scores
+
+PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
+FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}
+# What no network here costs: who still reads it is found out.
+ALONE = {
+  **runs.TINY,
+  "objective.cost_weight": 0.0,
+  "objective.target_flops": 7e15,
+  "rank_check.num_archs": 2,
+  "rank_check.num_near_archs": 9,
+  "nas.num_samples": 50,
+}
+
+
+def load(*constraints, **overrides):
+  fields = {**ALONE, "objective.constraints": constraints, **overrides}
+  config = runs.load_config(**fields)
+  config_lib.validate(config)
+  return config
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+  return runs.make_job(load(PARAMS), tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.fixture(scope="module")
+def found(job):
+  """The job, with a search in its workdir, as if it had been run."""
+  pipeline.claim_workdir(job.config, job.workdir)
+  folder = job.workdir / "search"
+  folder.mkdir()
+  logits = jax.tree.map(jnp.float32, random_logits(job.search_space, 1))
+  state = program.LoopState(None, nss.SearchState(0, logits, None), None)
+  means = dict.fromkeys(search_program.METRICS, 1.0)
+  means |= {"sampled_cost": [1.5], "penalty": [0.5]}
+  for epoch in (1, 2, 3):
+    line = job.search.measure(state, 15 * epoch, means)
+    line = {"epoch": epoch, "step": 15 * epoch, **line}
+    artifacts.append_line(folder / "metrics.jsonl", line)
+  elite = search.find_elite(job.config, job.search, logits)
+  artifacts.write_json(folder / "elite_space.json", elite)
+  search._draw_trajectory(job.search, elite, folder)
+  return job
+
+
+def read_elite(job):
+  return artifacts.read_json(job.workdir / "search" / "elite_space.json")
+
+
+def test_plan_tells_of_active_budgets_only(job):
+  lines = list(plan.describe(job.config, job.dataset, job.search))
+  assert not [line for line in lines if line.startswith("target")]
+  (line,) = [line for line in lines if line.startswith("budget")]
+  assert line.startswith("budget     params, equal 1500 parameters, weight 0.5")
+  assert not [line for line in lines if "7e" in line]
+
+
+def test_plan_counts_spaces_that_meet_all(job):
+  config = load(PARAMS, **{"search.elite": "exact"})
+  config.search.elite_tolerance = 0.1
+  lines = list(plan.describe(config, job.dataset, job.search))
+  met = nss.feasible_spaces(
+    job.search_space, config_lib.constraints(config), 0.1
+  )
+  assert 0 < met.sum() < met.size
+  assert (
+    f"elite      {met.sum()} of these spaces meet all budgets, to 10 % where "
+    "equal; the most probable is taken"
+  ) in lines
+
+
+def test_result_is_not_measured_against_what_is_no_budget(found):
+  elite = read_elite(found)
+  assert elite["target_flops"] is elite["deviation"] is None
+  assert all(one["deviation"] is None for one in elite["candidates"])
+  (params,) = elite["constraints"]
+  share = f"{100 * params['deviation']:+.1f} %"
+  words = "\n".join(search.report(elite, found))
+  assert (
+    f"  params: mean {params['mean_cost']:,.0f} parameters, {share}" in words
+  )
+  assert "from the target of 1,500 parameters" in words
+  assert words.count("from the") == 1 and "7e" not in words
+  title = figures._trajectory_title(elite)
+  assert title.startswith("Elite Space: mean") and "1,500 parameters" in title
+  assert "MF" not in title
+
+
+def test_words_of_files_from_before_there_were_constraints():
+  old = {"mean_flops": 1.9e6, "target_flops": 2e6, "deviation": -0.05}
+  expected = "mean 1.9 MF, -5.0 % from the target of 2 MF"
+  assert budgets.met(old) == [expected]
+  assert figures._trajectory_title(old) == (
+    f"Elite Space: {expected} (multiply-adds); its bins are outlined"
+  )
+  assert budgets.from_targets(old) == "-5.0 % from the target"
+
+
+def test_trajectory_has_every_budget():
+  line = {"sampled_cost": 1.1, "expected_cost": 0.9}
+  both = {"flops": line, "params": {"sampled_cost": 3.0, "expected_cost": 2.0}}
+  warm = {name: {**x, "sampled_cost": None} for name, x in both.items()}
+  axes = Figure().subplots()
+  figures._draw_costs(
+    axes,
+    [
+      {"epoch": 1, **warm["flops"], "constraints": warm},
+      {"epoch": 2, **line, "constraints": both},
+    ],
+  )
+  drawn = {x.get_label(): list(x.get_ydata()) for x in axes.get_lines()[1:]}
+  assert drawn.pop("params, sampled")[1] == 3.0
+  assert drawn.pop("flops, sampled")[1] == 1.1
+  assert drawn == {"flops, expected": [0.9] * 2, "params, expected": [2.0] * 2}
+  axes = Figure().subplots()
+  figures._draw_costs(axes, [{"epoch": 1, **line}])  # of an older file
+  labels = [x.get_label() for x in axes.get_lines()[1:]]
+  assert labels == ["sampled", "expected"]
+
+
+def test_archs_near_the_target_are_near_the_budgets(job):
+  archs = rank_check.choose_archs(job.config, job.search_space)
+  near = nss.arch_params(job.search_space, archs)[2:]
+  assert len(near) == 9 and (abs(near / 1500 - 1) <= 0.1).all()
+  config = load({**PARAMS, "target": 1e9, "mode": "at_most"}, FLOPS)
+  config.objective.constraints = ({**FLOPS, "target": 1.0},)
+  with pytest.raises(
+    config_lib.ConfigError, match=r"num_near_archs: only 0 of"
+  ):
+    rank_check.check(config, job.search_space)
+
+
+def test_arch_search_is_measured_against_the_budgets(job):
+  space = job.search_space.refine()
+  entry = nas.choose(job.config, "elite", space, nss.init_logits(space))
+  off = entry["params"] / 1500 - 1
+  assert entry["target_flops"] is entry["deviation"] is None
+  assert entry["deviations"] == {"params": pytest.approx(off)}
+  assert nas._off(entry) == pytest.approx(abs(off))
+  assert budgets.from_targets(entry) == (
+    f"params {100 * off:+.1f} % from the target"
+  )
+  assert (
+    budgets.from_targets(
+      {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
+    )
+    == "flops +10.0 %, params -20.0 % from the targets"
+  )
+
+
+def test_report(found):
+  result = report.run(found)
+  assert result["target_flops"] is None
+  assert result["not_run"] == ["evaluate", "rank_check", "nas", "train"]
+  folder = found.workdir / report.FOLDER
+  page = (folder / "index.html").read_text("utf-8")
+  assert "target 1,500 parameters" in page
+  assert "cost weights 0.5 of params" in page
+  assert "Networks for 1,500 parameters on digits" in page
+  assert "7e" not in (folder / "tables.md").read_text("utf-8")
+
+
+def test_scores_without_a_target(job, tmp_path):
+  archs = nss.sample_archs(
+    jax.random.key(0), job.search_space, read_first_space(job), 20
+  )
+  rng = np.random.default_rng(0).uniform(0.1, 0.9, 20)
+  table = scores.make_scores(
+    job.search_space, scores.ELITE, archs, error=rng, loss=rng
+  )
+  told = summary.summarize(table, None, largest_flops=1e6, num_resamples=10)
+  assert told["target_flops"] is None
+  assert told["groups"][scores.ELITE]["deviation"] is None
+  figures.draw_pareto(tmp_path / "pareto.png", table, None)
+  axes = Figure().subplots()
+  figures.draw_pareto_panel(axes, table, None)
+  labels = axes.get_legend_handles_labels()[1]
+  assert not [label for label in labels if label.startswith("target")]
+
+
+def read_first_space(job):
+  zeros = np.zeros(job.search_space.num_stages, np.int32)
+  return nss.Space(depth=zeros, width=zeros)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+  ("constraints", "phases", "wrong"),
+  [
+    ((PARAMS,), ["search", "principles", "complexity"], "principles, complex"),
+    ((PARAMS,), ["sweep"], "sweep with"),
+    ((FLOPS,), ["sweep", "principles"], "sweep with"),
+    ((PARAMS,), ["principles", "nas"], r"principles .*, --phases=nas$"),
+  ],
+)
+def test_phases_that_know_multiply_adds_only(
+  constraints, phases, wrong, tmp_path
+):
+  with pytest.raises(
+    config_lib.ConfigError, match=f"^--phases: {wrong}"
+  ) as error:
+    pipeline.run(load(*constraints), tmp_path / "w", phases)
+  assert isinstance(error.value, pipeline.USER_ERRORS)
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "w").exists()
+
+
+def test_phases_that_follow_any_budget():
+  every = config_lib.PHASES
+  config_lib.check_phases(load(FLOPS), [p for p in every if p != "sweep"])
+  config_lib.check_phases(load(), every)  # the weight is 0, and there is one
+  others = {"principles", "complexity", "sweep"}
+  config_lib.check_phases(load(PARAMS), [p for p in every if p not in others])
+
+
+def test_the_budget_of_flops_may_be_a_constraint():
+  config = load(FLOPS, PARAMS)
+  assert config_lib.flops_target(config) == 4e4
+  low, high = config.principles.window
+  assert principles._window(config) == (low * 4e4, high * 4e4)
+  alone = complexity._for_flops(config)
+  (only,) = config_lib.constraints(alone)
+  assert (only.target, only.weight, only.name) == (4e4, 0.25, "flops")
+
+
+def test_latency_table_needs_no_target(tmp_path):
+  config = load({"metric": "latency", "target": 1e-3})
+  buildable = latency_budget.buildable(config, ["latency_table"])
+  space = config_lib.search_space(config, (8, 8, 1))
+  config_lib.validate_target(buildable, space)
+  assert pipeline.run(config, tmp_path, ["latency_table"], dry_run=True) == 0

@@ -1,0 +1,178 @@
+"""Data sets of TensorFlow Datasets by name, from files of the official format.
+
+Each is prepared by the command of the README, in a process of its own without
+network, then read by the source `tfds`. The files hold few and random images;
+see tfds_offline.py for what else differs from the official ones.
+"""
+
+import gzip
+import io
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import runs
+import scipy.io
+
+from nss_jax.runtime import data
+
+Part = tuple[np.ndarray, np.ndarray]
+COUNTS = {"train": 40, "test": 7}
+CLASSES = {
+  **{"cifar10": 10, "cifar100": 100},
+  **{"fashion_mnist": 10, "svhn_cropped": 10},
+}
+CIFAR10 = [
+  *("airplane", "automobile", "bird", "cat", "deer"),
+  *("dog", "frog", "horse", "ship", "truck"),
+]
+# As many as the official files have is what TFDS reads of Fashion-MNIST.
+FEWER = (
+  "import tensorflow_datasets.image_classification.mnist as mnist; "
+  "mnist._TRAIN_EXAMPLES, mnist._TEST_EXAMPLES = 40, 7; "
+)
+
+
+def _tar(file: pathlib.Path, folder: str, members: dict[str, bytes]) -> None:
+  with tarfile.open(file, "w:gz") as archive:
+    for name, content in members.items():
+      info = tarfile.TarInfo(f"{folder}/{name}")
+      info.size = len(content)
+      archive.addfile(info, io.BytesIO(content))
+
+
+def _records(part: Part, *labels: np.ndarray) -> bytes:
+  """Labels of a byte each, then the planes of red, green and blue."""
+  planes = part[0].transpose(0, 3, 1, 2).reshape(len(part[0]), -1)
+  columns = [label[:, None].astype(np.uint8) for label in labels]
+  return np.concatenate([*columns, planes], axis=1).tobytes()
+
+
+def _lines(names: list[str]) -> bytes:
+  return "".join(f"{name}\n" for name in names).encode()
+
+
+def _write_cifar10(folder: pathlib.Path, parts: dict[str, Part]) -> None:
+  train, test = (_records(part, part[1]) for part in parts.values())
+  batches = np.frombuffer(train, np.uint8).reshape(5, -1, 3073)
+  _tar(
+    folder / "cifar-10-binary.tar.gz",
+    "cifar-10-batches-bin",
+    {
+      "batches.meta.txt": _lines([*CIFAR10, ""]),
+      **{f"data_batch_{i}.bin": b.tobytes() for i, b in enumerate(batches, 1)},
+      "readme.html": b"<html>",
+      "test_batch.bin": test,
+    },
+  )
+
+
+def _write_cifar100(folder: pathlib.Path, parts: dict[str, Part]) -> None:
+  # The coarse label comes first.
+  coarse = {name: part[1] // 5 for name, part in parts.items()}
+  _tar(
+    folder / "cifar-100-binary.tar.gz",
+    "cifar-100-binary",
+    {
+      "coarse_label_names.txt": _lines([f"coarse_{i}" for i in range(20)]),
+      "fine_label_names.txt": _lines([f"fine_{i}" for i in range(100)]),
+      **{
+        f"{name}.bin": _records(part, coarse[name], part[1])
+        for name, part in parts.items()
+      },
+    },
+  )
+
+
+def _write_fashion_mnist(folder: pathlib.Path, parts: dict[str, Part]) -> None:
+  for name, part in parts.items():
+    for array, kind in zip(part, ("images", "labels"), strict=True):
+      array = array.squeeze(-1) if kind == "images" else array
+      header = bytes([0, 0, 8, array.ndim])
+      header += np.array(array.shape, ">u4").tobytes()
+      prefix = "t10k" if name == "test" else "train"
+      file = folder / f"{prefix}-{kind}-idx{array.ndim}-ubyte.gz"
+      file.write_bytes(gzip.compress(header + array.astype(">u1").tobytes()))
+
+
+def _write_svhn_cropped(folder: pathlib.Path, parts: dict[str, Part]) -> None:
+  for name in ("train", "test", "extra"):
+    images, labels = parts["test" if name == "extra" else name]
+    # Zero is written as ten.
+    digits = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+    content = {"X": images.transpose(1, 2, 3, 0), "y": digits}
+    scipy.io.savemat(folder / f"{name}_32x32.mat", content)
+
+
+WRITERS: dict[str, Callable[[pathlib.Path, dict[str, Part]], None]] = {
+  "cifar10": _write_cifar10,
+  "cifar100": _write_cifar100,
+  "fashion_mnist": _write_fashion_mnist,
+  "svhn_cropped": _write_svhn_cropped,
+}
+
+
+def _parts(name: str) -> dict[str, Part]:
+  rng = np.random.default_rng(7)
+  # Classes of the test images are among those of training.
+  labels = np.arange(max(COUNTS.values())) * 7 % CLASSES[name]
+  shape = (28, 28, 1) if name == "fashion_mnist" else (32, 32, 3)
+  return {
+    part: (rng.integers(0, 256, (count, *shape), np.uint8), labels[:count])
+    for part, count in COUNTS.items()
+  }
+
+
+def _recipe(page: str) -> str:
+  """The command of a page that prepares CIFAR-10."""
+  text = (runs.ROOT / page).read_text()
+  (command,) = re.findall(r'python -c "import tensorflow_data[^"]*"', text)
+  assert "DIR/downloads/manual/" in text
+  return command
+
+
+def _prepare(name: str, folder: pathlib.Path, parts: dict[str, Part]) -> None:
+  manual = folder / "downloads" / "manual"
+  manual.mkdir(parents=True)
+  WRITERS[name](manual, parts)
+  _, _, code = shlex.split(_recipe("README.md"))
+  code = code.replace("DIR", str(folder)).replace("cifar10", name)
+  program = runs.ROOT / "tests" / "tfds_offline.py"
+  if name == "fashion_mnist":
+    code = FEWER + code
+  done = subprocess.run(
+    [sys.executable, program, manual, code],
+    stderr=subprocess.PIPE,
+    stdout=subprocess.DEVNULL,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
+def _pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
+  # TFDS shuffles when it writes.
+  pairs = zip(images, labels, strict=True)
+  return sorted((image.tobytes(), int(label)) for image, label in pairs)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_data_set_is_what_its_official_files_hold(name, tmp_path):
+  parts = _parts(name)
+  _prepare(name, tmp_path, parts)
+  made = data.load("tfds", name=name, path=str(tmp_path))
+  assert _pairs(made.train_images, made.train_labels) == _pairs(*parts["train"])
+  assert _pairs(made.test_images, made.test_labels) == _pairs(*parts["test"])
+  assert made.train_images.shape[1:] == parts["train"][0].shape[1:]
+  assert made.num_classes == CLASSES[name]
+  assert "tensorflow" not in sys.modules
+
+
+def test_pages_agree():
+  assert _recipe("README.md") == _recipe("configs/README.md")
