@@ -1,5 +1,6 @@
 """A tiny search, and the command that runs it as a user would."""
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -45,6 +46,9 @@ def load_config(name="quickstart", **overrides):
   spec.loader.exec_module(module)
   config = module.get_config()
   for path, value in overrides.items():
+    *sections, field = path.split(".")
+    section = functools.reduce(getattr, sections, config)
+    assert field in section, path  # which is ignored otherwise
     config.update_from_flattened_dict({path: value})
   return config
 

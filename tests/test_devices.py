@@ -1,8 +1,5 @@
 """Eight CPU devices compute what one computes."""
 
-import math
-import re
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -115,55 +112,6 @@ def test_microbatches_accumulate():
     chex.assert_trees_all_close(found, expected, rtol=1e-12)
     with pytest.raises(ValueError, match="a batch of 10 has no 4 equal parts"):
       parts(weights, 0.5, batch[:10])
-
-
-# `f32[3,3,1,16]{3,2,1,0}`, before the name of what gives it.
-_ALL_REDUCE = re.compile(r"= (.*?) all-reduce(?:-start)?\(")
-_SHAPE = re.compile(r"\bf32\[([\d,]*)\]")
-
-
-def _reduced(compiled):
-  """Numbers that each all-reduce of a compiled program sums, ascending."""
-  return sorted(
-    sum(
-      math.prod(int(size) for size in shape.split(",") if size)
-      for shape in _SHAPE.findall(shapes)
-    )
-    for shapes in _ALL_REDUCE.findall(compiled.as_text())
-  )
-
-
-def test_each_step_reduces_once():
-  """Gradients and metrics together: a device waits for the others once.
-
-  In warmup a pair is one weight step; after it an arch step comes before, with
-  the gradient of the logits, and its metrics may travel with those that follow.
-  """
-  fields = {**runs.TINY, "space.strides": (1,)}
-  built = search_program.build(
-    runs.load_config(**fields), DIGITS, sharding.make_mesh(8)
-  )
-  state = jax.eval_shape(built.init)
-  weights, logits = (
-    sum(leaf.size for leaf in jax.tree.leaves(tree))
-    for tree in (state.weights.params, state.search.logits)
-  )
-  found = {}
-  for warmup in (True, False):
-    lowered = jax.jit(
-      lambda state, warmup=warmup: built.dispatch(state, 0, 0, 3, warmup)
-    ).lower(state)
-    found[warmup] = _reduced(lowered.compile())
-  loss_and_accuracy, of_arch_step = 2, 4
-  # A first block adds two normalised branches: XLA finds that the gradients of
-  # their offsets are the same, and may sum them once.
-  twice = built.search_space.max_width
-  (in_warmup,) = found[True]
-  rest = in_warmup - weights - loss_and_accuracy
-  assert rest in (0, -twice)
-  arch, weight = found[False]
-  assert logits <= arch <= logits + of_arch_step
-  assert arch + weight == in_warmup + logits + of_arch_step
 
 
 def _weight_step(batch, axis_name=None):

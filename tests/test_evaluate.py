@@ -66,16 +66,48 @@ def _archs(count):
 
 
 @functools.cache  # nearly all of it is compilation
-def _score(num_devices=1, **overrides):
+def _score(num_devices=1, by="archs", **overrides):
   mesh = sharding.make_mesh(num_devices)
   score_fn = scoring.make_score_fn(_config(**overrides), SPACE, DIGITS, mesh)
-  return jax.device_get(score_fn(WEIGHTS, _archs(8)))
+  return jax.device_get(score_fn(WEIGHTS, _archs(8), by))
 
 
-def test_many_devices_score_as_one():
-  one, eight = _score(1), _score(8)
+@pytest.mark.parametrize(
+  ("by", "fields"),
+  [
+    ("archs", {}),
+    ("images", {}),  # two batches: six devices have none
+    (
+      "images",
+      {
+        "evaluate.score_batch_size": 20,  # nine of them, filled up to sixteen
+        "evaluate.batch_stats": "batch",
+        "supernet.engine": "masked",  # compiles sooner
+      },
+    ),
+  ],
+)
+def test_many_devices_score_as_one(by, fields):
+  one, eight = _score(1, **fields), _score(8, by, **fields)
   np.testing.assert_array_equal(one[0], eight[0])
-  np.testing.assert_allclose(one[1], eight[1], rtol=1e-5)
+  np.testing.assert_allclose(one[1], eight[1], rtol=1e-6)
+
+
+def test_devices_share_what_leaves_less_idle():
+  """Places of an arch with a batch, of all calls, against those asked for."""
+  by = [scoring.choose_split(n, 40, 8) for n in (1, 100, 127, 128, 1000)]
+  images, archs = scoring.Split("images", 16), scoring.Split("archs", 128)
+  # A fifth of 50,000 images in batches of 250: eight parts, none idle.
+  assert by == [images, images, archs, archs, images]
+  # 10 batches are 16 for 8 devices: worth it for few archs only.
+  assert scoring.choose_split(64, 10, 8) == images
+  assert scoring.choose_split(65, 10, 8) == archs
+  assert scoring.choose_split(1000, 10, 8) == archs
+  # Of two batches six devices have none, yet one arch by itself is done sooner.
+  assert scoring.choose_split(1, 2, 8) == images
+  # With one device nothing is shared, and it is one program.
+  for count in (1, 16, 17, 1000):
+    assert scoring.choose_split(count, 2, 1) == scoring.Split("archs", 16)
 
 
 def test_both_engines_score_the_same():
@@ -178,12 +210,17 @@ class _Killed(Exception):
   pass
 
 
-def _ledger(path, score_fn, requested=False):
+def _ledger(path, score_fn, requested=False, asked=()):
+  def choose(count):
+    # Of all, whatever is known: so a resumed run does as the first.
+    assert count in asked or not asked
+    return scoring.Split("archs", 3)
+
   return scoring.Ledger(
     path,
     SPACE,
     score_fn,
-    num_per_call=3,
+    choose_fn=choose,
     preemption=types.SimpleNamespace(requested=lambda: requested),
     on_progress=lambda done, timed: None,
   )
@@ -192,7 +229,7 @@ def _ledger(path, score_fn, requested=False):
 def test_ledger_repeats_nothing(tmp_path):
   calls = []
 
-  def score_fn(archs):
+  def score_fn(archs, by):
     calls.append(len(archs.depth))
     if len(calls) == 3:
       raise _Killed
@@ -203,7 +240,7 @@ def test_ledger_repeats_nothing(tmp_path):
     _ledger(path, score_fn).score("elite", archs)
   with path.open("a") as file:
     file.write("elite,,1,1")  # torn
-  error, loss = _ledger(path, score_fn).score("elite", archs)
+  error, loss = _ledger(path, score_fn, asked=[10]).score("elite", archs)
   np.testing.assert_allclose(error, archs.width.sum(-1) / 100, rtol=1e-6)
   np.testing.assert_array_equal(loss, archs.depth.sum(-1))
   assert len(calls) == 5  # 2 + the one that died, and the two that were left

@@ -116,7 +116,7 @@ def base() -> ml_collections.ConfigDict:
         # most probable of all spaces within the tolerance of the target
         "elite_tolerance": 0.02,
         "num_elite_samples": 5,
-        "sync_batch_norm": False,  # statistics over all devices
+        "sync_batch_norm": False,  # over all devices; of all that is trained
         "steps_per_dispatch": 16,  # at most; one call of the device
         "checkpoint_every": 1,  # epochs
         "keep_checkpoints": 3,

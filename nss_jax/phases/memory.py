@@ -1,10 +1,13 @@
 """What a search takes of a device's memory, about."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
-from nss_jax.spaces import cost, metrics
+from nss_jax.spaces import blocks, cost, metrics
 from nss_jax.spaces.search_space import SearchSpace
 
 # Temporaries of a pair of an arch step and a weight step, in bytes per byte of
@@ -59,10 +62,26 @@ def _kind(config: ml_collections.ConfigDict) -> str:
 
 
 def _largest_block(space: SearchSpace) -> int:
-  """Numbers that the two convolutions of a block give of one image."""
-  return max(
-    2 * height * width * features
-    for (height, width), features in zip(
-      metrics.stage_shapes(space), space.max_widths, strict=True
-    )
-  )
+  """The most numbers that the layers of one block give of one image.
+
+  Without its shortcut, as where the bytes were measured.
+  """
+  block = blocks.find_block(space.block)
+  entering, before = math.prod(space.image_shape[:2]), space.stem_width
+  found = []
+  for shape, width in zip(
+    metrics.stage_shapes(space), space.max_widths, strict=True
+  ):
+    leaving = math.prod(shape)
+    for channels, pixels in ((before, entering), (width, leaving)):
+      found.append(
+        blocks.block_cost(
+          block,
+          "activations",
+          np.asarray(channels),
+          np.asarray(width),
+          (pixels, leaving),
+        )
+      )
+    entering, before = leaving, width
+  return int(max(found))

@@ -33,13 +33,15 @@ def run(job: Job) -> dict[str, Any]:
   Raises:
     Diverged, Interrupted: as the search.
   """
-  config, search_space, mesh = job.config, job.search_space, job.mesh
+  config, search_space = job.config, job.search_space
   folder = job.workdir / "rank_check"
   artifacts.make_folder(folder)
   archs = choose_archs(config, search_space)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
-    score_fn = scoring.make_score_fn(config, search_space, job.dataset, mesh)
+    score_fn = scoring.make_score_fn(
+      config, search_space, job.dataset, job.mesh
+    )
     train = _trainer(job, folder, preemption)
     ledger = functools.partial(
       scoring.Ledger,
@@ -49,12 +51,11 @@ def run(job: Job) -> dict[str, Any]:
       on_progress=lambda done, timed: None,
     )
     ledger(
-      lambda archs: score_fn(params, archs),
-      num_per_call=scoring.num_per_call(mesh),
+      functools.partial(score_fn, params), choose_fn=scoring.splitter(job)
     ).score(scores.SUPERNET, archs)
     ledger(
-      lambda archs: _score_alone(train, score_fn, archs, mesh.size),
-      num_per_call=1,
+      functools.partial(_score_alone, train, score_fn),
+      choose_fn=lambda count: scoring.Split("images", 1),
     ).score(scores.ALONE, archs)
   result = _summarize(config, search_space, folder)
   artifacts.write_json(folder / "summary.json", result)
@@ -129,16 +130,11 @@ def _trainer(
 
 
 def _score_alone(
-  train: Callable[[Arch], Any],
-  score_fn: Callable,
-  archs: Arch,
-  num_devices: int,
+  train: Callable[[Arch], Any], score_fn: Callable, archs: Arch, by: str
 ) -> tuple[jax.Array, jax.Array]:
-  """Error and loss `[1]` of the one arch; every device scores it."""
+  """Error and loss `[1]` of the one arch."""
   arch = jax.tree.map(lambda x: np.asarray(x)[0], archs)
-  many = jax.tree.map(lambda x: np.tile(x, (num_devices, 1)), archs)
-  error, loss = score_fn(train(arch), many)
-  return error[:1], loss[:1]
+  return score_fn(train(arch), archs, by)
 
 
 def _summarize(

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,67 @@ from jax.sharding import PartitionSpec as P
 
 from nss_jax.phases import loop
 from nss_jax.phases.job import Job
-from nss_jax.phases.supernet_program import split
+from nss_jax.phases.supernet_program import split as split_images
 from nss_jax.runtime import augment, data, scores, sharding
 from nss_jax.runtime.log import Progress, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.steps.evaluate import evaluate_archs
+from nss_jax.steps.evaluate import Counts, evaluate_archs
 from nss_jax.supernet import engine, sliced
 
 # Archs of one call on each device: enough that a call costs nothing beside
 # them, few enough that SIGTERM is heard and little is lost.
 _ARCHS_PER_CALL = 16
+
+
+class Split(NamedTuple):
+  """What the devices share of a call.
+
+  Attributes:
+    by: "archs": each device has its own, and all images; or "images": each has
+      batches of its own, and all archs.
+    num_archs: of a call.
+  """
+
+  by: Literal["archs", "images"]
+  num_archs: int
+
+
+def choose_split(count: int, num_batches: int, num_devices: int) -> Split:
+  """The split that leaves less idle, of all places for an arch and a batch.
+
+  Args:
+    count: archs to be scored.
+    num_batches: of images, which each of them sees.
+    num_devices: of the mesh.
+
+  Example:
+    >>> choose_split(1000, num_batches=10, num_devices=8)
+    Split(by='archs', num_archs=128)
+    >>> choose_split(40, num_batches=10, num_devices=8)
+    Split(by='images', num_archs=16)
+  """
+
+  def places(split: Split) -> int:
+    parts = num_devices if split.by == "images" else 1
+    return _fill(count, split.num_archs) * _fill(num_batches, parts)
+
+  by_archs = Split("archs", _ARCHS_PER_CALL * num_devices)
+  return min(by_archs, Split("images", _ARCHS_PER_CALL), key=places)
+
+
+def _fill(count: int, part: int) -> int:
+  """The next multiple of a part."""
+  return -(-count // part) * part
+
+
+def splitter(job: Job) -> Callable[[int], Split]:
+  """`choose_split` for the held-out images and the devices of a run."""
+  return functools.partial(
+    choose_split,
+    num_batches=len(_batches(job.config, job.dataset)),
+    num_devices=job.mesh.size,
+  )
 
 
 def make_score_fn(
@@ -34,56 +84,112 @@ def make_score_fn(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> Callable:
-  """`(params, archs [n, S]) -> Counts` on the held-out training images.
+  """`(params, archs [n, S], by) -> (error [n], loss [n])` on the held-out
+  training images.
 
-  Compiled once: n is fixed, a multiple of the devices, and each takes its share
-  of the archs.
+  Compiled once for each `Split`; by archs, n is a multiple of the devices.
+  Either way a batch stays whole, and every device sees all images of
+  calibration: the statistics are those of one device.
   """
+  apply_fn, seen = _calibrated(config, search_space, dataset)
+
+  def on_device(by, params, archs, seen, batches):
+    counts = evaluate_archs(
+      params, archs, batches, apply_fn=functools.partial(apply_fn, seen)
+    )
+    if by == "images":
+      counts = jax.lax.psum(counts, sharding.AXIS)
+    return counts.correct, counts.loss, counts.total
+
+  @functools.cache
+  def program(by):
+    archs, images = P(sharding.AXIS), P()
+    if by == "images":
+      archs, images = images, archs
+    run = jax.jit(
+      jax.shard_map(
+        functools.partial(on_device, by),
+        mesh=mesh,
+        in_specs=(P(), archs, P(), images),
+        out_specs=(archs, archs, P()),
+        check_vma=False,
+      ),
+      out_shardings=NamedSharding(mesh, P()),  # every process needs all scores
+    )
+    place = sharding.split if by == "images" else sharding.replicate
+    parts = mesh.size if by == "images" else 1
+    batches = place(_held_out(config, dataset, parts), mesh)
+    return run, sharding.replicate(seen, mesh), batches
+
+  def score(params, archs, by):
+    run, *fixed = program(by)
+    place = sharding.split if by == "archs" else sharding.replicate
+    counts = Counts(*jax.device_get(run(params, place(archs, mesh), *fixed)))
+    # On the host, where all divide alike: each program rounds in its own way.
+    return counts.error, counts.mean_loss
+
+  return score
+
+
+def _calibrated(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+) -> tuple[Callable, jax.Array]:
+  """`(seen, params, images, arch) -> logits`, and `seen`: whose statistics."""
   settings = config.evaluate
-  train, held_out = split(config, dataset.train_labels)
-  shape = (-1, min(settings.score_batch_size, len(held_out)))
-  prepare = functools.partial(
-    augment.normalize, mean=dataset.mean, std=dataset.std
-  )
-  dtype = jnp.dtype(config.supernet.activations)
-  images = prepare(dataset.train_images[held_out]).astype(dtype)
-  labels = jnp.asarray(dataset.train_labels[held_out]).reshape(shape)
-  images = images.reshape(*labels.shape, *images.shape[1:])
-  calibration = settings.calibration_images
+  count = settings.calibration_images
   if settings.batch_stats == "batch":
-    calibration = 0
-  shares = settings.score_bucket_shares
+    count = 0
   apply = engine.make_apply(
     search_space,
     config.supernet.engine,
-    buckets=sliced.default_buckets(search_space, shares),
-    num_calibration=calibration or None,
+    buckets=sliced.default_buckets(search_space, settings.score_bucket_shares),
+    num_calibration=count or None,
   )
-  chosen = np.random.default_rng(settings.seed).choice(
-    train, calibration, replace=False
+  train, _ = split_images(config, dataset.train_labels)
+  rng = np.random.default_rng(settings.seed)
+  chosen = rng.choice(train, count, replace=False)
+
+  def apply_fn(seen, params, images, arch):
+    return apply(params, jnp.concatenate([seen, images]), arch)[count:]
+
+  return apply_fn, _prepare(config, dataset, chosen)
+
+
+def _batches(
+  config: ml_collections.ConfigDict, dataset: data.Dataset
+) -> np.ndarray:
+  """`[K, B]`, the images that are held out."""
+  _, held_out = split_images(config, dataset.train_labels)
+  batch = min(config.evaluate.score_batch_size, len(held_out))
+  return held_out.reshape(-1, batch)
+
+
+def _held_out(
+  config: ml_collections.ConfigDict, dataset: data.Dataset, parts: int
+) -> tuple[jax.Array, jax.Array]:
+  """Images and labels of batches, filled up so that they have equal parts.
+
+  The labels of what fills up are -1, and count nothing.
+  """
+  rows = _batches(config, dataset)
+  fill = np.arange(_fill(len(rows), parts))
+  is_real = (fill < len(rows))[:, None]
+  rows = rows[fill % len(rows)]
+  labels = jnp.asarray(np.where(is_real, dataset.train_labels[rows], -1))
+  images = _prepare(config, dataset, rows.reshape(-1))
+  return images.reshape(*rows.shape, *images.shape[1:]), labels
+
+
+def _prepare(
+  config: ml_collections.ConfigDict, dataset: data.Dataset, rows: np.ndarray
+) -> jax.Array:
+  """Training images, normalised, in the type of the activations."""
+  images = augment.normalize(
+    dataset.train_images[rows], dataset.mean, dataset.std
   )
-  seen = prepare(dataset.train_images[chosen]).astype(dtype)
-
-  def on_device(params, archs, seen, images, labels):
-    def apply_fn(params, x, arch):
-      # Whose statistics these are, come first.
-      return apply(params, jnp.concatenate([seen, x]), arch)[calibration:]
-
-    counts = evaluate_archs(params, archs, (images, labels), apply_fn=apply_fn)
-    return counts.error, counts.mean_loss
-
-  run = jax.jit(
-    jax.shard_map(
-      on_device,
-      mesh=mesh,
-      in_specs=(P(), P(sharding.AXIS), P(), P(), P()),
-      out_specs=P(sharding.AXIS),
-      check_vma=False,
-    ),
-    out_shardings=NamedSharding(mesh, P()),  # every process needs all scores
-  )
-  fixed = sharding.replicate((seen, images, labels), mesh)
-  return lambda params, archs: run(params, sharding.split(archs, mesh), *fixed)
+  return images.astype(config.supernet.activations)
 
 
 class Ledger:
@@ -95,8 +201,8 @@ class Ledger:
   Args:
     path: of the file.
     search_space: where the archs are from.
-    score_fn: `archs [n, S] -> (error [n], loss [n])`.
-    num_per_call: n.
+    score_fn: `(archs [n, S], by) -> (error [n], loss [n])`; see `Split`.
+    choose_fn: from how many archs are asked for, how a call is split.
     preemption: asked between calls.
     on_progress: called with the number of rows so far, and whether the last of
       them were computed by a program that was compiled already.
@@ -108,20 +214,20 @@ class Ledger:
     search_space: SearchSpace,
     score_fn: Callable,
     *,
-    num_per_call: int,
+    choose_fn: Callable[[int], Split],
     preemption: Preemption,
     on_progress: Callable[[int, bool], None],
   ):
     self._path = path
     self._search_space = search_space
     self._score_fn = score_fn
-    self._num_per_call = num_per_call
+    self._choose_fn = choose_fn
     self._preemption = preemption
     self._on_progress = on_progress
     self._known = scores.resume_scores(path, search_space)
     self._served: dict[str, int] = {}
     self._done = 0
-    self._is_compiled = False
+    self._compiled: set[Split] = set()
 
   def score(
     self, source: str, archs: Arch, space: np.ndarray | int = scores.NO_SPACE
@@ -140,10 +246,12 @@ class Ledger:
     self._check(source, known, archs)
     parts = [(known.error, known.loss)]
     self._advance(source, len(known), timed=False)
-    for first in range(len(known), count, self._num_per_call):
-      rows = np.arange(first, min(first + self._num_per_call, count))
+    # Not from how many are missing: a resumed run does as the first.
+    split = self._choose_fn(count)
+    for first in range(len(known), count, split.num_archs):
+      rows = np.arange(first, min(first + split.num_archs, count))
       batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], archs)
-      error, loss = self._compute(batch)
+      error, loss = self._compute(batch, split)
       scored = scores.make_scores(
         self._search_space,
         source,
@@ -154,19 +262,21 @@ class Ledger:
       )
       scores.append_scores(self._path, self._search_space, scored)
       parts.append((scored.error, scored.loss))
-      self._advance(source, len(rows), timed=self._is_compiled)
-      self._is_compiled = True
+      self._advance(source, len(rows), timed=split in self._compiled)
+      self._compiled.add(split)
       if self._preemption.requested():
         raise loop.Interrupted(f"{self._done} archs are scored")
     error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
     return error, loss
 
-  def _compute(self, archs: Arch) -> tuple[np.ndarray, np.ndarray]:
+  def _compute(
+    self, archs: Arch, split: Split
+  ) -> tuple[np.ndarray, np.ndarray]:
     """The last call is filled up: one shape, one program."""
     count = len(archs.depth)
-    fill = np.minimum(np.arange(self._num_per_call), count - 1)
+    fill = np.minimum(np.arange(split.num_archs), count - 1)
     filled = jax.tree.map(lambda x: np.asarray(x[fill], np.int32), archs)
-    error, loss = jax.device_get(self._score_fn(filled))
+    error, loss = jax.device_get(self._score_fn(filled, split.by))
     return error[:count], loss[:count]
 
   def _advance(self, source: str, count: int, *, timed: bool) -> None:
@@ -183,11 +293,6 @@ class Ledger:
           f"{self._path}: the archs of {source!r} are not those of this run; "
           "move the file away to score anew"
         )
-
-
-def num_per_call(mesh: jax.sharding.Mesh) -> int:
-  """Archs that one call scores."""
-  return _ARCHS_PER_CALL * mesh.size
 
 
 @contextlib.contextmanager
@@ -215,8 +320,8 @@ def open_ledger(
     yield Ledger(
       path,
       job.search_space,
-      lambda archs: score_fn(params, archs),
-      num_per_call=num_per_call(job.mesh),
+      functools.partial(score_fn, params),
+      choose_fn=splitter(job),
       preemption=preemption,
       on_progress=lambda done, timed: progress.update(
         done, "scoring archs", compiled=not timed

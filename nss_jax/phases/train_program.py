@@ -32,6 +32,7 @@ def build(
   seed is part of the state, so that all seeds share one compiled program.
   """
   settings = config.train
+  axis_name = sharding.AXIS if config.search.sync_batch_norm else None
   schedule = training_schedule(
     len(dataset.train_labels),
     batch_size=settings.batch_size,
@@ -58,7 +59,7 @@ def build(
   def loss_fn(params, averages, batch):
     images, labels = batch
     logits, averages = network.apply_alone(
-      search_space, params, averages, images, train=True
+      search_space, params, averages, images, train=True, axis_name=axis_name
     )
     loss, metrics = losses.cross_entropy(logits, labels)
     return loss, (averages, metrics)

@@ -51,7 +51,8 @@ def evaluate_archs(
   Args:
     params: weights of the supernet.
     archs: a pytree whose leaves are `[N, ...]`.
-    batches: images `[K, B, H, W, channels]` and labels `[K, B]`.
+    batches: images `[K, B, H, W, channels]` and labels `[K, B]`; a label below
+      zero says that its image counts nothing.
     apply_fn: `(params, images, arch) -> logits [B, C]`.
   """
   images, labels = batches
@@ -61,7 +62,10 @@ def evaluate_archs(
       correct, loss = carry
       x, y = batch
       logits = apply_fn(params, x, arch)
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.maximum(y, 0)
+      )
+      losses = jnp.where(y >= 0, losses, 0)
       right = (logits.argmax(-1) == y).sum(dtype=jnp.int32)
       return (correct + right, loss + losses.sum()), None
 
@@ -70,4 +74,4 @@ def evaluate_archs(
     return carry
 
   correct, loss = jax.lax.map(one_arch, archs)
-  return Counts(correct, loss, jnp.int32(labels.size))
+  return Counts(correct, loss, (labels >= 0).sum(dtype=jnp.int32))
