@@ -1,8 +1,10 @@
 """Eight CPU devices and strict shapes, for every test."""
 
 import os
+import pathlib
 
 import quick
+import xdist.scheduler
 
 os.environ["XLA_FLAGS"] = " ".join(
   [os.environ.get("XLA_FLAGS", ""), quick.FLAGS]
@@ -37,14 +39,37 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  for item in items:
-    # A file is one worker's, so that what its tests share is made once; so are
-    # the files of one server of forks, each of whose phases runs once.
-    shared = "harness" in getattr(item, "fixturenames", ())
-    group = "harness" if shared else item.path.stem
-    item.add_marker(pytest.mark.xdist_group(group))
+  # So that no worker ends long before the others; the rest as they were found.
+  items.sort(
+    key=lambda item: (*_LONGEST, _group(item.nodeid)).index(_group(item.nodeid))
+  )
   if config.getoption("slow") or config.getoption("kills") > 1:
     return
   for item in items:
     if item.get_closest_marker("slow"):
       item.add_marker(pytest.mark.skip(reason="slow; runs with --slow"))
+
+
+# Minutes of one worker, these alone.
+_LONGEST = (
+  *("faults", "test_search", "test_blocks", "test_nas", "test_evaluate"),
+  *("test_examples", "test_network", "test_sliced", "test_devices"),
+)
+
+
+def _group(nodeid):
+  """A file, or the files of one server of forks, whose phases run once."""
+  path = pathlib.PurePath(nodeid.partition("::")[0])
+  return "faults" if path.parent.name == "faults" else path.stem
+
+
+class _Files(xdist.scheduler.LoadScopeScheduling):
+  """A file is one worker's, so that what its tests share is made once."""
+
+  def _split_scope(self, nodeid):
+    return _group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+  # Not by marks of groups: xdist 3.8 loses them where pytest is 9.2.
+  return _Files(config, log)

@@ -1,0 +1,48 @@
+"""A damaged checkpoint in every phase that saves: the one before is taken."""
+
+import re
+import shutil
+
+import pytest
+from harness import SAVING, assert_same, phases
+
+
+def _newest_files(folder):
+  """Files of the checkpoint that was saved last, of all loops, by size."""
+  steps = [
+    step
+    for checkpoints in folder.rglob("checkpoints")
+    for step in checkpoints.iterdir()
+    if step.is_dir()
+  ]
+  newest = max(steps, key=lambda step: step.stat().st_mtime_ns)
+  files = [path for path in newest.rglob("*") if path.is_file()]
+  return sorted(files, key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("phase", phases(fast=(), of=SAVING))
+def test_damaged_checkpoint_of_a_phase(phase, harness, tmp_path):
+  """As `test_search.py` of the search, by the command."""
+  whole = harness.finished(phase)
+  folder = harness.copy(whole.before, tmp_path / phase)
+  stopped = harness.run(
+    phase, folder, do="SIGTERM", part="orbax-checkpoint-tmp", at=(3,)
+  )
+  assert stopped.code == 75, stopped.err
+  victim = _newest_files(folder)[-1]
+  data = bytearray(victim.read_bytes())
+  data[len(data) // 2] ^= 1
+  victim.write_bytes(data)
+  again = harness.run(phase, folder)
+  if again.code == 2:  # there was no other
+    assert f"every checkpoint is damaged (the oldest: {victim}" in again.err
+    (checkpoints,) = [x for x in victim.parents if x.name == "checkpoints"]
+    shutil.rmtree(checkpoints)
+    again = harness.run(phase, folder)
+    assert again.code == 0, again.err
+    assert_same(folder / "run", whole.workdir)
+    return
+  assert again.code == 0, again.err
+  (warning,) = re.findall(r"^warning: .*", again.out, re.M)
+  assert str(victim) in warning
+  assert_same(folder / "run", whole.workdir)
