@@ -121,3 +121,19 @@ def test_a_bucket_and_none_are_left_alone():
     jax.config.update("jax_compilation_cache_dir", given)
     assert compile_cache.set_up("") == ""
     assert _used() == given
+
+
+def test_a_cache_in_use_is_left_for_the_new_one(accelerator, tmp_path):
+  """jax opens a cache once; in a notebook that may have been before."""
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path / "old"))
+  compilation_cache.reset_cache()
+  jax.jit(lambda x: jnp.sin(x) * 2.75)(1.5)
+  kept = sorted((tmp_path / "old").iterdir())
+  assert kept
+  assert compile_cache.set_up(str(tmp_path / "new")) == ""
+  jax.jit(lambda x: jnp.sin(x) * 4.75)(1.5)
+  assert sorted((tmp_path / "old").iterdir()) == kept
+  (folder,) = (tmp_path / "new").iterdir()
+  assert any(folder.iterdir())

@@ -30,7 +30,7 @@ def set_up(folder: str) -> str:
   if folder:
     return _set_up_flag(pathlib.Path(folder))
   given = jax.config.values["jax_compilation_cache_dir"]
-  if not given or "://" in given:
+  if not given:
     return ""
   # The group of a folder that was not named to us is the user's own matter.
   reason = _reason(pathlib.Path(given), stat.S_IWOTH)
