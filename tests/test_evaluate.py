@@ -20,7 +20,14 @@ from nss_jax.phases import (
   scoring,
   supernet_program,
 )
-from nss_jax.runtime import artifacts, augment, data, scores, sharding
+from nss_jax.runtime import (
+  artifacts,
+  augment,
+  checkpoint,
+  data,
+  scores,
+  sharding,
+)
 from nss_jax.spaces.search_space import space_ranges
 
 DIGITS = data.load("digits")
@@ -360,7 +367,15 @@ def test_rank_check(tmp_path, monkeypatch):
   assert result["near_target"]["count"] == 2
   table = scores.read_scores(workdir / "rank_check" / "scores.csv", SPACE)
   assert table.source.tolist() == ["supernet"] * 5 + ["alone"] * 5
-  assert len(set(table.group("alone").loss)) == 5
+  alone = table.group("alone")
+  score_fn = scoring.make_score_fn(config, SPACE, DIGITS, job.mesh)
+  for k in range(5):  # each by its own weights
+    arch = jax.tree.map(lambda x, k=k: x[[k]], archs)
+    name = "-".join(str(n) for n in (*arch.depth[0], *arch.width[0]))
+    folder = workdir / "rank_check" / "archs" / name
+    state = checkpoint.Checkpoints(folder / "checkpoints").read()
+    _, loss = score_fn(state["weights"]["params"], arch, "images")
+    np.testing.assert_allclose(alone.loss[[k]], loss, rtol=1e-5)
   assert any("tau" in line for line in rank_check.report(result, job))
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
   assert rank_check.run(job) == result

@@ -4,6 +4,7 @@ import jax
 import pytest
 import runs
 
+import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import memory, search_program
 from nss_jax.runtime import data, sharding
@@ -71,6 +72,8 @@ SLICED = {"supernet.engine": "sliced"}
     SLICED | {"search.estimator": "straight_through"},
     SMALL_TYPE,
     SMALL_TYPE | {"supernet.remat": True},
+    {"supernet.remat": True, "space.block": "bottleneck"},
+    {"supernet.remat": True, "space.block": "mobilenet_v2"},
     SMALL_TYPE | SLICED | {"search.estimator": "score"},
     SMALL_TYPE | SLICED | {"search.estimator": "straight_through"},
   ],
@@ -95,6 +98,26 @@ def test_estimate_at_the_papers_size(fields):
   )
   print(f"{needed / 1e9:.2f} GB, {needed / found:.2f} of what is compiled")
   assert needed == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize(
+  ("block", "numbers"),
+  [
+    ("basic", 2 * 256 * 4),
+    # Each stage's first block has its first layer before the stride.
+    ("bottleneck", 64 * 16 + (64 + 256) * 4),
+    ("mobilenet_v2", (6 + 6 + 1) * 256 * 4),
+  ],
+)
+def test_the_largest_block_by_hand(block, numbers):
+  space = nss.SearchSpace(
+    depth_bins=(((1, 2),),) * 2,
+    width_bins=(((1, 16),), ((1, 256),)),
+    strides=(2, 2),
+    image_shape=(8, 8, 3),
+    block=block,
+  )
+  assert memory._largest_block(space) == numbers
 
 
 def test_the_paper_fits_a_device_of_80_gb():

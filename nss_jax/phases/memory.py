@@ -16,10 +16,12 @@ from nss_jax.spaces.search_space import SearchSpace
 # outputs; the masked steps by themselves also at the paper's size, 3 and 6 GB).
 _TEMPORARIES = {
   "masked": {"float32": (4.85, 0.0), "bfloat16": (5.0, 9.0)},
-  "masked, remat": {"float32": (1.45, 3.0), "bfloat16": (1.2, 11.0)},
   "masked and sliced": {"float32": (4.1, 3.0), "bfloat16": (4.7, 3.0)},
   "sliced": {"float32": (1.45, 3.1), "bfloat16": (1.7, 3.0)},
 }
+# With rematerialisation, per byte of what blocks put out and per byte of all
+# that the largest computes; and what a large block takes by itself.
+_REMAT = {"float32": (2.8, 5.0, 12.2), "bfloat16": (2.75, 10.5, 0.0)}
 # XLA on CPU gives the two masked steps memory of their own; in a sequence, as
 # on accelerators or in microbatches, the second reuses that of the first.
 _IN_SEQUENCE = 0.62
@@ -44,8 +46,14 @@ def estimate(
   largest = cost.largest_arch(space)
   outputs = int(cost.arch_activations(space, largest)) * image_bytes
   kind = _kind(config)
-  whole, block = _TEMPORARIES[kind][settings.activations]
-  needed = whole * outputs + block * _largest_block(space) * image_bytes
+  largest_block = _largest_block(space) * image_bytes
+  if kind == "masked, remat":
+    whole, block, alone = _REMAT[settings.activations]
+    kept = _ends_of_blocks(space) * image_bytes
+    needed = max(whole * kept + block * largest_block, alone * largest_block)
+  else:
+    whole, block = _TEMPORARIES[kind][settings.activations]
+    needed = whole * outputs + block * largest_block
   in_sequence = settings.microbatches > 1 or jax.default_backend() != "cpu"
   if in_sequence and kind.startswith("masked"):
     needed *= _IN_SEQUENCE
@@ -60,6 +68,19 @@ def _kind(config: ml_collections.ConfigDict) -> str:
   if engine == "sliced" and estimator == "straight_through":
     return "masked and sliced"
   return "masked, remat" if config.supernet.remat else "masked"
+
+
+def _ends_of_blocks(space: SearchSpace) -> int:
+  """Numbers that all blocks of the largest network put out of one image."""
+  return sum(
+    math.prod(shape) * width * depth
+    for shape, width, depth in zip(
+      metrics.stage_shapes(space),
+      space.max_widths,
+      space.max_depths,
+      strict=True,
+    )
+  )
 
 
 def _largest_block(space: SearchSpace) -> int:
