@@ -10,18 +10,20 @@ import numpy as np
 from nss_jax.spaces import blocks, cost, metrics
 from nss_jax.spaces.search_space import SearchSpace
 
-# Temporaries of a pair of an arch step and a weight step, in bytes per byte of
-# all convolutions' outputs and per byte of the largest block's: as XLA on CPU
-# compiles them, by the type of the activations (jax 0.12.0.1: 6 to 95 MB of
-# outputs; the masked steps by themselves also at the paper's size, 3 and 6 GB).
-_TEMPORARIES = {
+# Temporaries of a pair of an arch step and a weight step, 6 MB to 20 GB, as XLA
+# on CPU compiles them (jax 0.12.0.1), by the type of the activations. Per byte
+# of all convolutions' outputs, and per byte of the largest block's:
+_KEPT = {
   "masked": {"float32": (4.85, 0.0), "bfloat16": (5.0, 9.0)},
   "masked and sliced": {"float32": (4.1, 3.0), "bfloat16": (4.7, 3.0)},
-  "sliced": {"float32": (1.45, 3.1), "bfloat16": (1.7, 3.0)},
 }
-# With rematerialisation, per byte of what blocks put out and per byte of all
-# that the largest computes; and what a large block takes by itself.
-_REMAT = {"float32": (2.8, 5.0, 12.2), "bfloat16": (2.75, 10.5, 0.0)}
+# Where blocks are computed again for the gradient: per byte of what all blocks
+# put out, and per byte of all that the largest computes; and what a block that
+# computes much more than it puts out takes by itself.
+_AGAIN = {
+  "masked, remat": {"float32": (2.8, 5.0, 12.2), "bfloat16": (2.75, 10.5, 0.0)},
+  "sliced": {"float32": (2.8, 5.3, 17.5), "bfloat16": (2.75, 8.0, 0.0)},
+}
 # XLA on CPU gives the two masked steps memory of their own; in a sequence, as
 # on accelerators or in microbatches, the second reuses that of the first.
 _IN_SEQUENCE = 0.62
@@ -44,16 +46,16 @@ def estimate(
   images = max(config.search.batch_size // parts, 1)
   image_bytes = images * jnp.dtype(settings.activations).itemsize
   largest = cost.largest_arch(space)
-  outputs = int(cost.arch_activations(space, largest)) * image_bytes
   kind = _kind(config)
-  largest_block = _largest_block(space) * image_bytes
-  if kind == "masked, remat":
-    whole, block, alone = _REMAT[settings.activations]
-    kept = _ends_of_blocks(space) * image_bytes
-    needed = max(whole * kept + block * largest_block, alone * largest_block)
+  block_bytes = _largest_block(space) * image_bytes
+  if kind in _KEPT:
+    of_all, of_block = _KEPT[kind][settings.activations]
+    outputs = int(cost.arch_activations(space, largest)) * image_bytes
+    needed = of_all * outputs + of_block * block_bytes
   else:
-    whole, block = _TEMPORARIES[kind][settings.activations]
-    needed = whole * outputs + block * largest_block
+    of_all, of_block, alone = _AGAIN[kind][settings.activations]
+    ends = _ends_of_blocks(space) * image_bytes
+    needed = max(of_all * ends + of_block * block_bytes, alone * block_bytes)
   in_sequence = settings.microbatches > 1 or jax.default_backend() != "cpu"
   if in_sequence and kind.startswith("masked"):
     needed *= _IN_SEQUENCE
