@@ -168,12 +168,14 @@ def test_arch_search_is_measured_against_the_budgets(job):
   assert budgets.from_targets(entry) == (
     f"params {100 * off:+.1f} % from the target"
   )
-  assert (
-    budgets.from_targets(
-      {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
-    )
-    == "flops +10.0 %, params -20.0 % from the targets"
-  )
+  both = {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
+  words = "flops +10.0 %, params -20.0 % from the targets"
+  assert budgets.from_targets(both) == words
+  assert nas._off(both) == 0.2
+  # As the file's readers let pass.
+  alone = {"deviation": None, "deviations": {"flops": -0.1}}
+  assert budgets.from_targets(alone) == "-10.0 % from the target"
+  assert nas._off(alone) == 0.1
 
 
 def test_report(found):

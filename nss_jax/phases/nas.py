@@ -16,7 +16,7 @@ from nss_jax.phases import loop, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.budgets import from_targets
+from nss_jax.runtime.budgets import deviations, from_targets
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
@@ -257,7 +257,7 @@ def _entry(
 
 def _off(found: dict[str, Any]) -> float:
   """How far an arch is from the budget that it meets worst."""
-  return found["off"] if "off" in found else abs(found["deviation"])
+  return found.get("off", max(map(abs, deviations(found).values())))
 
 
 def _samples(found: dict[str, Any]) -> float:

@@ -54,8 +54,13 @@ def of_elite(elite: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def from_targets(found: Mapping[str, Any]) -> str:
   """How far a network is off: `-1.9 % from the target`, or of each budget."""
-  each = found.get("deviations") or {}
-  if not each or [*each] == ["flops"]:
-    return f"{100 * found['deviation']:+.1f} % from the target"
+  each = deviations(found)
+  if [*each] == ["flops"]:
+    return f"{100 * each['flops']:+.1f} % from the target"
   shares = ", ".join(f"{name} {100 * x:+.1f} %" for name, x in each.items())
   return f"{shares} from the target" + "s" * (len(each) > 1)
+
+
+def deviations(found: Mapping[str, Any]) -> Mapping[str, float]:
+  """Of a network, as signed shares of its targets; old files have one."""
+  return found.get("deviations") or {"flops": found["deviation"]}
