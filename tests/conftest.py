@@ -53,7 +53,8 @@ def pytest_collection_modifyitems(config, items):
 # Minutes of one worker, these alone.
 _LONGEST = (
   *("faults", "test_search", "test_blocks", "test_nas", "test_evaluate"),
-  *("test_examples", "test_network", "test_sliced", "test_devices"),
+  *("test_processes", "test_examples", "test_network", "test_sliced"),
+  "test_devices",
 )
 
 

