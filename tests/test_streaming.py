@@ -204,8 +204,9 @@ def test_memory_does_not_grow_with_the_set():
   finally:
     tracemalloc.stop()
     feed.close()
-  # Read ahead, put together, of the call before; and the order of an epoch.
-  assert call < peak < 5 * call
+  # Read ahead, put together, not let go yet by the threads: of 40 calls.
+  # And the order of an epoch.
+  assert call < peak < 8 * call
 
 
 def test_reading_ends_with_the_run_and_at_an_error():
