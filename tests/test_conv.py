@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nss_jax.runtime import canary
 from nss_jax.supernet import blocks, conv
 
 SHAPES = [
@@ -104,26 +105,16 @@ def test_same_bits_every_time():
 def _layer_in_float64(*inputs):
   """Convolution and batch normalisation, and their gradients, by definition."""
   x, kernel, scale, offset, upstream = (np.asarray(x, float) for x in inputs)
-  _, height, width, _ = x.shape
-  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  back, axes = np.zeros_like(padded), (0, 1, 2)
-  places = [
-    (i, j, np.s_[:, i : i + height, j : j + width])
-    for i in range(3)
-    for j in range(3)
-  ]
-  y = sum(padded[seen] @ kernel[i, j] for i, j, seen in places)
+  y, *_ = canary.in_float64(x, kernel, upstream, 1)
+  axes = (0, 1, 2)
   deviation = np.sqrt(y.var(axes) + blocks.EPSILON)
   unit = (y - y.mean(axes)) / deviation
   inner = upstream * scale / deviation
   inner = inner - inner.mean(axes) - unit * (inner * unit).mean(axes)
-  kernel_gradient = np.zeros_like(kernel)
-  for i, j, seen in places:
-    kernel_gradient[i, j] = np.einsum("bhwi,bhwo->io", padded[seen], inner)
-    back[seen] += inner @ kernel[i, j].T
+  _, image_gradient, kernel_gradient = canary.in_float64(x, kernel, inner, 1)
   return (
     unit * scale + offset,
-    back[:, 1:-1, 1:-1],
+    image_gradient,
     kernel_gradient,
     (upstream * unit).sum(axes),
     upstream.sum(axes),

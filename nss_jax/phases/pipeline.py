@@ -42,6 +42,7 @@ from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED, Preemption
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
+from nss_jax.supernet import conv
 
 
 class WorkdirError(ValueError):
@@ -97,7 +98,7 @@ def run(
   console = make_console()
   if told := compile_cache.set_up("" if dry_run else compiled):
     say(console, told)
-  canary.check()
+  canary.check(conv.conv2d)
   if viewing.tensorboard:
     tensorboard.check()
   _check_index(sweep_index, phases)

@@ -1,4 +1,6 @@
-"""A short program whose answer is known: is this jaxlib to be trusted?"""
+"""Short programs whose answers are known: is this jaxlib to be trusted?"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -6,28 +8,42 @@ import numpy as np
 
 # Smaller ones come out right; the square of the last is still exact, 2^30.
 _NUM_ROWS = 2**15 + 1
+# Kernels and strides; in the second no window sees the last row and column.
+_CONVOLUTIONS = ((3, 1), (1, 2))
+# Of the largest sum. Sums of small whole numbers are exact, also in bfloat16
+# and TF32; but accelerators may take Winograd's way, through thirds.
+_TOLERANCE = 1e-2
+
+Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
 
 
 class BrokenBackend(ValueError):
   """The installed jaxlib computes wrong numbers, in one line."""
 
 
-def check() -> None:
-  """Runs a program of the kind of jax issue 39103, exact on a sound backend.
+def check(convolve: Convolve) -> None:
+  """Runs what some jaxlibs have got wrong, silently.
 
-  Products of a small matrix with many rows, each summed. jaxlib 0.10.2 on CPU
-  gets the last of them wrong, silently.
+  * A program of the kind of jax issue 39103, exact on a sound backend: products
+    of a small matrix with many rows, each summed. jaxlib 0.10.2 on CPU gets the
+    last of them wrong.
+  * The convolution of this package and its gradients, against sums in float64,
+    exact on CPU. Its gradients are where padding could be negative, which
+    jaxlib 0.10 on CPU computes wrongly (openxla issue 48713). They are written
+    without (`supernet/conv.py`), so that jaxlib is not refused for it.
+
+  Args:
+    convolve: `(images [B, H, W, Cin], kernel [k, k, Cin, Cout], stride) ->
+      [B, ceil(H / stride), ceil(W / stride), Cout]`.
 
   Raises:
     BrokenBackend: naming the version and what to install.
   """
   got, expected = _last_square(), float((_NUM_ROWS - 1) ** 2)
   if got != expected:
-    raise BrokenBackend(
-      f"jaxlib {jax.lib.__version__} computes wrong numbers here ({got:.0f} "
-      f"for a sum of {expected:.0f}); install another version, such as 0.10.1 "
-      "or the newest"
-    )
+    raise _broken(f"{got:.0f} for a sum of {expected:.0f}")
+  for size, stride in _CONVOLUTIONS:
+    _check_convolution(convolve, size, stride)
 
 
 def _last_square() -> float:
@@ -37,3 +53,50 @@ def _last_square() -> float:
   identity = jnp.eye(3)
   lengths = jax.vmap(lambda row: jnp.square(identity @ row).sum())
   return float(jax.jit(lengths)(rows)[-1])
+
+
+def _check_convolution(convolve: Convolve, size: int, stride: int) -> None:
+  @jax.jit
+  def compute(images, kernel, upstream):
+    outputs, vjp = jax.vjp(lambda *x: convolve(*x, stride), images, kernel)
+    return outputs, *vjp(upstream)
+
+  rng = np.random.default_rng(0)
+  shapes = (2, 8, 8, 3), (size, size, 3, 4), (2, 8 // stride, 8 // stride, 4)
+  inputs = [rng.integers(-3, 4, x).astype(np.float32) for x in shapes]
+  names = "convolution", "image gradient", "kernel gradient"
+  expected = in_float64(*inputs, stride)
+  for name, got, want in zip(names, compute(*inputs), expected, strict=True):
+    exact = got.devices().pop().platform == "cpu"
+    allowed = 0.0 if exact else _TOLERANCE * np.abs(want).max()
+    off = np.abs(got - want).max()
+    if not off <= allowed:  # nor is NaN
+      raise _broken(f"the {name} of stride {stride} is off by {off:.3g}")
+
+
+def in_float64(
+  images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray, stride: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Convolution, image gradient and kernel gradient, by definition."""
+  images, kernel, upstream = (
+    np.asarray(x, np.float64) for x in (images, kernel, upstream)
+  )
+  size, (_, height, width, _) = len(kernel), images.shape
+  pad = (size - 1) // 2
+  padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  outputs, back = np.zeros_like(upstream), np.zeros_like(padded)
+  kernel_gradient = np.zeros_like(kernel)
+  for i, j in np.ndindex(size, size):
+    seen = np.s_[:, i : i + height : stride, j : j + width : stride]
+    outputs += padded[seen] @ kernel[i, j]
+    back[seen] += upstream @ kernel[i, j].T
+    kernel_gradient[i, j] = np.einsum("bhwi,bhwo->io", padded[seen], upstream)
+  inner = slice(pad, pad + height), slice(pad, pad + width)
+  return outputs, back[:, *inner], kernel_gradient
+
+
+def _broken(what: str) -> BrokenBackend:
+  return BrokenBackend(
+    f"jaxlib {jax.lib.__version__} computes wrong numbers here ({what}); "
+    "install another version, such as 0.10.1 or the newest"
+  )
