@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import chex
 import jax
@@ -11,6 +12,7 @@ import pytest
 import runs
 
 from nss_jax.phases import loop
+from nss_jax.runtime.checkpoint import Checkpoints
 
 # 63 steps of both kinds, 9 an epoch and 3 a call.
 FIELDS = {**runs.TINY, "space.strides": (1,), "search.epochs": 7}
@@ -58,9 +60,14 @@ def _lines(folder):
   return [json.loads(line) for line in text.splitlines()]
 
 
-def test_cut_anywhere_is_the_uninterrupted_search(tmp_path):
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("job")
+  return runs.make_job(runs.load_config(**FIELDS), folder)
+
+
+def test_cut_anywhere_is_the_uninterrupted_search(job, tmp_path):
   """Which also shows that two runs of a seed are one, on all cores."""
-  job = runs.make_job(runs.load_config(**FIELDS), tmp_path)
   whole, cut = tmp_path / "whole", tmp_path / "cut"
   expected = loop.run(job, job.search, whole, _StopAt(10**6))
   at = 0
@@ -73,6 +80,38 @@ def test_cut_anywhere_is_the_uninterrupted_search(tmp_path):
   assert np.ptp(found.search.logits.width) > 0.01
   assert _files(cut) == _files(whole)
   assert [line["step"] for line in _lines(cut)] == list(range(9, END + 1, 9))
+
+
+class _Losses:
+  """Asked after every call: how many steps would be lost if it were killed."""
+
+  came = False
+
+  def __init__(self, folder, calls):
+    self._folder, self._calls, self.seen = folder, calls, []
+
+  def requested(self):
+    digests = self._folder.glob("checkpoints/*.sha256.json")
+    saved = [int(path.name.partition(".")[0]) for path in digests]
+    step = 3 * (len(self.seen) + 1)
+    self.seen.append(step - max(saved, default=0))
+    return len(self.seen) == self._calls
+
+
+def test_a_kill_loses_one_interval_however_slow_the_disk(
+  job, tmp_path, monkeypatch
+):
+  finish = Checkpoints._finish
+
+  def finish_late(self, step, response):
+    time.sleep(0.5)
+    finish(self, step, response)
+
+  monkeypatch.setattr(Checkpoints, "_finish", finish_late)
+  losses = _Losses(tmp_path, calls=7)
+  with pytest.raises(loop.Interrupted, match="saved at step 21"):
+    loop.run(job, job.search, tmp_path, losses)
+  assert losses.seen == [3, 6, 9, 3, 6, 9, 3]
 
 
 # What users compile is theirs alone.

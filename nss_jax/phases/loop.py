@@ -36,11 +36,9 @@ def run(
 ) -> LoopState:
   """Runs a program to its end, from where an earlier run stopped.
 
-  Writes `metrics.jsonl` and `checkpoints/` in the folder. A checkpoint counts
-  when all of it is on disk, while the loop goes on: a process that dies loses
-  the steps since the last that counts, at most one interval of checkpoints and
-  what the loop has done during one save. The next save waits for the one
-  before, so that is never more than two intervals.
+  Writes `metrics.jsonl` and `checkpoints/` in the folder. A checkpoint is
+  written while the devices do the next call, whose steps do not count before
+  it is on disk: a process that dies loses one interval of checkpoints at most.
 
   Args:
     job: how many checkpoints are kept, and where lines and progress go.
@@ -140,6 +138,8 @@ def _loop(
     warmup = epoch < schedule.warmup_epochs
     watch.before_call((length, warmup))
     state, losses = program.dispatch(state, epoch, first, length, warmup)
+    # The devices are at work, and what they do counts from here on.
+    checkpoints.wait()
     _check_finite(np.asarray(losses), step, checkpoints)
     step += length
     ended = first + length == schedule.steps_per_epoch

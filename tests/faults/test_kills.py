@@ -37,12 +37,6 @@ def _finished_parts(workdir):
   }
 
 
-def _begun_steps(workdir):
-  """Steps of the search whose save has begun; it may not have ended."""
-  folders = workdir.glob("search/checkpoints/0*")
-  return {int(path.name.partition(".")[0]) for path in folders}
-
-
 @pytest.mark.parametrize(
   "phase",
   [
@@ -57,15 +51,12 @@ def test_killed_phase_ends_as_if_it_were_not(phase, harness, tmp_path, request):
     folder, moment = _killed(phase, number, harness, whole, tmp_path)
     parts = _finished_parts(folder)
     saved = max(saved_steps(folder / "run"), default=0)
-    begun = max([saved, *_begun_steps(folder / "run")])
     done = [line["step"] for line in search_lines(folder / "run")]
     again = harness.run(phase, folder)
     assert again.code == 0, (moment, again.err)
     assert_same(folder / "run", whole.workdir)
     assert parts == {p: p.stat().st_mtime_ns for p in parts}, moment
-    # One save may be under way when the next epoch ends; two may not.
-    assert max(done, default=0) - begun <= _STEPS_PER_EPOCH, moment
-    assert begun - saved <= _STEPS_PER_EPOCH, moment
+    assert max(done, default=0) - saved <= _STEPS_PER_EPOCH, moment
     if phase == "search" and 0 < saved < 3 * _STEPS_PER_EPOCH:
       assert f"resuming at step {saved} of 27" in again.out, moment
   print(f"{phase}: {kills} kills")  # shown by -rP
