@@ -75,7 +75,7 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
         _config_flags=list,
       ),
       patch(pipeline, _load_data=lambda data: _load_once(_Settings(data))),
-      patch(pipeline.canary, check=lambda: None),
+      patch(pipeline.canary, check=lambda convolve: None),
       patch(principles, _MAX_DRAWS=2**12),
       patch(loop, run=_trains, run_shared=_trains),
     ):
