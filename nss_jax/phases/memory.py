@@ -38,8 +38,9 @@ def estimate(
 
   Within 15 % of what XLA on CPU says of the compiled steps, in the cases of
   `tests/test_memory.py`, which are of a small size and of the paper's; on
-  accelerators it was not measured. jax 0.10 needs up to 1.8 times as much for
-  bfloat16 on CPU, jax 0.12 does not. The images are not counted.
+  accelerators it was not measured. Sliced inverted residuals are not among
+  them, and were seen up to a third off. jax 0.10 needs up to 1.8 times as much
+  for bfloat16 on CPU, jax 0.12 does not. The images are not counted.
   """
   settings = config.supernet
   parts = num_devices * settings.microbatches
