@@ -58,15 +58,19 @@ def _last_square() -> float:
 def _check_convolution(convolve: Convolve, size: int, stride: int) -> None:
   @jax.jit
   def compute(images, kernel, upstream):
-    outputs, vjp = jax.vjp(lambda *x: convolve(*x, stride), images, kernel)
+    outputs, vjp = jax.vjp(lambda x, k: convolve(x, k, stride), images, kernel)
     return outputs, *vjp(upstream)
 
+  def draw(*shape: int) -> np.ndarray:
+    return rng.integers(-3, 4, shape).astype(np.float32)
+
   rng = np.random.default_rng(0)
-  shapes = (2, 8, 8, 3), (size, size, 3, 4), (2, 8 // stride, 8 // stride, 4)
-  inputs = [rng.integers(-3, 4, x).astype(np.float32) for x in shapes]
+  images, kernel = draw(2, 8, 8, 3), draw(size, size, 3, 4)
+  upstream = draw(2, 8 // stride, 8 // stride, 4)
   names = "convolution", "image gradient", "kernel gradient"
-  expected = in_float64(*inputs, stride)
-  for name, got, want in zip(names, compute(*inputs), expected, strict=True):
+  found = compute(images, kernel, upstream)
+  expected = in_float64(images, kernel, upstream, stride)
+  for name, got, want in zip(names, found, expected, strict=True):
     exact = got.devices().pop().platform == "cpu"
     allowed = 0.0 if exact else _TOLERANCE * np.abs(want).max()
     off = np.abs(got - want).max()
