@@ -61,10 +61,11 @@ def _check_convolution(convolve: Convolve, size: int, stride: int) -> None:
     outputs, vjp = jax.vjp(lambda x, k: convolve(x, k, stride), images, kernel)
     return outputs, *vjp(upstream)
 
+  rng = np.random.default_rng(0)
+
   def draw(*shape: int) -> np.ndarray:
     return rng.integers(-3, 4, shape).astype(np.float32)
 
-  rng = np.random.default_rng(0)
   images, kernel = draw(2, 8, 8, 3), draw(size, size, 3, 4)
   upstream = draw(2, 8 // stride, 8 // stride, 4)
   names = "convolution", "image gradient", "kernel gradient"
