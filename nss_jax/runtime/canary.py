@@ -1,5 +1,6 @@
 """Short programs whose answers are known: is this jaxlib to be trusted?"""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -22,7 +23,7 @@ class BrokenBackend(ValueError):
 
 
 def check(convolve: Convolve) -> None:
-  """Runs what some jaxlibs have got wrong, silently.
+  """Runs what some jaxlibs have got wrong, silently; once in a process.
 
   * A program of the kind of jax issue 39103, exact on a sound backend: products
     of a small matrix with many rows, each summed. jaxlib 0.10.2 on CPU gets the
@@ -46,6 +47,7 @@ def check(convolve: Convolve) -> None:
     _check_convolution(convolve, size, stride)
 
 
+@functools.cache
 def _last_square() -> float:
   """The squared length of `[n - 1, 0, 0]`, last of n rows, times one."""
   rows = np.zeros((_NUM_ROWS, 3), np.float32)
@@ -55,6 +57,7 @@ def _last_square() -> float:
   return float(jax.jit(lengths)(rows)[-1])
 
 
+@functools.cache
 def _check_convolution(convolve: Convolve, size: int, stride: int) -> None:
   @jax.jit
   def compute(images, kernel, upstream):
