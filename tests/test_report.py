@@ -366,6 +366,9 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
     expected = str(statistics.fmean(errors)) if errors else "not run"
     assert row["test_error"] == expected
     assert row["paper_flops"] == "-"
+  # No columns for what the paper has not done.
+  assert "paper: " not in page(reported)
+  assert "and the paper's" not in page(reported)
   assert table["expanded"]["num_samples_mean"] == "119.0"
   assert table["expanded_uniform"]["num_samples_low"] == "90.5"
   assert table["elite"]["num_samples_mean"] == "-"
@@ -436,6 +439,13 @@ def test_paper_beside_what_was_measured(light):
   assert expanded["paper_num_samples"] == "117"
   assert control["paper_flops"] == "-"
   assert "swapped" in page(light)
+  assert any(
+    "on cifar10, and the paper's" in x for x in Checker(page(light)).texts
+  )
+  assert (
+    "| paper: error (%) |"
+    in (light.workdir / "report" / "tables.md").read_text()
+  )
 
 
 def test_text_of_files_is_escaped(light):

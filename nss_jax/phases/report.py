@@ -25,7 +25,6 @@ from nss_jax.runtime.report import (
   targets,
 )
 from nss_jax.runtime.report.cells import (
-  NO_VALUE,
   Table,
   escape_markdown,
   plain,
@@ -206,8 +205,8 @@ def _markdown(job: Job, found: dict[str, Table]) -> str:
 
 def _notes(nas: Table) -> list[str]:
   """The source of the paper's numbers, where some are shown."""
-  if all(record["paper_flops"] is None for record in nas.records):
-    return [f"{NO_VALUE}: the paper has no row for this data set and target."]
+  if not tables.in_paper(nas.records):
+    return ["The paper has no row for this data set and target."]
   paper = tables.read_paper()
   return [
     f"Paper: {paper['source']}. Known misprints: {'; '.join(paper['notes'])}."

@@ -144,25 +144,32 @@ def nas_table(
 ) -> Table:
   """Rows as the paper's Tables 1 and 2, beside the paper's own."""
   records = [nas_record(results, dataset, target, n) for n in NAS_NAMES]
-  title = f"Networks for {words} on {dataset}, and the paper's"
-  return Table("nas", title, records, nas_columns())
+  return networks_table("nas", f"Networks for {words} on {dataset}", records)
 
 
-def nas_columns() -> tuple:
-  """Of a table of networks that were searched."""
-  return (
-    ("network from", lambda r: SOURCES[r["source"]]),
-    ("arch", cells.text("arch")),
-    ("FLOPs", cells.macs("flops")),
-    ("from target (%)", cells.percent("deviation", "+.1f")),
-    ("samples", cells.text("num_samples")),
-    ("samples (mean of seeds)", _mean_samples),
-    ("test error (%)", _error),
-    ("paper: FLOPs", cells.macs("paper_flops")),
-    ("paper: deviation (%)", cells.number("paper_deviation_percent", ".1f")),
-    ("paper: samples", cells.text("paper_num_samples")),
-    ("paper: error (%)", cells.number("paper_error_percent", ".2f")),
-  )
+def networks_table(
+  name: str,
+  title: str,
+  records: list[Record],
+  columns: Sequence[tuple[str, Cell]] = (),
+) -> Table:
+  """Networks that were searched, of `nas_record`, beside the paper's if any.
+
+  Args:
+    name: of the table.
+    title: of it, to which the paper is added.
+    records: the networks.
+    columns: to stand before the others.
+  """
+  columns = (*columns, *_NETWORK_COLUMNS)
+  if in_paper(records):
+    title, columns = f"{title}, and the paper's", (*columns, *_PAPER_COLUMNS)
+  return Table(name, title, records, columns)
+
+
+def in_paper(records: Sequence[Record]) -> bool:
+  """Whether the paper has a row of one of these networks."""
+  return any(record["paper_flops"] is not None for record in records)
 
 
 def nas_record(
@@ -338,3 +345,20 @@ def _error(record: Record) -> str:
   if record["test_error_std"] is not None:
     text += f" ± {100 * record['test_error_std']:.2f}"
   return text
+
+
+_NETWORK_COLUMNS = (
+  ("network from", lambda r: SOURCES[r["source"]]),
+  ("arch", cells.text("arch")),
+  ("FLOPs", cells.macs("flops")),
+  ("from target (%)", cells.percent("deviation", "+.1f")),
+  ("samples", cells.text("num_samples")),
+  ("samples (mean of seeds)", _mean_samples),
+  ("test error (%)", _error),
+)
+_PAPER_COLUMNS = (
+  ("paper: FLOPs", cells.macs("paper_flops")),
+  ("paper: deviation (%)", cells.number("paper_deviation_percent", ".1f")),
+  ("paper: samples", cells.text("paper_num_samples")),
+  ("paper: error (%)", cells.number("paper_error_percent", ".2f")),
+)

@@ -11,8 +11,8 @@ from nss_jax.runtime.report.cells import NOT_RUN, Record, Table
 from nss_jax.runtime.report.tables import (
   format_ranges,
   is_of,
-  nas_columns,
   nas_record,
+  networks_table,
 )
 from nss_jax.runtime.report.workdir import Results
 from nss_jax.runtime.scores import Scores
@@ -91,9 +91,12 @@ def nas_table(
   ]
   if not records:
     return None
-  columns = (("target", cells.macs("target_flops")), *nas_columns())
-  title = f"Networks of all targets on {dataset}, and the paper's"
-  return Table("targets_nas", title, records, columns)
+  return networks_table(
+    "targets_nas",
+    f"Networks of all targets on {dataset}",
+    records,
+    (("target", cells.macs("target_flops")),),
+  )
 
 
 def scored(
