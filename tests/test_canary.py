@@ -1,15 +1,15 @@
 """The start-up check of the backend."""
 
+import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nss_jax.runtime import canary
 from nss_jax.supernet import conv
-
-_JAXLIB = tuple(int(part) for part in jax.lib.__version__.split(".")[:2])
 
 
 def test_this_backend_is_sound():
@@ -30,6 +30,34 @@ def test_a_wrong_sum_is_refused(monkeypatch):
   [(0, "convolution"), (1, "image gradient"), (2, "kernel gradient")],
 )
 def test_a_wrong_convolution_is_refused(index, name, number):
+  said = re.escape(f"(the {name} of stride 2 is off by {number:.3g})")
+  with pytest.raises(canary.BrokenBackend, match=said):
+    canary.check(_off_by(number, index))
+
+
+def test_accelerators_may_round(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  canary.check(_off_by(0.01, 2))
+  with pytest.raises(canary.BrokenBackend, match="is off by 10"):
+    canary.check(_off_by(10.0, 2))
+
+
+def test_gradient_of_accelerators_has_negative_padding():
+  """So there the canary tries it."""
+  images, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((1, 1, 3, 4))
+  gradients = functools.partial(conv._autodiff_gradients, 2)
+  jaxpr = jax.make_jaxpr(gradients)(images, kernel, jnp.zeros((2, 4, 4, 4)))
+  padding = [
+    equation.params["padding"]
+    for equation in jaxpr.eqns
+    if equation.primitive.name == "conv_general_dilated"
+  ]
+  assert np.min(padding) < 0
+
+
+def _off_by(number, index):
+  """A convolution that is wrong in stride 2: in its result or a gradient."""
+
   def add(x, to):
     return x.at[(0,) * x.ndim].add(number) if to == index else x
 
@@ -52,28 +80,4 @@ def test_a_wrong_convolution_is_refused(index, name, number):
       return strided(images, kernel)
     return conv.conv2d(images, kernel, stride)
 
-  said = re.escape(f"(the {name} of stride 2 is off by {number:.3g})")
-  with pytest.raises(canary.BrokenBackend, match=said):
-    canary.check(convolve)
-
-
-@pytest.mark.skipif(_JAXLIB < (0, 12), reason="wrong: openxla issue 48713")
-def test_negative_padding_is_right_on_newer_jaxlibs():
-  """Why the canary refuses none for it: those that have it never meet it."""
-  rng = np.random.default_rng(0)
-  images = rng.integers(-3, 4, (2, 8, 8, 8)).astype(np.float32)
-  kernel = rng.integers(-3, 4, (3, 3, 8, 8)).astype(np.float32)
-
-  @jax.jit
-  def convolve(images, kernel):
-    return jax.lax.conv_general_dilated(
-      images, kernel, (1, 1), [(-1, 1)] * 2, dimension_numbers=conv._NHWC
-    )
-
-  # The windows of the padded convolution, from the third on.
-  padded = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))
-  upstream = np.zeros((2, 9, 9, 8))
-  expected, _, _ = canary.in_float64(padded, kernel, upstream, 1)
-  got = convolve(images, kernel)
-  assert got.shape == (2, 6, 6, 8)
-  np.testing.assert_array_equal(got, expected[:, 2:8, 2:8])
+  return convolve

@@ -38,7 +38,8 @@ def run(
 
   Writes `metrics.jsonl` and `checkpoints/` in the folder. A checkpoint is
   written while the devices do the next call, whose steps do not count before
-  it is on disk: a process that dies loses one interval of checkpoints at most.
+  it is on disk: a process that dies loses the steps of one interval of
+  checkpoints at most, and the call that is under way.
 
   Args:
     job: how many checkpoints are kept, and where lines and progress go.
