@@ -31,8 +31,6 @@ def get_config():
   # expected cost stay on target while they search and commit to good spaces;
   # the exact selection always meets the target.
   config.search.estimator = "soft"
-  config.objective.cost_from = "expected"
-  config.search.elite = "exact"
   config.logits.learning_rate = 0.1
   config.evaluate.epochs = 30
   config.evaluate.coin_epochs = 8

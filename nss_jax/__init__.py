@@ -44,8 +44,8 @@ from nss_jax.spaces.distribution import (
 )
 from nss_jax.spaces.evolution import ScoredSpaces, evolve_spaces
 from nss_jax.spaces.feasible import (
-  ExactElite,
-  exact_elite_space,
+  Candidates,
+  elite_candidates,
   feasible_spaces,
   sample_feasible_archs,
   sample_feasible_spaces,
@@ -81,6 +81,7 @@ from nss_jax.spaces.text import (
 )
 from nss_jax.steps.estimators import pathwise, score_function
 from nss_jax.steps.losses import cross_entropy
+from nss_jax.steps.penalties import drawn_penalty, expected_penalty
 from nss_jax.steps.search_step import (
   SearchState,
   init_search_state,
@@ -115,13 +116,13 @@ from nss_jax.version import __version__
 __all__ = [
   "Arch",
   "Block",
+  "Candidates",
   "Channels",
   "Constraint",
   "Conv",
   "CostTables",
   "Depthwise",
   "EliteSpace",
-  "ExactElite",
   "Masks",
   "Metric",
   "Sample",
@@ -151,13 +152,15 @@ __all__ = [
   "cross_entropy",
   "default_buckets",
   "describe_space",
+  "drawn_penalty",
+  "elite_candidates",
   "elite_space",
   "entropy",
   "enumerate_archs",
   "enumerate_spaces",
   "error_edf",
   "evolve_spaces",
-  "exact_elite_space",
+  "expected_penalty",
   "extract_subnet",
   "feasible_spaces",
   "find_block",

@@ -149,8 +149,8 @@ def _count(value: int) -> bool:
 
 _CHOICES = {
   "data.stream": ("auto", "always", "never"),
-  "objective.cost_from": ("sample", "expected"),
-  "search.elite": ("paper", "exact"),
+  "objective.penalty": ("expected", "sample"),
+  "search.elite": ("scored", "paper"),
   "search.estimator": ("soft", "straight_through", "score"),
   "supernet.engine": ("sliced", "masked"),
   "evaluate.batch_stats": ("recalibrate", "batch"),
@@ -197,6 +197,9 @@ _RANGES = {
     "shares above 0 that ascend to 1",
   ),
   "search.num_elite_samples": (_count, "1 or more"),
+  "search.num_candidates": (_count, "1 or more"),
+  "search.num_choice_archs": _NOT_NEGATIVE,
+  "search.num_choice_images": (_count, "1 or more"),
   "search.steps_per_dispatch": (_count, "1 or more"),
   "search.checkpoint_every": (_count, "1 or more"),
   "search.keep_checkpoints": (lambda v: v >= 2, "2 or more"),

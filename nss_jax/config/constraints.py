@@ -137,7 +137,7 @@ def validate_target(
       f" expected {low:.6g} to {high:.6g} {UNITS[one.name]}, the mean costs "
       "that a space of this search space can have"
     )
-  if config.search.elite == "exact":
+  if config.search.elite == "scored":
     try:
       feasible_indices(search_space, budgets, config.search.elite_tolerance)
     except ValueError as error:

@@ -102,7 +102,9 @@ def base() -> ml_collections.ConfigDict:
         # Search by a table of another device, or of other activations: for
         # where the networks are to run, not where they are searched.
         "foreign_latency_table": False,
-        "cost_from": "sample",  # sample (paper) | expected
+        # Of what is drawn, expected: E[penalty] over all spaces, exact where
+        # they can be listed; sample: of each draw (the paper's).
+        "penalty": "expected",
       },
       "search": {
         "epochs": 50,
@@ -112,9 +114,14 @@ def base() -> ml_collections.ConfigDict:
         "temperature_end": 0.001,
         "estimator": "soft",  # soft (paper) | straight_through | score
         "num_score_archs": 8,  # drawn per step by the score estimator
-        "elite": "paper",  # paper: the closest of some draws | exact: the
-        # most probable of all spaces within the tolerance of the target
+        # scored: of the most probable spaces within the tolerance of the target
+        # (and at least a third as probable as the mode) the one whose archs the
+        # search's supernet scores best | paper: the closest of some draws
+        "elite": "scored",
         "elite_tolerance": 0.02,
+        "num_candidates": 8,  # at most, that are scored
+        "num_choice_archs": 32,  # of each; 0: the most probable is taken
+        "num_choice_images": 2000,  # at most, of the validation half
         "num_elite_samples": 5,
         "sync_batch_norm": False,  # over all devices; of all that is trained
         "steps_per_dispatch": 16,  # at most; one call of the device

@@ -44,6 +44,7 @@ def paper(run: str) -> ml_collections.ConfigDict:
   config.data.flip = True
   config.space.num_classes, config.train.cutout = _DATASETS[match[1]]
   config.objective.target_flops = target
+  config.search.elite = "paper"
   config.complexity.target_flops = _COMPLEXITY_TARGET
   config.principles.window = tuple(macs / target for macs in _WINDOW)
   config.sweep.targets = tuple(mf * 1e6 for mf in PAPER_TARGETS_MF)

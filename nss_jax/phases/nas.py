@@ -212,7 +212,7 @@ def _is_near(
 ) -> np.ndarray:
   """Whether archs meet every budget, within `nas.tolerance`."""
   budgets, costs = _costs(config, space, archs)
-  return constraints.excess(budgets, costs, config.nas.tolerance) <= 0
+  return constraints.needed_tolerance(budgets, costs) <= config.nas.tolerance
 
 
 def _costs(

@@ -90,12 +90,12 @@ def _plan_constraints(
       f"{constraints.UNITS[one.name]}, weight {one.weight:g}; spaces of "
       f"{low:.3g} to {high:.3g} mean"
     )
-  if config.search.elite == "exact":
+  if config.search.elite == "scored":
     tolerance = config.search.elite_tolerance
     count = int(feasible_spaces(space, budgets, tolerance).sum())
     yield (
       f"elite      {count} of these spaces meet all budgets, to "
-      f"{100 * tolerance:g} % where equal; the most probable is taken"
+      f"{100 * tolerance:g} %; one of the most probable is taken"
     )
 
 

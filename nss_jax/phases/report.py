@@ -365,12 +365,12 @@ def _highlights(config: ml_collections.ConfigDict) -> list[str]:
     f"of {search.batch_size}",
     f"estimator: {search.estimator}, temperature {search.temperature_start:g} "
     f"to {search.temperature_end:g}",
-    f"{_weights(config)}, on the {objective.cost_from} cost",
+    f"{_weights(config)}, on the {objective.penalty} penalty",
     f"logits: learning rate {config.logits.learning_rate:g}",
     f"Elite Space by the rule '{search.elite}'"
     + (
       f", within {100 * search.elite_tolerance:g} % of the target"
-      if search.elite == "exact"
+      if search.elite == "scored"
       else f", of {search.num_elite_samples} draws"
     ),
     f"seed {config.seed}",

@@ -28,6 +28,18 @@ from nss_jax.supernet import engine, sliced
 _ARCHS_PER_CALL = 16
 
 
+class Images(NamedTuple):
+  """Training images by their indices.
+
+  Attributes:
+    seen: `[n]`, whose batch statistics count.
+    batches: `[K, B]`, that are scored.
+  """
+
+  seen: np.ndarray
+  batches: np.ndarray
+
+
 class Split(NamedTuple):
   """What the devices share of a call.
 
@@ -73,7 +85,7 @@ def splitter(job: Job) -> Callable[[int], Split]:
   """`choose_split` for the held-out images and the devices of a run."""
   return functools.partial(
     choose_split,
-    num_batches=len(_batches(job.config, job.dataset)),
+    num_batches=len(held_out_images(job.config, job.dataset).batches),
     num_devices=job.mesh.size,
   )
 
@@ -83,15 +95,17 @@ def make_score_fn(
   search_space: SearchSpace,
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
+  images: Images | None = None,
 ) -> Callable:
-  """`(params, archs [n, S], by) -> (error [n], loss [n])` on the held-out
-  training images.
+  """`(params, archs [n, S], by) -> (error [n], loss [n])` on training images.
 
-  Compiled once for each `Split`; by archs, n is a multiple of the devices.
-  Either way a batch stays whole, and every device sees all images of
-  calibration: the statistics are those of one device.
+  By default those that are held out from the evaluator. Compiled once for each
+  `Split`; by archs, n is a multiple of the devices. Either way a batch stays
+  whole, and every device sees all images of calibration: the statistics are
+  those of one device.
   """
-  apply_fn, seen = _calibrated(config, search_space, dataset)
+  images = images or held_out_images(config, dataset)
+  apply_fn, seen = _calibrated(config, search_space, dataset, images.seen)
 
   def on_device(by, params, archs, seen, batches):
     counts = evaluate_archs(
@@ -103,14 +117,14 @@ def make_score_fn(
 
   @functools.cache
   def program(by):
-    archs, images = P(sharding.AXIS), P()
+    archs, shared = P(sharding.AXIS), P()
     if by == "images":
-      archs, images = images, archs
+      archs, shared = shared, archs
     run = jax.jit(
       jax.shard_map(
         functools.partial(on_device, by),
         mesh=mesh,
-        in_specs=(P(), archs, P(), images),
+        in_specs=(P(), archs, P(), shared),
         out_specs=(archs, archs, P()),
         check_vma=False,
       ),
@@ -118,7 +132,7 @@ def make_score_fn(
     )
     place = sharding.split if by == "images" else sharding.replicate
     parts = mesh.size if by == "images" else 1
-    batches = place(_held_out(config, dataset, parts), mesh)
+    batches = place(_filled(config, dataset, images.batches, parts), mesh)
     return run, sharding.replicate(seen, mesh), batches
 
   def score(params, archs, by):
@@ -131,25 +145,64 @@ def make_score_fn(
   return score
 
 
+def held_out_images(
+  config: ml_collections.ConfigDict, dataset: data.Dataset
+) -> Images:
+  """Those that the evaluator's supernet is not trained on, in whole batches."""
+  settings = config.evaluate
+  train, held_out = split_images(config, dataset.train_labels)
+  batch = min(settings.score_batch_size, len(held_out))
+  return Images(_calibration(config, train), held_out.reshape(-1, batch))
+
+
+def validation_images(
+  config: ml_collections.ConfigDict, dataset: data.Dataset
+) -> Images:
+  """Those of the search's own validation half, at most
+  `search.num_choice_images`, with statistics of the half that it trains on."""
+  train, held_out = data.split_halves(
+    len(dataset.train_labels),
+    config.data.validation_fraction,
+    config.data.split_seed,
+    config.search.batch_size,
+    labels=dataset.train_labels if config.data.balanced_split else None,
+  )
+  held_out = held_out[: config.search.num_choice_images]
+  batch = min(config.evaluate.score_batch_size, len(held_out))
+  whole = len(held_out) // batch * batch
+  return Images(
+    _calibration(config, train), held_out[:whole].reshape(-1, batch)
+  )
+
+
+def _calibration(
+  config: ml_collections.ConfigDict, train: np.ndarray
+) -> np.ndarray:
+  """Whose batch statistics count: none where a batch has its own."""
+  settings = config.evaluate
+  if settings.batch_stats == "batch":
+    return train[:0]
+  rng = np.random.default_rng(settings.seed)
+  count = min(settings.calibration_images, len(train))
+  return rng.choice(train, count, replace=False)
+
+
 def _calibrated(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
   dataset: data.Dataset,
+  chosen: np.ndarray,
 ) -> tuple[Callable, jax.Array]:
   """`(seen, params, images, arch) -> logits`, and `seen`: whose statistics."""
-  settings = config.evaluate
-  count = settings.calibration_images
-  if settings.batch_stats == "batch":
-    count = 0
+  count = len(chosen)
   apply = engine.make_apply(
     search_space,
     config.supernet.engine,
-    buckets=sliced.default_buckets(search_space, settings.score_bucket_shares),
+    buckets=sliced.default_buckets(
+      search_space, config.evaluate.score_bucket_shares
+    ),
     num_calibration=count or None,
   )
-  train, _ = split_images(config, dataset.train_labels)
-  rng = np.random.default_rng(settings.seed)
-  chosen = rng.choice(train, count, replace=False)
 
   def apply_fn(seen, params, images, arch):
     return apply(params, jnp.concatenate([seen, images]), arch)[count:]
@@ -157,23 +210,16 @@ def _calibrated(
   return apply_fn, _prepare(config, dataset, chosen)
 
 
-def _batches(
-  config: ml_collections.ConfigDict, dataset: data.Dataset
-) -> np.ndarray:
-  """`[K, B]`, the images that are held out."""
-  _, held_out = split_images(config, dataset.train_labels)
-  batch = min(config.evaluate.score_batch_size, len(held_out))
-  return held_out.reshape(-1, batch)
-
-
-def _held_out(
-  config: ml_collections.ConfigDict, dataset: data.Dataset, parts: int
+def _filled(
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  rows: np.ndarray,
+  parts: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Images and labels of batches, filled up so that they have equal parts.
 
   The labels of what fills up are -1, and count nothing.
   """
-  rows = _batches(config, dataset)
   fill = np.arange(_fill(len(rows), parts))
   is_real = (fill < len(rows))[:, None]
   rows = rows[fill % len(rows)]
@@ -190,6 +236,34 @@ def _prepare(
     dataset.train_images[rows], dataset.mean, dataset.std
   )
   return images.astype(config.supernet.activations)
+
+
+def score_all(
+  score_fn: Callable, params: Any, archs: Arch, split: Split
+) -> tuple[np.ndarray, np.ndarray]:
+  """Error and loss `[N]` of archs `[N, S]`, a call after the other.
+
+  Nothing is written: for few archs, which are soon scored anew.
+  """
+  count = len(archs.depth)
+  parts = []
+  for first in range(0, count, split.num_archs):
+    rows = np.arange(first, min(first + split.num_archs, count))
+    batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], archs)
+    parts.append(score_call(functools.partial(score_fn, params), batch, split))
+  error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
+  return error, loss
+
+
+def score_call(
+  score_fn: Callable, archs: Arch, split: Split
+) -> tuple[np.ndarray, np.ndarray]:
+  """One call, filled up: one shape, one program."""
+  count = len(archs.depth)
+  fill = np.minimum(np.arange(split.num_archs), count - 1)
+  filled = jax.tree.map(lambda x: np.asarray(x[fill], np.int32), archs)
+  error, loss = jax.device_get(score_fn(filled, split.by))
+  return error[:count], loss[:count]
 
 
 class Ledger:
@@ -251,7 +325,7 @@ class Ledger:
     for first in range(len(known), count, split.num_archs):
       rows = np.arange(first, min(first + split.num_archs, count))
       batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], archs)
-      error, loss = self._compute(batch, split)
+      error, loss = score_call(self._score_fn, batch, split)
       scored = scores.make_scores(
         self._search_space,
         source,
@@ -268,16 +342,6 @@ class Ledger:
         raise loop.Interrupted(f"{self._done} archs are scored")
     error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
     return error, loss
-
-  def _compute(
-    self, archs: Arch, split: Split
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """The last call is filled up: one shape, one program."""
-    count = len(archs.depth)
-    fill = np.minimum(np.arange(split.num_archs), count - 1)
-    filled = jax.tree.map(lambda x: np.asarray(x[fill], np.int32), archs)
-    error, loss = jax.device_get(self._score_fn(filled, split.by))
-    return error[:count], loss[:count]
 
   def _advance(self, source: str, count: int, *, timed: bool) -> None:
     self._served[source] = self._served.get(source, 0) + count

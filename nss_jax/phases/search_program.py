@@ -27,7 +27,13 @@ from nss_jax.phases.work import search_work
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces import constraints, distribution
 from nss_jax.spaces.search_space import SearchSpace
-from nss_jax.steps import estimators, losses, search_step, weight_step
+from nss_jax.steps import (
+  estimators,
+  losses,
+  penalties,
+  search_step,
+  weight_step,
+)
 from nss_jax.supernet import masks, network
 
 METRICS = (
@@ -182,7 +188,11 @@ def _make_steps(
     target=np.asarray([one.target for one in budgets]),
     cost_weight=np.asarray([one.weight for one in budgets]),
     penalty_fn=lambda costs, _: constraints.penalties(budgets, costs),
-    cost_from=config.objective.cost_from,
+    expected_penalty_fn=(
+      penalties.expected_penalty(search_space, budgets)
+      if config.objective.penalty == "expected"
+      else None
+    ),
     estimator=(
       estimators.score_function(config.search.num_score_archs)
       if name == "score"

@@ -52,6 +52,32 @@ def of_elite(elite: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
   return elite.get("constraints") or [flops]
 
 
+def how_sure(elite: Mapping[str, Any]) -> str:
+  """`probability 0.88, the most probable space`, or where in the list it is,
+  and what the most probable one is."""
+  mode, rank = elite["argmax_space"], elite["rank"]
+  words = f"probability {elite['probability']:.2g}"
+  if mode["space"] == elite["space"]:
+    return f"{words}, the most probable space"
+  place = "" if rank is None else f", number {rank:,} by probability"
+  return (
+    f"{words}{place}; the most probable space has {mode['probability']:.2g}, "
+    f"{from_targets(entry_deviations(mode, elite))}"
+  )
+
+
+def entry_deviations(
+  entry: Mapping[str, Any], elite: Mapping[str, Any]
+) -> Mapping[str, Any]:
+  """What `from_targets` takes, of another space in `elite_space.json`."""
+  return {
+    "deviations": {
+      one["metric"]: entry["costs"][one["metric"]] / one["target"] - 1
+      for one in elite["constraints"]
+    }
+  }
+
+
 def from_targets(found: Mapping[str, Any]) -> str:
   """How far a network is off: `-1.9 % from the target`, or of each budget."""
   each = deviations(found)

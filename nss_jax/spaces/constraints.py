@@ -1,17 +1,12 @@
 """Constraints: any number of budgets, each a target for one metric of cost."""
 
-import functools
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from nss_jax.spaces.cost import (
-  cost_tables,
-  flops_penalty,
-  mean_cost,
-)
+from nss_jax.spaces.cost import cost_tables, mean_cost
 from nss_jax.spaces.metrics import METRICS, Metric
 from nss_jax.spaces.search_space import Array, SearchSpace
 
@@ -25,6 +20,11 @@ UNITS = {
 }
 
 
+# What going over a budget costs at once, beside how far: a search that may not
+# settles below it, not beside it.
+OVER = 0.1
+
+
 class Constraint(NamedTuple):
   """A budget.
 
@@ -33,7 +33,8 @@ class Constraint(NamedTuple):
     metric: what is counted.
     target: the cost to be met, in the units of the metric.
     weight: of the penalty in the search's objective.
-    mode: "equal": the cost is to be the target; "at_most": or less.
+    mode: "equal": the cost is to be the target; "at_most": or less, but where
+      every constraint is so, one of them is to be used up (see `penalties`).
   """
 
   name: str
@@ -60,24 +61,34 @@ def as_constraints(target: Target) -> tuple[Constraint, ...]:
   return tuple(target)
 
 
-def penalty(cost: Array, target: float, mode: Mode = "equal") -> Array:
-  """`|cost / target - 1|`; at most: the same above the target, else zero."""
-  if mode == "equal":
-    return flops_penalty(cost, target)
-  over = cost / (1.0 * target) - 1
-  return over * (over > 0)
-
-
 def penalties(constraints: Sequence[Constraint], costs: Array) -> Array:
-  """The penalty of each constraint: costs `[..., C]` -> `[..., C]`."""
+  """How far each constraint is from being met: costs `[..., C]` -> `[..., C]`.
+
+  "equal": `|cost / target - 1|` (Eq. 4). "at_most": the same above the target
+  and `OVER` more, else zero. Where all are "at_most" the best within the
+  budgets is wanted, and that uses one of them up: the constraint of the
+  largest `cost / target`, the *binding* one, is then to be equal from below.
+
+  Example:
+    >>> from nss_jax.spaces.metrics import METRICS
+    >>> budgets = [
+    ...   Constraint(name, METRICS[name], 100.0, mode="at_most")
+    ...   for name in ("flops", "params")
+    ... ]
+    >>> costs = np.asarray([[90.0, 20.0], [90.0, 110.0]])
+    >>> penalties(budgets, costs).round(3).tolist()
+    [[0.1, 0.0], [0.0, 0.2]]
+  """
   backend = np if isinstance(costs, np.ndarray) else jnp
-  return backend.stack(
-    [
-      penalty(costs[..., i], one.target, one.mode)
-      for i, one in enumerate(constraints)
-    ],
+  ratios = backend.stack(
+    [costs[..., i] / (1.0 * one.target) for i, one in enumerate(constraints)],
     axis=-1,
   )
+  equal = np.asarray([one.mode == "equal" for one in constraints])
+  off = abs(ratios - 1)
+  if not equal.any():
+    equal = (ratios >= ratios.max(-1, keepdims=True)) & (ratios <= 1)
+  return backend.where(equal, off, (off + OVER) * (ratios > 1))
 
 
 def mean_costs(
@@ -97,27 +108,24 @@ def worst_penalty(
   constraints: Sequence[Constraint], costs: Sequence[np.ndarray]
 ) -> np.ndarray:
   """The largest penalty, from one array of costs for each constraint."""
-  return _largest(
-    penalty(cost, one.target, one.mode)
-    for one, cost in zip(constraints, costs, strict=True)
-  )
+  each = penalties(constraints, np.stack([*costs], -1).astype(np.float64))
+  return np.asarray(each).max(-1)
 
 
-def excess(
-  constraints: Sequence[Constraint],
-  costs: Sequence[np.ndarray],
-  tolerance: float,
+def needed_tolerance(
+  constraints: Sequence[Constraint], costs: Sequence[np.ndarray]
 ) -> np.ndarray:
-  """How far the worst constraint is from being met: 0 or less where all are.
+  """The least tolerance, relative, within which all constraints are met.
 
-  The tolerance, relative, is for costs that are to be equal; a cost that may be
-  at most the target may not be above it.
+  It is for costs that are to be equal, the binding one of costs that may be at
+  most their targets among them; infinite where one of these is above.
   """
-  return _largest(
-    penalty(cost, one.target, one.mode)
-    - (tolerance if one.mode == "equal" else 0)
+  above = [
+    (cost > one.target) & (one.mode == "at_most")
     for one, cost in zip(constraints, costs, strict=True)
-  )
+  ]
+  off = worst_penalty(constraints, costs)
+  return np.where(np.any(above, axis=0), np.inf, off)
 
 
 def describe(constraints: Sequence[Constraint]) -> str:
@@ -127,7 +135,3 @@ def describe(constraints: Sequence[Constraint]) -> str:
     f"{UNITS.get(one.name, one.name)}"
     for one in constraints
   )
-
-
-def _largest(tables: Iterable[Array]) -> np.ndarray:
-  return cast(np.ndarray, functools.reduce(np.maximum, tables))

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from nss_jax.spaces.bins import Bin, bin_edges
@@ -106,6 +107,28 @@ def mean_cost(
     total = total + (depth[stage] - 1) * (rest * here).sum()
     before = here
   return total + (tables.ends * before).sum()
+
+
+def drawn_costs(
+  search_space: SearchSpace, tables: CostTables, spaces: Space
+) -> Array:
+  """Mean costs of spaces that are drawn inside jit: fields `[N, S]` -> `[N]`.
+
+  float32, looked up: where bins are many, one-hot weights for `mean_cost`
+  would be large. An index that a stage does not have is not noticed.
+  """
+  depths = np.asarray(_mean_depths(search_space), np.float32)
+  total: Any = 0.0
+  before: Any = np.zeros(1, np.int32)
+  for stage, (first, rest) in enumerate(
+    zip(tables.first, tables.rest, strict=True)
+  ):
+    here = spaces.width[..., stage]
+    further = jnp.asarray(depths[stage])[spaces.depth[..., stage]] - 1
+    total = total + jnp.asarray(first, jnp.float32)[before, here]
+    total = total + further * jnp.asarray(rest, jnp.float32)[here]
+    before = here
+  return total + jnp.asarray(tables.ends, jnp.float32)[before]
 
 
 def space_cost(

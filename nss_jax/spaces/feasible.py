@@ -16,7 +16,7 @@ from nss_jax.spaces.constraints import (
   Target,
   as_constraints,
   describe,
-  excess,
+  needed_tolerance,
   worst_penalty,
 )
 from nss_jax.spaces.cost import arch_cost
@@ -33,23 +33,32 @@ from nss_jax.spaces.table import (
 # sums, so that rounding never decides, and far below what a search can mean.
 TIE = 1e-9
 
+# A space of less than this share of the mode's probability is none that the
+# search has chosen.
+LEAST_SHARE = 1 / 3
+
+# How far beyond the nearest probable space a tolerance widens.
+_WIDER = 1.25
 _ARCHS_PER_BATCH = 2**16
 
 
-class ExactElite(NamedTuple):
-  """What `exact_elite_space` found.
+class Candidates(NamedTuple):
+  """What `elite_candidates` found, the most probable first.
 
   Attributes:
-    space: the Elite Space, numpy int32 fields `[S]`.
-    cost: its mean multiply-adds, or what the first constraint counts.
-    log_probability: its log-probability under softmax(logits), in nats.
-    num_feasible: the number of spaces that it was chosen from.
+    spaces: numpy int32 fields `[n, S]`.
+    costs: their mean costs, `[n, C]`, one for each constraint.
+    log_probabilities: `[n]` under softmax(logits), in nats.
+    ranks: `[n]`, how many spaces of any cost are more probable.
+    tolerance: within which they meet the target: that asked for, or as much
+      wider as it took.
   """
 
-  space: Space
-  cost: float
-  log_probability: float
-  num_feasible: int
+  spaces: Space
+  costs: np.ndarray
+  log_probabilities: np.ndarray
+  ranks: np.ndarray
+  tolerance: float
 
 
 def feasible_spaces(
@@ -84,7 +93,8 @@ def feasible_spaces(
     >>> int(table.sum()), table.size
     (3328, 262144)
   """
-  return _excess(search_space, target, tolerance, without_lowest_width) <= 0
+  _check_window(as_constraints(target), tolerance)
+  return _needed(search_space, target, without_lowest_width) <= tolerance
 
 
 def feasible_indices(
@@ -100,18 +110,18 @@ def feasible_indices(
     ValueError: naming the nearest cost there is, if no space is feasible; and
       as `feasible_spaces`, whose arguments it takes.
   """
-  over = _excess(search_space, target, tolerance, without_lowest_width)
-  indices = np.flatnonzero(over <= 0)
+  constraints = as_constraints(target)
+  _check_window(constraints, tolerance)
+  needed = _needed(search_space, target, without_lowest_width)
+  indices = np.flatnonzero(needed <= tolerance)
   if not indices.size:
     which = " without a lowest width bin" if without_lowest_width else ""
-    nearest = over.argmin()
-    if np.isinf(over.ravel()[nearest]):
+    if np.isnan(needed).all():
       raise ValueError(f"there is no space{which}")
-    constraints = as_constraints(target)
-    costs = [
-      f"{table.ravel()[nearest]:.6g}"
-      for table in _all_costs(search_space, constraints)
-    ]
+    tables = _all_costs(search_space, constraints)
+    off = np.where(np.isnan(needed), np.inf, worst_penalty(constraints, tables))
+    nearest = off.argmin()
+    costs = [f"{table.ravel()[nearest]:.6g}" for table in tables]
     raise ValueError(
       f"no space{which} has a mean cost within {tolerance:.3g} of "
       f"{describe(constraints)}; the nearest has {' and '.join(costs)}"
@@ -199,7 +209,8 @@ def sample_feasible_archs(
     num_draws += size
     archs = _uniform_archs(generator, search_space, size)
     costs = [arch_cost(search_space, one.metric, archs) for one in constraints]
-    rows = np.flatnonzero(excess(constraints, costs, tolerance) <= 0)[:missing]
+    near = needed_tolerance(constraints, costs) <= tolerance
+    rows = np.flatnonzero(near)[:missing]
     missing -= rows.size
     kept.append(jax.tree.map(lambda x, rows=rows: x[rows], archs))
   if missing > 0:
@@ -217,25 +228,34 @@ def sample_uniform_archs(
   return _uniform_archs(host_rng(rng), search_space, count)
 
 
-def exact_elite_space(
+def elite_candidates(
   search_space: SearchSpace,
   logits: SpaceLogits,
   target: Target,
   tolerance: float,
-) -> ExactElite:
-  """The most probable space whose mean cost is within tolerance of the target.
+  *,
+  num_candidates: int = 8,
+  least_share: float = LEAST_SHARE,
+) -> Candidates:
+  """The most probable spaces near the target, none that the search rejected.
 
   Found exactly: the distribution factorises and the cost is in closed form, so
-  every space is scored. Replaces the draws of `elite_space` (paper 3.4), whose
-  result varies from key to key. Of spaces that are equally probable (to `TIE`)
-  the one closest to the target (by the worst constraint) wins, then the first
-  in enumeration order.
+  every space is looked at. A space counts if its probability is at least a
+  share of the mode's, that of the most probable space of any cost. If no such
+  space is within the tolerance, it widens to a little beyond the nearest: a
+  space somewhat off the target is worth more than one that the search has
+  turned down. Spaces above an "at_most" are none at any tolerance; only if all
+  that remain are less probable than the share, the most probable is taken.
 
   Args:
     search_space: the bins.
     logits: the searched distribution, `[S, Kd]` and `[S, Kw]`.
     target: multiply-adds, or constraints.
-    tolerance: largest `|cost / target - 1|` accepted.
+    tolerance: largest `|cost / target - 1|` accepted at first.
+    num_candidates: at most so many; of equally probable ones (to `TIE`) those
+      closest to the target (by the worst constraint), then the first in
+      enumeration order.
+    least_share: of the probability of the mode, above 0 and at most 1.
 
   Raises:
     ValueError: naming the nearest cost there is, if no space is within the
@@ -246,24 +266,40 @@ def exact_elite_space(
     >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
     >>> logits = nss.init_logits(search_space)
     >>> logits = logits.replace(width=logits.width.at[:, 9].set(3.0))
-    >>> elite = exact_elite_space(search_space, logits, 100e6, 0.02)
-    >>> nss.format_space(search_space, elite.space)
+    >>> found = elite_candidates(search_space, logits, 100e6, 0.02)
+    >>> best = jax.tree.map(lambda x: x[0], found.spaces)
+    >>> nss.format_space(search_space, best)
     'd3:3-3:3-2:2_w37:40-37:40-37:40'
-    >>> round(elite.cost / 1e6, 1)
-    99.5
+    >>> round(float(found.costs[0, 0]) / 1e6, 1), found.ranks[0].item()
+    (99.5, 0)
   """
+  check_at_least_one("num_candidates", num_candidates)
+  if not 0 < least_share <= 1:
+    raise ValueError(f"least_share must be in (0, 1]; got {least_share}")
   constraints = as_constraints(target)
+  _check_window(constraints, tolerance)
   costs = [t.ravel() for t in _all_costs(search_space, constraints)]
-  indices = feasible_indices(search_space, target, tolerance)
-  scores = space_log_probabilities(search_space, logits).ravel()[indices]
-  indices = indices[scores >= scores.max() - TIE]
-  distances = worst_penalty(constraints, [c[indices] for c in costs])
-  best = indices[distances.argmin()]
-  return ExactElite(
-    space=spaces_at(search_space, best),
-    cost=float(costs[0][best]),
-    log_probability=float(scores.max()),
-    num_feasible=int(scores.size),
+  logs = space_log_probabilities(search_space, logits).ravel()
+  rows = np.flatnonzero(logs >= logs.max() + np.log(least_share) - TIE)
+  needed = needed_tolerance(constraints, [c[rows] for c in costs])
+  wide = tolerance
+  if np.isfinite(needed).any():
+    if needed.min() > tolerance:
+      wide = _WIDER * needed.min()
+    rows = rows[needed <= wide]
+  else:
+    rows = feasible_indices(search_space, target, tolerance)
+    rows = rows[logs[rows] >= logs[rows].max() - TIE]
+  off = needed_tolerance(constraints, [c[rows] for c in costs])
+  # Ties as whole steps of `TIE`: rounding never decides.
+  steps = np.round((logs[rows] - logs.max()) / TIE)
+  rows = rows[np.lexsort((rows, off, -steps))[:num_candidates]]
+  return Candidates(
+    spaces=spaces_at(search_space, rows),
+    costs=np.stack([c[rows] for c in costs], -1),
+    log_probabilities=logs[rows],
+    ranks=np.asarray([(logs > one + TIE).sum() for one in logs[rows]]),
+    tolerance=float(wide),
   )
 
 
@@ -273,21 +309,17 @@ def check_at_least_one(name: str, count: int) -> None:
     raise ValueError(f"{name} must be at least 1; got {count}")
 
 
-def _excess(
-  search_space: SearchSpace,
-  target: Target,
-  tolerance: float,
-  without_lowest_width: bool,
+def _needed(
+  search_space: SearchSpace, target: Target, without_lowest_width: bool
 ) -> np.ndarray:
-  """A table of `excess`; infinite for spaces that are excluded."""
+  """A table of `needed_tolerance`; NaN for spaces that are excluded."""
   constraints = as_constraints(target)
-  _check_window(constraints, tolerance)
-  over = excess(constraints, _all_costs(search_space, constraints), tolerance)
+  needed = needed_tolerance(constraints, _all_costs(search_space, constraints))
   if without_lowest_width:
     for stage in range(search_space.num_stages):
-      widths = np.moveaxis(over, search_space.num_stages + stage, 0)
-      widths[0] = np.inf
-  return over
+      widths = np.moveaxis(needed, search_space.num_stages + stage, 0)
+      widths[0] = np.nan
+  return needed
 
 
 def _all_costs(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from nss_jax.steps.losses import Metrics
 
@@ -67,12 +68,26 @@ def score_function(num_samples: int) -> Estimator:
 
     keys = jax.random.split(rng, num_samples)
     (values, metrics), weights = jax.lax.map(one, keys)
-    others = (values.sum() - values) / (num_samples - 1)
-    chances = log_probability(logits, weights)
-    surrogate = ((values - others) * chances).mean()
-    return surrogate, jax.tree.map(lambda x: x.mean(0), metrics)
+    mean = leave_one_out(values, log_probability(logits, weights))
+    return mean, jax.tree.map(lambda x: x.mean(0), metrics)
 
   return estimate
+
+
+def leave_one_out(values: jax.Array, log_probabilities: jax.Array) -> jax.Array:
+  """The mean of what draws are worth, with an unbiased gradient.
+
+  That of `mean_i (f_i - b_i) log p_i` with `b_i`, the mean of the others.
+
+  Args:
+    values: `[N, ...]`, not differentiated.
+    log_probabilities: `[N]` of the draws, differentiable in the logits.
+  """
+  values = jax.lax.stop_gradient(values)
+  total, count = values.sum(0), len(values)
+  advantages = values - (total - values) / (count - 1)
+  surrogate = jnp.tensordot(log_probabilities, advantages, 1) / count
+  return total / count + surrogate - jax.lax.stop_gradient(surrogate)
 
 
 def log_probability(logits: Any, weights: Any) -> jax.Array:

@@ -1,7 +1,7 @@
 """One update of the distribution over spaces; the weights are read only."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,7 @@ from nss_jax.steps.losses import (
   step_rng,
   vary_over_devices,
 )
-
-CostFrom = Literal["sample", "expected"]
+from nss_jax.steps.penalties import PenaltyFn
 
 
 @struct.dataclass
@@ -56,7 +55,7 @@ def search_step(
   target: Any,
   cost_weight: Any,
   penalty_fn: Callable[[Any, Any], Any] = flops_penalty,
-  cost_from: CostFrom = "sample",
+  expected_penalty_fn: PenaltyFn | None = None,
   estimator: Estimator = pathwise,
   axis_name: str | None = None,
   own_draws: bool = False,
@@ -64,7 +63,9 @@ def search_step(
   """Descends `task loss + cost_weight * |cost / target - 1|` (Eq. 3-5).
 
   There may be several budgets: then costs, targets, weights and penalties are
-  arrays `[C]`, and the weighted penalties add up.
+  arrays `[C]`, and the weighted penalties add up. What is descended is the
+  expectation over the spaces that are drawn: of the loss by the estimator, and
+  of the penalty by the same draw, or exactly (`expected_penalty_fn`).
 
   Args:
     state: logits (the paper's Theta) and optimizer state.
@@ -81,9 +82,9 @@ def search_step(
     target: cost to be met, in the units of `cost_fn`, or `[C]`.
     cost_weight: lambda of Eq. 5, or `[C]`.
     penalty_fn: `(cost, target)` -> what is weighted, elementwise.
-    cost_from: the bins' weights that the penalty sees: those of the draw
-      (`"sample"`, the paper) or `softmax(logits)` (`"expected"`: exact in
-      closed form, whatever the estimator).
+    expected_penalty_fn: `(rng, logits) -> E[penalty]`, from `expected_penalty`
+      or `drawn_penalty`; takes the place of the penalty of the draw (the
+      paper's), which is what is descended by default.
     estimator: of the gradient of the expected objective.
     axis_name: device axis over which gradients and metrics are averaged.
     own_draws: whether each device of the axis draws for itself.
@@ -93,8 +94,7 @@ def search_step(
     (over target; each a scalar, or `[C]`) with the metrics of `loss_fn`.
 
   Raises:
-    ValueError: if `cost_from` is neither of the two, or for `own_draws` without
-      an axis.
+    ValueError: for `own_draws` without an axis.
 
   Example:
     >>> import functools
@@ -111,20 +111,16 @@ def search_step(
     ...     optimizer=optimizer,
     ...     target=50e6,
     ...     cost_weight=1.0,
-    ...     cost_from="expected",
+    ...     expected_penalty_fn=nss.expected_penalty(search_space, 50e6),
     ...   )
     ... )
     >>> costs = []
-    >>> for _ in range(60):
+    >>> for _ in range(200):
     ...   state, metrics = step(state, None, None, jax.random.key(0))
     ...   costs.append(round(float(metrics["expected_cost"]), 1))
     >>> costs[0], costs[-1]
     (1.5, 1.0)
   """
-  if cost_from not in ("sample", "expected"):
-    raise ValueError(
-      f"cost_from must be 'sample' or 'expected'; got {cost_from!r}"
-    )
   rng = step_rng(rng, state.step, axis_name, own_draws)
 
   def objective(sample):
@@ -132,7 +128,7 @@ def search_step(
     cost = cost_fn(sample.weights)
     penalty = penalty_fn(cost, target)
     value = loss
-    if cost_from == "sample":
+    if expected_penalty_fn is None:
       value = value + jnp.sum(cost_weight * penalty)
     seen = {"loss": loss, "penalty": penalty, "sampled_cost": cost / target}
     return value, {**seen, **metrics}
@@ -144,11 +140,12 @@ def search_step(
       lambda key, logits: sample_fn(key, logits, state.step),
       objective,
     )
-    cost = cost_fn(probabilities(logits))
-    metrics["expected_cost"] = cost / target
-    if cost_from == "expected":
-      metrics["penalty"] = penalty_fn(cost, target)
-      value = value + jnp.sum(cost_weight * metrics["penalty"])
+    metrics["expected_cost"] = cost_fn(probabilities(logits)) / target
+    if expected_penalty_fn is not None:
+      # A key of its own: the draws of the estimator stay what they are.
+      penalty = expected_penalty_fn(jax.random.fold_in(rng, 1), logits)
+      metrics["penalty"] = penalty
+      value = value + jnp.sum(cost_weight * penalty)
     return value, metrics
 
   logits = vary_over_devices(state.logits, axis_name)

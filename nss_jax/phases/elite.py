@@ -1,0 +1,240 @@
+"""Which space a search ends with, and how sure it is of it.
+
+The paper draws five spaces and keeps the closest to the target. `scored` looks
+at the most probable ones near the target, and has the search's own supernet
+score archs of each on the images that the logits were trained on: probability
+says which spaces the search means, the score which of these is best.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from nss_jax import config as config_lib
+from nss_jax.phases import scoring
+from nss_jax.phases.program import Program, base_keys
+from nss_jax.phases.search_program import bin_probabilities
+from nss_jax.runtime import budgets, data
+from nss_jax.spaces import constraints, cost, distribution, sampling, table
+from nss_jax.spaces.feasible import (
+  LEAST_SHARE,
+  Candidates,
+  elite_candidates,
+)
+from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
+from nss_jax.version import __version__
+
+# A stage whose archs may have so few channels passes next to nothing on.
+_NARROW = 2
+# Of a budget; who may use all of it and uses less has something wrong.
+_LITTLE = 0.8
+
+
+def find(
+  config: ml_collections.ConfigDict,
+  program: Program,
+  dataset: data.Dataset,
+  weights: Any,
+  logits: Any,
+) -> dict[str, Any]:
+  """The Elite Space, as the JSON object that is written.
+
+  Args:
+    config: of the run.
+    program: the search that has ended.
+    dataset: its images.
+    weights: of its supernet, on the devices.
+    logits: what it has found, on the host.
+  """
+  space, wanted = program.search_space, config_lib.constraints(config)
+  draws = distribution.elite_space(
+    base_keys(config.seed)["elite"],
+    logits,
+    cost_fn=lambda x: constraints.mean_costs(space, wanted, x),
+    target=None,
+    num_samples=config.search.num_elite_samples,
+    penalty_fn=lambda costs, _: constraints.penalties(wanted, costs),
+  )
+  measure = _Measure(space, wanted, config_lib.flops_target(config), logits)
+  entries = [
+    measure.entry(jax.tree.map(lambda x, i=i: x[i], draws.candidates))
+    for i in range(config.search.num_elite_samples)
+  ]
+  rule, tolerance = config.search.elite, config.search.elite_tolerance
+  choice = {"rule": rule, "tolerance": None, "scored": []}
+  chosen = entries[int(draws.index)]
+  if rule == "scored":
+    found = elite_candidates(
+      space,
+      logits,
+      wanted,
+      tolerance,
+      num_candidates=config.search.num_candidates,
+    )
+    scored = _score(config, program, dataset, weights, found, measure)
+    chosen = min(scored, key=lambda one: one["loss"] or 0.0)
+    choice |= {"tolerance": found.tolerance, "scored": scored}
+  mode = measure.entry(distribution.most_probable_space(logits))
+  result = {
+    **{key: chosen[key] for key in _KEPT},
+    "target_flops": measure.target,
+    "constraints": [
+      {
+        "metric": one.name,
+        "mode": one.mode,
+        "target": one.target,
+        "weight": one.weight,
+        "mean_cost": chosen["costs"][one.name],
+        "deviation": chosen["costs"][one.name] / one.target - 1,
+      }
+      for one in wanted
+    ],
+    "choice": choice,
+    "candidates": entries,
+    "argmax_space": mode,
+    "probabilities": bin_probabilities(logits),
+    "seed": config.seed,
+    "search_space": space.to_dict(),
+    "version": __version__,
+  }
+  return {**result, "warnings": list(_warnings(result, tolerance))}
+
+
+_KEPT = ("space", "mean_flops", "deviation", "probability", "rank")
+
+
+class _Measure:
+  """What is told of each space: its cost, and how probable it is."""
+
+  def __init__(
+    self,
+    search_space: SearchSpace,
+    wanted: Sequence[constraints.Constraint],
+    target: float | None,
+    logits: Any,
+  ):
+    self._search_space, self._wanted = search_space, wanted
+    self.target = target
+    # Of every space where they can be listed, for the rank.
+    self._logs = None
+    if search_space.num_spaces <= table.MAX_SPACES:
+      logs = table.space_log_probabilities(search_space, logits)
+      self._logs = logs.ravel()
+    self._bins = jax.tree.map(
+      lambda x: np.asarray(jax.nn.log_softmax(x), np.float64), logits
+    )
+
+  def entry(self, space: Space) -> dict[str, Any]:
+    """As JSON."""
+    search_space = self._search_space
+    macs = cost.space_macs(search_space, space)
+    stages = np.arange(search_space.num_stages)
+    log = (
+      self._bins.depth[stages, np.asarray(space.depth)].sum()
+      + self._bins.width[stages, np.asarray(space.width)].sum()
+    )
+    rank = None
+    if self._logs is not None:
+      index = int(table.space_indices(search_space, space))
+      rank = int((self._logs > self._logs[index]).sum()) + 1
+    return {
+      "space": space_ranges(search_space, space),
+      "mean_flops": macs,
+      "deviation": None if self.target is None else macs / self.target - 1,
+      "costs": {
+        one.name: cost.space_cost(
+          search_space, cost.cost_tables(search_space, one.metric), space
+        )
+        for one in self._wanted
+      },
+      "probability": float(np.exp(log)),
+      "rank": rank,
+    }
+
+
+def _score(
+  config: ml_collections.ConfigDict,
+  program: Program,
+  dataset: data.Dataset,
+  weights: Any,
+  found: Candidates,
+  measure: _Measure,
+) -> list[dict[str, Any]]:
+  """An entry for each candidate, with the mean loss and error of its archs by
+  the search's supernet; None where there is no choice to be made."""
+  number, count = len(found.ranks), config.search.num_choice_archs
+  entries = [
+    measure.entry(jax.tree.map(lambda x, i=i: x[i], found.spaces))
+    for i in range(number)
+  ]
+  nothing = {"loss": None, "loss_error": None, "error": None}
+  if number == 1 or not count:
+    return [{**entry, **nothing} for entry in entries]
+  space = program.search_space
+  archs = sampling.sample_archs_of_spaces(
+    jax.random.fold_in(base_keys(config.seed)["elite"], 1),
+    space,
+    found.spaces,
+    count,
+  )
+  archs = jax.tree.map(lambda x: x.reshape(number * count, -1), archs)
+  images = scoring.validation_images(config, dataset)
+  split = scoring.choose_split(
+    number * count, len(images.batches), program.mesh.size
+  )
+  error, loss = (
+    x.reshape(number, count)
+    for x in scoring.score_all(
+      scoring.make_score_fn(config, space, dataset, program.mesh, images),
+      weights,
+      archs,
+      split,
+    )
+  )
+  return [
+    {
+      **entry,
+      "loss": float(loss[i].mean()),
+      "loss_error": float(loss[i].std() / np.sqrt(count)),
+      "error": float(error[i].mean()),
+    }
+    for i, entry in enumerate(entries)
+  ]
+
+
+def _warnings(result: dict[str, Any], tolerance: float) -> Iterator[str]:
+  """What a user should know before the space is used, a sentence each."""
+  mode, chosen = result["argmax_space"], result["probability"]
+  if chosen < LEAST_SHARE * mode["probability"]:
+    yield (
+      f"the space has a probability of {chosen:.2g}, the most probable one "
+      f"{mode['probability']:.2g}, "
+      f"{budgets.from_targets(budgets.entry_deviations(mode, result))}: the "
+      "search does not stand behind this choice"
+    )
+  wide = result["choice"]["tolerance"]
+  if wide is not None and wide > tolerance:
+    yield (
+      f"no space within {100 * tolerance:g} % of what was asked for is a third "
+      f"as probable as the most probable one; {100 * wide:.3g} % were accepted"
+    )
+  narrow = [
+    f"{stage} ({low} to {high})"
+    for stage, (low, high) in enumerate(result["space"]["width"], 1)
+    if low <= _NARROW
+  ]
+  if narrow:
+    several = len(narrow) > 1
+    yield (
+      f"stage{'s' if several else ''} {', '.join(narrow)} may have only "
+      f"{_NARROW} channels or fewer, through which all information must pass"
+    )
+  used = [one["mean_cost"] / one["target"] for one in result["constraints"]]
+  if max(used) < _LITTLE:
+    yield (
+      f"the space uses {100 * max(used):.0f} % of what it may: larger networks "
+      "may be better"
+    )
