@@ -93,7 +93,7 @@ def feasible_spaces(
     >>> int(table.sum()), table.size
     (3328, 262144)
   """
-  _check_window(as_constraints(target), tolerance)
+  check_window(as_constraints(target), tolerance)
   return _needed(search_space, target, without_lowest_width) <= tolerance
 
 
@@ -111,7 +111,7 @@ def feasible_indices(
       as `feasible_spaces`, whose arguments it takes.
   """
   constraints = as_constraints(target)
-  _check_window(constraints, tolerance)
+  check_window(constraints, tolerance)
   needed = _needed(search_space, target, without_lowest_width)
   indices = np.flatnonzero(needed <= tolerance)
   if not indices.size:
@@ -200,7 +200,7 @@ def sample_feasible_archs(
     ValueError: if `max_draws` did not suffice.
   """
   constraints = as_constraints(target)
-  _check_window(constraints, tolerance)
+  check_window(constraints, tolerance)
   check_at_least_one("count", count)
   generator = host_rng(rng)
   kept, missing, num_draws = [], count, 0
@@ -277,7 +277,7 @@ def elite_candidates(
   if not 0 < least_share <= 1:
     raise ValueError(f"least_share must be in (0, 1]; got {least_share}")
   constraints = as_constraints(target)
-  _check_window(constraints, tolerance)
+  check_window(constraints, tolerance)
   costs = [t.ravel() for t in _all_costs(search_space, constraints)]
   logs = space_log_probabilities(search_space, logits).ravel()
   rows = np.flatnonzero(logs >= logs.max() + np.log(least_share) - TIE)
@@ -329,9 +329,7 @@ def _all_costs(
   return [all_space_costs(search_space, one.metric) for one in constraints]
 
 
-def _check_window(
-  constraints: tuple[Constraint, ...], tolerance: float
-) -> None:
+def check_window(constraints: tuple[Constraint, ...], tolerance: float) -> None:
   for target in (one.target for one in constraints):
     if not (0 < target < np.inf and 0 <= tolerance < np.inf):
       raise ValueError(
