@@ -20,21 +20,34 @@ from strategies import (
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import loop, nas, plan, program, search, search_program
+from nss_jax.phases import (
+  elite,
+  loop,
+  nas,
+  plan,
+  program,
+  search,
+  search_program,
+)
 from nss_jax.runtime import artifacts
 from nss_jax.spaces.constraints import (
+  OVER,
   Constraint,
-  excess,
   mean_costs,
+  needed_tolerance,
   penalties,
-  penalty,
   worst_penalty,
 )
 from nss_jax.spaces.cost import cost_tables, mean_cost, space_cost
+from nss_jax.spaces.feasible import feasible_indices
 from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.sampling import enumerate_spaces
 from nss_jax.spaces.search_space import space_from_ranges
-from nss_jax.spaces.table import all_space_costs, space_log_probabilities
+from nss_jax.spaces.table import (
+  all_space_costs,
+  space_indices,
+  space_log_probabilities,
+)
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -58,32 +71,56 @@ def every_cost(search_space, name):
 
 
 @pytest.mark.parametrize(
-  ("cost", "equal", "at_most"), [(6e8, 0, 0), (9e8, 0.5, 0.5), (3e8, 0.5, 0)]
+  ("cost", "equal", "beside", "alone"),
+  [(6e8, 0, 0, 0), (9e8, 0.5, 0.6, 0.6), (3e8, 0.5, 0, 0.5)],
 )
-def test_penalty_by_hand(cost, equal, at_most):
-  assert penalty(cost, 6e8) == equal
-  assert penalty(cost, 600_000_000, "at_most") == at_most
-  if cost == 6e8:
-    return  # a kink
-  slope = {"equal": np.sign(cost - 6e8), "at_most": float(cost > 6e8)}
-  for mode, expected in slope.items():
-    gradient = jax.grad(penalty)(jnp.float32(cost), 6e8, mode)
-    np.testing.assert_allclose(gradient, expected / 6e8, rtol=1e-6)
+def test_penalty_by_hand(cost, equal, beside, alone):
+  """At most, beside a cost that is to be equal, and alone: then the best within
+  the budget is wanted, and far below it there is none."""
+  met = budget("params", 100.0)
+  for constraints, expected in (
+    ([budget("flops", 600_000_000)], equal),
+    ([budget("flops", 6e8, mode="at_most"), met], beside),
+    ([budget("flops", 6e8, mode="at_most")], alone),
+  ):
+    given = np.asarray([cost, 100.0][: len(constraints)])
+    found = penalties(constraints, given)
+    np.testing.assert_allclose(found[0], expected, atol=1e-12)
+    if cost == 6e8:
+      continue  # a kink
+    gradient = jax.grad(lambda x, c=constraints: penalties(c, x)[0])(
+      jnp.float32(given)
+    )
+    slope = np.sign(cost - 6e8) if expected else 0
+    np.testing.assert_allclose(gradient[0], slope / 6e8, rtol=1e-6)
+
+
+def test_one_of_many_budgets_is_to_be_used_up():
+  limits = [
+    budget(name, 100.0, mode="at_most")
+    for name in ("flops", "params", "activations")
+  ]
+  costs = np.asarray([[10.0, 90.0, 50.0], [100.0, 1.0, 1.0], [1.0, 101, 120]])
+  expected = [[0, 0.1, 0], [0, 0, 0], [0, 0.11, 0.3]]
+  np.testing.assert_allclose(penalties(limits, costs), expected, atol=1e-12)
+  found = penalties(limits, jnp.asarray(costs))
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  needed = needed_tolerance(limits, list(costs.T))
+  np.testing.assert_allclose(needed, [0.1, 0, np.inf])
 
 
 def test_penalties_of_many_spaces():
   both = budget("flops", 100.0), budget("params", 10.0, mode="at_most")
   costs = np.asarray([[110.0, 12.0], [80.0, 8.0]])
-  expected = [[0.1, 0.2], [0.2, 0]]
+  expected = [[0.1, 0.3], [0.2, 0]]
   np.testing.assert_allclose(penalties(both, costs), expected, atol=1e-12)
   np.testing.assert_allclose(
     penalties(both, jnp.asarray(costs)), expected, atol=1e-6
   )
   columns = list(costs.T)
-  np.testing.assert_allclose(worst_penalty(both, columns), [0.2, 0.2])
-  # The tolerance is for what is to be equal alone.
-  np.testing.assert_allclose(excess(both, columns, 0.3), [0.2, 0], atol=1e-12)
-  np.testing.assert_allclose(excess(both, columns, 0.1), [0.2, 0.1], atol=1e-12)
+  np.testing.assert_allclose(worst_penalty(both, columns), [0.3, 0.2])
+  # No tolerance is for what may not be above.
+  np.testing.assert_allclose(needed_tolerance(both, columns), [np.inf, 0.2])
 
 
 def test_costs_of_the_expanded_space_follow_their_metric():
@@ -103,8 +140,7 @@ def test_costs_of_the_expanded_space_follow_their_metric():
 # The search step
 
 
-@pytest.mark.parametrize("cost_from", ["sample", "expected"])
-def test_search_step_adds_weighted_penalties(cost_from):
+def test_search_step_adds_weighted_penalties():
   """Two budgets move the logits as the sum of what each moves them."""
   logits = jax.tree.map(jnp.float32, random_logits(RAGGED, 5))
   optimizer = optax.sgd(1.0)
@@ -119,7 +155,6 @@ def test_search_step_adds_weighted_penalties(cost_from):
       loss_fn=lambda weights, choice, batch: (jnp.zeros(()), {}),
       sample_fn=lambda rng, x, step: nss.Sample(nss.probabilities(x), None),
       optimizer=optimizer,
-      cost_from=cost_from,
       **kwargs,
     )
     change = jax.tree.map(jnp.subtract, state.logits, logits)
@@ -130,7 +165,7 @@ def test_search_step_adds_weighted_penalties(cost_from):
       cost_fn=lambda w, one=one: mean_costs(RAGGED, [one], w)[0],
       target=one.target,
       cost_weight=one.weight,
-      penalty_fn=functools.partial(penalty, mode=one.mode),
+      penalty_fn=lambda cost, _, one=one: penalties([one], cost[None])[0],
     )
     for one in both
   ]
@@ -177,7 +212,7 @@ def test_search_step_adds_weighted_penalties(cost_from):
 
 @quick
 @given(search_spaces_and_logits(max_stages=3), st.integers(0, 10**6))
-def test_exact_elite_of_two_budgets_is_that_of_brute_force(case, pick):
+def test_candidates_of_two_budgets_are_those_of_brute_force(case, pick):
   search_space, logits = case
   flops = every_cost(search_space, "flops")
   params = every_cost(search_space, "params")
@@ -193,35 +228,37 @@ def test_exact_elite_of_two_budgets_is_that_of_brute_force(case, pick):
     np.flatnonzero(met),
     key=lambda i: (-round(chances[i], 8), abs(flops[i] / both[0].target - 1)),
   )
-  found = nss.exact_elite_space(search_space, logits, both, 0.1)
-  assert_same(found.space, list(enumerate_spaces(search_space))[best])
-  assert found.num_feasible == met.sum()
-  np.testing.assert_allclose(found.cost, flops[best], rtol=1e-12)
+  found = nss.elite_candidates(
+    search_space, logits, both, 0.1, least_share=1e-30
+  )
+  first = jax.tree.map(lambda x: x[0], found.spaces)
+  assert_same(first, list(enumerate_spaces(search_space))[best])
+  np.testing.assert_allclose(found.costs[0], [flops[best], params[best]])
 
 
 def test_second_budget_changes_the_elite_space():
   logits = random_logits(RAGGED, 6)
   flops = nss.all_space_macs(RAGGED)
-  one = nss.exact_elite_space(RAGGED, logits, 1.5e5, 0.5)
+  one = nss.elite_candidates(RAGGED, logits, 1.5e5, 0.5)
   params = all_space_costs(RAGGED, METRICS["params"])
   within = abs(flops / 1.5e5 - 1) <= 0.5
   least = params[within].min()
   both = budget("flops", 1.5e5), budget("params", least, mode="at_most")
-  two = nss.exact_elite_space(RAGGED, logits, both, 0.5)
-  tables = cost_tables(RAGGED, METRICS["params"])
-  assert space_cost(RAGGED, tables, two.space) == pytest.approx(least)
-  assert space_cost(RAGGED, tables, one.space) > least
+  two = nss.elite_candidates(RAGGED, logits, both, 0.5)
+  assert two.costs[:, 1] == pytest.approx(least)
+  indices = space_indices(RAGGED, one.spaces)
+  assert (params.ravel()[indices] > least).all()
   with pytest.raises(
     ValueError, match=r"of 150000 multiply-adds and at most .* parameters; the "
   ):
-    nss.exact_elite_space(
-      RAGGED, logits, (both[0], both[1]._replace(target=0.99 * least)), 0.5
+    feasible_indices(
+      RAGGED, (both[0], both[1]._replace(target=0.99 * least)), 0.5
     )
 
 
 def test_no_constraint_is_refused():
   with pytest.raises(ValueError, match="at least one constraint; got none"):
-    nss.exact_elite_space(RAGGED, random_logits(RAGGED, 6), (), 0.1)
+    nss.elite_candidates(RAGGED, random_logits(RAGGED, 6), (), 0.1)
 
 
 def test_archs_are_drawn_that_meet_both():
@@ -342,7 +379,7 @@ def test_targets_out_of_range(mode, target, words):
 
 
 def test_budgets_that_exclude_each_other_are_refused():
-  config = load({**PARAMS, "target": 1000.0}, **{"search.elite": "exact"})
+  config = load({**PARAMS, "target": 1000.0}, **{"search.elite": "scored"})
   space = config_lib.search_space(config, (8, 8, 1))
   with pytest.raises(
     config_lib.ConfigError,
@@ -401,25 +438,24 @@ def test_plan_and_result_show_each_budget(job, tmp_path):
     "budget     params, at most 1500 parameters, weight 1; spaces of 580 to "
     "7.39e+03 mean",
   ]
-  elite = search.find_elite(
-    config, job.search, jax.tree.map(jnp.float32, random_logits(space, 1))
-  )
-  flops, params = elite["constraints"]
+  logits = jax.tree.map(jnp.float32, random_logits(space, 1))
+  found = elite.find(config, space, logits, runs.no_scores)
+  flops, params = found["constraints"]
   assert (flops["metric"], flops["target"]) == ("flops", 4e4)
   assert (params["metric"], params["mode"]) == ("params", "at_most")
-  assert flops["mean_cost"] == elite["mean_flops"]
-  chosen = space_from_ranges(space, elite["space"])
+  assert flops["mean_cost"] == found["mean_flops"]
+  chosen = space_from_ranges(space, found["space"])
   mean = space_cost(space, cost_tables(space, METRICS["params"]), chosen)
   assert params["mean_cost"] == mean
   assert params["deviation"] == mean / 1500 - 1
   worst = [
     max(abs(c["deviation"]), c["costs"]["params"] / 1500 - 1)
-    for c in elite["candidates"]
+    for c in found["candidates"]
   ]
   assert max(abs(flops["deviation"]), params["deviation"]) == min(worst)
   (tmp_path / "search").mkdir()
-  artifacts.write_json(tmp_path / "search" / "elite_space.json", elite)
-  words = search.report(elite, job._replace(workdir=tmp_path))
+  artifacts.write_json(tmp_path / "search" / "elite_space.json", found)
+  words = search.report(found, job._replace(workdir=tmp_path))
   assert any(
     line.startswith("  params: mean ")
     and "from the most of 1,500 parameters" in line
@@ -436,5 +472,5 @@ def test_archs_near_the_target_meet_each_budget(job):
   assert found["within_tolerance"] and found["params"] <= 1500
   archs, off = nas.draw_archs(config, space, logits, jax.random.key(0), 500)
   flops, params = nss.arch_macs(space, archs), nss.arch_params(space, archs)
-  over = np.maximum(params / 1500 - 1, 0)
+  over = np.where(params > 1500, params / 1500 - 1 + OVER, 0)
   np.testing.assert_allclose(off, np.maximum(abs(flops / 4e4 - 1), over))

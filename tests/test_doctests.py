@@ -18,7 +18,7 @@ MODULES = [
 WITH_EXAMPLE = (
   "arch_macs",
   "elite_space",
-  "exact_elite_space",
+  "elite_candidates",
   "gumbel_softmax",
   "parse_arch",
   "parse_space",

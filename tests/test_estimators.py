@@ -89,8 +89,8 @@ def test_score_function_needs_two():
     nss.score_function(1)
 
 
-@pytest.mark.parametrize("cost_from", ["sample", "expected"])
-def test_search_step_with_the_score_function(cost_from):
+@pytest.mark.parametrize("expected", [False, True])
+def test_search_step_with_the_score_function(expected):
   """It reaches the target by forward passes alone."""
   one = nss.Space(depth=np.array([1, 0]), width=np.array([0, 1]))
   target = nss.space_macs(SPACE, one)
@@ -116,7 +116,9 @@ def test_search_step_with_the_score_function(cost_from):
       optimizer=optimizer,
       target=target,
       cost_weight=1.0,
-      cost_from=cost_from,
+      expected_penalty_fn=(
+        nss.expected_penalty(SPACE, target) if expected else None
+      ),
       estimator=nss.score_function(8),
     )
 

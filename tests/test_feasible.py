@@ -18,6 +18,7 @@ from strategies import (
   stack,
 )
 
+from nss_jax.spaces.constraints import Constraint
 from nss_jax.spaces.cost import arch_macs, macs_range, space_macs
 from nss_jax.spaces.distribution import (
   SpaceLogits,
@@ -26,12 +27,13 @@ from nss_jax.spaces.distribution import (
   one_hot,
 )
 from nss_jax.spaces.feasible import (
-  exact_elite_space,
+  elite_candidates,
   feasible_indices,
   feasible_spaces,
   sample_feasible_archs,
   sample_feasible_spaces,
 )
+from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
 from nss_jax.spaces.search_space import SearchSpace, Space
 from nss_jax.spaces.table import (
@@ -107,7 +109,7 @@ def test_too_many_spaces_to_list():
   for refuse in (
     lambda: all_space_macs(singletons),
     lambda: feasible_indices(singletons, **WINDOW),
-    lambda: exact_elite_space(singletons, None, **WINDOW),
+    lambda: elite_candidates(singletons, None, **WINDOW),
   ):
     with pytest.raises(ValueError, match=r"549755813888 spaces .*16777216"):
       refuse()
@@ -207,9 +209,6 @@ def test_no_feasible_space_names_the_nearest():
     message = rf"within 0\.1 of .*nearest has {nearest:.6g}".replace("+", r"\+")
     for refuse in (
       lambda target=target: feasible_indices(PAPER, target, 0.1),
-      lambda target=target: exact_elite_space(
-        PAPER, init_logits(PAPER), target, 0.1
-      ),
       lambda target=target: sample_feasible_spaces(
         jax.random.key(0), PAPER, target, 0.1, 1
       ),
@@ -365,21 +364,13 @@ def test_drawing_archs_gives_up():
   st.sampled_from((0.02, 0.1, 0.5)),
   st.booleans(),
 )
-def test_exact_elite_is_the_most_probable_feasible_space(
-  case, seed, tolerance, tied
-):
+def test_candidates_are_those_of_brute_force(case, seed, tolerance, tied):
   search_space, logits = case
   if tied:  # Whole numbers, so that many spaces are equally probable.
     logits = jax.tree.map(np.round, logits)
   spaces, costs = brute_force(search_space)
   target = a_target(costs, seed)
-  feasible = np.flatnonzero(within(costs, target, tolerance))
-  if not feasible.size:
-    nearest = costs[np.abs(costs / target - 1).argmin()]
-    with pytest.raises(ValueError) as error:
-      exact_elite_space(search_space, logits, target, tolerance)
-    assert str(error.value).endswith(f"the nearest has {nearest:.6g}")
-    return
+  off = np.abs(costs / target - 1)
   chance = softmax(logits)
   stages = np.arange(search_space.num_stages)
   probability = np.asarray(
@@ -389,54 +380,87 @@ def test_exact_elite_is_the_most_probable_feasible_space(
       for s in spaces
     ]
   )
-  expected = min(
-    feasible,
-    key=lambda i: (
-      -float(f"{probability[i] / probability[feasible].max():.8f}"),
-      abs(costs[i] / target - 1),
-      i,
-    ),
+  share = probability / probability.max()
+  meant = np.flatnonzero(share >= (1 - 1e-9) / 3)
+  wide = tolerance
+  if off[meant].min() > tolerance:  # it widens rather than take another
+    wide = 1.25 * off[meant].min()
+  expected = sorted(
+    (i for i in meant if off[i] <= wide),
+    key=lambda i: (-float(f"{share[i]:.8f}"), off[i], i),
   )
-  elite = exact_elite_space(search_space, logits, target, tolerance)
-  assert_same(elite.space, spaces[expected])
-  np.testing.assert_allclose(elite.cost, costs[expected], rtol=1e-13)
+  found = elite_candidates(
+    search_space, logits, target, tolerance, num_candidates=5
+  )
+  assert found.tolerance == pytest.approx(wide)
+  rows = space_indices(search_space, found.spaces)
+  assert rows.tolist() == expected[:5]
+  np.testing.assert_allclose(found.costs[:, 0], costs[rows], rtol=1e-13)
   np.testing.assert_allclose(
-    np.exp(elite.log_probability), probability[expected], rtol=1e-9
+    np.exp(found.log_probabilities), probability[rows], rtol=1e-9
   )
-  assert elite.num_feasible == feasible.size
+  ranks = [(share > share[i] * (1 + 1e-8)).sum() for i in rows]
+  assert found.ranks.tolist() == ranks
 
 
 @quick
 @given(search_spaces_and_spaces())
 def test_committed_logits_give_their_space(case):
+  """Whatever the target: nothing else has been found."""
   search_space, space = case
   logits = init_logits(search_space)
   committed = jax.tree.map(
     lambda x, hot: x + 100 * hot, logits, one_hot(space, logits)
   )
   cost = space_macs(search_space, space)
-  elite = exact_elite_space(search_space, committed, cost, 1e-6)
-  assert_same(elite.space, space)
-  np.testing.assert_allclose(elite.cost, cost, rtol=1e-13)
-  np.testing.assert_allclose(elite.log_probability, 0, atol=1e-9)
+  for target, wide in ((cost, 1e-6), (2 * cost, 0.625)):
+    found = elite_candidates(search_space, committed, target, 1e-6)
+    assert_same(found.spaces, stack([space]))
+    np.testing.assert_allclose(found.costs, [[cost]], rtol=1e-13)
+    np.testing.assert_allclose(found.log_probabilities, 0, atol=1e-9)
+    assert found.ranks.tolist() == [0]
+    assert found.tolerance == pytest.approx(wide)
 
 
 def test_without_a_window_it_is_the_most_probable_space():
   logits = jax.tree.map(jnp.float32, random_logits(PAPER, 8))
-  elite = exact_elite_space(PAPER, logits, 6e8, 1e6)
-  most_probable = jax.tree.map(np.asarray, most_probable_space(logits))
-  assert_same(elite.space, most_probable)
-  assert elite.num_feasible == PAPER.num_spaces
-  inside = exact_elite_space(PAPER, logits, **WINDOW)
-  assert inside.log_probability < elite.log_probability
-  assert within(inside.cost, **WINDOW)
+  found = elite_candidates(PAPER, logits, 6e8, 1e6)
+  first = jax.tree.map(lambda x: x[0], found.spaces)
+  assert_same(first, jax.tree.map(np.asarray, most_probable_space(logits)))
+  assert found.ranks[0] == 0 and len(found.ranks) == 8
+  assert (np.diff(found.log_probabilities) <= 0).all()
+  # Most of it is turned down by the share alone.
+  few = elite_candidates(PAPER, logits, 6e8, 1e6, least_share=1.0)
+  assert few.ranks.tolist() == [0]
 
 
-def test_undecided_logits_give_the_closest_space():
-  elite = exact_elite_space(PAPER, init_logits(PAPER), **WINDOW)
+def test_undecided_logits_give_the_closest_spaces():
+  found = elite_candidates(PAPER, init_logits(PAPER), **WINDOW)
   costs = all_space_macs(PAPER).ravel()
-  assert elite.cost == costs[np.abs(costs / 6e8 - 1).argmin()]
-  np.testing.assert_allclose(elite.log_probability, -18 * np.log(2), rtol=1e-12)
+  off = np.sort(np.abs(costs / 6e8 - 1))[:8]
+  np.testing.assert_allclose(abs(found.costs[:, 0] / 6e8 - 1), off)
+  np.testing.assert_allclose(found.log_probabilities, -18 * np.log(2))
+
+
+def test_a_budget_is_never_exceeded():
+  """Where all that the search means is above it, the most probable below."""
+  costs = all_space_macs(PAPER).ravel()
+  logits = init_logits(PAPER)
+  largest = spaces_at(PAPER, PAPER.num_spaces - 1)
+  logits = jax.tree.map(
+    lambda x, hot: x + 5 * hot, logits, one_hot(largest, logits)
+  )
+  limit = Constraint("flops", METRICS["flops"], 6e8, mode="at_most")
+  found = elite_candidates(PAPER, logits, (limit,), 0.02)
+  assert found.tolerance == 0.02
+  assert 0.98 * 6e8 <= found.costs.min() <= found.costs.max() <= 6e8
+  table = space_log_probabilities(PAPER, logits).ravel()
+  near = (costs <= 6e8) & (costs >= 0.98 * 6e8)
+  np.testing.assert_allclose(found.log_probabilities[0], table[near].max())
+  assert found.log_probabilities[0] < table.max() - np.log(3)
+  # What may be equal is taken somewhat above instead.
+  equal = elite_candidates(PAPER, logits, 6e8, 0.02)
+  assert equal.costs.min() > 2 * 6e8
 
 
 def test_rounding_never_decides():
@@ -458,8 +482,25 @@ def test_rounding_never_decides():
   best = feasible[table[feasible] >= table[feasible].max() - 1e-12]
   closest = best[np.abs(costs[best] / target - 1).argmin()]
   assert table[closest] < table[best].max(), "no rounding to be tested"
-  elite = exact_elite_space(search_space, logits, target, tolerance)
-  assert space_indices(search_space, elite.space) == closest
+  found = elite_candidates(
+    search_space, logits, target, tolerance, least_share=1e-9
+  )
+  assert space_indices(search_space, found.spaces)[0] == closest
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"num_candidates": 0}, "num_candidates must be at least 1; got 0"),
+    ({"least_share": 0.0}, r"least_share must be in \(0, 1\]; got 0.0"),
+    ({"least_share": 1.5}, r"least_share must be in \(0, 1\]; got 1.5"),
+    ({"tolerance": -1.0}, "tolerance at least 0"),
+  ],
+)
+def test_candidates_refuse(fields, message):
+  given = {"target": TARGET, "tolerance": TOLERANCE, **fields}
+  with pytest.raises(ValueError, match=message):
+    elite_candidates(RAGGED, random_logits(RAGGED, 9), **given)
 
 
 @pytest.mark.parametrize(
@@ -474,4 +515,4 @@ def test_logits_must_fit(change, message):
   logits = random_logits(RAGGED, 9)
   logits = logits.replace(depth=change(logits.depth))
   with pytest.raises(ValueError, match=message):
-    exact_elite_space(RAGGED, logits, TARGET, TOLERANCE)
+    elite_candidates(RAGGED, logits, TARGET, TOLERANCE)

@@ -336,7 +336,7 @@ def test_diverged(tmp_path):
 @pytest.mark.parametrize("estimator", ["straight_through", "score"])
 def test_hard_estimators_move_the_logits(estimator, tmp_path):
   """The quickstart, which the other tests run, is soft."""
-  fields = {"search.estimator": estimator, "objective.cost_from": "sample"}
+  fields = {"search.estimator": estimator, "objective.penalty": "sample"}
   program = runs.make_job(
     runs.load_config(**{**runs.TINY, **fields}), tmp_path
   ).search

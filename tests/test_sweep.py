@@ -16,12 +16,12 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import (
+  elite,
   evaluate,
   loop,
   pipeline,
   report,
   scoring,
-  search,
   search_program,
   sweep,
 )
@@ -58,9 +58,9 @@ def quick(monkeypatch):
     folder = job.workdir / "search"
     folder.mkdir(parents=True, exist_ok=True)
     logits = nss.init_logits(job.search_space)
-    elite = search.find_elite(job.config, job.search, logits)
-    artifacts.write_json(folder / "elite_space.json", elite)
-    return elite
+    found = elite.find(job.config, job.search_space, logits, runs.no_scores)
+    artifacts.write_json(folder / "elite_space.json", found)
+    return found
 
   def make_score_fn(*_):
     def score(_, archs, by):

@@ -21,7 +21,7 @@ TINY = {
   "space.num_width_bins": 16,
   "search.epochs": 8,
   "search.warmup_epochs": 0,
-  "search.elite": "exact",
+  "search.elite": "scored",
   "search.elite_tolerance": 0.05,
   "logits.learning_rate": 0.2,
   "objective.target_flops": TARGETS["flops"],

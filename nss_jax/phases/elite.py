@@ -6,7 +6,7 @@ score archs of each on the images that the logits were trained on: probability
 says which spaces the search means, the score which of these is best.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,17 +14,21 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import scoring
-from nss_jax.phases.program import Program, base_keys
+from nss_jax.phases.program import base_keys
 from nss_jax.phases.search_program import bin_probabilities
-from nss_jax.runtime import budgets, data
+from nss_jax.runtime import budgets
 from nss_jax.spaces import constraints, cost, distribution, sampling, table
 from nss_jax.spaces.feasible import (
   LEAST_SHARE,
   Candidates,
   elite_candidates,
 )
-from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
+from nss_jax.spaces.search_space import (
+  Arch,
+  SearchSpace,
+  Space,
+  space_ranges,
+)
 from nss_jax.version import __version__
 
 # A stage whose archs may have so few channels passes next to nothing on.
@@ -33,23 +37,26 @@ _NARROW = 2
 _LITTLE = 0.8
 
 
+# `archs [N, S] -> (error [N], loss [N])`
+ScoreFn = Callable[[Arch], tuple[np.ndarray, np.ndarray]]
+
+
 def find(
   config: ml_collections.ConfigDict,
-  program: Program,
-  dataset: data.Dataset,
-  weights: Any,
+  space: SearchSpace,
   logits: Any,
+  score_fn: ScoreFn,
 ) -> dict[str, Any]:
   """The Elite Space, as the JSON object that is written.
 
   Args:
     config: of the run.
-    program: the search that has ended.
-    dataset: its images.
-    weights: of its supernet, on the devices.
-    logits: what it has found, on the host.
+    space: what was searched.
+    logits: what was found, on the host.
+    score_fn: of the search's supernet; not called where one space only can be
+      chosen.
   """
-  space, wanted = program.search_space, config_lib.constraints(config)
+  wanted = config_lib.constraints(config)
   draws = distribution.elite_space(
     base_keys(config.seed)["elite"],
     logits,
@@ -74,7 +81,7 @@ def find(
       tolerance,
       num_candidates=config.search.num_candidates,
     )
-    scored = _score(config, program, dataset, weights, found, measure)
+    scored = _score(config, space, found, measure, score_fn)
     chosen = min(scored, key=lambda one: one["loss"] or 0.0)
     choice |= {"tolerance": found.tolerance, "scored": scored}
   mode = measure.entry(distribution.most_probable_space(logits))
@@ -157,11 +164,10 @@ class _Measure:
 
 def _score(
   config: ml_collections.ConfigDict,
-  program: Program,
-  dataset: data.Dataset,
-  weights: Any,
+  space: SearchSpace,
   found: Candidates,
   measure: _Measure,
+  score_fn: ScoreFn,
 ) -> list[dict[str, Any]]:
   """An entry for each candidate, with the mean loss and error of its archs by
   the search's supernet; None where there is no choice to be made."""
@@ -173,7 +179,6 @@ def _score(
   nothing = {"loss": None, "loss_error": None, "error": None}
   if number == 1 or not count:
     return [{**entry, **nothing} for entry in entries]
-  space = program.search_space
   archs = sampling.sample_archs_of_spaces(
     jax.random.fold_in(base_keys(config.seed)["elite"], 1),
     space,
@@ -181,19 +186,7 @@ def _score(
     count,
   )
   archs = jax.tree.map(lambda x: x.reshape(number * count, -1), archs)
-  images = scoring.validation_images(config, dataset)
-  split = scoring.choose_split(
-    number * count, len(images.batches), program.mesh.size
-  )
-  error, loss = (
-    x.reshape(number, count)
-    for x in scoring.score_all(
-      scoring.make_score_fn(config, space, dataset, program.mesh, images),
-      weights,
-      archs,
-      split,
-    )
-  )
+  error, loss = (x.reshape(number, count) for x in score_fn(archs))
   return [
     {
       **entry,

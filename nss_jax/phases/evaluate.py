@@ -23,6 +23,7 @@ from nss_jax.spaces.feasible import (
   sample_feasible_spaces,
   sample_uniform_archs,
 )
+from nss_jax.spaces.handmade import proportional_space
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 
 # Rows of spaces that the oracle looked at; no group of the summary.
@@ -82,7 +83,7 @@ def num_archs(
   oracle = min(settings.oracle_spaces, found)
   finalists = min(settings.oracle_finalists, oracle)
   return (
-    3 * settings.num_archs
+    4 * settings.num_archs
     + spaces * settings.archs_per_space
     + oracle * settings.oracle_archs
     + finalists * settings.oracle_final_archs
@@ -147,6 +148,23 @@ def _rngs(config: ml_collections.ConfigDict) -> jax.Array:
   return jax.random.split(base_keys(config.evaluate.seed)["evaluate"], 8)
 
 
+def hand_made(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> Space:
+  """The space that one would draw by hand at the target, fields `[1, S]`.
+
+  As near to it as the Elite Space is to be, if there is one.
+  """
+  target, tolerance = _window(config)
+  try:
+    space = proportional_space(
+      search_space, target, config.search.elite_tolerance
+    )
+  except ValueError:  # none so near
+    space = proportional_space(search_space, target, tolerance)
+  return jax.tree.map(lambda x: np.asarray(x)[None], space)
+
+
 def _score_groups(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
@@ -183,6 +201,15 @@ def _score_groups(
     _score_spaces(
       arch_rng, search_space, spaces, settings.archs_per_space, source, ledger
     )
+  _score_spaces(
+    # Of its own, for the other keys to stay what they were.
+    jax.random.fold_in(base_keys(settings.seed)["evaluate"], 8),
+    search_space,
+    hand_made(config, search_space),
+    count,
+    scores.HAND_MADE,
+    ledger,
+  )
   if settings.oracle_spaces:
     _oracle(config, search_space, next(rngs), ledger)
 
@@ -293,7 +320,8 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
       )
     else:
       lines.append(
-        f"  regret to the best of {name}: {loss['regret']:+.4f} in loss, "
+        f"  regret to the best of {name}: {loss['regret']:+.4f} +- "
+        f"{loss['regret_error']:.4f} in loss, "
         f"{100 * against['error']['regret']:+.2f} % in error"
       )
   folder = job.workdir / "evaluate"

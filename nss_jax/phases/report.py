@@ -47,6 +47,7 @@ _PICTURES = (
   "targets",
 )
 _TABLES = (
+  "choice",
   "candidates",
   "spaces",
   "groups",
@@ -151,6 +152,7 @@ def _make_tables(
   target = config_lib.flops_target(config)
   words = budgets.targets(config_lib.constraints(config))
   made = (
+    tables.choice_table(results),
     tables.candidates_table(results),
     tables.spaces_table(results),
     tables.groups_table(results),

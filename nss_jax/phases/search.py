@@ -1,17 +1,20 @@
 """The search phase: find an Elite Space (paper 3.3-3.4, 4.1)."""
 
+import functools
 import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 
-from nss_jax.phases import elite, loop
+from nss_jax.phases import elite, loop, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program
 from nss_jax.runtime import artifacts, budgets, figures
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.workdir import read_epochs
+from nss_jax.spaces.search_space import Arch
 from nss_jax.spaces.text import describe_space
 
 
@@ -31,12 +34,27 @@ def run(job: Job) -> dict[str, Any]:
   with Preemption() as preemption:
     state = loop.run(job, program, folder, preemption)
     logits = jax.device_get(state.search.logits)
-    weights = state.weights.params
-    result = elite.find(config, program, job.dataset, weights, logits)
+    score_fn = functools.partial(_score, job, state.weights.params)
+    result = elite.find(config, program.search_space, logits, score_fn)
     _draw_trajectory(program, result, folder)
     # Last: this file says that the search is finished.
     artifacts.write_json(folder / "elite_space.json", result)
   return result
+
+
+def _score(
+  job: Job, weights: Any, archs: Arch
+) -> tuple[np.ndarray, np.ndarray]:
+  """Error and loss `[N]` of archs by the search's own supernet, on images of
+  the half that the logits were trained on."""
+  images = scoring.validation_images(job.config, job.dataset)
+  score_fn = scoring.make_score_fn(
+    job.config, job.search_space, job.dataset, job.mesh, images
+  )
+  split = scoring.choose_split(
+    len(archs.depth), len(images.batches), job.mesh.size
+  )
+  return scoring.score_all(score_fn, weights, archs, split)
 
 
 def _draw_trajectory(

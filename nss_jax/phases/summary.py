@@ -16,7 +16,7 @@ from nss_jax.runtime.scores import NO_SPACE, Scores, pareto_front
 
 _MEASURES = ("loss", "error")
 _CONTROLS = (scores_lib.RANDOM_SPACES, scores_lib.HARD_RANDOM_SPACES)
-_SPACES = (*_CONTROLS, scores_lib.ORACLE)
+_SPACES = (*_CONTROLS, scores_lib.HAND_MADE, scores_lib.ORACLE)
 
 # The error of the reference point: every image wrong.
 _WORST_ERROR = 1.0
@@ -153,9 +153,10 @@ def compare_spaces(
   Returns:
     `num_spaces`, and for each of `loss` and `error`: `elite`, its mean;
     `best`, the smallest mean of another space, and `best_space`, which one;
-    `regret`, elite - best, negative if the elite space wins. The best of many
-    noisy means is too small, so the regret is on the large side when the
-    spaces have few archs. And `percentile`: 100 times the share of the spaces
+    `regret`, elite - best, negative if the elite space wins, and
+    `regret_error`, its standard error by the archs that were drawn of the two.
+    The best of many noisy means is too small, so the regret is on the large
+    side when the spaces have few archs. And `percentile`: 100 times the share of the spaces
     whose mean is smaller than the elite space's, with two intervals,
     `bootstrap_interval` (spaces, archs inside them and archs of the elite space
     drawn anew) and `exact_interval` (Clopper and Pearson: of drawing so many
@@ -181,6 +182,9 @@ def compare_spaces(
       "best": float(means[best, column]),
       "best_space": int(numbers[best]),
       "regret": mean - float(means[best, column]),
+      "regret_error": math.hypot(
+        _mean_error(elite_table[:, column]), _mean_error(table[best, :, column])
+      ),
     }
   if num_resamples:
     rng = np.random.default_rng(seed)
@@ -240,6 +244,12 @@ def _percentile(
     "bootstrap_interval": [100 * float(end) for end in ends],
     "exact_interval": [100 * float(end) for end in exact],
   }
+
+
+def _mean_error(values: np.ndarray) -> float:
+  """The standard error of a mean; NaN are no values."""
+  values = values[~np.isnan(values)]
+  return float(values.std() / math.sqrt(max(len(values) - 1, 1)))
 
 
 def _measures(scores: Scores) -> np.ndarray:

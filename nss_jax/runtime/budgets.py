@@ -41,15 +41,8 @@ def met(elite: Mapping[str, Any]) -> list[str]:
 
 
 def of_elite(elite: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-  """Its budgets; files of before there were several have the FLOPs alone."""
-  flops = {
-    "metric": "flops",
-    "mode": "equal",
-    "mean_cost": elite["mean_flops"],
-    "deviation": elite["deviation"],
-    "target": elite["target_flops"],
-  }
-  return elite.get("constraints") or [flops]
+  """Its active budgets."""
+  return elite["constraints"]
 
 
 def how_sure(elite: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 import numpy as np
@@ -39,8 +39,13 @@ STYLE = {
 # What Pareto pictures show: title, color and opacity.
 PARETO_GROUPS = {
   scores_lib.EXPANDED: ("Expanded Search Space", "tab:blue", 0.45),
+  scores_lib.HAND_MADE: ("hand-made space", "tab:green", 0.6),
   scores_lib.ELITE: ("Elite Space", "tab:orange", 0.7),
 }
+# Of which the front is.
+FRONT = (scores_lib.EXPANDED, scores_lib.ELITE)
+# Archs that a median needs.
+_FEWEST = 5
 
 
 def draw_trajectory(
@@ -91,22 +96,42 @@ def _trajectory_title(elite: dict[str, Any] | None) -> str:
   return "\n".join(["Elite Space: " + met[0], *met[1:], end])
 
 
+class Mark(NamedTuple):
+  """A single network in a Pareto picture.
+
+  Attributes:
+    label: for the legend.
+    flops: multiply-adds.
+    error: a share.
+    marker: of matplotlib.
+  """
+
+  label: str
+  flops: float
+  error: float
+  marker: str
+
+
 def draw_pareto(
   path: StrPath,
   scores: Scores,
   target_flops: float | None,
   *,
-  size: tuple[float, float] = (6.4, 4.4),
+  marks: Sequence[Mark] = (),
+  size: tuple[float, float] = (6.4, 4.8),
 ) -> None:
   """Error over FLOPs of single archs, as the paper's Figs. 3-4.
 
-  Blue archs of the Expanded Search Space, orange ones of the Elite Space (one
-  of them may be missing), and the Pareto front of the two together.
+  Blue archs of the Expanded Search Space with their median error by cost,
+  orange ones of the Elite Space (one of them may be missing), green ones of the
+  hand-made space, and the Pareto front of the first two together. Both axes
+  are logarithmic.
 
   Args:
     path: of the picture; its suffix is the format.
     scores: rows of `evaluate/scores.csv`; other groups are not drawn.
     target_flops: a vertical line; None where they are no budget.
+    marks: single networks.
     size: of the picture, in inches.
 
   Raises:
@@ -114,38 +139,57 @@ def draw_pareto(
   """
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout="constrained")
-    draw_pareto_panel(figure.subplots(), scores, target_flops)
-    legend = figure.legend(loc="outside upper center", ncols=2, markerscale=2)
+    draw_pareto_panel(figure.subplots(), scores, target_flops, marks)
+    legend = figure.legend(loc="outside upper center", ncols=2)
     for handle in filter(None, legend.legend_handles):
       handle.set_alpha(1)
     figure.savefig(path, dpi=130)
 
 
 def draw_pareto_panel(
-  axes: Axes, scores: Scores, target_flops: float | None
+  axes: Axes,
+  scores: Scores,
+  target_flops: float | None,
+  marks: Sequence[Mark] = (),
 ) -> None:
   """What `draw_pareto` shows, on axes; the legend is left to the caller.
 
   Raises:
     ValueError: if there is no arch to draw.
   """
-  scores = scores.select(np.isin(scores.source, [*PARETO_GROUPS]))
-  if not len(scores):
-    names = " or ".join(PARETO_GROUPS)
-    raise ValueError(f"no arch to draw: none is of {names}")
+  shown = scores.select(np.isin(scores.source, [*PARETO_GROUPS]))
+  both = scores.select(np.isin(scores.source, FRONT))
+  if not len(both):
+    raise ValueError(f"no arch to draw: none is of {' or '.join(FRONT)}")
+  # No error at all has no place on a logarithmic axis: it is drawn at half of
+  # the smallest that there is.
+  errors = np.asarray([*shown.error, *(mark.error for mark in marks)])
+  floor = errors[errors > 0].min(initial=1.0) / 2
   for name, (title, color, alpha) in PARETO_GROUPS.items():
-    group = scores.group(name)
+    group = shown.group(name)
     if len(group):
       axes.scatter(
         group.flops,
-        100 * group.error,
-        s=10,
+        100 * np.maximum(group.error, floor),
+        s=12,
         color=color,
         alpha=alpha,
         linewidths=0,
         label=f"{title} ({len(group)} archs)",
       )
-  _draw_front(axes, scores.select(pareto_front(scores)))
+  _draw_medians(axes, scores.group(scores_lib.EXPANDED), floor)
+  _draw_front(axes, both.select(pareto_front(both)), floor)
+  for mark in marks:
+    axes.plot(
+      mark.flops,
+      100 * max(mark.error, floor),
+      mark.marker,
+      color="black",
+      markerfacecolor="white",
+      markersize=7,
+      label=mark.label,
+      zorder=4,
+    )
   if target_flops is not None:
     axes.axvline(
       target_flops,
@@ -154,16 +198,39 @@ def draw_pareto_panel(
       linewidth=1,
       label=f"target {format_macs(target_flops)}",
     )
-  axes.set(ylabel="error (%)", xlabel="FLOPs (multiply-adds)", xscale="log")
-  _mark_logarithmic(axes.xaxis, format_macs)
+  zero = " (lowest row: 0)" if (errors == 0).any() else ""
+  axes.set(ylabel=f"error (%){zero}", xlabel="FLOPs (multiply-adds)")
+  make_logarithmic(axes.xaxis, format_macs)
+  make_logarithmic(axes.yaxis)
 
 
-def _draw_front(axes: Axes, front: Scores) -> None:
+def _draw_medians(axes: Axes, group: Scores, floor: float) -> None:
+  """The median error of archs by cost, in thirds of a decade."""
+  if not len(group):
+    return
+  cells = np.floor(3 * np.log10(group.flops)).astype(int)
+  points = [
+    (np.median(group.flops[cells == x]), np.median(group.error[cells == x]))
+    for x in np.unique(cells)
+    if (cells == x).sum() >= _FEWEST
+  ]
+  if len(points) > 1:
+    flops, errors = np.asarray(points).T
+    axes.plot(
+      flops,
+      100 * np.maximum(errors, floor),
+      color="tab:blue",
+      linewidth=1.5,
+      label="their median by cost",
+    )
+
+
+def _draw_front(axes: Axes, front: Scores, floor: float) -> None:
   """What error each budget of FLOPs can reach: a falling staircase."""
   order = np.argsort(front.flops)
   axes.step(
     front.flops[order],
-    100 * front.error[order],
+    100 * np.maximum(front.error[order], floor),
     where="post",
     color="black",
     linewidth=1,
@@ -171,8 +238,11 @@ def _draw_front(axes: Axes, front: Scores) -> None:
   )
 
 
-def _mark_logarithmic(axis: Axis, words: Callable[[float], str]) -> None:
+def make_logarithmic(
+  axis: Axis, words: Callable[[float], str] = "{:g}".format
+) -> None:
   """Ticks in words, not powers of ten, as many as there is room for."""
+  getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
   low, high = axis.get_view_interval()
   decades = np.log10(high / low)
   for marks in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
@@ -252,8 +322,8 @@ def _draw_costs(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
         color=color,
         alpha=alpha,
       )
-  axes.set(title="cost / target", yscale="log")
-  _mark_logarithmic(axes.yaxis, "{:g}".format)
+  axes.set(title="cost / target")
+  make_logarithmic(axes.yaxis)
 
 
 def _draw_bins(

@@ -25,12 +25,14 @@ from nss_jax.spaces.search_space import Arch, Bins, SearchSpace
 # Groups: archs of the Elite Space; uniform archs of the Expanded Search Space;
 # the same within a tolerance of the target; archs of uniform spaces whose mean
 # cost is within it; of such spaces without the lowest width bin in any stage;
-# and of the spaces that the oracle ranked best, scored again.
+# of the space that one would draw by hand; and of the spaces that the oracle
+# ranked best, scored again.
 ELITE = "elite"
 EXPANDED = "expanded"
 EXPANDED_NEAR = "expanded_near_target"
 RANDOM_SPACES = "random_spaces"
 HARD_RANDOM_SPACES = "hard_random_spaces"
+HAND_MADE = "hand_made"
 ORACLE = "oracle"
 GROUPS = (
   ELITE,
@@ -38,6 +40,7 @@ GROUPS = (
   EXPANDED_NEAR,
   RANDOM_SPACES,
   HARD_RANDOM_SPACES,
+  HAND_MADE,
   ORACLE,
 )
 

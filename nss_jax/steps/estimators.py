@@ -85,7 +85,7 @@ def leave_one_out(values: jax.Array, log_probabilities: jax.Array) -> jax.Array:
   """
   values = jax.lax.stop_gradient(values)
   total, count = values.sum(0), len(values)
-  advantages = values - (total - values) / (count - 1)
+  advantages = values - (total[None] - values) / (count - 1)
   surrogate = jnp.tensordot(log_probabilities, advantages, 1) / count
   return total / count + surrogate - jax.lax.stop_gradient(surrogate)
 

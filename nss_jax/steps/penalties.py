@@ -162,13 +162,13 @@ def _joint_probabilities(rows: jax.Array, lengths: Sequence[int]) -> jax.Array:
   joint = jnp.ones(1)
   for row, length in zip(rows, lengths, strict=True):
     chances = jax.nn.softmax(row[:length])
-    joint = (joint[:, None] * chances).reshape(-1)
+    joint = (joint[:, None] * chances[None, :]).reshape(-1)
   return joint
 
 
 def _drawn(
   cost_fn: Callable[[Any], jax.Array],
-  penalty_fn: Callable[[jax.Array], jax.Array],
+  penalty_fn: Callable[[Any], Any],
   num_draws: int,
 ) -> PenaltyFn:
   """The mean over draws `[N, ...]` of indices, by the score function."""

@@ -15,7 +15,7 @@ import nss_jax as nss
 
 UNITS = jnp.array([4, 8, 16, 32, 64])
 MASKS = (jnp.arange(64)[None] < UNITS[:, None]).astype(jnp.float32)  # [5, 64]
-BUDGET = {"target": 2000.0, "cost_weight": 1.0, "cost_from": "expected"}
+TARGET = 2000.0
 SEARCH, TRAIN, KEY = optax.adam(0.1), optax.adam(0.01), jax.random.key(0)
 
 
@@ -37,8 +37,10 @@ def cost(weights):  # multiply-adds
 
 @jax.jit
 def iteration(search, params, opt_state, held_out, batch):
-  given = {"loss_fn": loss, "cost_fn": cost, "sample_fn": draw, **BUDGET}
-  given["optimizer"] = SEARCH
+  given = {"loss_fn": loss, "cost_fn": cost, "sample_fn": draw}
+  given |= {"optimizer": SEARCH, "target": TARGET, "cost_weight": 1.0}
+  # Of what the logits can draw; else of each draw alone.
+  given["expected_penalty_fn"] = nss.drawn_penalty(cost, TARGET)
   search, _ = nss.search_step(search, params, held_out, KEY, **given)
   rng = jax.random.fold_in(jax.random.key(1), search.step)
   masks = draw(rng, search.logits, search.step).choice

@@ -20,7 +20,7 @@ FIXED = {"strides": (1, 2), "stem_width": 8, "image_shape": (8, 8, 1)}
 SPACE = nss.SearchSpace.expanded(
   max_depth=4, max_width=16, num_depth_bins=2, num_width_bins=4, **FIXED
 )
-BUDGET = {"target": 3.0, "cost_weight": 1.0, "cost_from": "expected"}
+BUDGET = {"target": 3.0, "cost_weight": 1.0}
 BINS = SPACE.depth_bins, SPACE.width_bins
 DEPTHS, WIDTHS = (np.mean(bins, axis=-1) for bins in BINS)  # of each bin
 
@@ -44,6 +44,7 @@ def loss(params, masks, batch):
 
 draw = nss.gumbel_sampler(SPACE, lambda step: 1.0)
 given = {"loss_fn": loss, "cost_fn": mean_energy, "sample_fn": draw, **BUDGET}
+given["expected_penalty_fn"] = nss.drawn_penalty(mean_energy, BUDGET["target"])
 adam, rng, digits = optax.adam(0.1), jax.random.key(0), load_digits()
 step = jax.jit(functools.partial(nss.search_step, optimizer=adam, **given))
 images = jnp.asarray(digits.images[..., None] / 16, jnp.float32)

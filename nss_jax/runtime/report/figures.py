@@ -22,10 +22,16 @@ from nss_jax.spaces.search_space import space_ranges
 # Inches; text of 9 points in it is as large as a phone's.
 _WIDTH = 4.5
 _ELITE, _OTHERS, _RANGE = "tab:orange", "tab:blue", "0.86"
-_SPACES = (scores.RANDOM_SPACES, scores.HARD_RANDOM_SPACES, scores.ORACLE)
+_SPACES = (
+  scores.RANDOM_SPACES,
+  scores.HARD_RANDOM_SPACES,
+  scores.HAND_MADE,
+  scores.ORACLE,
+)
 _STRIPS = {
   scores.RANDOM_SPACES: "random\nspaces",
   scores.HARD_RANDOM_SPACES: "no lowest\nwidth",
+  scores.HAND_MADE: "hand-made",
   scores.ORACLE: "best of\nthe oracle",
 }
 
@@ -217,6 +223,7 @@ def _spaces(results: Results) -> Picture:
         mean = scale * getattr(elite, measure).mean()
         axes.axvline(mean, color=_ELITE, linewidth=2.5)
       axes.set(title=title, ylim=(len(names) - 0.5, -0.5))
+      figures.make_logarithmic(axes.xaxis)
       axes.tick_params(axis="y", length=0)
       axes.set_yticks(range(len(names)), [_STRIPS[name] for name in names])
     _legend(figure, [("Elite Space", _ELITE, 1), ("one space", _OTHERS, 0.6)])

@@ -125,10 +125,16 @@ def _found(content: elements.Content) -> list[str]:
   return [
     elements.bullets(words.elite_space(results), "stages"),
     elements.paragraph(words.cost(results), "lead"),
+    elements.paragraph(words.sure(results)),
+    *(
+      elements.paragraph(f"Warning: {text}.", "warning")
+      for text in results.elite["warnings"]
+    ),
     elements.paragraph(words.trend(results)),
     f'<div class="figures">{elements.show_figure(content, "elite_space")}'
     f"<div><h3>How it was searched</h3>"
     f"{elements.bullets(content.highlights)}</div></div>",
+    elements.show_table(content, "choice"),
     elements.show_table(content, "candidates"),
     elements.paragraph(words.draws(results), "note"),
     wide,

@@ -24,6 +24,7 @@ GROUPS = {
   scores.EXPANDED_NEAR: "the same, near the target",
   scores.RANDOM_SPACES: "random spaces",
   scores.HARD_RANDOM_SPACES: "random spaces, no lowest width",
+  scores.HAND_MADE: "hand-made space",
   scores.ORACLE: "best spaces of the oracle",
 }
 RANKS = {"spread": "spread in cost", "near_target": "near the target"}
@@ -52,26 +53,61 @@ def candidates_table(results: Results) -> Table | None:
   """The draws that the Elite Space was chosen among."""
   if results.elite is None:
     return None
+  elite = results.elite
+  found = [
+    *((f"draw {i}", one) for i, one in enumerate(elite["candidates"], 1)),
+    ("most probable", elite["argmax_space"]),
+  ]
+  records = [_space_record("which", name, one, elite) for name, one in found]
+  columns = (("space", cells.text("which")), *_SPACE_COLUMNS)
+  title = "Spaces drawn at the end, and the most probable one"
+  return _table("candidates", title, records, columns)
+
+
+def choice_table(results: Results) -> Table | None:
+  """The probable spaces near the target, scored by the search's supernet."""
+  if results.elite is None or not results.elite["choice"]["scored"]:
+    return None
   records = [
     {
-      "draw": number,
-      "depth": format_ranges(draw["space"]["depth"]),
-      "width": format_ranges(draw["space"]["width"]),
-      "mean_flops": draw["mean_flops"],
-      "deviation": draw["deviation"],
-      "elite": draw["space"] == results.elite["space"],
+      **_space_record("place", place, one, results.elite),
+      **{name: one[name] for name in ("loss", "loss_error", "error")},
     }
-    for number, draw in enumerate(results.elite["candidates"], 1)
+    for place, one in enumerate(results.elite["choice"]["scored"], 1)
   ]
   columns = (
-    ("draw", cells.text("draw")),
-    ("blocks per stage", cells.text("depth")),
-    ("channels per stage", cells.text("width")),
-    ("mean cost", cells.macs("mean_flops")),
-    ("from target (%)", cells.percent("deviation", "+.1f")),
-    ("is the Elite Space", cells.yes("elite")),
+    *_SPACE_COLUMNS,
+    ("mean loss (nats)", cells.number("loss", ".4f")),
+    ("its standard error", cells.number("loss_error", ".4f")),
+    ("mean error (%)", cells.percent("error")),
   )
-  return _table("candidates", "Spaces drawn at the end", records, columns)
+  title = "Probable spaces near the target, scored by the search's supernet"
+  return _table("choice", title, records, columns)
+
+
+def _space_record(key: str, name: Any, one: Record, elite: Record) -> Record:
+  """A space of `elite_space.json`."""
+  return {
+    key: name,
+    "depth": format_ranges(one["space"]["depth"]),
+    "width": format_ranges(one["space"]["width"]),
+    "mean_flops": one["mean_flops"],
+    "deviation": one["deviation"],
+    "probability": one["probability"],
+    "rank": one["rank"],
+    "elite": one["space"] == elite["space"],
+  }
+
+
+_SPACE_COLUMNS = (
+  ("blocks per stage", cells.text("depth")),
+  ("channels per stage", cells.text("width")),
+  ("mean cost", cells.macs("mean_flops")),
+  ("from target (%)", cells.percent("deviation", "+.1f")),
+  ("probability", cells.number("probability", ".2g")),
+  ("rank", cells.text("rank")),
+  ("is the Elite Space", cells.yes("elite")),
+)
 
 
 def groups_table(results: Results) -> Table | None:
@@ -109,7 +145,9 @@ def spaces_table(results: Results) -> Table | None:
         "against": name,
         "num_spaces": against["num_spaces"],
         "measure": measure,
-        **{key: found[key] for key in ("elite", "best", "regret")},
+        **{
+          key: found[key] for key in ("elite", "best", "regret", "regret_error")
+        },
         "percentile": found.get("percentile"),
       }
       for interval in ("bootstrap_interval", "exact_interval"):

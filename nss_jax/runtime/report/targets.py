@@ -103,7 +103,7 @@ def scored(
   sweep: Sequence[tuple[float, Results]],
 ) -> list[tuple[float, Scores]]:
   """`(target, scores)` of the targets of which a Pareto panel can be drawn."""
-  names = [*figures.PARETO_GROUPS]
+  names = [*figures.FRONT]
   return [
     (target, results.scores)
     for target, results in sweep

@@ -51,6 +51,12 @@ def trend(results: Results) -> str:
   return text
 
 
+def sure(results: Results) -> str:
+  """How probable the Elite Space is, beside the most probable one."""
+  words = budgets.how_sure(results.elite)
+  return f"The search gives it a {words}."
+
+
 def draws(results: Results) -> str:
   """Why none of the draws is the Elite Space, if none is."""
   elite = results.elite
@@ -58,7 +64,7 @@ def draws(results: Results) -> str:
     return ""
   return (
     "None of these draws is the Elite Space: by the rule of this run it was "
-    "chosen among all spaces."
+    "chosen among the most probable of all spaces."
   )
 
 
@@ -88,6 +94,16 @@ def is_elite(results: Results) -> Iterator[str]:
         f"have a smaller mean loss (exact {confidence:.0f} % interval "
         f"{low:.0f} to {high:.0f}): the Elite Space {_verdict(low, high)}."
       )
+  if scores.HAND_MADE in against:
+    found = against[scores.HAND_MADE]["loss"]
+    off, error = found["regret"], found["regret_error"]
+    which = "better" if off < 0 else "worse"
+    sure = "" if abs(off) > 2 * error else ", which is within the noise"
+    yield (
+      "Against the space that one would draw by hand at this cost (equal depths, "
+      f"widths that double) the Elite Space is {which} by {abs(off):.4f} ± "
+      f"{error:.4f} nats of mean loss{sure}."
+    )
   if scores.ORACLE in against:
     found = against[scores.ORACLE]
     yield (

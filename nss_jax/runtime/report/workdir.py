@@ -18,6 +18,13 @@ _RANGES = {kind: [fields.pair(fields.COUNT)] for kind in ("depth", "width")}
 # Null where the multiply-adds are no budget.
 _DEVIATION = fields.maybe(fields.NUMBER)
 _COST = {"mean_flops": fields.POSITIVE, "deviation": _DEVIATION}
+_SPACE = {
+  "space": _RANGES,
+  **_COST,
+  "probability": fields.SHARE,
+  # Null where there are too many spaces to list.
+  "rank": fields.maybe(fields.COUNT),
+}
 _BUDGET = {
   "metric": fields.one_of(*UNITS),
   "mode": fields.one_of(*MODES),
@@ -26,10 +33,24 @@ _BUDGET = {
   "deviation": fields.NUMBER,
 }
 _ELITE = {
-  **_COST,
+  **_SPACE,
   "target_flops": fields.maybe(fields.POSITIVE),
-  "constraints?": [_BUDGET],
-  "candidates": [{"space": _RANGES, **_COST}],
+  "constraints": [_BUDGET],
+  "choice": {
+    "rule": fields.one_of("scored", "paper"),
+    "tolerance": fields.maybe(fields.NON_NEGATIVE),
+    "scored": [
+      {
+        **_SPACE,
+        "loss": fields.maybe(fields.NON_NEGATIVE),
+        "loss_error": fields.maybe(fields.NON_NEGATIVE),
+        "error": fields.maybe(fields.SHARE),
+      }
+    ],
+  },
+  "candidates": [_SPACE],
+  "argmax_space": _SPACE,
+  "warnings": [fields.TEXT],
   "version": fields.TEXT,
 }
 _MEASURES = (
@@ -67,6 +88,7 @@ _MEASURE = {
   "elite": fields.NON_NEGATIVE,
   "best": fields.NON_NEGATIVE,
   "regret": fields.NUMBER,
+  "regret_error": fields.NON_NEGATIVE,
   "percentile?": fields.PERCENT,
   "bootstrap_interval?": fields.pair(fields.PERCENT),
   "exact_interval?": fields.pair(fields.PERCENT),
@@ -231,10 +253,15 @@ def _read_sweep(
 
 def _read_elite(path: pathlib.Path) -> dict[str, Any] | None:
   content = fields.read(path, _ELITE)
-  # Without other budgets these are what it is said to meet.
-  if content is not None and not content.get("constraints"):
-    shape = {"target_flops": fields.POSITIVE, "deviation": fields.NUMBER}
-    fields.check(path, content, shape)
+  if content is not None:
+    # What its words tell of the mode, beside each constraint.
+    names = [one["metric"] for one in content["constraints"]]
+    costs = dict.fromkeys(names, fields.NON_NEGATIVE)
+    fields.check(
+      path, content["argmax_space"], {"costs": costs}, "argmax_space"
+    )
+    if not names:
+      raise ArtifactError(f"{path}: constraints: expected one or more, got []")
   return content
 
 
