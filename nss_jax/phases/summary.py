@@ -156,8 +156,9 @@ def compare_spaces(
     `regret`, elite - best, negative if the elite space wins, and
     `regret_error`, its standard error by the archs that were drawn of the two.
     The best of many noisy means is too small, so the regret is on the large
-    side when the spaces have few archs. And `percentile`: 100 times the share of the spaces
-    whose mean is smaller than the elite space's, with two intervals,
+    side when the spaces have few archs. And `percentile`: 100 times the share
+    of the spaces whose mean is smaller than the elite space's, with two
+    intervals,
     `bootstrap_interval` (spaces, archs inside them and archs of the elite space
     drawn anew) and `exact_interval` (Clopper and Pearson: of drawing so many
     spaces; not empty when no space beats the elite, as the bootstrap's is).

@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import (
@@ -200,8 +199,8 @@ def draw_pareto_panel(
     )
   zero = " (lowest row: 0)" if (errors == 0).any() else ""
   axes.set(ylabel=f"error (%){zero}", xlabel="FLOPs (multiply-adds)")
-  make_logarithmic(axes.xaxis, format_macs)
-  make_logarithmic(axes.yaxis)
+  make_logarithmic(axes, "x", format_macs)
+  make_logarithmic(axes, "y")
 
 
 def _draw_medians(axes: Axes, group: Scores, floor: float) -> None:
@@ -239,10 +238,13 @@ def _draw_front(axes: Axes, front: Scores, floor: float) -> None:
 
 
 def make_logarithmic(
-  axis: Axis, words: Callable[[float], str] = "{:g}".format
+  axes: Axes,
+  name: Literal["x", "y"],
+  words: Callable[[float], str] = "{:g}".format,
 ) -> None:
   """Ticks in words, not powers of ten, as many as there is room for."""
-  getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+  axes.set(**{f"{name}scale": "log"})
+  axis = axes.xaxis if name == "x" else axes.yaxis
   low, high = axis.get_view_interval()
   decades = np.log10(high / low)
   for marks in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
@@ -323,7 +325,7 @@ def _draw_costs(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
         alpha=alpha,
       )
   axes.set(title="cost / target")
-  make_logarithmic(axes.yaxis)
+  make_logarithmic(axes, "y")
 
 
 def _draw_bins(

@@ -223,7 +223,7 @@ def _spaces(results: Results) -> Picture:
         mean = scale * getattr(elite, measure).mean()
         axes.axvline(mean, color=_ELITE, linewidth=2.5)
       axes.set(title=title, ylim=(len(names) - 0.5, -0.5))
-      figures.make_logarithmic(axes.xaxis)
+      figures.make_logarithmic(axes, "x")
       axes.tick_params(axis="y", length=0)
       axes.set_yticks(range(len(names)), [_STRIPS[name] for name in names])
     _legend(figure, [("Elite Space", _ELITE, 1), ("one space", _OTHERS, 0.6)])

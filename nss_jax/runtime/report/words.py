@@ -100,9 +100,9 @@ def is_elite(results: Results) -> Iterator[str]:
     which = "better" if off < 0 else "worse"
     sure = "" if abs(off) > 2 * error else ", which is within the noise"
     yield (
-      "Against the space that one would draw by hand at this cost (equal depths, "
-      f"widths that double) the Elite Space is {which} by {abs(off):.4f} ± "
-      f"{error:.4f} nats of mean loss{sure}."
+      "Against the space that one would draw by hand at this cost (equal "
+      f"depths, widths that double) the Elite Space is {which} by "
+      f"{abs(off):.4f} ± {error:.4f} nats of mean loss{sure}."
     )
   if scores.ORACLE in against:
     found = against[scores.ORACLE]
