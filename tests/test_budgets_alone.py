@@ -115,16 +115,6 @@ def test_result_is_not_measured_against_what_is_no_budget(found):
   assert "MF" not in title
 
 
-def test_words_of_files_from_before_there_were_constraints():
-  old = {"mean_flops": 1.9e6, "target_flops": 2e6, "deviation": -0.05}
-  expected = "mean 1.9 MF, -5.0 % from the target of 2 MF"
-  assert budgets.met(old) == [expected]
-  assert figures._trajectory_title(old) == (
-    f"Elite Space: {expected} (multiply-adds); its bins are outlined"
-  )
-  assert budgets.from_targets(old) == "-5.0 % from the target"
-
-
 def test_trajectory_has_every_budget():
   line = {"sampled_cost": 1.1, "expected_cost": 0.9}
   both = {"flops": line, "params": {"sampled_cost": 3.0, "expected_cost": 2.0}}

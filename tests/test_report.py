@@ -98,13 +98,31 @@ def write_search(search_space, workdir):
     "space": space_ranges(search_space, space),
     "mean_flops": macs,
     "deviation": macs / TARGET - 1,
+    "costs": {"flops": macs},
+    "probability": 0.25,
+    "rank": 2,
   }
+  mode = {**found, "probability": 0.5, "rank": 1}
+  scored = {**found, "loss": 0.5, "loss_error": 0.01, "error": 0.2}
   write(
     workdir / "search" / "elite_space.json",
     {
       **found,
       "target_flops": TARGET,
+      "constraints": [
+        {
+          "metric": "flops",
+          "mode": "equal",
+          "target": TARGET,
+          "weight": 1.0,
+          "mean_cost": macs,
+          "deviation": macs / TARGET - 1,
+        }
+      ],
+      "choice": {"rule": "scored", "tolerance": 0.02, "scored": [scored] * 2},
       "candidates": [found] * 3,
+      "argmax_space": mode,
+      "warnings": ["a stage is <narrow>"],
       "search_space": search_space.to_dict(),
       "version": "0",
     },
@@ -374,6 +392,22 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
   assert table["elite"]["num_samples_mean"] == "-"
   deviation = statistics.stdev(r["test_error"] for r in trained["elite"])
   assert table["elite"]["test_error_std"] == str(deviation)
+
+
+def test_the_choice_is_shown_with_how_sure_it_is(reported):
+  folder = reported.workdir / "report"
+  tables = json.loads((folder / "report.json").read_text())["tables"]
+  assert [row["loss"] for row in tables["choice"]] == [0.5, 0.5]
+  assert [row["which"] for row in tables["candidates"]] == [
+    *("draw 1", "draw 2", "draw 3"),
+    "most probable",
+  ]
+  chances = [row["probability"] for row in tables["candidates"]]
+  assert chances == [0.25, 0.25, 0.25, 0.5]
+  text = page(reported)
+  assert "Warning: a stage is &lt;narrow&gt;." in text
+  # The mode of this file is the same space: which one is more probable?
+  assert "gives it a probability 0.25, the most probable space" in text
 
 
 def test_networks_of_all_targets(reported):

@@ -69,15 +69,19 @@ def test_files(whole):
   assert list(elite) == [
     "space",
     "mean_flops",
-    "target_flops",
     "deviation",
+    "probability",
+    "rank",
+    "target_flops",
     "constraints",
+    "choice",
     "candidates",
     "argmax_space",
     "probabilities",
     "seed",
     "search_space",
     "version",
+    "warnings",
   ]
   assert len(elite["candidates"]) == 5
   search_space, space = nss.load_space(folder / "elite_space.json")

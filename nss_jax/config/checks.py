@@ -69,6 +69,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f"at most search.temperature_start, {search.temperature_start}",
       )
     )
+  if 0 < search.entropy_start < search.entropy_end:
+    raise ConfigError(
+      _message(
+        "search.entropy_end",
+        search.entropy_end,
+        f"at most search.entropy_start, {search.entropy_start}",
+      )
+    )
   if config.supernet.draws == "per_device" and search.sync_batch_norm:
     raise ConfigError(
       _message(
@@ -189,6 +197,8 @@ _RANGES = {
   "search.batch_size": (lambda v: v >= 2, "2 or more"),
   "search.temperature_start": (_positive, "above 0"),
   "search.temperature_end": (_positive, "above 0"),
+  "search.entropy_start": _NOT_NEGATIVE,
+  "search.entropy_end": (_positive, "above 0"),
   "search.elite_tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "search.num_score_archs": (lambda v: v >= 2, "2 or more"),
   "supernet.microbatches": (_count, "1 or more"),

@@ -112,6 +112,11 @@ def base() -> ml_collections.ConfigDict:
         "batch_size": 64,  # of all devices together
         "temperature_start": 5.0,
         "temperature_end": 0.001,
+        # Weight in nats of the entropy of the distribution, which falls
+        # geometrically: it commits when the weights can tell spaces apart, not
+        # before. 0: no such term (the paper).
+        "entropy_start": 1.0,
+        "entropy_end": 0.005,
         "estimator": "soft",  # soft (paper) | straight_through | score
         "num_score_archs": 8,  # drawn per step by the score estimator
         # scored: of the most probable spaces within the tolerance of the target

@@ -150,6 +150,32 @@ def temperature_schedule(
   return lambda step: start + (end - start) * (step / last)
 
 
+# Of the arch steps; in the rest the entropy has its least weight.
+_ENTROPY_FALLS = 0.85
+
+
+def entropy_schedule(
+  start: float, end: float, first: int, num_steps: int
+) -> Callable[[Any], Any] | None:
+  """The weight of the entropy of the logits, from the step; None for 0.
+
+  It falls geometrically: each factor by which differences of the objective are
+  told apart takes as long as the next.
+
+  Args:
+    start: weight in nats of the first arch step.
+    end: weight that it falls to.
+    first: the first arch step.
+    num_steps: of the search, warmup included.
+  """
+  if not start:
+    return None
+  length = max(_ENTROPY_FALLS * (num_steps - first), 1)
+  return lambda step: (
+    start * (end / start) ** jnp.clip((step - first) / length, 0, 1)
+  )
+
+
 def _make_steps(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
@@ -197,6 +223,12 @@ def _make_steps(
       estimators.score_function(config.search.num_score_archs)
       if name == "score"
       else estimators.pathwise
+    ),
+    entropy_fn=entropy_schedule(
+      config.search.entropy_start,
+      config.search.entropy_end,
+      schedule.warmup_steps,
+      schedule.num_steps,
     ),
     axis_name=sharding.AXIS,
     own_draws=config.supernet.draws == "per_device",

@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from nss_jax.spaces.cost import flops_penalty
-from nss_jax.spaces.distribution import probabilities
+from nss_jax.spaces.distribution import entropy, probabilities
 from nss_jax.steps.estimators import Estimator, pathwise
 from nss_jax.steps.losses import (
   LossFn,
@@ -56,6 +56,7 @@ def search_step(
   cost_weight: Any,
   penalty_fn: Callable[[Any, Any], Any] = flops_penalty,
   expected_penalty_fn: PenaltyFn | None = None,
+  entropy_fn: Callable[[jax.Array], Any] | None = None,
   estimator: Estimator = pathwise,
   axis_name: str | None = None,
   own_draws: bool = False,
@@ -85,6 +86,10 @@ def search_step(
     expected_penalty_fn: `(rng, logits) -> E[penalty]`, from `expected_penalty`
       or `drawn_penalty`; takes the place of the penalty of the draw (the
       paper's), which is what is descended by default.
+    entropy_fn: weight in nats of the entropy of softmax(logits), from the step;
+      it is subtracted from the objective. None, the paper: no such term. With
+      a weight that falls to zero the distribution commits slowly: at weight t
+      it is near that of least objective, `p(A) ~ exp(-objective(A) / t)`.
     estimator: of the gradient of the expected objective.
     axis_name: device axis over which gradients and metrics are averaged.
     own_draws: whether each device of the axis draws for itself.
@@ -146,6 +151,10 @@ def search_step(
       penalty = expected_penalty_fn(jax.random.fold_in(rng, 1), logits)
       metrics["penalty"] = penalty
       value = value + jnp.sum(cost_weight * penalty)
+    if entropy_fn is not None:
+      rows = jax.tree.leaves(entropy(logits))
+      total_entropy = sum(jnp.sum(row) for row in rows)
+      value = value - entropy_fn(state.step) * total_entropy
     return value, metrics
 
   logits = vary_over_devices(state.logits, axis_name)
