@@ -64,7 +64,7 @@ def build(
   if search_space is None:
     _, height, width, channels = dataset.train_images.shape
     shape = height, width, channels
-    search_space = config_lib.search_space(config, shape)
+    search_space = config_lib.search_space(config, shape, dataset.num_classes)
     config_lib.validate_target(config, search_space)
   halves = data.split_halves(
     len(dataset.train_labels),
@@ -308,15 +308,16 @@ def check_data(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """Refuses labels or batches that do not fit.
+  """Refuses crops or batches that do not fit.
 
   Raises:
     ConfigError: naming the field, the value and what is accepted.
   """
-  if dataset.num_classes > config.space.num_classes:
+  side = min(dataset.train_images.shape[1:3])
+  if config.data.crop_padding >= side:
     raise config_lib.ConfigError(
-      f"config.space.num_classes: {config.space.num_classes} is not accepted; "
-      f"expected at least the {dataset.num_classes} classes in the labels of "
-      f"{dataset.name}"
+      f"config.data.crop_padding: {config.data.crop_padding} is not accepted; "
+      f"expected less than the {side} pixels of the images' shorter side, or a "
+      "crop may hold nothing of one"
     )
   check_batch(config, mesh, "search", microbatches=config.supernet.microbatches)
