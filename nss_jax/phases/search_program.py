@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from nss_jax import config as config_lib
-from nss_jax.phases.batches import make_batch_fn
+from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
   Program,
@@ -107,8 +107,19 @@ def build(
       },
     )
 
+  loss_fn = losses.single_loss(
+    training_fn(config, search_space),
+    class_weights(config, dataset, search_space.num_classes),
+  )
   steps = _make_steps(
-    config, search_space, budgets, schedule, temperature, weight_opt, logit_opt
+    config,
+    search_space,
+    losses.microbatched(loss_fn, config.supernet.microbatches),
+    budgets,
+    schedule,
+    temperature,
+    weight_opt,
+    logit_opt,
   )
   make_batch = make_batch_fn(config, dataset, keys["augment"])
   dispatch = make_dispatch(
@@ -147,6 +158,7 @@ def temperature_schedule(
 def _make_steps(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
+  loss_fn: losses.LossFn,
   budgets: tuple[constraints.Constraint, ...],
   schedule: Schedule,
   temperature: Callable[[Any], Any],
@@ -154,10 +166,6 @@ def _make_steps(
   logit_opt: optax.GradientTransformation,
 ) -> dict[str, Callable]:
   """The steps with all but state, batches and key bound."""
-  loss_fn = losses.microbatched(
-    losses.single_loss(training_fn(config, search_space)),
-    config.supernet.microbatches,
-  )
   name = config.search.estimator
   hard = name == "straight_through"
   mixed = masks.gumbel_sampler(search_space, temperature, hard=hard)

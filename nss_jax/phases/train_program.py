@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from nss_jax.phases.batches import make_batch_fn
+from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.runtime import augment, data, optimizers, sharding
@@ -56,12 +56,14 @@ def build(
     weights = train_step.init_train_state(params, averages, optimizer)
     return weights, jnp.uint32(seed)
 
+  weights = class_weights(config, dataset, search_space.num_classes)
+
   def loss_fn(params, averages, batch):
     images, labels = batch
     logits, averages = network.apply_alone(
       search_space, params, averages, images, train=True, axis_name=axis_name
     )
-    loss, metrics = losses.cross_entropy(logits, labels)
+    loss, metrics = losses.cross_entropy(logits, labels, weights)
     return loss, (averages, metrics)
 
   def update_fn(state, part, indices, positions):

@@ -19,7 +19,11 @@ from nss_jax.runtime.data import (
 )
 from nss_jax.runtime.data.cifar import ARCHIVES, Archive
 from nss_jax.runtime.data.dataset import DataError, Dataset, host_memory
-from nss_jax.runtime.data.split import draw_balanced, split_halves
+from nss_jax.runtime.data.split import (
+  balanced_weights,
+  draw_balanced,
+  split_halves,
+)
 from nss_jax.runtime.data.stream import (
   StreamedImages,
   is_streamed,
@@ -36,6 +40,7 @@ __all__ = [
   "Dataset",
   "StreamedImages",
   "Synthetic",
+  "balanced_weights",
   "draw_balanced",
   "host_memory",
   "load",

@@ -141,3 +141,18 @@ def _draw(
   is_drawn = np.zeros(len(places), bool)
   is_drawn[by_class[ranks < np.repeat(quotas, sizes)]] = True
   return order[is_drawn[order]], order[~is_drawn[order]]
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+  """Weights of classes `[num_classes]`, float32, that make all count alike.
+
+  One over the images of a class, so scaled that the mean over all images is 1;
+  0 for a class without images.
+
+  Args:
+    labels: `[N]`.
+    num_classes: number of classes, with images or without.
+  """
+  sizes = np.bincount(labels, minlength=num_classes)
+  weights = len(labels) / (np.maximum(sizes, 1) * np.count_nonzero(sizes))
+  return np.where(sizes > 0, weights, 0).astype(np.float32)
