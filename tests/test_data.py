@@ -64,12 +64,9 @@ def add(tar: tarfile.TarFile, name: str, content: bytes = b"", **fields):
 
 
 def add_data(tar: tarfile.TarFile, archive: data.Archive, skip: str = ""):
-  record = archive.label_bytes + 3072
-  for name, size in archive.members.items():
+  for name, count in archive.members.items():
     if name != skip:
-      content = records(
-        size // record, archive.label_bytes, archive.num_classes
-      )
+      content = records(count, archive.label_bytes, archive.num_classes)
       add(tar, name, content)
 
 
@@ -103,8 +100,8 @@ def small(monkeypatch) -> data.Archive:
   """CIFAR-10 with two files of 20 and 10 records in place of the true one."""
   archive = dataclasses.replace(
     CIFAR10,
-    train={"data_batch_1.bin": 20 * 3073},
-    test={"test_batch.bin": 10 * 3073},
+    train={"data_batch_1.bin": 20},
+    test={"test_batch.bin": 10},
   )
   monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
   return archive
@@ -236,14 +233,14 @@ def test_cifar100_of_true_size_from_a_file(official_form):
 def test_training_files_are_joined_in_their_order(tmp_path, monkeypatch):
   archive = dataclasses.replace(
     CIFAR10,
-    train={"data_batch_1.bin": 20 * 3073, "data_batch_2.bin": 30 * 3073},
-    test={"test_batch.bin": 10 * 3073},
+    train={"data_batch_1.bin": 20, "data_batch_2.bin": 30},
+    test={"test_batch.bin": 10},
   )
   monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
   file = tmp_path / "any_name.tar.gz"
   with tarfile.open(file, "w:gz") as tar:
-    for name, size in reversed(archive.members.items()):
-      content = np.frombuffer(records(size // 3073, 1, 10), np.uint8)
+    for name, count in reversed(archive.members.items()):
+      content = np.frombuffer(records(count, 1, 10), np.uint8)
       content = content.reshape(-1, 3073).copy()
       # One label per file, to tell which came first.
       content[10:, 0] = 1 + ("batch_2" in name)
@@ -668,12 +665,15 @@ def test_cache_dir_that_is_a_file_is_refused(remote, tmp_path):
 
 
 def test_official_addresses_and_sizes():
-  for archive, files in ((CIFAR10, 6), (CIFAR100, 2)):
+  for name, archive in data.ARCHIVES.items():
     assert archive.url.startswith("https://www.cs.toronto.edu/~kriz/cifar-")
-    assert len(archive.sha256) == 64 and len(archive.members) == files
-    record = archive.label_bytes + 3072
-    assert sum(archive.train.values()) == 50_000 * record
-    assert sum(archive.test.values()) == 10_000 * record
+    assert name.partition("_")[2] in archive.filename
+    assert len(archive.sha256) == 64
+    assert len(archive.members) == (6 if archive.num_classes == 10 else 2)
+    assert sum(archive.train.values()) == 50_000
+    assert sum(archive.test.values()) == 10_000
+  assert CIFAR10.sizes(f"{FOLDER}/test_batch.bin") == (30_730_000,) * 2
+  assert CIFAR100.sizes("cifar-100-binary/train.bin") == (153_700_000,) * 2
 
 
 # TensorFlow Datasets.

@@ -35,8 +35,9 @@ def base() -> ml_collections.ConfigDict:
       "name": "unnamed",  # of the workdir: runs/<name>
       "seed": 0,
       "data": {
-        # digits | cifar10_binary | cifar100_binary | fashion_mnist | idx | npz
-        # | folder | tfds | synthetic
+        # digits | cifar10_binary | cifar100_binary | cifar10_python
+        # | cifar100_python | fashion_mnist | idx | npz | folder | tfds
+        # | synthetic
         # What a source has no use for is refused.
         "source": "digits",
         "path": "",  # archive, file or folder; empty: cache, fetched once

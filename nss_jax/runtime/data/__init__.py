@@ -17,7 +17,7 @@ from nss_jax.runtime.data import (
   synthetic,
   tfds,
 )
-from nss_jax.runtime.data.cifar import ARCHIVES, Archive
+from nss_jax.runtime.data.archives import ARCHIVES, Archive
 from nss_jax.runtime.data.dataset import DataError, Dataset, host_memory
 from nss_jax.runtime.data.split import (
   balanced_weights,
@@ -53,6 +53,8 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
   "digits": digits.load,
   "cifar10_binary": functools.partial(cifar.load, "cifar10_binary"),
   "cifar100_binary": functools.partial(cifar.load, "cifar100_binary"),
+  "cifar10_python": functools.partial(cifar.load, "cifar10_python"),
+  "cifar100_python": functools.partial(cifar.load, "cifar100_python"),
   "fashion_mnist": functools.partial(idx.load, "fashion_mnist"),
   "idx": functools.partial(idx.load, "idx"),
   "npz": npz.load,
