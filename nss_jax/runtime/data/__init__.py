@@ -166,13 +166,13 @@ def _check_used(source: str, options: dict[str, Any]) -> None:
   """Refuses what is given and would have no effect."""
   defaults = inspect.signature(load).parameters
   for field, value in options.items():
-    default = defaults[field].default
+    default = Synthetic() if field == "synthetic" else defaults[field].default
     users = [
       name
       for name, function in SOURCES.items()
       if field in inspect.signature(function).parameters
     ]
-    if value not in (default, Synthetic()) and source not in users:
+    if value != default and source not in users:
       raise DataError(
         f"config.data.{field}={value!r} is not accepted with "
         f"config.data.source={source!r}, which does not use it; accepted is "
