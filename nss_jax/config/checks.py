@@ -17,14 +17,15 @@ from nss_jax.spaces.search_space import SearchSpace
 def search_space(
   config: ml_collections.ConfigDict,
   image_shape: tuple[int, int, int],
-  num_classes: int,
+  num_classes: int = 0,
 ) -> SearchSpace:
   """The search space of `config.space` for images of that shape.
 
   Args:
     config: of the run.
     image_shape: height, width and channels.
-    num_classes: of the data; `config.space` may say more, or 0 for as many.
+    num_classes: of the data; `config.space` may say more, or 0 for as many. 0
+      if they are not known, and `config.space` says how many.
 
   Raises:
     ConfigError: if the fields do not make one.
