@@ -25,6 +25,7 @@ from nss_jax.phases import (
   search_program,
   sweep,
   train,
+  train_program,
 )
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
@@ -224,12 +225,7 @@ def _check_training(job: Job) -> None:
     train.check(config, job.archs, job.search_space)
   except ValueError as error:
     raise WorkdirError(f"--arch: {error}") from None
-  side = min(job.search_space.image_shape[:2])
-  if config.train.cutout >= side:
-    raise config_lib.ConfigError(
-      f"config.train.cutout: {config.train.cutout} is not accepted; expected "
-      f"less than the {side} pixels of the images' shorter side"
-    )
+  train_program.check(config, job.search_space)
   check_batch(config, job.mesh, "train")
   batch, images = config.train.batch_size, len(job.dataset.train_labels)
   if batch > images:

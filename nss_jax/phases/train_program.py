@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
+from nss_jax import config as config_lib
 from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.training import make_program, training_schedule
@@ -18,6 +19,20 @@ from nss_jax.runtime import augment, data, optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, train_step
 from nss_jax.supernet import network
+
+
+def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
+  """Refuses to cut out whole images.
+
+  Raises:
+    ConfigError: naming the field, the value and what is accepted.
+  """
+  side = min(search_space.image_shape[:2])
+  if config.train.cutout >= side:
+    raise config_lib.ConfigError(
+      f"config.train.cutout: {config.train.cutout} is not accepted; expected "
+      f"less than the {side} pixels of the images' shorter side"
+    )
 
 
 def build(

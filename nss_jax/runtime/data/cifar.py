@@ -342,6 +342,6 @@ def _unpickle(
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     raise _refused(
       file,
-      f"holds {name!r}, which is damaged or another pickle ({reason}); "
+      f"holds {name!r}, which is damaged or another program ({reason}); "
       f"accepted is that of {archive.filename}",
     ) from error

@@ -1,6 +1,6 @@
-"""Dictionaries of numbers and arrays in pickle files, none of it executed.
+"""Dictionaries of numbers and arrays that Python has pickled; none is executed.
 
-A pickle is a program, and Python's reader runs what it names. This one has a
+Pickled data is a program, and Python's reader runs what it names. This one has a
 stack, and knows what numpy and Python 2 have written for CIFAR: numbers,
 strings, lists, tuples, dictionaries, and arrays of uint8. All else is refused.
 """
@@ -46,7 +46,7 @@ class _Array:
 
 
 def read(content: bytes) -> dict[str, Any]:
-  """The dictionary in a pickle; its keys as strings, arrays of uint8.
+  """The dictionary in such a file; its keys as strings, arrays of uint8.
 
   Python 2 does not tell bytes from text: strings have a character for a byte.
 
@@ -71,7 +71,7 @@ def _text(value: Any) -> str:
 
 
 class _Machine:
-  """The stack of a pickle, its marks and its memory."""
+  """The stack of a program, its marks and its memory."""
 
   def __init__(self):
     self.stack: list[Any] = []
