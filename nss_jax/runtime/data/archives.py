@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 
 PIXELS = 3 * 32 * 32
-# Bytes of an image with its label and name in a file for Python, and of all else there,
-# at most.
+# Bytes of an image with its label and name in a file for Python, and of all
+# else there, at most.
 _PICKLED = PIXELS + 64
 _PICKLE_EXTRA = 2**12
 

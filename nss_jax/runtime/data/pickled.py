@@ -1,6 +1,6 @@
 """Dictionaries of numbers and arrays that Python has pickled; none is executed.
 
-Pickled data is a program, and Python's reader runs what it names. This one has a
+Such a file is a program, and Python's reader runs what it names. This one has a
 stack, and knows what numpy and Python 2 have written for CIFAR: numbers,
 strings, lists, tuples, dictionaries, and arrays of uint8. All else is refused.
 """
