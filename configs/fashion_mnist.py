@@ -20,6 +20,7 @@ def get_config():
   config.data.source = "fashion_mnist"
   config.data.crop_padding = 2
   config.data.flip = True
+  config.space.num_classes = 10
   config.space.max_depth = 8
   config.space.max_width = 32
   config.space.strides = (2, 2, 2)

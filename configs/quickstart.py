@@ -17,6 +17,7 @@ def get_config():
   config = config_lib.base()
   config.name = "quickstart"
   config.data.source = "digits"
+  config.space.num_classes = 10
   config.space.max_depth = 8
   config.space.max_width = 64
   # On 8x8 images widths cost little, and every width that is compiled takes

@@ -84,10 +84,32 @@ WRONG = {
   f"{FIELD}data.channels=2": ("config.data.channels: 2", "0, 1 or 3"),
   f"{FIELD}data.image_size=-8": ("config.data.image_size: -8", "0 to 4096"),
   f"{FIELD}data.synthetic.num_test=0": ("num_test: 0", "1 or more"),
+  f"{FIELD}data.synthetic.num_classes=1": ("num_classes: 1", "2 or more"),
   f"{FIELD}data.crop_padding=-1": ("crop_padding: -1", "0 or more"),
+  f"{FIELD}data.crop_padding=8": (
+    "config.data.crop_padding: 8 is not accepted",
+    "less than the 8 pixels",
+  ),
+  f"{FIELD}data.image_size=4": (
+    "config.data.image_size=4 is not accepted with config.data.source='digits'",
+    "accepted is 0, or a source of folder, tfds, synthetic",
+  ),
+  f"{FIELD}data.channels=3": (
+    "config.data.channels=3 is not accepted with config.data.source='digits'",
+    "accepted is 0, or a source of folder, tfds, synthetic",
+  ),
+  f"{FIELD}data.path=x": ("config.data.path='x' is not accepted with",),
+  f"{FIELD}data.background=256": ("background: 256", "0 to 255"),
+  f"{FIELD}data.test_fraction=1": ("test_fraction: 1", "below 1"),
+  f"{FIELD}data.test_fraction=-0.5": ("test_fraction: -0.5", "below 1"),
+  f"{FIELD}data.class_weights=some": (
+    "config.data.class_weights: some",
+    "none, balanced",
+  ),
+  f"{FIELD}space.num_classes=1": ("num_classes: 1", "0 for those of the data"),
   f"{FIELD}space.num_classes=5": (
     "config.space.num_classes: 5",
-    "at least the 10 classes",
+    "at least the 10 classes of the data, or 0",
   ),
   f"{FIELD}space.num_width_bins=7": ("7 bins for 64", "must divide"),
   f"{FIELD}space.max_width=-4": ("config.space", "-4"),
@@ -161,6 +183,64 @@ def _everything(folder):
 def test_wrong_input(flag, words, call, tmp_path):
   _assert_refused(call("--workdir=w", flag, tiny=False), *words)
   assert not _everything(tmp_path)
+
+
+@pytest.mark.parametrize("size", [8, 9, 100])
+def test_cutout_of_whole_images_is_refused(size, call, tmp_path):
+  flags = (
+    "--phases=train",
+    "--arch=d1-1-1_w4-4-4",
+    f"{FIELD}train.cutout={size}",
+  )
+  _assert_refused(
+    call("--workdir=w", *flags),
+    f"config.train.cutout: {size} is not accepted",
+    "less than the 8 pixels",
+  )
+  assert call("--workdir=w", "--dry_run", *flags[:2])[0] == 0
+  assert not _everything(tmp_path)
+
+
+def test_all_bad_images_are_printed(call, tmp_path):
+  for part in ("train", "test"):
+    for name in ("a", "b"):
+      folder = tmp_path / part / name
+      folder.mkdir(parents=True)
+      (folder / "x.png").write_bytes(b"<html>")
+  before = _everything(tmp_path)
+  flags = f"{FIELD}data.source=folder", f"{FIELD}data.path={tmp_path}"
+  result = call("--workdir=w", *flags, tiny=False)
+  _assert_refused(result, "'train/a/x.png' is damaged", "and 3 more of the 4")
+  told = [x.split()[0] for x in result[1].splitlines() if "is damaged" in x]
+  assert told == [
+    f"'{part}/{name}/x.png'" for part in ("train", "test") for name in "ab"
+  ]
+  assert _everything(tmp_path) == before
+
+
+def _small_set(folder):
+  """Two classes of 8x8 images, one of which test lacks."""
+  images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), np.uint8)
+  np.savez(
+    folder / "set.npz",
+    x_train=images,
+    y_train=np.arange(400) % 2,
+    x_test=images[:8],
+    y_test=np.zeros(8, int),
+  )
+  return f"{FIELD}data.source=npz", f"{FIELD}data.path={folder / 'set.npz'}"
+
+
+def test_outputs_are_those_of_the_data_unless_set(call, tmp_path):
+  flags = "--workdir=w", "--dry_run", *_small_set(tmp_path)
+  code, out, _ = call(*flags, tiny=False)  # the quickstart says 10
+  assert code == 0
+  assert "warning: config.space.num_classes=10: the data have 2 classes" in out
+  assert "test has no image of 1 of the 2 classes (1)" in out
+  for count in (0, 2):
+    given = f"{FIELD}space.num_classes={count}"
+    code, out, _ = call(*flags, given, tiny=False)
+    assert code == 0 and "num_classes" not in out
 
 
 @pytest.mark.parametrize(
@@ -479,6 +559,33 @@ def test_runs_of_the_paper(dataset, target):
   window = [share * target * 1e6 for share in config.principles.window]
   assert window == pytest.approx([360e6, 400e6])
   assert config.name == f"{dataset}_{target}mf"
+
+
+def test_number_of_outputs():
+  shape, config = (8, 8, 1), config_lib.base()
+  config.objective.target_flops = 2e6
+  assert config.space.num_classes == 0
+  assert config_lib.search_space(config, shape, 7).num_classes == 7
+  for given, data_has in ((9, 7), (7, 7), (7, 0)):
+    config.space.num_classes = given
+    space = config_lib.search_space(config, shape, data_has)
+    assert space.num_classes == given
+  with pytest.raises(config_lib.ConfigError, match="at least the 8 classes"):
+    config_lib.search_space(config, shape, 8)
+
+
+def test_presets_state_their_outputs():
+  numbers = {
+    name: runs.load_config(name).space.num_classes
+    for name in sorted(p.stem for p in CONFIGS.glob("*.py"))
+  }
+  assert numbers == {
+    "cifar": 100,
+    "cifar100_600mf": 100,
+    "fashion_mnist": 10,
+    "quickstart": 10,
+  }
+  assert config_lib.paper("cifar10_600mf").space.num_classes == 10
 
 
 def test_differences_name_the_fields():

@@ -86,7 +86,6 @@ BAD_ARRAYS = {
   "a negative label": ({"y_train": np.arange(9) % 3 - 1}, "lie in -1..1"),
   "all negative": ({"y_train": np.full(9, -5)}, "lie in -5..-5"),
   "an empty class": ({"y_train": np.arange(9) % 2 * 2}, "lacks, [1]"),
-  "fewer in test": ({"y_test": np.arange(6) % 2}, "test has no image of class"),
   "two sizes": ({"x_test": np.zeros((6, 5, 4, 3), np.uint8)}, "(5, 4, 3)"),
   "grey and RGB": ({"x_test": np.zeros((6, 4, 5), np.uint8)}, "(4, 5, 1)"),
   "unequal": ({"y_train": np.arange(8) % 3}, "9 images"),
@@ -239,16 +238,6 @@ def _write(name: str, content: bytes):
   return lambda root: (root / name).write_bytes(content)
 
 
-def _remove_class(root):
-  for file in (root / "test" / "dog").iterdir():
-    file.unlink()
-
-
-def _drop_class(root):
-  _remove_class(root)
-  (root / "test" / "dog").rmdir()
-
-
 def _truncate(root):
   file = root / "train" / "cat" / "1.png"
   pixels = SEEDED.integers(0, 256, (4, 6, 3), np.uint8)
@@ -271,10 +260,9 @@ BAD_FOLDERS = {
     lambda root: picture(root.joinpath(*DOG), 3, mode="I;16"),
     ("'test/dog/2.png'", "I;16", "8 bits"),
   ),
-  "empty class": (_remove_class, ("'test/dog' holds no image",)),
-  "class in train only": (
-    _drop_class,
-    ("'dog' is in train/ and not in test/",),
+  "empty class": (
+    lambda root: (root / "train" / "emu").mkdir(),
+    ("'train/emu' holds no image",),
   ),
   "class in test only": (
     lambda root: picture(root / "test" / "emu"),
@@ -285,15 +273,14 @@ BAD_FOLDERS = {
     ("'train/dog/x.png' is damaged or no image",),
   ),
   "truncated": (_truncate, ("'train/cat/1.png' is damaged",)),
-  "another file": (_write("train/dog/x.txt", b""), ("'x.txt'", "no image")),
   "file beside classes": (_write("train/x.png", b""), ("'train/x.png'",)),
   "nested": (
     lambda root: picture(root / "train" / "dog" / "more.png"),
-    ("'more.png', which is no image",),
+    ("'train/dog' holds the folder 'more.png'",),
   ),
   "pipe": (
     lambda root: os.mkfifo(root / "train" / "dog" / "x.png"),
-    ("'x.png', which is no image",),
+    ("'train/dog/x.png' is no image but",),
   ),
   "a link to itself": (
     lambda root: (root / "train" / "loop").symlink_to("loop"),
@@ -301,7 +288,7 @@ BAD_FOLDERS = {
   ),
   "a link to nothing": (
     lambda root: (root / "train" / "dog" / "x.png").symlink_to("nothing"),
-    ("'x.png', which is no image",),
+    ("'train/dog/x.png' is no image but",),
   ),
   "eps": (
     _write("train/dog/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
@@ -340,7 +327,7 @@ def test_picture_that_claims_to_be_huge_is_refused(tmp_path):
 def test_picture_with_any_bytes_changed_is_read_or_refused(
   content, suffix, tmp_path_factory
 ):
-  root = tree(tmp_path_factory.mktemp("fuzz"), classes=("cat",))
+  root = tree(tmp_path_factory.mktemp("fuzz"))
   file = picture(root / "train" / "cat", (9, 8, 7), name=f"x.{suffix}")
   good = bytearray(file.read_bytes())
   for _ in range(content.draw(st.integers(1, 4))):
@@ -367,7 +354,7 @@ NAMES = st.text(
 
 
 @settings(deadline=None, max_examples=40)
-@given(names=st.sets(NAMES, min_size=1, max_size=4))
+@given(names=st.sets(NAMES, min_size=2, max_size=4))
 def test_folder_with_any_names(names, tmp_path_factory):
   root = tmp_path_factory.mktemp("names")
   visible = sorted(name for name in names if not name.startswith("."))
@@ -375,15 +362,16 @@ def test_folder_with_any_names(names, tmp_path_factory):
     value = (visible.index(name), 1, 1) if name in visible else 0
     for part in ("train", "test"):
       picture(root / part / name, value, size=(2, 2))
-  if not visible:
+  if len(visible) < 2:
     assert "train" in refusal("folder", path=str(root))
     return
   loaded = data.load("folder", path=str(root))
   assert loaded.train_labels.tolist() == list(range(len(visible)))
   assert loaded.test_images[:, 0, 0, 0].tolist() == list(range(len(visible)))
-  # The same names as those of files are refused, in one printable line.
+  # The same names as those of files are passed over, in one printable line.
   (root / "train" / visible[0] / f"{visible[-1]}.x").write_bytes(b"")
-  refusal("folder", path=str(root))
+  note, *_ = data.load("folder", path=str(root)).notes
+  assert "1 files are no images" in note
 
 
 # IDX files of one's own.
@@ -431,7 +419,6 @@ def test_idx_of_ones_own(tmp_path):
       {"train_labels": idx_labels(0, 1, 2, 0, 1, 2, 0, 1, 255)},
       ("train has no image of class 3;",),
     ),
-    ({"t10k_labels": idx_labels(0, 1, 1, 0, 1, 1)}, ("of class 2;",)),
   ],
 )
 def test_idx_of_another_form_is_refused(changed, words, tmp_path):
@@ -515,7 +502,8 @@ def test_set_larger_than_memory_is_refused():
 def test_streamed_folder_is_that_of_one_in_memory(tmp_path):
   for index in range(40):
     pixels = SEEDED.integers(0, 256, (6, 5, 3), np.uint8)
-    file = picture(tmp_path / ("train", "test")[index % 2] / "cat")
+    folder = tmp_path / ("train", "test")[index % 2]
+    file = picture(folder / ("cat", "dog")[index % 3 == 0])
     Image.fromarray(pixels).save(file)
   fields = {"path": str(tmp_path), "image_size": 4}
   whole = data.load("folder", **fields)
@@ -608,7 +596,8 @@ def test_auto_streams_what_takes_over_a_quarter_of_the_memory(tmp_path):
     ("folder", 6 * 4 * 6 * 3),
   ):
     for memory, expected in ((4 * num_bytes, False), (4 * num_bytes - 1, True)):
-      made = data.load(source, path=str(tmp_path), memory=memory)
+      path = str(tmp_path) if source == "folder" else ""
+      made = data.load(source, path=path, memory=memory)
       streamed = isinstance(made.train_images, data.StreamedImages)
       assert streamed == expected, (source, memory)
   assert isinstance(data.load("digits").train_images, np.ndarray)

@@ -15,14 +15,31 @@ from nss_jax.spaces.search_space import SearchSpace
 
 
 def search_space(
-  config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
+  config: ml_collections.ConfigDict,
+  image_shape: tuple[int, int, int],
+  num_classes: int = 0,
 ) -> SearchSpace:
   """The search space of `config.space` for images of that shape.
+
+  Args:
+    config: of the run.
+    image_shape: height, width and channels.
+    num_classes: of the data; `config.space` may say more, or 0 for as many. 0
+      if they are not known, and `config.space` says how many.
 
   Raises:
     ConfigError: if the fields do not make one.
   """
   fields = dict(config.space)
+  given = fields["num_classes"] = config.space.num_classes or num_classes
+  if given < num_classes:
+    raise ConfigError(
+      _message(
+        "space.num_classes",
+        given,
+        f"at least the {num_classes} classes of the data, or 0 for as many",
+      )
+    )
   try:
     return SearchSpace.expanded(
       **fields, image_shape=tuple(int(n) for n in image_shape)
@@ -157,6 +174,7 @@ def _count(value: int) -> bool:
 
 _CHOICES = {
   "data.stream": ("auto", "always", "never"),
+  "data.class_weights": ("none", "balanced"),
   "objective.penalty": ("expected", "sample"),
   "search.elite": ("scored", "paper"),
   "search.estimator": ("soft", "straight_through", "score"),
@@ -178,7 +196,10 @@ _RANGES = {
   "seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
   "data.image_size": (lambda v: 0 <= v <= 4096, "0 to 4096"),
   "data.channels": (lambda v: v in (0, 1, 3), "0, 1 or 3"),
-  "data.synthetic.num_classes": (_count, "1 or more"),
+  "data.background": (lambda v: 0 <= v <= 255, "0 to 255"),
+  "data.test_fraction": (lambda v: 0 <= v < 1, "0, or below 1"),
+  "data.test_seed": _NOT_NEGATIVE,
+  "data.synthetic.num_classes": (lambda v: v >= 2, "2 or more"),
   "data.synthetic.num_train": (_count, "1 or more"),
   "data.synthetic.num_test": (_count, "1 or more"),
   "data.synthetic.seed": _NOT_NEGATIVE,
@@ -189,7 +210,10 @@ _RANGES = {
   "space.max_depth": (lambda v: 1 <= v <= 1024, "1 to 1024"),
   "space.max_width": (lambda v: 1 <= v <= 2**13, "1 to 8192"),
   "space.stem_width": (lambda v: 1 <= v <= 2**16, "1 to 65536"),
-  "space.num_classes": (lambda v: 1 <= v <= 2**20, "1 to 2^20"),
+  "space.num_classes": (
+    lambda v: v == 0 or 2 <= v <= 2**20,
+    "0 for those of the data, or 2 to 2^20",
+  ),
   "objective.target_flops": (_positive, "above 0, in multiply-adds"),
   "objective.cost_weight": _NOT_NEGATIVE,
   "search.epochs": _EPOCHS,

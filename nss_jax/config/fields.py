@@ -35,16 +35,31 @@ def base() -> ml_collections.ConfigDict:
       "name": "unnamed",  # of the workdir: runs/<name>
       "seed": 0,
       "data": {
-        # digits | cifar10_binary | cifar100_binary | fashion_mnist | idx | npz
-        # | folder | tfds | synthetic
+        # digits | cifar10_binary | cifar100_binary | cifar10_python
+        # | cifar100_python | fashion_mnist | idx | npz | folder | tfds
+        # | synthetic
+        # What a source has no use for is refused.
         "source": "digits",
         "path": "",  # archive, file or folder; empty: cache, fetched once
         "name": "",  # of the data set, for tfds
         "cache_dir": "",  # of a fetched archive; empty: the user's
-        # Of folder and synthetic: pixels of a side, and 1 grey or 3 RGB. 0: as
-        # the files, or 32 pixels in RGB.
+        # Of folder, tfds and synthetic: pixels of a side, and 1 grey or 3 RGB.
+        # 0: as the files, or 32 pixels in RGB.
         "image_size": 0,
         "channels": 0,
+        # Of folder and tfds: grey level behind what is transparent; 255 white.
+        "background": 255,
+        # Of folder: leave out images that cannot be read, and name them. All
+        # files are read for it at the start.
+        "skip_bad": False,
+        # Of folder, npz, idx, fashion_mnist and tfds, where there are no test
+        # images: the share of every class that is drawn for it, and the seed.
+        # 0: there are.
+        "test_fraction": 0.0,
+        "test_seed": 0,
+        # Of npz: take floats in [0, 1] and booleans for images, rounded to 8
+        # bits, and one-hot labels.
+        "convert_arrays": False,
         # Training images on the devices, or read for each batch: auto | always
         # | never. auto: read if they take over a quarter of the memory of the
         # host or of a device. The numbers of a run are the same.
@@ -58,6 +73,10 @@ def base() -> ml_collections.ConfigDict:
         "validation_fraction": 0.5,  # of the training images, for the logits
         "split_seed": 0,
         "balanced_split": False,  # every class is split in that share
+        # none | balanced: an image counts by one over the number of training
+        # images of its class, 1 on average, in every loss that is trained on
+        # or scored; errors stay shares of images.
+        "class_weights": "none",
         "crop_padding": 0,  # pixels on each side; 0: no random crop
         "flip": False,  # left to right
       },
@@ -69,7 +88,7 @@ def base() -> ml_collections.ConfigDict:
         "strides": (1, 2, 2),  # one per stage
         "stem_width": 16,
         "block": "basic",
-        "num_classes": 10,
+        "num_classes": 0,  # outputs; 0: as many as the data have classes
       },
       "supernet": {
         "engine": "sliced",  # sliced | masked; for hard masks

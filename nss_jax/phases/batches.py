@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from nss_jax.runtime import augment, data
 
@@ -30,6 +31,15 @@ def epoch_indices(
     order, (first * batch_size,), (length * batch_size,)
   )
   return taken.reshape(shape)
+
+
+def class_weights(
+  config: ml_collections.ConfigDict, dataset: data.Dataset, num_outputs: int
+) -> np.ndarray | None:
+  """`[num_outputs]`, by which losses count; None: all the same."""
+  if config.data.class_weights == "none":
+    return None
+  return data.balanced_weights(dataset.train_labels, num_outputs)
 
 
 def make_batch_fn(

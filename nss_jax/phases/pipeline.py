@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
+import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (
@@ -24,6 +25,7 @@ from nss_jax.phases import (
   search_program,
   sweep,
   train,
+  train_program,
 )
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
@@ -106,7 +108,7 @@ def run(
   config = latency_budget.with_table(config, workdir)
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
-  dataset = _load_data(config.data)
+  dataset = _load_data(config.data, console)
   mesh = sharding.make_mesh()
   built = search_program.build(
     latency_budget.buildable(config, phases), dataset, mesh
@@ -154,19 +156,21 @@ def _check_index(index: int | None, phases: Sequence[str]) -> None:
     )
 
 
-def _load_data(settings: ml_collections.ConfigDict) -> data.Dataset:
-  """The data set of `config.data`."""
-  return data.load(
-    settings.source,
-    path=settings.path,
-    name=settings.name,
-    cache_dir=settings.cache_dir,
-    image_size=settings.image_size,
-    channels=settings.channels,
-    synthetic=data.Synthetic(**settings.synthetic),
-    stream=settings.stream,
-    memory=image_memory(),
-  )
+def _load_data(
+  settings: ml_collections.ConfigDict, console: rich.console.Console
+) -> data.Dataset:
+  """The data set of `config.data`; tells of every bad image if it has some."""
+  try:
+    return data.load(
+      settings.source,
+      **{name: settings[name] for name in data.OPTIONS},
+      synthetic=data.Synthetic(**settings.synthetic),
+      memory=image_memory(),
+    )
+  except data.DataError as error:
+    for line in error.details:
+      say(console, line)
+    raise
 
 
 def _check_order(
@@ -221,6 +225,7 @@ def _check_training(job: Job) -> None:
     train.check(config, job.archs, job.search_space)
   except ValueError as error:
     raise WorkdirError(f"--arch: {error}") from None
+  train_program.check(config, job.search_space)
   check_batch(config, job.mesh, "train")
   batch, images = config.train.batch_size, len(job.dataset.train_labels)
   if batch > images:

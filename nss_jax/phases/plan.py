@@ -32,6 +32,13 @@ def describe(
     f"of {shape}, {dataset.num_classes} classes"
     f"{', streamed' if streamed else ''}"
   )
+  yield from dataset.notes
+  if space.num_classes > dataset.num_classes:
+    yield (
+      f"warning: config.space.num_classes={space.num_classes}: the data have "
+      f"{dataset.num_classes} classes, so other outputs are never right; 0 "
+      "takes as many"
+    )
   yield (
     f"space      {space.num_spaces} spaces, {space.num_archs:.3g} archs; "
     f"depths to {space.max_depth}, widths to {space.max_width}, "

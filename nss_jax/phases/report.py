@@ -173,7 +173,7 @@ def dataset_name(config: ml_collections.ConfigDict) -> str:
   source = config.data.source
   if source == "tfds":
     return config.data.name.partition(":")[0]
-  return source.removesuffix("_binary")
+  return source.removesuffix("_binary").removesuffix("_python")
 
 
 def _draw(

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nss_jax.phases import loop
+from nss_jax.phases.batches import class_weights
 from nss_jax.phases.job import Job
 from nss_jax.phases.supernet_program import split as split_images
 from nss_jax.runtime import augment, data, scores, sharding
@@ -106,10 +107,15 @@ def make_score_fn(
   """
   images = images or held_out_images(config, dataset)
   apply_fn, seen = _calibrated(config, search_space, dataset, images.seen)
+  weights = class_weights(config, dataset, search_space.num_classes)
 
   def on_device(by, params, archs, seen, batches):
     counts = evaluate_archs(
-      params, archs, batches, apply_fn=functools.partial(apply_fn, seen)
+      params,
+      archs,
+      batches,
+      apply_fn=functools.partial(apply_fn, seen),
+      class_weights=weights,
     )
     if by == "images":
       counts = jax.lax.psum(counts, sharding.AXIS)

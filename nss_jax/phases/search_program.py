@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from nss_jax import config as config_lib
-from nss_jax.phases.batches import make_batch_fn
+from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
   Program,
@@ -70,7 +70,7 @@ def build(
   if search_space is None:
     _, height, width, channels = dataset.train_images.shape
     shape = height, width, channels
-    search_space = config_lib.search_space(config, shape)
+    search_space = config_lib.search_space(config, shape, dataset.num_classes)
     config_lib.validate_target(config, search_space)
   halves = data.split_halves(
     len(dataset.train_labels),
@@ -113,8 +113,19 @@ def build(
       },
     )
 
+  loss_fn = losses.single_loss(
+    training_fn(config, search_space),
+    class_weights(config, dataset, search_space.num_classes),
+  )
   steps = _make_steps(
-    config, search_space, budgets, schedule, temperature, weight_opt, logit_opt
+    config,
+    search_space,
+    losses.microbatched(loss_fn, config.supernet.microbatches),
+    budgets,
+    schedule,
+    temperature,
+    weight_opt,
+    logit_opt,
   )
   make_batch = make_batch_fn(config, dataset, keys["augment"])
   dispatch = make_dispatch(
@@ -179,6 +190,7 @@ def entropy_schedule(
 def _make_steps(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
+  loss_fn: losses.LossFn,
   budgets: tuple[constraints.Constraint, ...],
   schedule: Schedule,
   temperature: Callable[[Any], Any],
@@ -186,10 +198,6 @@ def _make_steps(
   logit_opt: optax.GradientTransformation,
 ) -> dict[str, Callable]:
   """The steps with all but state, batches and key bound."""
-  loss_fn = losses.microbatched(
-    losses.single_loss(training_fn(config, search_space)),
-    config.supernet.microbatches,
-  )
   name = config.search.estimator
   hard = name == "straight_through"
   mixed = masks.gumbel_sampler(search_space, temperature, hard=hard)
@@ -350,15 +358,16 @@ def check_data(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
 ) -> None:
-  """Refuses labels or batches that do not fit.
+  """Refuses crops or batches that do not fit.
 
   Raises:
     ConfigError: naming the field, the value and what is accepted.
   """
-  if dataset.num_classes > config.space.num_classes:
+  side = min(dataset.train_images.shape[1:3])
+  if config.data.crop_padding >= side:
     raise config_lib.ConfigError(
-      f"config.space.num_classes: {config.space.num_classes} is not accepted; "
-      f"expected at least the {dataset.num_classes} classes in the labels of "
-      f"{dataset.name}"
+      f"config.data.crop_padding: {config.data.crop_padding} is not accepted; "
+      f"expected less than the {side} pixels of the images' shorter side, or a "
+      "crop may hold nothing of one"
     )
   check_batch(config, mesh, "search", microbatches=config.supernet.microbatches)

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases.batches import make_batch_fn
+from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
 from nss_jax.phases.streaming import image_memory
 from nss_jax.phases.training import make_program, training_schedule
@@ -45,13 +45,15 @@ def build_supernet(
   sampler = masks.warmup_sampler(
     search_space, lambda step: jnp.maximum(0.0, 1 - step / max(coin_steps, 1))
   )
-  loss_fn, count = losses.single_loss(apply), settings.archs_per_batch
+  weights = class_weights(config, dataset, search_space.num_classes)
+  loss_fn = losses.single_loss(apply, weights)
+  count = settings.archs_per_batch
   if settings.sandwich:
     sampler = masks.sandwich_sampler(search_space, sampler, count)
-    loss_fn = losses.distilled_loss(apply)
+    loss_fn = losses.distilled_loss(apply, weights)
   elif count > 1:
     sampler = masks.repeat_sampler(sampler, count)
-    loss_fn = losses.mean_loss(apply)
+    loss_fn = losses.mean_loss(apply, weights)
   program = _build(
     config, search_space, dataset, mesh, settings.epochs, loss_fn, sampler
   )
@@ -75,7 +77,10 @@ def build_alone(
     dataset,
     mesh,
     config.rank_check.epochs,
-    losses.single_loss(training_fn(config, search_space)),
+    losses.single_loss(
+      training_fn(config, search_space),
+      class_weights(config, dataset, search_space.num_classes),
+    ),
     lambda rng, arch, step: masks.Sample(None, arch),
   )
 

@@ -11,13 +11,28 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from nss_jax.phases.batches import make_batch_fn
+from nss_jax import config as config_lib
+from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.runtime import augment, data, optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, train_step
 from nss_jax.supernet import network
+
+
+def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
+  """Refuses to cut out whole images.
+
+  Raises:
+    ConfigError: naming the field, the value and what is accepted.
+  """
+  side = min(search_space.image_shape[:2])
+  if config.train.cutout >= side:
+    raise config_lib.ConfigError(
+      f"config.train.cutout: {config.train.cutout} is not accepted; expected "
+      f"less than the {side} pixels of the images' shorter side"
+    )
 
 
 def build(
@@ -56,12 +71,14 @@ def build(
     weights = train_step.init_train_state(params, averages, optimizer)
     return weights, jnp.uint32(seed)
 
+  weights = class_weights(config, dataset, search_space.num_classes)
+
   def loss_fn(params, averages, batch):
     images, labels = batch
     logits, averages = network.apply_alone(
       search_space, params, averages, images, train=True, axis_name=axis_name
     )
-    loss, metrics = losses.cross_entropy(logits, labels)
+    loss, metrics = losses.cross_entropy(logits, labels, weights)
     return loss, (averages, metrics)
 
   def update_fn(state, part, indices, positions):

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from nss_jax.spaces.search_space import Array
+from nss_jax.steps.losses import weigh
+
 
 @struct.dataclass
 class Counts:
@@ -42,6 +45,7 @@ def evaluate_archs(
   batches: tuple[jax.Array, jax.Array],
   *,
   apply_fn: Callable[[Any, jax.Array, Any], jax.Array],
+  class_weights: Array | None = None,
 ) -> Counts:
   """Runs every arch on every batch (paper 4.2).
 
@@ -54,6 +58,8 @@ def evaluate_archs(
     batches: images `[K, B, H, W, channels]` and labels `[K, B]`; a label below
       zero says that its image counts nothing.
     apply_fn: `(params, images, arch) -> logits [B, C]`.
+    class_weights: `[C]`, by which the loss of an image of a class counts; None:
+      1. What is correct is counted without.
   """
   images, labels = batches
 
@@ -62,10 +68,9 @@ def evaluate_archs(
       correct, loss = carry
       x, y = batch
       logits = apply_fn(params, x, arch)
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.maximum(y, 0)
-      )
-      losses = jnp.where(y >= 0, losses, 0)
+      known = jnp.maximum(y, 0)
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, known)
+      losses = jnp.where(y >= 0, weigh(losses, known, class_weights), 0)
       right = (logits.argmax(-1) == y).sum(dtype=jnp.int32)
       return (correct + right, loss + losses.sum()), None
 

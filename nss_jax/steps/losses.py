@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from nss_jax.spaces.search_space import Array
@@ -19,46 +20,66 @@ ApplyFn = Callable[[Any, jax.Array, Any], jax.Array]
 
 
 def cross_entropy(
-  logits: jax.Array, labels: jax.Array
+  logits: jax.Array, labels: jax.Array, class_weights: Array | None = None
 ) -> tuple[jax.Array, Metrics]:
   """Mean softmax cross-entropy of `[B, C]` logits and `[B]` labels, in nats.
+
+  Args:
+    logits: `[B, C]`.
+    labels: `[B]`.
+    class_weights: `[C]`, by which an image of a class counts; the sum is over
+      the B images all the same, so that parts of a batch add up. None: 1.
 
   Returns:
     The loss, and `{"accuracy": share of correct predictions}`.
   """
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  loss = weigh(loss, labels, class_weights).mean()
   accuracy = (logits.argmax(-1) == labels).mean()
   return loss, {"accuracy": accuracy}
 
 
-def single_loss(apply_fn: ApplyFn) -> LossFn:
+def weigh(
+  losses: jax.Array, labels: jax.Array, class_weights: Array | None
+) -> jax.Array:
+  """Losses `[B]`, each by the weight of its class, `[C]`; None: as they are."""
+  if class_weights is None:
+    return losses
+  return losses * jnp.asarray(class_weights, losses.dtype)[labels]
+
+
+def single_loss(
+  apply_fn: ApplyFn, class_weights: Array | None = None
+) -> LossFn:
   """Cross-entropy of one choice on a batch of `(images, labels)`."""
 
   def loss_fn(weights, choice, batch):
     images, labels = batch
-    return cross_entropy(apply_fn(weights, images, choice), labels)
+    logits = apply_fn(weights, images, choice)
+    return cross_entropy(logits, labels, class_weights)
 
   return loss_fn
 
 
-def mean_loss(apply_fn: ApplyFn) -> LossFn:
+def mean_loss(apply_fn: ApplyFn, class_weights: Array | None = None) -> LossFn:
   """The mean over choices, a pytree of `[A, ...]`, on the same batch.
 
   One after the other; each is computed again for its gradient, so the memory
   is that of one.
   """
+  single = single_loss(apply_fn, class_weights)
 
   def loss_fn(weights, choices, batch):
-    one = jax.checkpoint(
-      lambda weights, choice: single_loss(apply_fn)(weights, choice, batch)
-    )
+    one = jax.checkpoint(lambda weights, choice: single(weights, choice, batch))
     found = jax.lax.map(lambda choice: one(weights, choice), choices)
     return jax.tree.map(lambda x: x.mean(0), found)
 
   return loss_fn
 
 
-def distilled_loss(apply_fn: ApplyFn) -> LossFn:
+def distilled_loss(
+  apply_fn: ApplyFn, class_weights: Array | None = None
+) -> LossFn:
   """The sandwich rule: the first choice learns the labels, and all the others
   learn its predictions (in-place distillation).
 
@@ -70,13 +91,14 @@ def distilled_loss(apply_fn: ApplyFn) -> LossFn:
     first = jax.tree.map(lambda x: x[0], choices)
     others = jax.tree.map(lambda x: x[1:], choices)
     logits = apply_fn(weights, images, first)
-    loss, metrics = cross_entropy(logits, labels)
+    loss, metrics = cross_entropy(logits, labels, class_weights)
     teacher = jax.lax.stop_gradient(jax.nn.softmax(logits))
 
     @jax.checkpoint
     def student(weights, choice):
       logits = apply_fn(weights, images, choice)
-      return optax.softmax_cross_entropy(logits, teacher).mean()
+      losses = optax.softmax_cross_entropy(logits, teacher)
+      return weigh(losses, labels, class_weights).mean()
 
     rest = jax.lax.map(lambda choice: student(weights, choice), others)
     return (loss + rest.sum()) / (1 + rest.shape[0]), metrics

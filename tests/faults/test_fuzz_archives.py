@@ -138,8 +138,8 @@ def small(monkeypatch):
   """CIFAR-10 of two files, of 20 and 10 records."""
   archive = dataclasses.replace(
     data.ARCHIVES["cifar10_binary"],
-    train={"data_batch_1.bin": 20 * 3073},
-    test={"test_batch.bin": 10 * 3073},
+    train={"data_batch_1.bin": 20},
+    test={"test_batch.bin": 10},
   )
   monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
   return archive

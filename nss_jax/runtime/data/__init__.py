@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +17,13 @@ from nss_jax.runtime.data import (
   synthetic,
   tfds,
 )
-from nss_jax.runtime.data.cifar import ARCHIVES, Archive
+from nss_jax.runtime.data.archives import ARCHIVES, Archive
 from nss_jax.runtime.data.dataset import DataError, Dataset, host_memory
-from nss_jax.runtime.data.split import draw_balanced, split_halves
+from nss_jax.runtime.data.split import (
+  balanced_weights,
+  draw_balanced,
+  split_halves,
+)
 from nss_jax.runtime.data.stream import (
   StreamedImages,
   is_streamed,
@@ -27,12 +33,14 @@ from nss_jax.runtime.data.synthetic import Synthetic
 
 __all__ = [
   "ARCHIVES",
+  "OPTIONS",
   "SOURCES",
   "Archive",
   "DataError",
   "Dataset",
   "StreamedImages",
   "Synthetic",
+  "balanced_weights",
   "draw_balanced",
   "host_memory",
   "load",
@@ -40,11 +48,13 @@ __all__ = [
   "split_halves",
 ]
 
-# A source takes the arguments of `load` and uses those that it needs.
+# A source takes the arguments of `load` and names those that it uses.
 SOURCES: dict[str, Callable[..., Dataset]] = {
   "digits": digits.load,
   "cifar10_binary": functools.partial(cifar.load, "cifar10_binary"),
   "cifar100_binary": functools.partial(cifar.load, "cifar100_binary"),
+  "cifar10_python": functools.partial(cifar.load, "cifar10_python"),
+  "cifar100_python": functools.partial(cifar.load, "cifar100_python"),
   "fashion_mnist": functools.partial(idx.load, "fashion_mnist"),
   "idx": functools.partial(idx.load, "idx"),
   "npz": npz.load,
@@ -62,6 +72,11 @@ def load(
   cache_dir: str = "",
   image_size: int = 0,
   channels: int = 0,
+  background: int = 255,
+  skip_bad: bool = False,
+  test_fraction: float = 0.0,
+  test_seed: int = 0,
+  convert_arrays: bool = False,
   synthetic: Synthetic | None = None,
   stream: str = "auto",
   memory: int | None = None,
@@ -83,10 +98,19 @@ def load(
     name: tfds: name of the data set.
     cache_dir: CIFAR: where to keep a fetched archive, empty for the user's
       cache folder.
-    image_size: pixels of a side; folder: 0 to leave images as they are;
+    image_size: pixels of a side; folder, tfds: 0 to leave images as they are;
       synthetic: 0 for 32.
-    channels: 1 grey, 3 RGB; folder: 0 for those of the files; synthetic: 0
-      for 3.
+    channels: 1 grey, 3 RGB; folder, tfds: 0 for those of the files; synthetic:
+      0 for 3.
+    background: folder, tfds: grey level behind what is transparent, 255 for
+      white.
+    skip_bad: folder: leave out images that cannot be read, with a note for
+      each.
+    test_fraction: folder, npz, idx, fashion_mnist, tfds: share of every class
+      for test, if there are no test images; 0: there are.
+    test_seed: of the draw of these.
+    convert_arrays: npz: scale float images in [0, 1] and booleans to 0..255,
+      and take one-hot labels.
     synthetic: numbers and seed of the made-up data set; None for its defaults.
     stream: `always`, `never`, or `auto`: if the training images take more than
       a quarter of the memory.
@@ -98,28 +122,59 @@ def load(
     The training images of a streamed set are `StreamedImages`.
 
   Raises:
-    DataError: in one line, if the source is unknown, its data cannot be had,
-      or the data are not what they should be.
+    DataError: in one line, if the source is unknown or has no use for an
+      argument that is given, its data cannot be had, or they are not what they
+      should be.
   """
   if source not in SOURCES:
     raise DataError(
       f"config.data.source={source!r} is unknown; accepted are "
       f"{', '.join(SOURCES)}"
     )
+  options = {
+    "path": path,
+    "name": name,
+    "cache_dir": cache_dir,
+    "image_size": image_size,
+    "channels": channels,
+    "background": background,
+    "skip_bad": skip_bad,
+    "test_fraction": test_fraction,
+    "test_seed": test_seed,
+    "convert_arrays": convert_arrays,
+    "synthetic": synthetic or Synthetic(),
+  }
+  _check_used(source, options)
   streams = functools.partial(is_streamed, stream, memory or host_memory())
-  dataset = SOURCES[source](
-    path=path,
-    name=name,
-    cache_dir=cache_dir,
-    image_size=image_size,
-    channels=channels,
-    synthetic=synthetic or Synthetic(),
-    streams=streams,
-    progress=progress,
-  )
+  dataset = SOURCES[source](**options, streams=streams, progress=progress)
   images = dataset.train_images
   if isinstance(images, np.ndarray) and streams(images.nbytes):
     images = StreamedImages(
       images, images.shape, f"config.data.source={source!r}"
     )
   return dataclasses.replace(dataset, train_images=images)
+
+
+# Fields of `config.data` that `load` takes as they are.
+OPTIONS = (
+  *("path", "name", "cache_dir", "image_size", "channels", "background"),
+  *("skip_bad", "test_fraction", "test_seed", "convert_arrays", "stream"),
+)
+
+
+def _check_used(source: str, options: dict[str, Any]) -> None:
+  """Refuses what is given and would have no effect."""
+  defaults = inspect.signature(load).parameters
+  for field, value in options.items():
+    default = Synthetic() if field == "synthetic" else defaults[field].default
+    users = [
+      name
+      for name, function in SOURCES.items()
+      if field in inspect.signature(function).parameters
+    ]
+    if value != default and source not in users:
+      raise DataError(
+        f"config.data.{field}={value!r} is not accepted with "
+        f"config.data.source={source!r}, which does not use it; accepted is "
+        f"{default!r}, or a source of {', '.join(users)}"
+      )

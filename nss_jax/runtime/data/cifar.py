@@ -1,10 +1,10 @@
-"""CIFAR-10 and CIFAR-100 from their official binary archives.
+"""CIFAR-10 and CIFAR-100 from their official archives, binary or for Python.
 
-The archive is never extracted: its members are read in memory, those with
-the known names at their exact sizes, and nothing else is trusted.
+The archive is never extracted: its members are read in memory, those with the
+known names at their sizes, and nothing else is trusted. A folder that someone
+has unpacked is read in the same way. Pickles are not executed.
 """
 
-import dataclasses
 import functools
 import gzip
 import hashlib
@@ -12,12 +12,14 @@ import io
 import os
 import pathlib
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
 import numpy as np
 
 from nss_jax.runtime import processes
+from nss_jax.runtime.data import pickled
+from nss_jax.runtime.data.archives import ARCHIVES, PIXELS, Archive
 from nss_jax.runtime.data.dataset import (
   DataError,
   Dataset,
@@ -26,70 +28,9 @@ from nss_jax.runtime.data.dataset import (
 )
 
 _SHAPE = (3, 32, 32)
-_PIXELS = 3 * 32 * 32
 # What the archive holds besides the data, headers included.
 _MAX_EXTRA = 2**20
 _CHUNK = 2**16
-
-
-@dataclasses.dataclass(frozen=True)
-class Archive:
-  """What is known of an official archive.
-
-  Attributes:
-    url: official address; its last part is the name of the file.
-    sha256: of the file, in hex.
-    bytes: size of the file.
-    folder: the one folder in the archive.
-    train: `{name: bytes}` of the files of training records, in order.
-    test: `{name: bytes}` of the files of test records, in order.
-    label_bytes: bytes before the pixels of a record; the last is the label.
-    num_classes: number of classes.
-  """
-
-  url: str
-  sha256: str
-  bytes: int
-  folder: str
-  train: Mapping[str, int]
-  test: Mapping[str, int]
-  label_bytes: int
-  num_classes: int
-
-  @property
-  def filename(self) -> str:
-    return self.url.rsplit("/", 1)[-1]
-
-  @property
-  def members(self) -> dict[str, int]:
-    """`{name in the archive: bytes}` of all files that are read."""
-    files = {**self.train, **self.test}
-    return {f"{self.folder}/{name}": size for name, size in files.items()}
-
-
-ARCHIVES: dict[str, Archive] = {
-  "cifar10_binary": Archive(
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    bytes=170_052_171,
-    folder="cifar-10-batches-bin",
-    train={f"data_batch_{i}.bin": 30_730_000 for i in range(1, 6)},
-    test={"test_batch.bin": 30_730_000},
-    label_bytes=1,
-    num_classes=10,
-  ),
-  "cifar100_binary": Archive(
-    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-    bytes=168_513_733,
-    folder="cifar-100-binary",
-    train={"train.bin": 153_700_000},
-    test={"test.bin": 30_740_000},
-    # The coarse label, then the fine one.
-    label_bytes=2,
-    num_classes=100,
-  ),
-}
 
 
 def load(
@@ -103,8 +44,9 @@ def load(
 
   Args:
     source: a key of `ARCHIVES`.
-    path: the archive, or a folder that holds it under its official name;
-      empty to fetch it: of many processes the first does, before the others.
+    path: the archive, or a folder that holds it under its official name, or
+      the folder that it was unpacked to; empty to fetch it: of many processes
+      the first does, before the others.
     cache_dir: folder to fetch to; empty for the user's cache folder.
     progress: whether to show a bar while fetching.
 
@@ -123,9 +65,12 @@ def load(
     # The others find it there; or fetch it too, to a disk of their own.
     file = processes.first(fetch) or fetch()
   try:
-    with file.open("rb") as raw:
-      _check_digest(archive, file, raw)
-      parts = _read(archive, file, raw)
+    if file.is_dir():
+      parts = _read_folder(archive, file)
+    else:
+      with file.open("rb") as raw:
+        _check_digest(archive, file, raw)
+        parts = _read(archive, file, raw)
   except OSError as error:
     raise _refused(file, f"cannot be read ({error.strerror})") from error
   train, test = ([parts[n] for n in names] for names in _names(archive))
@@ -159,20 +104,36 @@ def _refused(file: pathlib.Path, reason: str) -> DataError:
 
 
 def _given(archive: Archive, path: str) -> pathlib.Path:
-  """The archive at `path`, or in the folder `path`."""
-  file = given_path(path, f"{archive.filename} or its folder")
+  """The archive at `path` or in that folder, or the folder it has become."""
+  accepted = f"{archive.filename}, its folder, or {archive.folder}/"
+  given = given_path(path, accepted)
+  file = given / archive.filename if _is(os.path.isdir, given) else given
+  # A pipe or a device would block or never end.
+  others = {name: one for name, one in ARCHIVES.items() if one != archive}
+  is_other = file.name in [other.filename for other in others.values()]
+  if _is(os.path.isfile, file) and not is_other:
+    return file
+  for folder in (given / archive.folder, given):
+    first = next(iter(archive.train))
+    if _is(os.path.isfile, folder / first):
+      return folder
+  hints = "".join(
+    f"; there is what config.data.source={name!r} reads"
+    for name, other in others.items()
+    if given.name in (other.folder, other.filename)
+    or _is(os.path.isdir, given / other.folder)
+    or _is(os.path.isfile, given / other.filename)
+  )
+  raise _refused(
+    given, f"holds no {archive.filename}; accepted is {accepted}{hints}"
+  )
+
+
+def _is(kind: Callable[[pathlib.Path], bool], path: pathlib.Path) -> bool:
   try:
-    if file.is_dir():
-      file = file / archive.filename
-    # A pipe or a device would block or never end.
-    found = file.is_file()
-  except (OSError, ValueError):
-    found = False
-  if not found:
-    raise _refused(
-      file, f"is no file; accepted is {archive.filename} or its folder"
-    )
-  return file
+    return kind(path)
+  except (OSError, ValueError):  # a name too long, a null byte
+    return False
 
 
 def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
@@ -235,7 +196,8 @@ def _read(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Images and labels of every known member, by name."""
   parts = {}
-  limit = sum(archive.members.values()) + 2 * _MAX_EXTRA
+  limit = sum(archive.sizes(name)[1] for name in archive.members)
+  limit += 2 * _MAX_EXTRA
   try:
     with gzip.GzipFile(fileobj=raw) as unzipped:
       # tarfile calls nothing but `read` in this mode.
@@ -280,15 +242,14 @@ def _check_member(
   """
   names = member.name.split("/")
   plain = (member.isreg() and not member.issparse()) or member.isdir()
-  size = archive.members.get(member.name)
+  is_known = member.name in archive.members
+  least, most = archive.sizes(member.name) if is_known else (0, _MAX_EXTRA)
   if names[0] != archive.folder or ".." in names or not plain:
     reason = f"plain files in {archive.folder}/"
   elif member.name in parts:
     reason = "one member of that name"
-  elif size is None and not 0 <= member.size <= _MAX_EXTRA:
-    reason = f"at most {_MAX_EXTRA:,} bytes of it"
-  elif size is not None and (member.size != size or not member.isreg()):
-    reason = f"{size:,} bytes of it"
+  elif not least <= member.size <= most or (is_known and not member.isreg()):
+    reason = f"{_in_words(least, most)} of it"
   else:
     return
   raise _refused(
@@ -298,25 +259,89 @@ def _check_member(
   )
 
 
+def _in_words(least: int, most: int) -> str:
+  return f"{least:,} bytes" if least == most else f"{least:,} to {most:,} bytes"
+
+
 def _read_member(
   archive: Archive,
   file: pathlib.Path,
   tar: tarfile.TarFile,
   member: tarfile.TarInfo,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Images `[N, 32, 32, 3]` uint8 and labels `[N]` uint8 of a member."""
-  size = archive.members[member.name]
+  """Images `[N, 32, 32, 3]` uint8 and labels `[N]` of a member."""
   stream = tar.extractfile(member)
-  data = stream.read(size + 1) if stream else b""
-  if len(data) != size:
+  data = stream.read(member.size + 1) if stream else b""
+  if len(data) != member.size:
     raise _refused(
       file,
       f"ends early: {member.name!r} has {len(data):,} bytes; accepted is "
-      f"{size:,}",
+      f"{member.size:,}",
     )
-  records = np.frombuffer(data, np.uint8)
-  records = records.reshape(-1, archive.label_bytes + _PIXELS)
+  return _decode(archive, file, member.name, data)
+
+
+def _read_folder(
+  archive: Archive, folder: pathlib.Path
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """As `_read`, of files that someone has unpacked."""
+  parts = {}
+  for name in archive.members:
+    file = folder / name.rpartition("/")[2]
+    if not _is(os.path.isfile, file):
+      raise _refused(
+        folder, f"lacks {file.name!r}; accepted is all of {archive.folder}/"
+      )
+    least, most = archive.sizes(name)
+    with file.open("rb") as raw:
+      data = raw.read(most + 1)
+    if not least <= len(data) <= most:
+      size = os.path.getsize(file)
+      raise _refused(
+        folder,
+        f"holds {file.name!r} of {size:,} bytes; accepted is "
+        f"{_in_words(least, most)}",
+      )
+    parts[name] = _decode(archive, folder, name, data)
+  return parts
+
+
+def _decode(
+  archive: Archive, file: pathlib.Path, name: str, data: bytes
+) -> tuple[np.ndarray, np.ndarray]:
+  """Images `[N, 32, 32, 3]` uint8 and labels `[N]` of the bytes of a file."""
+  count = archive.members[name]
+  if archive.label_key:
+    pixels, labels = _unpickle(archive, file, name, data)
+  else:
+    records = np.frombuffer(data, np.uint8).reshape(count, -1)
+    pixels = records[:, archive.label_bytes :]
+    labels = records[:, archive.label_bytes - 1].copy()
   # Planar, each plane row by row, to channels last.
-  images = records[:, archive.label_bytes :].reshape(-1, *_SHAPE)
-  images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-  return images, records[:, archive.label_bytes - 1].copy()
+  images = pixels.reshape(count, *_SHAPE).transpose(0, 2, 3, 1)
+  return np.ascontiguousarray(images), labels
+
+
+def _unpickle(
+  archive: Archive, file: pathlib.Path, name: str, data: bytes
+) -> tuple[np.ndarray, np.ndarray]:
+  """Pixels `[N, 3072]` uint8 and labels `[N]` int64 of a file for Python."""
+  count = archive.members[name]
+  try:
+    found = pickled.read(data)
+    pixels, labels = found["data"], found[archive.label_key]
+    if not isinstance(pixels, np.ndarray) or pixels.shape != (count, PIXELS):
+      raise ValueError(f"no data of shape {(count, PIXELS)}")
+    if not isinstance(labels, list) or {*map(type, labels)} != {int}:
+      raise ValueError(f"{archive.label_key} are no integers")
+    if len(labels) != count:
+      raise ValueError(f"{len(labels)} {archive.label_key} of {count} images")
+    return pixels, np.array(labels, np.int64)
+  # Hostile programs end in errors of many types.
+  except Exception as error:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    raise _refused(
+      file,
+      f"holds {name!r}, which is damaged or another program ({reason}); "
+      f"accepted is that of {archive.filename}",
+    ) from error

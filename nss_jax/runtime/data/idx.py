@@ -19,6 +19,7 @@ from nss_jax.runtime.data.dataset import (
   given_path,
   make,
 )
+from nss_jax.runtime.data.stream import split_test
 
 # Where Debian's package dataset-fashion-mnist puts them.
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
@@ -26,12 +27,17 @@ _UINT8 = 8
 _PARTS = ("train", "t10k")
 
 
-def load(source: str, *, path: str, **_: Any) -> Dataset:
+def load(
+  source: str, *, path: str, test_fraction: float, test_seed: int, **_: Any
+) -> Dataset:
   """Reads the four files of MNIST's names from a folder.
 
   Args:
     source: name of the data set; `fashion_mnist` has a folder of its own.
     path: the folder; empty for that of Debian's package.
+    test_fraction: of every class, for test, if the folder has the two files of
+      training alone; 0: it has all four.
+    test_seed: of the draw of these.
 
   Returns:
     Images `[N, H, W, 1]` in as many classes as the training labels have.
@@ -42,23 +48,30 @@ def load(source: str, *, path: str, **_: Any) -> Dataset:
   if source == "fashion_mnist":
     path = path or DEBIAN_FOLDER
   folder = given_path(path, "a folder with the four IDX files of MNIST's names")
-  train, test = (
+  where = f"config.data.path={path!r}"
+  if test_fraction and (file := _find(folder, "t10k-images-idx3-ubyte")):
+    raise DataError(
+      f"config.data.test_fraction={test_fraction} is not accepted where there "
+      f"is {file.name}, in {where}; accepted is 0"
+    )
+  parts: list[Any] = [
     (
       _read(source, folder, f"{part}-images-idx3-ubyte", 3)[..., None],
       _read(source, folder, f"{part}-labels-idx1-ubyte", 1).astype(np.int32),
     )
-    for part in _PARTS
-  )
-  return make(source, train, test, field=f"config.data.path={path!r}")
+    for part in (_PARTS[:1] if test_fraction else _PARTS)
+  ]
+  if test_fraction:
+    images, labels = parts[0]
+    parts = split_test(where, images, labels, test_fraction, test_seed)
+  return make(source, parts[0], parts[1], field=where)
 
 
 def _read(
   source: str, folder: pathlib.Path, name: str, dimensions: int
 ) -> np.ndarray:
   """The uint8 array in the file of that name, gzip or plain."""
-  for file in (folder / f"{name}.gz", folder / name):
-    if not _is_file(file):
-      continue
+  if file := _find(folder, name):
     try:
       content = file.read_bytes()
       if file.suffix == ".gz":
@@ -74,8 +87,15 @@ def _read(
   raise DataError(
     f"config.data.path={str(folder)!r} holds no {name}.gz, which "
     f"config.data.source={source!r} needs; accepted is a folder with the four "
-    "IDX files (Fashion-MNIST: Debian package dataset-fashion-mnist)"
+    "IDX files (Fashion-MNIST: Debian package dataset-fashion-mnist), or with "
+    "the two of train and config.data.test_fraction"
   )
+
+
+def _find(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+  """The file of that name, gzip or plain."""
+  files = (folder / f"{name}.gz", folder / name)
+  return next(filter(_is_file, files), None)
 
 
 def _is_file(file: pathlib.Path) -> bool:

@@ -72,10 +72,7 @@ def draw_balanced(
   classes, places, sizes = np.unique(
     labels, return_inverse=True, return_counts=True
   )
-  # Integers: a share must not depend on how a product is rounded.
-  quotas, remainders = np.divmod(sizes * count, len(labels))
-  lacking = count - quotas.sum()
-  quotas[np.argsort(-remainders, kind="stable")[:lacking]] += 1
+  quotas = _quotas(sizes, count)
   for label, quota, size in zip(classes, quotas, sizes, strict=True):
     if not 0 < quota < size:
       raise DataError(
@@ -83,11 +80,79 @@ def draw_balanced(
         f"and {size - quota} of its {size} images in the two parts; accepted "
         "are at least one in either"
       )
-  order = np.random.default_rng(seed).permutation(len(labels))
+  return _draw(places, sizes, quotas, seed)
+
+
+def draw_test(
+  labels: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Splits off test images, of every class in the same share.
+
+  A class that is too small has none in test; all have some left.
+
+  Args:
+    labels: `[N]`.
+    fraction: share of the test images.
+    seed: of the draw; the same seed gives the same draw everywhere.
+
+  Returns:
+    Sorted disjoint indices that cover all, for training and for test.
+
+  Raises:
+    DataError: if no image would be drawn.
+  """
+  _, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+  count = round(len(labels) * fraction)
+  quotas = np.minimum(_quotas(sizes, count), sizes - 1)
+  if not quotas.sum():
+    raise DataError(
+      f"config.data.test_fraction={fraction} draws no test image of "
+      f"{len(labels)}; accepted is what draws at least one"
+    )
+  test, train = _draw(places, sizes, quotas, seed)
+  return np.sort(train), np.sort(test)
+
+
+def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
+  """How many of `count` each class gives, by its size."""
+  # Integers: a share must not depend on how a product is rounded.
+  quotas, remainders = np.divmod(sizes * count, sizes.sum())
+  lacking = count - quotas.sum()
+  quotas[np.argsort(-remainders, kind="stable")[:lacking]] += 1
+  return quotas
+
+
+def _draw(
+  places: np.ndarray, sizes: np.ndarray, quotas: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Shuffled disjoint indices: quotas of each class, and what is left.
+
+  Args:
+    places: `[N]`, the class of each image as an index of the other two.
+    sizes: images of each class.
+    quotas: of these, how many to draw.
+    seed: of the draw.
+  """
+  order = np.random.default_rng(seed).permutation(len(places))
   # Of the shuffled images of a class, its first ones are drawn.
   by_class = order[np.argsort(places[order], kind="stable")]
   starts = np.cumsum(sizes) - sizes
-  ranks = np.arange(len(labels)) - np.repeat(starts, sizes)
-  is_drawn = np.zeros(len(labels), bool)
+  ranks = np.arange(len(places)) - np.repeat(starts, sizes)
+  is_drawn = np.zeros(len(places), bool)
   is_drawn[by_class[ranks < np.repeat(quotas, sizes)]] = True
   return order[is_drawn[order]], order[~is_drawn[order]]
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+  """Weights of classes `[num_classes]`, float32, that make all count alike.
+
+  One over the images of a class, so scaled that the mean over all images is 1;
+  0 for a class without images.
+
+  Args:
+    labels: `[N]`.
+    num_classes: number of classes, with images or without.
+  """
+  sizes = np.bincount(labels, minlength=num_classes)
+  weights = len(labels) / (np.maximum(sizes, 1) * np.count_nonzero(sizes))
+  return np.where(sizes > 0, weights, 0).astype(np.float32)

@@ -9,7 +9,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import allocate
+from nss_jax.runtime.data.dataset import DataError, allocate
+from nss_jax.runtime.data.split import draw_test
 
 # Of memory, that images may take before `auto` streams them: the parts of a
 # phase are copies, on the host and then on the devices, and phases add up.
@@ -95,6 +96,11 @@ class StreamedImages:
         start += len(part)
     return images
 
+  def take(self, rows: np.ndarray) -> "StreamedImages":
+    """Some of the images, `[n]` of them, still to be read."""
+    shape = len(rows), *self.shape[1:]
+    return StreamedImages(_Rows(self.source, rows), shape, self.field)
+
   def read(self, rows: np.ndarray) -> np.ndarray:
     """Reads `[n, H, W, C]` by the thread that asks, which may be one of many.
 
@@ -107,6 +113,20 @@ class StreamedImages:
     for place, row in enumerate(rows):
       images[place] = self.source[int(row)]
     return images
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rows:
+  """Some of the images of a source."""
+
+  source: Source
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    return self.source[int(self.rows[index])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +143,39 @@ class _Chunks:
   def __getitem__(self, index: int) -> np.ndarray:
     start = index * self.size
     return self.images.read(self.rows[start : start + self.size])
+
+
+Part = tuple[np.ndarray | StreamedImages, np.ndarray]
+
+
+def split_test(
+  where: str,
+  images: np.ndarray | StreamedImages,
+  labels: np.ndarray,
+  fraction: float,
+  seed: int,
+) -> list[Part]:
+  """Images and labels for training and for test, of a set without test.
+
+  Args:
+    where: the config field and value that gave them, for messages.
+    images: `[N, H, W, C]`.
+    labels: `[N]`.
+    fraction: share of every class for test.
+    seed: of the draw.
+
+  Raises:
+    DataError: if these are no labels of the images, or none would be drawn.
+  """
+  if labels.ndim != 1 or not 0 < len(labels) == len(images):
+    raise DataError(
+      f"{where}: {images.shape} images and {labels.shape} labels; accepted are "
+      "[N, H, W, C] and [N], at least one"
+    )
+  rows = draw_test(labels, fraction, seed)
+  if isinstance(images, np.ndarray):
+    return [(images[part], labels[part]) for part in rows]
+  return [(images.take(part), labels[part]) for part in rows]
 
 
 def _num_threads() -> int:
