@@ -523,6 +523,8 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
   kept = json.loads(json.dumps(space.to_dict()))
   key = supernet_program.cache_key(config, space)
   workdir.claim(config, tmp_path)
+  (tmp_path / "search").mkdir()
+  (tmp_path / "search" / "metrics.jsonl").write_text("")
   before = nss.block_digest("custom")
 
   def use(block):

@@ -374,7 +374,9 @@ def test_another_config_names_every_field(call, tmp_path):
   config = runs.load_config(**runs.TINY)
   config.seed = 3
   config.search.epochs = 7
-  (tmp_path / "w").mkdir()
+  log = tmp_path / "w" / "search" / "metrics.jsonl"
+  log.parent.mkdir(parents=True)
+  log.write_text("")
   path = tmp_path / "w" / "config.json"
   path.write_text(config.to_json())
   before = path.stat().st_mtime_ns
@@ -383,9 +385,10 @@ def test_another_config_names_every_field(call, tmp_path):
     "config.seed: 3 is now 0",
     "config.search.epochs: 7 is now 5",
     "another workdir",
+    "config.search.keep_checkpoints",
   )
   assert path.stat().st_mtime_ns == before
-  assert _everything(tmp_path) == [tmp_path / "w", path]
+  assert _everything(tmp_path) == [tmp_path / "w", path, log.parent, log]
 
 
 @pytest.mark.parametrize("flag", ["stray", f"{FIELD}search.epocs=3"])
