@@ -130,7 +130,7 @@ def test_other_calls_of_the_device(job, tmp_path):
   config.search.steps_per_dispatch = 5
   other = runs.make_job(config, tmp_path)
   assert other.search.schedule.lengths(3) == [2, 4]
-  assert other.search.schedule.kinds(60) == {(2, False), (4, False)}
+  assert other.search.schedule.kinds(60) == {(3, False)}
   assert other.search.schedule.kinds(21) == {(2, False), (4, False), (5, False)}
   found = loop.run(other, other.search, cut, _StopAt(10**6))
   chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(expected))
