@@ -12,9 +12,10 @@ layer, nothing for normalisation, ReLU, additions and pooling. 1 MF = 1e6,
 A config is a Python file: run only those you trust. Any field can be set on
 the command line: --config.seed=1 --config.objective.target_flops=2e6.
 
-Exit codes: 0 done, 1 the search diverged, 2 bad input, 74 a file could not be
-written (disk full, read-only), 75 saved after SIGTERM. After 74, when there is
-space, and after 75 the same command goes on.
+Exit codes: 0 done, 1 a loss diverged, 2 bad input, 70 a crash (a traceback),
+74 a file could not be written (disk full, read-only), 75 saved after SIGTERM,
+130 interrupted by Ctrl-C, 141 the reader of the output is gone (| head -1).
+After 74, when there is space, 75, 130 and 141 the same command goes on.
 """
 
 import difflib
@@ -30,11 +31,15 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nss_jax import config as config_lib
-from nss_jax.runtime import artifacts, preemption
+from nss_jax.runtime import artifacts, preemption, streams
 from nss_jax.runtime.preemption import EXIT_SAVED
 
+# EX_SOFTWARE. Python's own code of an exception is that of a divergence.
+EXIT_CRASHED = 70
 # EX_IOERR. Bad input stays bad; a disk may have space the next time.
 EXIT_NOT_WRITTEN = 74
+# As a shell has it of a process that SIGPIPE has ended.
+EXIT_NO_READER = 141
 
 _NO_CONFIG = "--config is missing; try --config=quickstart"
 
@@ -114,6 +119,8 @@ class _ConfigParser(flags.ArgumentParser):
       return self._load(config_lib.find_file(argument))
     except config_lib.NoFileError as error:
       raise flags.Error(str(error)) from error
+    except SystemExit as error:  # which --help raises too
+      raise flags.Error(f"--config: {argument} calls {error!r}") from error
 
   def flag_type(self) -> str:
     return "config file"
@@ -124,6 +131,10 @@ flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser.parse)
 
 def main(argv: list[str]) -> int:
   """Runs the phases; returns the exit code."""
+  if not flags.FLAGS["verbosity"].present:
+    # orbax tells each file it writes, and of each thread that a failed save
+    # ends; what matters is in the errors that it raises.
+    logging.set_verbosity(logging.FATAL)
   # Imported here, so that --help and wrong flags answer at once.
   from nss_jax.phases import pipeline
   from nss_jax.runtime import watch
@@ -138,10 +149,6 @@ def main(argv: list[str]) -> int:
       f"--phases: {','.join(unknown)!r} is not accepted; expected all or a "
       f"list of {', '.join(config_lib.PHASES)}"
     )
-  if not flags.FLAGS["verbosity"].present:
-    # orbax tells each file it writes, and of each thread that a failed save
-    # ends; what matters is in the errors that it raises.
-    logging.set_verbosity(logging.FATAL)
   config = _CONFIG.value
   workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.get('name')}")
   try:
@@ -161,6 +168,8 @@ def main(argv: list[str]) -> int:
         _LOG_EVERY.value, _TENSORBOARD.value, _PROFILE.value
       ),
     )
+  except BrokenPipeError:
+    raise  # of an output that nobody reads, which is no full disk
   except pipeline.WRITE_ERRORS as error:
     return _fail(_explain_write(error, workdir), EXIT_NOT_WRITTEN)
   except pipeline.USER_ERRORS as error:
@@ -220,6 +229,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
   except SystemExit:
     sys.exit(0)  # --help was answered; absl would exit with 1
+  except BrokenPipeError:
+    raise
   except Exception as error:
     # A config file is code, so anything can come out of it.
     sys.exit(_refuse(_explain(error, argv)))
@@ -307,12 +318,14 @@ def _main(argv: list[str]) -> int:
   """
   try:
     code = main(argv)
+  except BrokenPipeError:
+    raise
   except Exception:
     _tell_last_lines()
     if not _is_one_of_many():
       raise
     traceback.print_exc()
-    code = 1
+    code = EXIT_CRASHED
   alone_in_trouble = code not in (0, EXIT_SAVED) and _is_one_of_many()
   if code == EXIT_NOT_WRITTEN or alone_in_trouble:
     sys.stdout.flush()
@@ -344,19 +357,22 @@ def _is_one_of_many() -> bool:
 def run() -> None:
   """The command, `nss` or `python -m nss_jax.main`."""
   preemption.end_at_once()
+  streams.prepare()
   if __name__ != "__main__":
     # absl's --help tells of the script that was started.
     sys.modules["__main__"].__doc__ = __doc__
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-  sys.unraisablehook = _print_unraisable
-  app.run(_main, flags_parser=parse_flags)
-
-
-def _print_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-  # What tensorstore's threads tell of each array of a save that has failed.
-  if str(unraisable.exc_value) != "Event loop is closed":
-    sys.__unraisablehook__(unraisable)
+  try:
+    try:
+      app.run(_main, flags_parser=parse_flags)
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    os._exit(EXIT_NO_READER)  # Python would try to write once more
+  except Exception:
+    traceback.print_exc()
+    sys.exit(EXIT_CRASHED)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from jax import lax
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax.phases import pipeline, supernet_program
+from nss_jax.phases import supernet_program, workdir
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import arch_activations
 from nss_jax.supernet import conv
@@ -522,7 +522,9 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
   config.space.block = "custom"
   kept = json.loads(json.dumps(space.to_dict()))
   key = supernet_program.cache_key(config, space)
-  pipeline.claim_workdir(config, tmp_path)
+  workdir.claim(config, tmp_path)
+  (tmp_path / "search").mkdir()
+  (tmp_path / "search" / "metrics.jsonl").write_text("")
   before = nss.block_digest("custom")
 
   def use(block):
@@ -531,7 +533,7 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
   use(nss.Block(*CUSTOM))  # made anew, of the same parts
   assert nss.SearchSpace.from_dict(kept) == space
   assert supernet_program.cache_key(config, space) == key
-  pipeline.check_workdir(config, tmp_path)
+  workdir.check(config, tmp_path)
   use(CUSTOM._replace(activation="silu"))
   now = nss.block_digest("custom")
   message = f"custom is another one here, of block_digest {now}.*{before}"
@@ -539,9 +541,9 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
     nss.SearchSpace.from_dict(kept)
   assert supernet_program.cache_key(config, space) != key
   with pytest.raises(
-    pipeline.WorkdirError, match=f"block_digest: '{before}' is now '{now}'"
+    workdir.WorkdirError, match=f"block_digest: '{before}' is now '{now}'"
   ):
-    pipeline.check_workdir(config, tmp_path)
+    workdir.check(config, tmp_path)
   # What is written by hand, or was by an earlier version, names the block.
   del kept["block_digest"]
   assert nss.SearchSpace.from_dict(kept) == space

@@ -568,6 +568,25 @@ def test_archive_is_fetched_once(remote, server, tmp_path):
   assert [file.name for file in cache.iterdir()] == [remote.filename]
 
 
+def test_what_is_not_fetched_has_its_shapes(remote, server, tmp_path):
+  cache = str(tmp_path / "cache")
+  blank = data.load("cifar10_binary", cache_dir=cache, fetch=False)
+  assert server.requests == 0 and not (tmp_path / "cache").exists()
+  cifar = data.load("cifar10_binary", cache_dir=cache, progress=False)
+  for part in ("train", "test"):
+    for kind in ("images", "labels"):
+      one, other = (getattr(x, f"{part}_{kind}") for x in (blank, cifar))
+      assert (one.shape, one.dtype) == (other.shape, other.dtype)
+  assert blank.num_classes == cifar.num_classes
+
+
+def test_not_fetched_are_as_many_of_each_class():
+  blank = data.load("cifar100_binary", fetch=False)
+  assert np.bincount(blank.train_labels).tolist() == 100 * [500]
+  assert np.bincount(blank.test_labels).tolist() == 100 * [100]
+  assert blank.train_images.shape == (50_000, 32, 32, 3)
+
+
 def test_of_many_processes_the_first_fetches(
   remote, server, tmp_path, monkeypatch
 ):

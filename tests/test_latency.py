@@ -16,7 +16,13 @@ from nss_jax import config as config_lib
 from nss_jax.phases import latency_budget, latency_table, pipeline
 from nss_jax.runtime import artifacts, latency_file, stopwatch
 from nss_jax.spaces import blocks
-from nss_jax.spaces.cost import arch_cost, cost_tables, mean_cost, space_cost
+from nss_jax.spaces.cost import (
+  arch_cost,
+  cost_range,
+  cost_tables,
+  mean_cost,
+  space_cost,
+)
 from nss_jax.spaces.latency import LatencyTable, latency_metric
 from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -415,16 +421,65 @@ def test_a_table_of_before_processors_were_told(by_latency, folder, tmp_path):
   assert pipeline.run(by_latency, tmp_path / "w", ["search"], dry_run=True) == 0
 
 
-def test_search_needs_a_table(tmp_path):
-  config = runs.load_config(
-    **TINY,
-    **{"objective.constraints": ({"metric": "latency", "target": 1.0},)},
-  )
+@pytest.fixture
+def wanted():
+  """The config of a search by a table that is not there."""
+  constraint = {"metric": "latency", "target": 1.05e-3}
+  return runs.load_config(**TINY, **{"objective.constraints": (constraint,)})
+
+
+@pytest.mark.parametrize("phases", [["search"], ["search", "latency_table"]])
+def test_search_needs_a_table(wanted, tmp_path, phases):
   with pytest.raises(
     artifacts.ArtifactError, match=r"no latency table.*--phases=latency_table"
   ):
-    pipeline.run(config, tmp_path / "w", ["latency_table", "search"])
+    pipeline.run(wanted, tmp_path / "w", phases)
   assert not (tmp_path / "w").exists()
-  assert (
-    pipeline.run(config, tmp_path / "w", ["latency_table"], dry_run=True) == 0
+
+
+def test_one_command_measures_and_searches(
+  wanted, tmp_path, monkeypatch, capsys
+):
+  def time_one(config, space):
+    return np.full(5, time_of_layers(space))
+
+  monkeypatch.setattr(latency_table, "network_seconds", time_one)
+  workdir, phases = tmp_path / "w", ["latency_table", "search", "report"]
+  assert pipeline.run(wanted, workdir, phases, dry_run=True) == 0
+  assert "budget     of latency too" in capsys.readouterr().out
+  assert not workdir.exists()
+  # Of the other phases all is checked before anything is measured.
+  wanted.search.batch_size = 10**6
+  with pytest.raises(pipeline.USER_ERRORS, match="one batch of 1000000"):
+    pipeline.run(wanted, workdir, phases)
+  assert not workdir.exists()
+  wanted.search.batch_size = TINY["search.batch_size"]
+  assert pipeline.run(wanted, workdir, phases) == 0
+  result = artifacts.read_json(workdir / "search" / "elite_space.json")
+  (flops, latency) = result["constraints"]
+  assert (flops["metric"], latency["metric"]) == ("flops", "latency")
+  assert latency["target"] == 1.05e-3
+  # Of what is in the table, of another layer and all blocks.
+  space = config_lib.search_space(wanted, (8, 8, 1))
+  metric = latency_file.read_metric(workdir / "latency_table", space)
+  low, high = cost_range(space, cost_tables(space, metric))
+  assert low <= latency["mean_cost"] <= high
+  # By itself it needs no target that can be met, and is said to be there.
+  capsys.readouterr()
+  assert pipeline.run(wanted, workdir, ["latency_table", "search"]) == 0
+  assert capsys.readouterr().out.count("already done") == 2
+
+
+def test_a_target_that_the_table_shows_to_be_out_of_reach(
+  wanted, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(
+    latency_table,
+    "network_seconds",
+    lambda *_: np.full(5, time_of_layers(_[1])),
   )
+  wanted.objective.constraints = ({"metric": "latency", "target": 1.0},)
+  with pytest.raises(config_lib.ConfigError, match=r"\[0\].target: 1 is not"):
+    pipeline.run(wanted, tmp_path / "w", ["latency_table", "search"])
+  assert (tmp_path / "w" / "latency_table" / "summary.json").exists()
+  assert not (tmp_path / "w" / "search").exists()

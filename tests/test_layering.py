@@ -5,6 +5,8 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 
 import pytest
 
@@ -67,6 +69,43 @@ def test_files_stay_small_and_safe(path):
   forbidden = r"\bpickle\b|yaml\.load|\beval\(|\bexec\(|extractall|shell=True"
   assert not re.search(forbidden, text), path
   assert "allow_pickle=True" not in text, path
+
+
+def _declared(*extras: str) -> set[str]:
+  """Distributions that `pip install -e .` brings, with extras."""
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  wanted = [*project["dependencies"]]
+  for extra in extras:
+    wanted += project["optional-dependencies"][extra]
+  names = {re.match(r"[\w-]+", line)[0] for line in wanted}
+  return {name.replace("_", "-").lower() for name in names}
+
+
+@pytest.mark.parametrize(
+  ("folder", "extras"),
+  [(PACKAGE, ("tensorboard",)), (ROOT / "tests" / "examples", ())],
+)
+def test_what_is_imported_is_declared(folder, extras):
+  """Not only what happens to come with something else."""
+  distributions = metadata.packages_distributions()
+  own = {*sys.stdlib_module_names, "nss_jax"}
+  for path in folder.rglob("*.py"):
+    modules = {name.split(".")[0] for name in _imports(path)} - own
+    for module in modules:
+      found = {x.replace("_", "-").lower() for x in distributions[module]}
+      assert found & _declared(*extras), f"{path}: {module}"
+
+
+@pytest.mark.parametrize(
+  ("library", "needs"),
+  [("jax.export", "flatbuffers"), ("pooch", "tqdm"), ("tfds", "array_record")],
+)
+def test_what_libraries_import_late_is_declared(library, needs):
+  """When something is exported, fetched with a bar, or read as prepared."""
+  declared = _declared()
+  if needs.replace("_", "-") not in declared:
+    required = metadata.requires("tensorflow-datasets")
+    assert any(line.startswith(needs) for line in required), library
 
 
 def _functions(body: list[ast.stmt]) -> list[tuple[ast.FunctionDef, bool]]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 import tarfile
 import tomllib
@@ -324,6 +325,7 @@ def test_hostile_data(call, tmp_path):
     ("import nothing_like_it", ("nothing_like_it", "config.py, line 1")),
     ("def get_config(): return 1 / 0", ("division by zero", "config.py")),
     ("def get_config(): raise ValueError('a\\nb')", ("config.py", "b")),
+    ("import sys; sys.exit(1)", ("config.py calls SystemExit(1)",)),
     ("def get_config(): return {'seed': 0}", ("dict", "ConfigDict")),
     ("def get_config(): pass", ("NoneType", "ConfigDict")),
     (
@@ -420,6 +422,7 @@ def test_missing_config(flags, call):
     ("taken", "search is not a folder"),
     ("x" * 300, "File name too long"),
     ("broken", "config.json: not JSON"),
+    ("w\udcf6rk", "as it is not UTF-8; expected a name that is, and a locale"),
   ],
 )
 def test_unusable_workdir(workdir, words, call, tmp_path):
@@ -451,7 +454,9 @@ def test_another_config_names_every_field(call, tmp_path):
   config = runs.load_config(**runs.TINY)
   config.seed = 3
   config.search.epochs = 7
-  (tmp_path / "w").mkdir()
+  log = tmp_path / "w" / "search" / "metrics.jsonl"
+  log.parent.mkdir(parents=True)
+  log.write_text("")
   path = tmp_path / "w" / "config.json"
   path.write_text(config.to_json())
   before = path.stat().st_mtime_ns
@@ -460,9 +465,10 @@ def test_another_config_names_every_field(call, tmp_path):
     "config.seed: 3 is now 0",
     "config.search.epochs: 7 is now 5",
     "another workdir",
+    "config.search.keep_checkpoints",
   )
   assert path.stat().st_mtime_ns == before
-  assert _everything(tmp_path) == [tmp_path / "w", path]
+  assert _everything(tmp_path) == [tmp_path / "w", path, log.parent, log]
 
 
 @pytest.mark.parametrize("flag", ["stray", f"{FIELD}search.epocs=3"])
@@ -485,6 +491,31 @@ def test_dry_run(call, tmp_path):
     "devices    8 x cpu",
   ):
     assert words in out
+  assert not _everything(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("source", "classes"), [("cifar10_binary", 10), ("cifar100_binary", 100)]
+)
+def test_dry_run_fetches_nothing(source, classes, call, tmp_path, monkeypatch):
+  def refuse(*_, **__):
+    raise AssertionError("there is no network here")
+
+  monkeypatch.setattr(socket.socket, "connect", refuse)
+  monkeypatch.setattr(socket, "getaddrinfo", refuse)
+  code, out, err = call(
+    "--workdir=w",
+    "--dry_run",
+    f"{FIELD}data.source={source}",
+    f"{FIELD}data.cache_dir=cache",
+    f"{FIELD}data.balanced_split=True",
+    f"{FIELD}space.num_classes={classes}",
+    f"{FIELD}search.batch_size=64",
+    f"{FIELD}objective.target_flops=1e6",
+  )
+  assert (code, err) == (0, "")
+  assert f"{source}: 50000 training images of 32x32x3, {classes} classes" in out
+  assert "of 390 steps" in out
   assert not _everything(tmp_path)
 
 

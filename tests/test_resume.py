@@ -22,10 +22,17 @@ END_OF_WARMUP, END = 18, 63
 CUTS = (3, END_OF_WARMUP, 21, 30, 45, END)
 
 
-class _StopAt:
-  """Asked after every call, it stops the loop at a step."""
+class _Asked:
+  """Stands for a `Preemption`."""
 
   came = False
+
+  def tell(self, saved):
+    pass
+
+
+class _StopAt(_Asked):
+  """Asked after every call, it stops the loop at a step."""
 
   def __init__(self, step, at=0):
     self._calls = (step - at) // 3
@@ -82,10 +89,8 @@ def test_cut_anywhere_is_the_uninterrupted_search(job, tmp_path):
   assert [line["step"] for line in _lines(cut)] == list(range(9, END + 1, 9))
 
 
-class _Losses:
+class _Losses(_Asked):
   """Asked after every call: how many steps would be lost if it were killed."""
-
-  came = False
 
   def __init__(self, folder, calls):
     self._folder, self._calls, self.seen = folder, calls, []
@@ -112,6 +117,24 @@ def test_a_kill_loses_one_interval_however_slow_the_disk(
   with pytest.raises(loop.Interrupted, match="saved at step 21"):
     loop.run(job, job.search, tmp_path, losses)
   assert losses.seen == [3, 6, 9, 3, 6, 9, 3]
+
+
+def test_other_calls_of_the_device(job, tmp_path):
+  """Between the ends of which the run before has stopped; the same numbers."""
+  whole, cut = tmp_path / "whole", tmp_path / "cut"
+  expected = loop.run(job, job.search, whole, _StopAt(10**6))
+  with pytest.raises(loop.Interrupted, match="saved at step 21 of 63"):
+    loop.run(job, job.search, cut, _StopAt(21))
+  config = runs.load_config(**FIELDS)
+  # Calls of 5 and 4 steps; the first is one of 2, from step 21 to 23.
+  config.search.steps_per_dispatch = 5
+  other = runs.make_job(config, tmp_path)
+  assert other.search.schedule.lengths(3) == [2, 4]
+  assert other.search.schedule.kinds(60) == {(3, False)}
+  assert other.search.schedule.kinds(21) == {(2, False), (4, False), (5, False)}
+  found = loop.run(other, other.search, cut, _StopAt(10**6))
+  chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(expected))
+  assert _files(cut) == _files(whole)
 
 
 # What users compile is theirs alone.

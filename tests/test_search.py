@@ -234,9 +234,49 @@ def test_sigterm_while_it_compiles(tmp_path):
   time.sleep(1)
   process.send_signal(signal.SIGTERM)
   began = time.monotonic()
-  _, err = process.communicate(timeout=60)
+  out, err = process.communicate(timeout=60)
   assert process.returncode == 75, err
   assert time.monotonic() - began < 10
+  assert "\nSIGTERM: " in out
+  assert out.endswith("; run the same command to go on\n")
+
+
+_LONG_CALL = """
+import dataclasses, os, signal, time
+from nss_jax import main
+from nss_jax.phases import loop
+from nss_jax.runtime import preemption
+
+preemption.Preemption.__init__.__defaults__ = (2.0,)
+run_loop = loop._loop
+
+def slow_loop(program, *arguments):
+  def dispatch(state, epoch, *rest):
+    if epoch == {epoch}:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(300)
+    return program.dispatch(state, epoch, *rest)
+  return run_loop(dataclasses.replace(program, dispatch=dispatch), *arguments)
+
+loop._loop = slow_loop
+main.run()
+"""
+
+
+@pytest.mark.parametrize(
+  ("epoch", "saved"),
+  [(0, "no checkpoint is in {} yet"), (2, "saved is step 18 of 45 in {}")],
+)
+def test_sigterm_during_a_call_that_is_too_long(tmp_path, epoch, saved):
+  """Which may be one that compiles: it says what is on disk."""
+  script = _LONG_CALL.format(epoch=epoch)
+  code, out, err = _run(f"--workdir={tmp_path}", script=script)
+  assert code == 75, err
+  assert out.splitlines()[-1] == (
+    "SIGTERM: no place to stop came within 2 s; "
+    f"{saved.format(tmp_path / 'search')}; run the same command to go on"
+  )
+  assert out.count("SIGTERM") == 1
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def base() -> ml_collections.ConfigDict:
         # With cost_weight 0 they stand alone, without target_flops.
         "constraints": (),
         # Folder of the table that latency is read from, which
-        # --phases=latency_table, by itself and before, has written; empty: the
+        # --phases=latency_table, before all others, has written; empty: the
         # workdir's.
         "latency_table": "",
         # Search by a table of another device, or of other activations: for

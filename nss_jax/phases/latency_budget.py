@@ -47,12 +47,29 @@ def check_origin(
     )
 
 
-def buildable(
-  config: ml_collections.ConfigDict, phases: Sequence[str]
+def is_measured_first(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  phases: Sequence[str],
+) -> bool:
+  """Whether the first phase measures the table that the others need."""
+  if phases[0] != latency_file.FOLDER or not config_lib.wants_latency(config):
+    return False
+  own = workdir / latency_file.FOLDER
+  missing = not (own / latency_file.SUMMARY).exists()
+  here = pathlib.Path(config.objective.latency_table) == own
+  return len(phases) == 1 or (missing and here)
+
+
+def without_latency(
+  config: ml_collections.ConfigDict,
 ) -> ml_collections.ConfigDict:
-  """The config of the search; what measures the table can not need it."""
-  if list(phases) == [latency_file.FOLDER]:
-    config = config.copy_and_resolve_references()
-    config.objective.constraints = () if config.objective.cost_weight else _ANY
+  """The config without budgets that a table is needed for."""
+  config = config.copy_and_resolve_references()
+  objective = config.objective
+  others = [x for x in objective.constraints if x["metric"] != "latency"]
+  alone = not others and not objective.cost_weight
+  objective.constraints = _ANY if alone else tuple(others)
+  if alone:
     config.search.elite = "paper"  # which asks for no space near a target
   return config

@@ -56,12 +56,14 @@ def run(job: Job) -> dict[str, Any]:
   settings, space = job.config.latency_table, job.search_space
   archs = held_out(space, settings)
   spreads = []
+  lost = "the times so far are not kept"
   with Preemption() as preemption:
+    preemption.tell(lambda: lost)
 
     @functools.cache
     def seconds(probe: SearchSpace) -> float:
       if preemption.requested():
-        raise loop.Interrupted("the times so far are not kept")
+        raise loop.Interrupted(lost)
       times = network_seconds(job.config, probe)
       low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
       spreads.append((high - low) / median)

@@ -59,6 +59,8 @@ def run(
     keep=settings.keep_checkpoints,
     warn=lambda line: say(console, f"warning: {line}"),
   )
+  num_steps = program.schedule.num_steps
+  preemption.tell(lambda: _saved(checkpoints, folder, num_steps))
   state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
   every = checkpoint_every or settings.checkpoint_every
   step = int(state.weights.step)
@@ -135,7 +137,7 @@ def _loop(
   began, began_step = time.monotonic(), step
   while step < schedule.num_steps:
     epoch, first = divmod(step, schedule.steps_per_epoch)
-    length = dict(schedule.dispatches)[first]
+    length = schedule.lengths(first)[0]
     warmup = epoch < schedule.warmup_epochs
     watch.before_call((length, warmup))
     state, losses = program.dispatch(state, epoch, first, length, warmup)
@@ -165,6 +167,16 @@ def _loop(
       checkpoints.save(step, state, block=True)
       raise Interrupted(f"saved at step {step} of {schedule.num_steps}")
   return state
+
+
+def _saved(
+  checkpoints: Checkpoints, folder: pathlib.Path, num_steps: int
+) -> str:
+  """What is on disk, in words; asked from another thread."""
+  step = checkpoints.latest_step
+  if step is None:
+    return f"no checkpoint is in {folder} yet"
+  return f"saved is step {step} of {num_steps} in {folder}"
 
 
 def _line(

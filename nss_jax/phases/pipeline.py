@@ -1,11 +1,11 @@
 """Phases in order, on one workdir."""
 
 import functools
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import rich.console
 
@@ -27,9 +27,11 @@ from nss_jax.phases import (
   train,
   train_program,
 )
+from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
 from nss_jax.phases.streaming import image_memory
+from nss_jax.phases.workdir import WorkdirError
 from nss_jax.runtime import (
   artifacts,
   canary,
@@ -42,14 +44,9 @@ from nss_jax.runtime import (
 )
 from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
-from nss_jax.runtime.preemption import EXIT_SAVED, Preemption
+from nss_jax.runtime.preemption import EXIT_SAVED, Preemption, sigterm_line
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 from nss_jax.supernet import conv
-
-
-class WorkdirError(ValueError):
-  """A workdir that cannot be used, in one line."""
-
 
 USER_ERRORS = (
   config_lib.ConfigError,
@@ -106,17 +103,62 @@ def run(
   _check_index(sweep_index, phases)
   config_lib.check_phases(config, phases)
   config = latency_budget.with_table(config, workdir)
-  check_workdir(config, workdir)
+  workdirs.check(config, workdir)
   _check_order(phases, workdir, archs)
-  dataset = _load_data(config.data, console)
+  dataset = _load_data(config.data, console, fetch=not dry_run)
   mesh = sharding.make_mesh()
-  built = search_program.build(
-    latency_budget.buildable(config, phases), dataset, mesh
+  prepare = functools.partial(
+    _prepare,
+    *(dataset, mesh, workdir, console, tuple(archs), tuple(config_flags)),
+    take_over=take_over,
+    viewing=viewing,
+    sweep_index=sweep_index,
   )
+  measured = latency_budget.is_measured_first(config, workdir, phases)
+  known = latency_budget.without_latency(config) if measured else config
+  job, planned = prepare(known, phases)
+  for line in plan.describe(known, dataset, job.search, planned):
+    say(console, line)
+  if measured and planned[1:]:
+    say(console, "budget     of latency too, when its table has been measured")
+  if dry_run:
+    return 0
+  try:
+    workdirs.claim(config, workdir)  # that of the sweep, if one target runs
+    if measured:
+      _run_phases(job._replace(config=config), phases[:1])
+      if not (rest := phases[1:]):
+        return 0
+      job, planned = prepare(config, rest)
+    _run_phases(job, planned)
+  except loop.Interrupted as interrupted:
+    say(console, sigterm_line(str(interrupted)))
+    return EXIT_SAVED
+  except loop.Diverged as diverged:
+    say(console, f"error: {diverged}")
+    return 1
+  return 0
+
+
+def _prepare(
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+  workdir: pathlib.Path,
+  console: rich.console.Console,
+  archs: tuple[str, ...],
+  config_flags: tuple[str, ...],
+  config: ml_collections.ConfigDict,
+  phases: Sequence[str],
+  *,
+  take_over: bool,
+  viewing: Viewing,
+  sweep_index: int | None,
+) -> tuple[Job, Sequence[str]]:
+  """The job and its phases, checked; those of a target, if one is wanted."""
+  built = search_program.build(config, dataset, mesh)
   latency_budget.check_origin(config, workdir, phases)
-  texts = tuple(archs), tuple(config_flags)
   job = Job(
-    *(config, dataset, mesh, built, workdir, console, *texts),
+    *(config, dataset, mesh, built, workdir, console, archs, config_flags),
     take_over=take_over,
     viewing=viewing,
   )
@@ -125,26 +167,14 @@ def run(
   if "sweep" in phases:
     swept = [*sweep.jobs(job, sweep_index).values()]
   for one in swept:
-    check_workdir(one.config, one.workdir)
+    workdirs.check(one.config, one.workdir)
     _check_order(config.sweep.phases, one.workdir, ())
     _check_phases(one, config.sweep.phases)
-  if sweep_index is not None:
-    # Not as the sweep phase, whose folder has one process at a time.
-    (job,), phases = map(sweep.build, swept), config.sweep.phases
-  for line in plan.describe(job.config, dataset, job.search, phases):
-    say(console, line)
-  if dry_run:
-    return 0
-  try:
-    claim_workdir(config, workdir)  # that of the sweep, if one target runs
-    _run_phases(job, phases)
-  except loop.Interrupted as interrupted:
-    say(console, f"SIGTERM: {interrupted}; run the same command to go on")
-    return EXIT_SAVED
-  except loop.Diverged as diverged:
-    say(console, f"error: {diverged}")
-    return 1
-  return 0
+  if sweep_index is None:
+    return job, phases
+  # Not as the sweep phase, whose folder has one process at a time.
+  (job,) = map(sweep.build, swept)
+  return job, config.sweep.phases
 
 
 def _check_index(index: int | None, phases: Sequence[str]) -> None:
@@ -157,7 +187,10 @@ def _check_index(index: int | None, phases: Sequence[str]) -> None:
 
 
 def _load_data(
-  settings: ml_collections.ConfigDict, console: rich.console.Console
+  settings: ml_collections.ConfigDict,
+  console: rich.console.Console,
+  *,
+  fetch: bool = True,
 ) -> data.Dataset:
   """The data set of `config.data`; tells of every bad image if it has some."""
   try:
@@ -166,6 +199,7 @@ def _load_data(
       **{name: settings[name] for name in data.OPTIONS},
       synthetic=data.Synthetic(**settings.synthetic),
       memory=image_memory(),
+      fetch=fetch,
     )
   except data.DataError as error:
     for line in error.details:
@@ -235,58 +269,6 @@ def _check_training(job: Job) -> None:
     )
 
 
-def check_workdir(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> None:
-  """Refuses a workdir that belongs to another config or cannot be written.
-
-  Raises:
-    WorkdirError: naming the fields that differ, or the folder.
-  """
-  try:
-    _check_folders(workdir)
-    claimed = (workdir / "config.json").exists()
-  except OSError as error:  # a name too long, a folder that is not ours
-    raise WorkdirError(
-      f"--workdir: {workdir} cannot be used: {error.strerror}"
-    ) from error
-  if not claimed:
-    return
-  changes = config_lib.differences(
-    artifacts.read_json(workdir / "config.json"), config_lib.record(config)
-  )
-  if changes:
-    raise WorkdirError(
-      f"--workdir: {workdir} holds a run of another config "
-      f"({'; '.join(changes)}); choose another workdir"
-    )
-
-
-def _check_folders(workdir: pathlib.Path) -> None:
-  """All folders of a run, or the nearest that exist, can be written to."""
-  phases = [workdir / phase for phase in _PHASES]
-  for folder in (workdir, *phases, workdir / "search" / "checkpoints"):
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-      existing = existing.parent
-    reason = ""
-    if not existing.is_dir():
-      reason = f"{existing} is not a folder"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-      reason = f"no permission to write to {existing}"
-    if reason:
-      raise WorkdirError(f"--workdir: {workdir} cannot be written: {reason}")
-
-
-def claim_workdir(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> None:
-  """Makes the folder and writes `config.json`, once."""
-  artifacts.make_folder(workdir)
-  if not (workdir / "config.json").exists():
-    artifacts.write_json(workdir / "config.json", config_lib.record(config))
-
-
 class _Phase(NamedTuple):
   """A program and its words.
 
@@ -311,10 +293,11 @@ def _run_phases(job: Job, phases: Sequence[str]) -> None:
     Interrupted: after SIGTERM, before the next phase if not within one.
   """
   with Preemption() as preemption:
-    claim_workdir(job.config, job.workdir)
+    workdirs.claim(job.config, job.workdir)
     for phase in phases:
       if preemption.requested():
         raise loop.Interrupted(f"stopped before {phase}")
+      preemption.tell(lambda phase=phase: f"{phase} has saved nothing yet")
       _run_phase(phase, job)
 
 

@@ -48,7 +48,7 @@ def describe(
     f"cost       spaces of {format_macs(low)} to {format_macs(high)} mean; "
     f"largest network {format_macs(largest)}"
   )
-  if tuple(phases) != ("latency_table",):  # which makes what they need
+  if tuple(phases) != ("latency_table",):  # whose budgets may not be known yet
     yield from _plan_target(config, largest)
     yield from _plan_constraints(config, space)
   yield (

@@ -82,9 +82,17 @@ class Schedule:
     return {
       (length, epoch < self.warmup_epochs)
       for epoch in range(done, self.epochs)
-      for start, length in self.dispatches
-      if epoch > done or start >= first
+      for length in self.lengths(first if epoch == done else 0)
     }
+
+  def lengths(self, first: int) -> list[int]:
+    """Of the calls from a step of an epoch to its end.
+
+    The first call is shorter if a run with other calls has stopped within it.
+    """
+    ends = [start + length for start, length in self.dispatches]
+    ends = [end for end in ends if end > first]
+    return np.diff([first, *ends]).tolist()
 
 
 @dataclasses.dataclass(frozen=True)

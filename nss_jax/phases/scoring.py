@@ -318,6 +318,7 @@ class Ledger:
       ArtifactError: if the file has other archs in their place.
       Interrupted: after SIGTERM; all that was scored is on disk.
     """
+    self._preemption.tell(lambda: f"{self._done} archs are scored")
     count = len(archs.depth)
     space = np.broadcast_to(space, count)
     start = self._served.get(source, 0)

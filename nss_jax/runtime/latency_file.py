@@ -150,7 +150,7 @@ def _open(folder: Path) -> _File:
   except (OSError, ValueError):
     raise ArtifactError(
       f"{path}: no latency table; expected one that --phases={FOLDER}, by "
-      "itself, has written"
+      "itself or before all others, has written"
     ) from None
   return _read(os.fspath(path), changed)
 

@@ -108,13 +108,21 @@ class Progress:
     return f"{text}  left {format_seconds(seconds)}"
 
 
+class _Console(rich.console.Console):
+  """rich's own ends the process with the code of a divergence."""
+
+  def on_broken_pipe(self) -> None:
+    raise BrokenPipeError("standard output")
+
+
 def make_console() -> rich.console.Console:
   """A console on standard output; never wraps what a file receives.
 
-  Of many processes of a run only the first speaks.
+  Of many processes of a run only the first speaks. When nobody reads what it
+  says (`| head -1`), it raises BrokenPipeError.
   """
   quiet = not processes.is_first()
-  return rich.console.Console(highlight=False, soft_wrap=True, quiet=quiet)
+  return _Console(highlight=False, soft_wrap=True, quiet=quiet)
 
 
 def say(console: rich.console.Console, text: str) -> None:
@@ -122,7 +130,11 @@ def say(console: rich.console.Console, text: str) -> None:
   text = "".join(c if c.isprintable() else " " for c in text)
   if text:
     _LAST_LINES.append(text)
-  console.print(rich.text.Text(text))
+  try:
+    console.print(rich.text.Text(text))
+  except OSError as error:
+    error.filename = "standard output"  # whose disk may be another
+    raise
 
 
 def last_lines() -> list[str]:

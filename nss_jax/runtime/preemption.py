@@ -1,9 +1,11 @@
 """SIGTERM: save what there is, then exit with the code "run me again"."""
 
+import contextlib
 import itertools
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -15,14 +17,29 @@ EXIT_SAVED = 75
 _DISPATCHES = itertools.count()
 
 
+def sigterm_line(saved: str) -> str:
+  """What is said of a process that SIGTERM has ended."""
+  return f"SIGTERM: {saved}; run the same command to go on"
+
+
+def _end(saved: str) -> None:
+  """Ends the process, from any thread, whatever the main one is doing."""
+  with contextlib.suppress(OSError):  # nobody reads it
+    # Not by `print`, whose lock the main thread may hold; all that was said
+    # before has been flushed.
+    os.write(1, f"{sigterm_line(saved)}\n".encode(errors="replace"))
+  os._exit(EXIT_SAVED)
+
+
 def end_at_once() -> None:
-  """From now on SIGTERM ends the process, with `EXIT_SAVED`.
+  """From now on SIGTERM ends the process, with a line and `EXIT_SAVED`.
 
   For the time before a `Preemption`, when there is nothing to be saved. A
   thread, since a process that waits for the others of its run does so outside
   Python, where no handler of Python's is called.
   """
-  signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_SAVED))
+  # A handler, or the signal would end the process; the thread is told of it.
+  signal.signal(signal.SIGTERM, lambda *_: None)
   read, write = os.pipe()
   os.set_blocking(write, False)
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -32,7 +49,7 @@ def end_at_once() -> None:
 def _end_when_told(read: int) -> None:
   while byte := os.read(read, 1):
     if byte[0] == signal.SIGTERM:
-      os._exit(EXIT_SAVED)
+      _end("nothing was under way that is to be saved")
 
 
 class Preemption:
@@ -62,10 +79,15 @@ class Preemption:
     self.grace_seconds = grace_seconds
     self._event = threading.Event()
     self._finished = threading.Event()
+    self._saved: Callable[[], str] = lambda: "nothing is saved"
 
   @property
   def came(self) -> bool:
     return self._event.is_set()
+
+  def tell(self, saved: Callable[[], str]) -> None:
+    """Sets what is said if the grace time ends: in words, what is on disk."""
+    (Preemption._outermost or self)._saved = saved
 
   def requested(self) -> bool:
     """Whether to save and stop now; asked by all processes, once a dispatch."""
@@ -109,5 +131,11 @@ class Preemption:
       if byte[0] == signal.SIGTERM:
         self._event.set()
         if not self._finished.wait(self.grace_seconds):
-          os._exit(EXIT_SAVED)
+          self._give_up()
         return
+
+  def _give_up(self) -> None:
+    saved = "what is on disk stays"
+    with contextlib.suppress(OSError):
+      saved = self._saved()
+    _end(f"no place to stop came within {self.grace_seconds:g} s; {saved}")

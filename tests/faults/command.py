@@ -74,7 +74,9 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
         _join_processes=lambda: None,
         _config_flags=list,
       ),
-      patch(pipeline, _load_data=lambda data: _load_once(_Settings(data))),
+      patch(
+        pipeline, _load_data=lambda data, fetch: _load_once(_Settings(data))
+      ),
       patch(pipeline.canary, check=lambda convolve: None),
       patch(principles, _MAX_DRAWS=2**12),
       patch(loop, run=_trains, run_shared=_trains),

@@ -42,7 +42,11 @@ def test_sigterm_before_anything_is_written(harness, tmp_path):
     "search", tmp_path, do="SIGTERM", inside="/", part="digits.csv", at=[1]
   )
   assert stopped.code == 75, stopped.err
-  assert stopped.err == stopped.out == ""
+  assert stopped.err == ""
+  assert stopped.out == (
+    "SIGTERM: nothing was under way that is to be saved; run the same command "
+    "to go on\n"
+  )
   assert not any(tmp_path.iterdir())
 
 

@@ -81,6 +81,7 @@ def load(
   stream: str = "auto",
   memory: int | None = None,
   progress: bool = True,
+  fetch: bool = True,
 ) -> Dataset:
   """Reads a data set whole into host memory, or opens it to be streamed.
 
@@ -116,6 +117,8 @@ def load(
       a quarter of the memory.
     memory: bytes, for `auto`; None: those of the host.
     progress: CIFAR: whether to show a bar while fetching.
+    fetch: whether what would be fetched is; else the set is of its shapes and
+      classes, without content, and nothing is read or written.
 
   Returns:
     Images `[N, H, W, C]` uint8 and labels `[N]` int32 for training and test.
@@ -146,7 +149,9 @@ def load(
   }
   _check_used(source, options)
   streams = functools.partial(is_streamed, stream, memory or host_memory())
-  dataset = SOURCES[source](**options, streams=streams, progress=progress)
+  dataset = SOURCES[source](
+    **options, streams=streams, progress=progress, fetch=fetch
+  )
   images = dataset.train_images
   if isinstance(images, np.ndarray) and streams(images.nbytes):
     images = StreamedImages(

@@ -34,7 +34,13 @@ _CHUNK = 2**16
 
 
 def load(
-  source: str, *, path: str, cache_dir: str, progress: bool, **_: Any
+  source: str,
+  *,
+  path: str,
+  cache_dir: str,
+  progress: bool,
+  fetch: bool,
+  **_: Any,
 ) -> Dataset:
   """Reads the archive of `source`, fetching it first if no path is given.
 
@@ -49,6 +55,8 @@ def load(
       the first does, before the others.
     cache_dir: folder to fetch to; empty for the user's cache folder.
     progress: whether to show a bar while fetching.
+    fetch: whether to; else no file and no network is looked at, and all images
+      are black.
 
   Returns:
     32x32x3 images; CIFAR-100 with its fine labels.
@@ -60,10 +68,12 @@ def load(
   archive = ARCHIVES[source]
   if path:
     file = _given(archive, path)
+  elif not fetch:
+    return _blank(source, archive)
   else:
-    fetch = functools.partial(_fetch, archive, cache_dir, progress)
+    fetch_it = functools.partial(_fetch, archive, cache_dir, progress)
     # The others find it there; or fetch it too, to a disk of their own.
-    file = processes.first(fetch) or fetch()
+    file = processes.first(fetch_it) or fetch_it()
   try:
     if file.is_dir():
       parts = _read_folder(archive, file)
@@ -81,6 +91,19 @@ def load(
     num_classes=archive.num_classes,
     field=f"config.data.path={str(file)!r}",
   )
+
+
+def _blank(source: str, archive: Archive) -> Dataset:
+  """As the archive, which has as many images of each class, without it."""
+
+  def part(counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    count = sum(counts.values())
+    # Takes no memory.
+    images = np.broadcast_to(np.uint8(0), (count, *_SHAPE[1:], _SHAPE[0]))
+    return images, np.arange(count, dtype=np.int32) % archive.num_classes
+
+  parts = *part(archive.train), *part(archive.test)
+  return Dataset(source, *parts, archive.num_classes, (0.0,) * 3, (1.0,) * 3)
 
 
 def _names(archive: Archive) -> tuple[list[str], list[str]]:

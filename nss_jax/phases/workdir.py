@@ -1,0 +1,241 @@
+"""The folder of a run: whose it is, and what may still change in it."""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_collections
+
+from nss_jax import config as config_lib
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.report import fields
+
+Record = dict[str, Any]
+
+
+class WorkdirError(ValueError):
+  """A workdir that cannot be used, in one line."""
+
+
+# No number depends on them.
+_FREE = (
+  "name",
+  "data.stream",
+  "evaluate.cache",
+  "objective.foreign_latency_table",
+  "search.checkpoint_every",
+  "search.keep_checkpoints",
+  "search.steps_per_dispatch",
+)
+_PHASES = tuple(name for name in config_lib.PHASES if name != "report")
+_TRAINED = tuple(name for name in _PHASES if name != "latency_table")
+# Whose results depend on a group of fields; on the other groups, all do.
+_READERS = {
+  **dict.fromkeys(("seed", "objective", "search", "weights"), _TRAINED),
+  "logits": _TRAINED,
+  "evaluate": ("evaluate", "rank_check", "principles", "complexity", "train"),
+  "rank_check": ("rank_check",),
+  "principles": ("principles",),
+  "nas": ("nas", "complexity", "train"),
+  "complexity": ("complexity",),
+  "train": ("train",),
+  "sweep": ("sweep",),
+}
+# What fields that lack or are of another type end in.
+_EDITED = (AttributeError, LookupError, TypeError, ValueError)
+
+
+def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Refuses a workdir that belongs to another config or cannot be written.
+
+  Of a run that has begun those fields may change that no number depends on, and
+  those that only phases read which have not begun. More epochs are accepted
+  where what has run would have been the same, and has not ended.
+
+  Raises:
+    WorkdirError: naming the fields that differ and those that may, or the
+      folder.
+  """
+  _check_name(workdir)
+  try:
+    _check_folders(workdir)
+    claimed = (workdir / "config.json").exists()
+  except OSError as error:  # a name too long, a folder that is not ours
+    raise WorkdirError(
+      f"--workdir: {workdir} cannot be used: {error.strerror}"
+    ) from error
+  if not claimed:
+    return
+  old = artifacts.read_json(workdir / "config.json")
+  new = config_lib.record(config)
+  begun = [name for name in _PHASES if _has_begun(workdir, name)]
+  if wrong := [*_contradictions(old, new, workdir, begun)]:
+    groups = [
+      f"config.{name}.*" for name in _READERS if not _readers(new, name, begun)
+    ]
+    free = [f"config.{name}" for name in _FREE]
+    raise WorkdirError(
+      f"--workdir: {workdir} holds a run of another config "
+      f"({'; '.join(wrong)}); choose another workdir; in this one may change: "
+      f"{', '.join([*free, *groups])}"
+    )
+
+
+def claim(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Makes the folder and writes `config.json`, unless it is there as it is."""
+  artifacts.make_folder(workdir)
+  path, record = workdir / "config.json", config_lib.record(config)
+  if not path.exists() or artifacts.read_json(path) != record:
+    artifacts.write_json(path, record)
+
+
+def _check_name(workdir: pathlib.Path) -> None:
+  """C++ libraries write names in UTF-8, Python as the locale has it."""
+  path = str(workdir.absolute())
+  try:
+    same = os.fsencode(path) == path.encode()
+  except UnicodeEncodeError:
+    same = False
+  if not same:
+    raise WorkdirError(
+      f"--workdir: {path!r} is not accepted, as it is not UTF-8; expected a "
+      "name that is, and a locale such as LC_ALL=C.UTF-8"
+    )
+
+
+def _check_folders(workdir: pathlib.Path) -> None:
+  """All folders of a run, or the nearest that exist, can be written to."""
+  phases = [workdir / phase for phase in config_lib.PHASES]
+  for folder in (workdir, *phases, workdir / "search" / "checkpoints"):
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+      existing = existing.parent
+    reason = ""
+    if not existing.is_dir():
+      reason = f"{existing} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+      reason = f"no permission to write to {existing}"
+    if reason:
+      raise WorkdirError(f"--workdir: {workdir} cannot be written: {reason}")
+
+
+def _contradictions(
+  old: Record, new: Record, workdir: pathlib.Path, begun: list[str]
+) -> Iterator[str]:
+  """What differs and contradicts what is there."""
+  for text in config_lib.differences(old, new):
+    path = text.partition(":")[0].removeprefix("config.")
+    readers = _readers(new, path, begun)
+    if path in _FREE or not readers:
+      continue
+    if path not in _GROWS:
+      yield text
+      continue
+    try:
+      reason = _GROWS[path](old, new, workdir, readers)
+    except _EDITED:
+      reason = "config.json is not as it was written"
+    if reason:
+      yield f"{text}, but {reason}"
+
+
+def _has_begun(workdir: pathlib.Path, phase: str) -> bool:
+  """Whether a phase has left more than locks and what the killed leave."""
+  return any(
+    path.is_file() and not path.name.startswith(".")
+    for path in (workdir / phase).rglob("*")
+  )
+
+
+def _readers(new: Record, path: str, begun: list[str]) -> list[str]:
+  """Of the phases that have begun, those that a field matters to.
+
+  A sweep runs other phases in folders of its own.
+  """
+  group = path.partition(".")[0]
+  readers = _READERS.get(group, _PHASES)
+  if group == "latency_table" and not _wants_latency(new):
+    readers = (group,)
+  return [name for name in begun if name in (*readers, "sweep")]
+
+
+def _wants_latency(record: Record) -> bool:
+  constraints = record["objective"]["constraints"]
+  return any(one["metric"] == "latency" for one in constraints)
+
+
+def _more_seeds(
+  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
+) -> str:
+  """Every seed has a folder of its own."""
+  if new["train"]["num_seeds"] < old["train"]["num_seeds"]:
+    return "those that are there stay"
+  return _only("train", readers)
+
+
+def _more_train_epochs(
+  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
+) -> str:
+  """The rates are those of before up to the first fall of the shorter run."""
+  before, now = old["train"], new["train"]
+  if reason := _only("train", readers) or _fewer(before, now):
+    return reason
+  if before["decay_at"] != now["decay_at"]:
+    return "so does their decay"
+  if any(workdir.glob("train/*/seed_*/result.json")):
+    return "results of before are there"
+  if not before["decay_at"]:
+    return ""
+  for path in workdir.glob("train/*/seed_*/metrics.jsonl"):
+    for line in artifacts.read_lines(path):
+      fields.check(path, line, {"epoch": fields.WHOLE})
+      # The epoch after it may have begun.
+      if line["epoch"] + 1 > before["decay_at"][0] * before["epochs"]:
+        return "the learning rate has fallen"
+  return ""
+
+
+def _more_search_epochs(
+  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
+) -> str:
+  """The schedules are spread over all epochs, unless they are constant."""
+  if reason := _only("search", readers) or _fewer(old["search"], new["search"]):
+    return reason
+  if (workdir / "search" / "elite_space.json").exists():
+    return "the search has ended"
+  for rates in (old["weights"], new["weights"]):
+    if rates["learning_rate"] != rates["final_learning_rate"]:
+      return "the learning rate depends on it"
+  for search in (old["search"], new["search"]):
+    if search["temperature_start"] != search["temperature_end"]:
+      return "the temperature depends on it"
+  return ""
+
+
+def _more_targets(
+  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
+) -> str:
+  """Every target has a folder of its own, until they are summed up."""
+  if not set(old["sweep"]["targets"]) <= set(new["sweep"]["targets"]):
+    return "those that are there stay"
+  ended = (workdir / "sweep" / "summary.json").exists()
+  return "the sweep has ended" if ended else ""
+
+
+def _only(phase: str, readers: list[str]) -> str:
+  others = [name for name in readers if name != phase]
+  return f"{', '.join(others)} has begun" if others else ""
+
+
+def _fewer(old: Record, new: Record) -> str:
+  return "has run for more" if new["epochs"] < old["epochs"] else ""
+
+
+# Fields that may grow; each says why not, if so, of the phases that read it.
+_GROWS: dict[str, Callable[..., str]] = {
+  "search.epochs": _more_search_epochs,
+  "train.epochs": _more_train_epochs,
+  "train.num_seeds": _more_seeds,
+  "sweep.targets": _more_targets,
+}

@@ -1,0 +1,147 @@
+"""Standard streams, warnings and exit codes, as a shell sees them."""
+
+import errno
+import io
+import subprocess
+import sys
+import warnings
+
+import pytest
+import rich.console
+import runs
+
+from nss_jax.runtime import log, streams
+
+KINDS = (DeprecationWarning, ResourceWarning, UserWarning)
+
+
+@pytest.fixture
+def filters(monkeypatch):
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  with warnings.catch_warnings():
+    warnings.resetwarnings()
+    yield
+
+
+@pytest.mark.parametrize("category", [Warning, DeprecationWarning])
+def test_no_warning_ends_the_command(filters, category):
+  warnings.simplefilter("error", category)
+  streams.prepare()
+  with warnings.catch_warnings(record=True) as seen:
+    for kind in KINDS:
+      warnings.warn("of a library", kind, stacklevel=1)
+  assert [one.category for one in seen] == [UserWarning]
+
+
+def test_other_filters_stay(filters):
+  warnings.simplefilter("ignore", UserWarning)
+  before = [*warnings.filters]
+  streams.prepare()
+  assert [*warnings.filters] == before
+
+
+def test_streams_take_any_text(filters, monkeypatch, tmp_path):
+  with (tmp_path / "out").open("w", encoding="ascii") as file:
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(sys, "stderr", None)
+    streams.prepare()
+    print("wörk \udcf6")
+    with sys.stderr as made:
+      print("to nobody", file=made)
+    assert made.name == "/dev/null"
+  assert (tmp_path / "out").read_text() == "w\\xf6rk \\udcf6\n"
+
+
+def test_filters_of_a_test_change_nothing(monkeypatch):
+  expected = runs.run("--dry_run")
+  assert expected[0] == 0
+  monkeypatch.setenv("PYTHONWARNINGS", "error")
+  assert runs.run("--dry_run") == expected
+
+
+@pytest.mark.parametrize("flag", ["--help", "--dry_run"])
+def test_nobody_reads_the_output(flag):
+  with runs.start(flag) as process:
+    process.stdout.close()
+    assert process.wait(100) == 141
+    assert process.stderr.read() == ""
+
+
+def test_nobody_reads_what_is_wrong():
+  with runs.start("--xyz") as process:
+    process.stderr.close()
+    assert process.wait(100) == 141
+    assert process.stdout.read() == ""
+
+
+def test_a_search_ends_with_its_reader_and_goes_on(tmp_path):
+  flags = f"--workdir={tmp_path / 'w'}", "--log_every=0"
+  with runs.start(*flags) as process:
+    while not process.stdout.readline().startswith("epoch 2/5"):
+      pass
+    process.stdout.close()
+    assert process.wait(100) == 141
+    assert process.stderr.read() == ""
+  assert not (tmp_path / "w" / "search" / "elite_space.json").exists()
+  code, out, _ = runs.run(*flags)
+  assert code == 0 and "resuming at step" in out
+
+
+def test_no_output_at_all(tmp_path):
+  command = subprocess.list2cmdline(runs.command("--help"))
+  done = subprocess.run(
+    f"{command} >&-", shell=True, cwd=runs.ROOT, capture_output=True, check=True
+  )
+  assert done.stderr == b""
+
+
+class _Full(io.StringIO):
+  def write(self, text):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_output_that_is_full():
+  with pytest.raises(OSError, match="No space left") as raised:
+    log.say(rich.console.Console(file=_Full()), "a line")
+  assert raised.value.filename == "standard output"
+
+
+def test_a_crash_is_no_divergence():
+  script = (
+    "from nss_jax import main\n"
+    "from nss_jax.phases import pipeline\n"
+    "def run(*_, **__): raise MemoryError('all of it')\n"
+    "pipeline.run = run\n"
+    "main.run()"
+  )
+  code, _, err = runs.run(script=script)
+  assert code == 70
+  assert err.startswith("error: process 0 of 1 on ")
+  assert err.count("Traceback") == 1 and err.endswith(
+    "MemoryError: all of it\n"
+  )
+
+
+@pytest.mark.parametrize(
+  ("variables", "name"),
+  [
+    ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "wörk"),
+    ({"LC_ALL": "C.UTF-8"}, b"w\xf6rk".decode("utf-8", "surrogateescape")),
+  ],
+)
+def test_a_name_that_is_not_utf8(variables, name, monkeypatch, tmp_path):
+  for variable, value in variables.items():
+    monkeypatch.setenv(variable, value)
+  code, out, err = runs.run(f"--workdir={tmp_path / name}")
+  assert (code, out) == (2, "")
+  assert "is not accepted, as it is not UTF-8; expected" in err
+  assert err.count("\n") == 1
+  assert not [*tmp_path.iterdir()]
+
+
+def test_a_name_that_is_not_ascii(monkeypatch, tmp_path):
+  """As it is in a shell without any locale, where Python has UTF-8."""
+  monkeypatch.setenv("LC_ALL", "C")
+  code, out, err = runs.run(f"--workdir={tmp_path / 'wörk'}")
+  assert (code, err) == (0, "")
+  assert f"Files in {tmp_path / 'wörk'}" in out
