@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from nss_jax.steps.losses import Metrics
 
@@ -69,7 +70,10 @@ def score_function(num_samples: int) -> Estimator:
     (values, metrics), weights = jax.lax.map(one, keys)
     others = (values.sum() - values) / (num_samples - 1)
     chances = log_probability(logits, weights)
-    surrogate = ((values - others) * chances).mean()
+    # One in value, so that second derivatives are unbiased too (Foerster et
+    # al. 2018, DiCE).
+    ratio = jnp.exp(chances - jax.lax.stop_gradient(chances))
+    surrogate = ((values - others) * ratio).mean()
     return surrogate, jax.tree.map(lambda x: x.mean(0), metrics)
 
   return estimate

@@ -41,8 +41,9 @@ def apply_sliced(
 ) -> jax.Array:
   """Logits `[B, C]` of one arch of the supernet.
 
-  Differentiable in weights and images, in reverse mode. Never `vmap` it over
-  archs, which would run every bucket: use `lax.scan` or `lax.map`.
+  Differentiable in weights and images, once, in reverse mode; `apply_masked` is
+  so again and again. Never `vmap` it over archs, which would run every bucket:
+  use `lax.scan` or `lax.map`.
 
   Args:
     search_space: the static description.
@@ -53,11 +54,11 @@ def apply_sliced(
     buckets: widths to round up to, ascending to the largest, for each stage;
       `default_buckets` by default.
     axis_name: device axis over which batch statistics are shared.
-    num_calibration: batch statistics of the first so many images only; no
-      gradient is offered then.
+    num_calibration: batch statistics of the first so many images only.
 
   Raises:
     ValueError: if the buckets are not such widths.
+    NotImplementedError: for second derivatives.
   """
   buckets = default_buckets(search_space) if buckets is None else buckets
   _check(search_space, buckets)
