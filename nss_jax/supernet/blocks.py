@@ -36,6 +36,20 @@ class NormScope(NamedTuple):
 OWN_BATCH = NormScope()
 
 
+def check_images(images: Any) -> None:
+  """Refuses integers, as files have them: all that follows would be zero.
+
+  Raises:
+    TypeError: if images are not of a floating type.
+  """
+  dtype = jnp.result_type(images)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      "images must be normalised and of a floating type, such as float32; got "
+      f"{dtype}"
+    )
+
+
 class ConvNorm(nn.Module):
   """Convolution and batch normalisation, without activation.
 

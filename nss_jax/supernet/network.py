@@ -14,17 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from nss_jax.spaces.blocks import Block, find_block
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
 from nss_jax.supernet.blocks import (
   AVERAGES,
   OWN_BATCH,
   ConvNorm,
   NormScope,
   ResidualBlock,
+  check_images,
   plain_batch_norm,
 )
 from nss_jax.supernet.conv import plain_conv2d
-from nss_jax.supernet.masks import Masks, all_masks
+from nss_jax.supernet.masks import Masks, all_masks, check_masks
 
 
 class Stage(nn.Module):
@@ -197,7 +198,13 @@ def apply_masked(
       same numbers.
     autodiff: leave all gradients to jax, instead of those written by hand:
       the same numbers, in forward mode too, slower on CPU.
+
+  Raises:
+    TypeError: if the images are not of a floating type.
+    ValueError: if the masks have not the shapes of the search space.
   """
+  check_images(images)
+  check_masks(search_space, masks)
   scope = NormScope(axis_name, num_calibration)
   network = Supernet(search_space, scope, remat, autodiff)
   return cast(jax.Array, network.apply({"params": weights}, images, masks))
@@ -235,7 +242,11 @@ def apply_alone(
     train: normalise by the batch and move the averages, which no gradient
       goes through; else normalise by the averages, which stay.
     axis_name: device axis over which batch statistics are shared.
+
+  Raises:
+    TypeError: if the images are not of a floating type.
   """
+  check_images(images)
   mode = "update" if train else "use"
   network = Supernet(search_space, NormScope(axis_name, averages=mode))
   logits, moved = network.apply(
@@ -259,7 +270,11 @@ def extract_subnet(search_space: SearchSpace, weights: Any, arch: Arch) -> Any:
     A smaller pytree: the front corner of every parameter that the arch has, so
     that the small network computes what the supernet computes under its masks.
     A stage that needs no projection drops it, and computes something else.
+
+  Raises:
+    ValueError: if the arch is not of the search space.
   """
+  check_archs(search_space, arch, one=True)
   make = functools.partial(init_weights, search_space=search_space.only(arch))
 
   def cut(path, small):
