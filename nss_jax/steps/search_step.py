@@ -15,6 +15,9 @@ from nss_jax.steps.losses import (
   LossFn,
   Metrics,
   SampleFn,
+  as_number,
+  checked_loss,
+  checked_sample,
   mean_over_devices,
   step_rng,
   vary_over_devices,
@@ -95,6 +98,8 @@ def search_step(
   Raises:
     ValueError: if `cost_from` is neither of the two, or for `own_draws` without
       an axis.
+    TypeError: naming `loss_fn`, `sample_fn`, `target` or `cost_weight`, if it
+      is not what is said here.
 
   Example:
     >>> import functools
@@ -126,6 +131,13 @@ def search_step(
       f"cost_from must be 'sample' or 'expected'; got {cost_from!r}"
     )
   rng = step_rng(rng, state.step, axis_name, own_draws)
+  target = as_number("target", target)
+  cost_weight = as_number("cost_weight", cost_weight)
+  loss_fn = checked_loss(loss_fn)
+
+  def draw(key, logits):
+    sample = sample_fn(key, logits, state.step)
+    return checked_sample(sample, "weights", "choice")
 
   def objective(sample):
     loss, metrics = loss_fn(weights, sample.choice, batch)
@@ -138,12 +150,7 @@ def search_step(
     return value, {**seen, **metrics}
 
   def total(logits):
-    value, metrics = estimator(
-      rng,
-      logits,
-      lambda key, logits: sample_fn(key, logits, state.step),
-      objective,
-    )
+    value, metrics = estimator(rng, logits, draw, objective)
     cost = cost_fn(probabilities(logits))
     metrics["expected_cost"] = cost / target
     if cost_from == "expected":
