@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import math
@@ -49,6 +50,7 @@ from nss_jax.spaces.search_space import (
   Space,
   space_ranges,
 )
+from nss_jax.spaces.text import parse_arch
 
 GOLDEN = json.loads(
   pathlib.Path(__file__).with_name("golden.json").read_text("utf-8")
@@ -298,7 +300,7 @@ def test_singleton_spaces_cost_what_their_archs_cost():
   ("depth", "width"), [([0, 1, 0], [0, 0, 0]), ([0, 0, 0], [0, -1, 0])]
 )
 def test_no_cost_for_a_space_that_does_not_exist(depth, width):
-  with pytest.raises(ValueError, match="stage 2 has bins 0 to"):
+  with pytest.raises(ValueError, match="bin of stage 2 must be"):
     space_macs(RAGGED, Space(depth=np.asarray(depth), width=np.asarray(width)))
 
 
@@ -502,3 +504,45 @@ def test_activations_of_resnet_20_by_hand():
   space = SearchSpace.expanded(image_shape=(32, 32, 3), num_classes=10)
   expected = stem + first + second + third + 10
   assert int(arch_activations(space, arch)) == expected == 200_714
+
+
+ABSURD = SearchSpace(
+  depth_bins=(((1, 2**30),), ((1, 1024),)),
+  width_bins=(((8191, 8192),), ((2**20, 2**20),)),
+  strides=(1, 1),
+  stem_width=2**20,
+  image_shape=(4096, 4096, 3),
+)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_costs_beyond_int64(metric):
+  """In Python's integers, layer by layer; they are not even the largest."""
+  arch = parse_arch("d1024-1023_w8192-1048576")
+  got = arch_cost(ABSURD, METRICS[metric], arch)[()]
+  pixels, widths = 4096**2, (2**20, 8192, 2**20)
+
+  def conv(size, inputs, outputs):
+    return {
+      "flops": pixels * size**2 * inputs * outputs,
+      "params": size**2 * inputs * outputs + 2 * outputs,
+      "activations": pixels * outputs,
+    }[metric]
+
+  want = conv(3, 3, widths[0])
+  want += {"activations": 10}.get(metric, 10 * (widths[-1] + 1))
+  for stage, depth in enumerate((1024, 1023)):
+    before, width = widths[stage : stage + 2]
+    want += conv(3, before, width) + conv(1, before, width)
+    want += (2 * depth - 1) * conv(3, width, width)
+  assert got == want
+  if metric == "flops":
+    assert type(got) is int
+    assert want > 2**64
+    one_bin = dataclasses.replace(
+      ABSURD,
+      depth_bins=tuple(((n, n),) for n in (1024, 1023)),
+      width_bins=tuple(((n, n),) for n in widths[1:]),
+    )
+    space = Space(depth=np.zeros(2, int), width=np.zeros(2, int))
+    assert space_macs(one_bin, space) == pytest.approx(want, rel=1e-12)

@@ -144,9 +144,9 @@ def test_no_space_at_an_index_out_of_range(index):
 @pytest.mark.parametrize(
   ("width", "message"),
   [
-    ([1, 4, 0], r"\[3, 1, 2, 2, 4, 1\] bins .*got bins \[0, 0, 0, 1, 4, 0\]"),
-    ([1, -1, 0], r"got bins \[0, 0, 0, 1, -1, 0\]"),
-    ([1, 1], "3 stages have 6 bins; got 5"),
+    ([1, 4, 0], "width bin of stage 2 must be 0 to 3; got 4"),
+    ([1, -1, 0], "width bin of stage 2 must be 0 to 3; got -1"),
+    ([1, 1], r"for 3 stages; got \[2\]"),
   ],
 )
 def test_no_index_for_a_space_that_does_not_exist(width, message):

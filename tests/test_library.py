@@ -5,6 +5,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -162,3 +163,89 @@ def test_steps_never_change_what_they_only_read():
   )
   assert after.step == 1
   chex.assert_trees_all_close(after.params, {"w": jnp.full(3, 0.9)})
+
+
+LOSSES = {
+  "no metrics": (lambda *_: jnp.float32(1), r"got float32\[\]"),
+  "metrics first": (lambda *_: ({}, 1.0), r"got \(dict, float\)"),
+  "of each example": (lambda *_: (jnp.ones(4), {}), r"\(float32\[4\], dict\)"),
+  "metrics alone": (lambda *_: {"loss": 1.0}, "got dict"),
+  "no dict": (lambda *_: (1.0, 0.5), r"got \(float, float\)"),
+}
+
+
+def _search(**wrong):
+  optimizer = optax.sgd(1.0)
+  right = {
+    "loss_fn": lambda *_: (0.0, {}),
+    "cost_fn": functools.partial(nss.mean_macs, SEARCH_SPACE),
+    "sample_fn": nss.arch_sampler(SEARCH_SPACE),
+    "optimizer": optimizer,
+    "target": TARGET,
+    "cost_weight": 1.0,
+  }
+  logits = nss.init_logits(SEARCH_SPACE)
+  state = nss.init_search_state(logits, optimizer)
+  rng = jax.random.key(0)
+  return nss.search_step(state, None, None, rng, **{**right, **wrong})
+
+
+def _weigh(**wrong):
+  optimizer = optax.sgd(1.0)
+  right = {
+    "loss_fn": lambda params, *_: (params, {}),
+    "sample_fn": lambda *_: nss.Sample(None, None),
+    "optimizer": optimizer,
+  }
+  state = nss.init_weight_state(1.0, optimizer)
+  rng = jax.random.key(0)
+  return nss.weight_step(state, None, None, rng, **{**right, **wrong})
+
+
+def _train(**wrong):
+  optimizer = optax.sgd(1.0)
+  state = nss.init_train_state(1.0, None, optimizer)
+  return nss.train_step(state, None, optimizer=optimizer, **wrong)
+
+
+@pytest.mark.parametrize("step", [_search, _weigh, _train])
+@pytest.mark.parametrize("case", LOSSES)
+def test_steps_name_a_loss_that_breaks_its_contract(step, case):
+  loss_fn, got = LOSSES[case]
+  with pytest.raises(TypeError, match=rf"^loss_fn must return.*{got}"):
+    step(loss_fn=loss_fn)
+
+
+def test_averages_come_with_metrics():
+  with pytest.raises(TypeError, match=r"loss_fn .*\(averages, metrics\).* got"):
+    _train(loss_fn=lambda params, *_: (params, {}))
+  state, _ = _train(loss_fn=lambda params, *_: (params, (None, {})))
+  assert float(state.params) == 0.0
+
+
+@pytest.mark.parametrize("step", [_search, _weigh])
+@pytest.mark.parametrize(
+  ("sample", "got"), [((1, 2), r"\(int, int\)"), (jnp.ones(2), r"float32\[2\]")]
+)
+def test_steps_name_a_sampler_that_returns_no_sample(step, sample, got):
+  with pytest.raises(TypeError, match=rf"sample_fn must .*Sample.*got {got}"):
+    step(sample_fn=lambda *_: sample)
+  step()
+
+
+@pytest.mark.parametrize("name", ["target", "cost_weight"])
+@pytest.mark.parametrize("value", [[1e6, 2.0], "1e6", None, True, (1.0,)])
+def test_search_names_what_is_no_number(name, value):
+  with pytest.raises(TypeError, match=f"^{name} must be a number, or an array"):
+    _search(**{name: value})
+
+
+@pytest.mark.parametrize(
+  "target", [3_200_000_000, np.array(3_200_000_000), np.int64(3_200_000_000)]
+)
+def test_targets_are_no_int32(target):
+  """3.2 GF are more than it holds."""
+  _, found = _search(target=target)
+  _, want = _search(target=3.2e9)
+  chex.assert_trees_all_equal(found, want)
+  assert 0 < found["sampled_cost"] < 1

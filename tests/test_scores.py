@@ -226,7 +226,7 @@ def test_bad_scores_are_refused(fields, match):
 
 def test_archs_of_another_search_space_are_refused(tmp_path):
   path = tmp_path / "scores.csv"
-  with pytest.raises(ValueError, match="arch 1 of 1: this arch is not in"):
+  with pytest.raises(ValueError, match="of stage 1 must be 1 to 4 or 6 to 7"):
     # Between two bins of its first stage.
     archs = Arch(depth=np.asarray([[5, 2, 1]]), width=np.asarray([[3, 1, 5]]))
     make_scores(RAGGED, "elite", archs, error=[0], loss=[0])

@@ -249,13 +249,17 @@ def test_expanded_mistakes(fields, message):
 @pytest.mark.parametrize(
   ("depth", "width", "message"),
   [
-    ([3, 0, 0], [0, 0, 0], "depth: stage 1 has bins 0 to 2; got 3"),
+    ([3, 0, 0], [0, 0, 0], "depth bin of stage 1 must be 0 to 2; got 3"),
     # Stage 2 owns one depth bin and stage 3 one width bin; the others are
     # padding.
-    ([0, 1, 0], [0, 0, 0], "depth: stage 2 has bins 0 to 0; got 1"),
-    ([0, 0, 0], [0, 0, 3], "width: stage 3 has bins 0 to 0; got 3"),
-    ([0, 0, 0], [0, -1, 0], "width: stage 2 has bins 0 to 3; got -1"),
-    ([0, 0], [0, 0, 0], "depth: a space of 3 stages needs 3 bins; got 2"),
+    ([0, 1, 0], [0, 0, 0], "depth bin of stage 2 must be 0; got 1"),
+    ([0, 0, 0], [0, 0, 3], "width bin of stage 3 must be 0; got 3"),
+    ([0, 0, 0], [0, -1, 0], "width bin of stage 2 must be 0 to 3; got -1"),
+    (
+      [0, 0],
+      [0, 0, 0],
+      r"depth bin must have .* for 3 stages; got \[2\]",
+    ),
   ],
 )
 def test_space_mistakes(depth, width, message):

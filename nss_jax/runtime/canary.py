@@ -29,10 +29,10 @@ def check(convolve: Convolve) -> None:
     of a small matrix with many rows, each summed. jaxlib 0.10.2 on CPU gets the
     last of them wrong.
   * The convolution of this package and its gradients, against sums in float64,
-    exact on CPU. Padding is negative in the gradient of stride 2 that autodiff
-    writes, which accelerators run. On CPU, where jaxlib 0.10.1 got 28 of 148
-    random negative paddings wrong and 0.12.0.1 none (openxla issue 48713), it
-    is written without (`supernet/conv.py`), so 0.10.1 is not refused for it.
+    exact on CPU. They are written without negative padding
+    (`supernet/conv.py`), of which jaxlib 0.10.1 on CPU got 28 of 148 random
+    ones wrong and 0.12.0.1 none (openxla issue 48713); so 0.10.1 is not refused
+    for it.
 
   Args:
     convolve: `(images [B, H, W, Cin], kernel [k, k, Cin, Cout], stride) ->

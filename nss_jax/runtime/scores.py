@@ -20,7 +20,8 @@ import numpy as np
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.artifacts import ArtifactError, LineFormat, Path
 from nss_jax.spaces import cost
-from nss_jax.spaces.search_space import Arch, Bins, SearchSpace
+from nss_jax.spaces.bins import held
+from nss_jax.spaces.search_space import Arch, SearchSpace
 
 # Groups: archs of the Elite Space; uniform archs of the Expanded Search Space;
 # the same within a tolerance of the target; archs of uniform spaces whose mean
@@ -308,10 +309,15 @@ def _find_problem(
   search_space: SearchSpace, scores: Scores
 ) -> tuple[int, str] | None:
   """A row that is not of this search space, and why."""
-  archs = Arch(depth=scores.depth, width=scores.width)
   named = [name.isascii() and name.isidentifier() for name in scores.source]
-  inside = _inside(search_space.depth_bins, scores.depth)
-  inside &= _inside(search_space.width_bins, scores.width)
+  inside = held(scores.depth, search_space.depth_bins).all(-1)
+  inside &= held(scores.width, search_space.width_bins).all(-1)
+  # Those outside have no cost.
+  largest = cost.largest_arch(search_space)
+  archs = Arch(
+    depth=np.where(inside[:, None], scores.depth, largest.depth[None]),
+    width=np.where(inside[:, None], scores.width, largest.width[None]),
+  )
   # The same arch costs otherwise where images, strides or the stem differ.
   same_flops = scores.flops == cost.arch_macs(search_space, archs)
   same_params = scores.params == cost.arch_params(search_space, archs)
@@ -329,13 +335,3 @@ def _find_problem(
       row = _encode(_to_rows(scores.select(bad[:1]))).decode().strip()
       return int(bad[0]), f"{problem}: {row}"
   return None
-
-
-def _inside(bins: Bins, numbers: np.ndarray) -> np.ndarray:
-  """`[N]` bool: whether each of `[N, S]` is in a bin of its stage."""
-  inside = np.ones(len(numbers), bool)
-  for stage, ranges in enumerate(bins):
-    here = numbers[:, stage, None]
-    low, high = np.asarray(ranges).T
-    inside &= ((here >= low) & (here <= high)).any(-1)
-  return inside

@@ -1,7 +1,9 @@
 """Bins: the ranges of depths or widths that the stages of a space offer."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 Bin = tuple[int, int]
@@ -64,3 +66,59 @@ def check_bins(name: str, bins: tuple[Bin, ...]) -> None:
         f"overlap; got {bins}"
       )
     previous = high
+
+
+def held(numbers: np.ndarray, bins: Bins) -> np.ndarray:
+  """Whether the bins of its stage hold each number: `[..., S]` -> bool."""
+  columns = []
+  for stage, column in zip(bins, np.moveaxis(numbers, -1, 0), strict=True):
+    low, high = np.asarray(stage).T
+    place = np.searchsorted(low, column, "right") - 1
+    columns.append((place >= 0) & (column <= high[place]) & (column % 1 == 0))
+  return np.stack(columns, -1)
+
+
+def check_held(name: str, numbers: Any, bins: Bins, *, one: bool) -> None:
+  """Refuses numbers that their stages do not offer.
+
+  The one check of archs and spaces. Values are seen wherever they are concrete;
+  inside `jit` those of its arguments are not, and only shape and type are
+  checked.
+
+  Args:
+    name: what they are, as in "depth".
+    numbers: `[..., S]`, or `[S]` if there is `one`.
+    bins: on offer.
+    one: whether there may be one row only.
+
+  Raises:
+    ValueError: naming the stage, the number and what is on offer.
+  """
+  traced = isinstance(numbers, jax.core.Tracer)
+  seen = numbers if traced else np.asarray(numbers)
+  if seen.shape[-1:] != (len(bins),) or (one and len(seen.shape) > 1):
+    raise ValueError(
+      f"{name} must have the shape [{'' if one else '..., '}{len(bins)}], for "
+      f"{len(bins)} stages; got {list(seen.shape)}"
+    )
+  if isinstance(seen, np.ndarray) and not (inside := held(seen, bins)).all():
+    place = tuple(np.argwhere(~inside)[0])
+    raise ValueError(
+      f"{name} of stage {place[-1] + 1} must be {_in_words(bins[place[-1]])}; "
+      f"got {seen[place]}"
+    )
+  if not np.issubdtype(seen.dtype, np.integer):
+    raise ValueError(f"{name} must be integers; got {seen.dtype}")
+
+
+def _in_words(bins: tuple[Bin, ...]) -> str:
+  """`1 to 4 or 6 to 7`; bins that follow each other are one."""
+  merged = [bins[0]]
+  for low, high in bins[1:]:
+    if low == merged[-1][1] + 1:
+      merged[-1] = merged[-1][0], high
+    else:
+      merged.append((low, high))
+  return " or ".join(
+    str(low) if low == high else f"{low} to {high}" for low, high in merged
+  )

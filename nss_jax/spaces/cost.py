@@ -22,6 +22,7 @@ from nss_jax.spaces.search_space import (
   Array,
   SearchSpace,
   Space,
+  check_archs,
   space_ranges,
 )
 
@@ -46,26 +47,63 @@ class CostTables(NamedTuple):
 def arch_cost(
   search_space: SearchSpace, metric: Metric, arch: Arch
 ) -> np.ndarray:
-  """Cost of archs `[..., S]` -> `[...]`, on the host; int64 if it is exact."""
-  depth = np.asarray(arch.depth, np.int64)
-  width = np.asarray(arch.width, np.int64)
+  """Cost of archs `[..., S]` -> `[...]`, on the host; int64 if it is exact.
+
+  Of search spaces so large that int64 might not hold it, Python integers.
+
+  Raises:
+    ValueError: if an arch is not of the search space.
+  """
+  check_archs(search_space, arch)
+  integer = _integer(search_space, metric)
+  # In rows, for an element of an array of Python's integers is no array.
+  fields = np.broadcast_arrays(arch.depth, arch.width)
+  depth, width = (
+    x.astype(integer).reshape(-1, search_space.num_stages) for x in fields
+  )
+  total = _sum_up(search_space, metric, depth, width)
+  return total.reshape(fields[0].shape[:-1])
+
+
+def _sum_up(
+  search_space: SearchSpace, metric: Metric, depth: Any, width: Any
+) -> Any:
+  """Of numbers `[..., S]` of any type."""
   total = metric.ends(search_space, width[..., -1])
-  before = np.asarray(search_space.stem_width, np.int64)
+  before = np.asarray(search_space.stem_width, width.dtype)
   for stage in range(search_space.num_stages):
     d, w = depth[..., stage], width[..., stage]
     total = total + metric.first(search_space, stage, before, w)
     total = total + (d - 1) * metric.rest(search_space, stage, w)
     before = w
-  return np.asarray(total)
+  return total
+
+
+@functools.lru_cache(maxsize=64)
+def _integer(search_space: SearchSpace, metric: Metric) -> type:
+  """int64, or Python's integers where twice the largest arch is beyond it.
+
+  Twice, because an arch that is smaller may take projections that the largest
+  does not. A metric of one's own is given int64 (see `Metric`).
+  """
+  if not any(metric is known for known in METRICS.values()):
+    return np.int64
+  largest = largest_arch(search_space)
+  depth, width = (x.astype(float) for x in (largest.depth, largest.width))
+  cost = _sum_up(search_space, metric, depth, width)
+  return np.int64 if 2 * cost < np.iinfo(np.int64).max else object
 
 
 @functools.lru_cache(maxsize=64)
 def cost_tables(search_space: SearchSpace, metric: Metric) -> CostTables:
   """The means of a metric over all pairs of widths of two bins."""
   first, rest = [], []
+  integer = _integer(search_space, metric)
   before = ((search_space.stem_width,) * 2,)
   for stage, bins in enumerate(search_space.width_bins):
-    entering, widths = _numbers(before), _numbers(bins)
+    entering, widths = (
+      _numbers(kind).astype(integer) for kind in (before, bins)
+    )
     # A width before at a time: all the pairs may not fit in memory.
     rows = [
       _bin_means(bins, metric.first(search_space, stage, one, widths))
@@ -75,7 +113,8 @@ def cost_tables(search_space: SearchSpace, metric: Metric) -> CostTables:
     rest.append(_bin_means(bins, metric.rest(search_space, stage, widths)))
     before = bins
   last = search_space.width_bins[-1]
-  ends = _bin_means(last, metric.ends(search_space, _numbers(last)))
+  widths = _numbers(last).astype(integer)
+  ends = _bin_means(last, metric.ends(search_space, widths))
   return CostTables(tuple(first), tuple(rest), ends)
 
 

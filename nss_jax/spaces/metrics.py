@@ -20,6 +20,9 @@ from nss_jax.spaces.search_space import SearchSpace
 class Metric(NamedTuple):
   """What to count, by functions of broadcast int64 numpy arrays of widths.
 
+  Those of `METRICS` take other numbers too: floats, and Python integers where
+  int64 would overflow. Yours should return floats where their own would.
+
   The cost of an arch is `sum over stages of first + (depth - 1) * rest`, and
   `ends`. Exact where the functions return integers.
 

@@ -8,6 +8,7 @@ its code, github.com/facebookresearch/pycls. Work for the host, in numpy.
 import jax
 import numpy as np
 
+from nss_jax.spaces.bins import held
 from nss_jax.spaces.feasible import check_at_least_one
 from nss_jax.spaces.principles import (
   StageOrder,
@@ -202,7 +203,11 @@ def sample_regnet_archs(
       depth=np.stack([x.sum(-1) for x in here], -1).astype(np.int32),
       width=np.stack([(x * blocks).max(-1) for x in here], -1).astype(np.int32),
     )
-    return take(archs, _is_offered(search_space, archs))
+    inside = [
+      held(archs.depth, search_space.depth_bins),
+      held(archs.width, search_space.width_bins),
+    ]
+    return take(archs, np.all(inside, axis=(0, -1)))
 
   return collect_archs(draw_fn, search_space, count, window, max_draws)
 
@@ -234,15 +239,3 @@ def _log_uniform_table(values: np.ndarray, quantum: int) -> tuple:
     )
   weights = -np.log1p(-np.minimum(quantum / multiples, 0.5))
   return multiples, weights / weights.sum()
-
-
-def _is_offered(search_space: SearchSpace, archs: Arch) -> np.ndarray:
-  """Which archs `[N, S]` the bins offer, bool `[N]`."""
-  result = np.ones(len(archs.depth), bool)
-  for field, bins in (
-    (archs.depth, search_space.depth_bins),
-    (archs.width, search_space.width_bins),
-  ):
-    for stage, column in zip(bins, field.T, strict=True):
-      result &= np.isin(column, stage_offers(stage))
-  return result

@@ -13,6 +13,7 @@ from nss_jax.spaces.search_space import (
   Array,
   SearchSpace,
   Space,
+  check_spaces,
   space_ranges,
 )
 
@@ -56,6 +57,10 @@ def sample_archs(
   Returns:
     An `Arch` with fields `[N, S]`.
 
+  Raises:
+    ValueError: if the space names a bin that its stage does not have. Inside
+      `jit` its values are not seen; do not trust what comes of such a space.
+
   Example:
     >>> import nss_jax as nss
     >>> search_space = nss.SearchSpace.expanded()
@@ -66,6 +71,7 @@ def sample_archs(
     >>> int(archs.width[:, 0].min()), int(archs.width[:, 0].max())
     (33, 64)
   """
+  check_spaces(search_space, space, one=True)
   offers = sample_bin_archs(rng, search_space, num_archs)
   return Arch(
     depth=_pick(offers.depth, space.depth),
@@ -86,7 +92,11 @@ def sample_archs_of_spaces(
 
   Returns:
     An `Arch` with numpy int32 fields `[n, N, S]`.
+
+  Raises:
+    ValueError: if a space names a bin that its stage does not have.
   """
+  check_spaces(search_space, spaces)
   generator, fields = host_rng(rng), {}
   stages = np.arange(search_space.num_stages)
   for kind, bins in (

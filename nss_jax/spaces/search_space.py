@@ -23,6 +23,7 @@ from nss_jax.spaces.bins import (
   Bin,
   Bins,
   check_bins,
+  check_held,
   equal_bins,
   singletons,
 )
@@ -227,8 +228,15 @@ class SearchSpace:
     )
 
   def only(self, arch: Arch) -> "SearchSpace":
-    """The search space of one arch `[S]`: a network and nothing else."""
+    """The search space of one arch `[S]`: a network and nothing else.
+
+    Raises:
+      ValueError: if they are not positive integers, one for each stage.
+    """
+    any_number = (((1, LARGEST),),) * self.num_stages
     kinds = (arch.depth, arch.width)
+    for name, kind in zip(("depth", "width"), kinds, strict=True):
+      check_held(name, kind, any_number, one=True)
     depth, width = (
       tuple(((int(n), int(n)),) for n in np.asarray(kind)) for kind in kinds
     )
@@ -289,25 +297,34 @@ def space_ranges(
   search_space: SearchSpace, space: Space
 ) -> dict[str, list[Bin]]:
   """A space as `{"depth": [(low, high), ...], "width": [...]}`, per stage."""
-  ranges = {}
-  for kind, bins, indices in (
-    ("depth", search_space.depth_bins, space.depth),
-    ("width", search_space.width_bins, space.width),
+  check_spaces(search_space, space, one=True)
+  return {
+    kind: [stage[int(i)] for stage, i in zip(bins, indices, strict=True)]
+    for kind, bins, indices in (
+      ("depth", search_space.depth_bins, np.asarray(space.depth)),
+      ("width", search_space.width_bins, np.asarray(space.width)),
+    )
+  }
+
+
+def check_archs(
+  search_space: SearchSpace, archs: Arch, *, one: bool = False
+) -> None:
+  """Refuses archs `[..., S]` that are not of a search space (`check_held`)."""
+  check_held("depth", archs.depth, search_space.depth_bins, one=one)
+  check_held("width", archs.width, search_space.width_bins, one=one)
+
+
+def check_spaces(
+  search_space: SearchSpace, spaces: Space, *, one: bool = False
+) -> None:
+  """Refuses spaces `[..., S]` that are not of a search space (`check_held`)."""
+  for name, indices, bins in (
+    ("depth bin", spaces.depth, search_space.depth_bins),
+    ("width bin", spaces.width, search_space.width_bins),
   ):
-    picked = [int(i) for i in np.asarray(indices)]
-    if len(picked) != len(bins):
-      raise ValueError(
-        f"{kind}: a space of {len(bins)} stages needs {len(bins)} bins; got "
-        f"{len(picked)}"
-      )
-    for stage, index in enumerate(picked):
-      if not 0 <= index < len(bins[stage]):
-        raise ValueError(
-          f"{kind}: stage {stage + 1} has bins 0 to {len(bins[stage]) - 1}; "
-          f"got {index}"
-        )
-    ranges[kind] = [bins[s][i] for s, i in enumerate(picked)]
-  return ranges
+    on_offer = tuple(((0, len(stage) - 1),) for stage in bins)
+    check_held(name, indices, on_offer, one=one)
 
 
 def space_from_ranges(

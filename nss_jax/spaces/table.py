@@ -14,7 +14,7 @@ import numpy as np
 from nss_jax.spaces.cost import cost_tables, stage_costs
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.metrics import METRICS, Metric
-from nss_jax.spaces.search_space import SearchSpace, Space
+from nss_jax.spaces.search_space import SearchSpace, Space, check_spaces
 
 # 2^24 spaces are 128 MiB of float64. The paper has 2^18, and the archs inside
 # one of its spaces, as spaces with bins of size one, are 2^21.
@@ -59,18 +59,9 @@ def space_indices(search_space: SearchSpace, spaces: Space) -> np.ndarray:
   Raises:
     ValueError: if a space names a bin that its stage does not have.
   """
+  check_spaces(search_space, spaces)
   bins = np.concatenate([spaces.depth, spaces.width], -1, dtype=np.int64)
   shape = table_shape(search_space)
-  if bins.shape[-1:] != (len(shape),):
-    raise ValueError(
-      f"spaces of {search_space.num_stages} stages have {len(shape)} bins; "
-      f"got {bins.shape[-1]}"
-    )
-  if (bins < 0).any() or (bins >= shape).any():
-    raise ValueError(
-      f"the stages have {list(shape)} bins (depths, then widths); got bins "
-      f"{bins[((bins < 0) | (bins >= shape)).any(-1)][0].tolist()}"
-    )
   axes = tuple(np.moveaxis(bins, -1, 0))
   return np.asarray(np.ravel_multi_index(axes, shape))
 

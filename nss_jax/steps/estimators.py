@@ -80,14 +80,15 @@ def leave_one_out(values: jax.Array, log_probabilities: jax.Array) -> jax.Array:
   That of `mean_i (f_i - b_i) log p_i` with `b_i`, the mean of the others.
 
   Args:
-    values: `[N, ...]`, not differentiated.
+    values: `[N, ...]`.
     log_probabilities: `[N]` of the draws, differentiable in the logits.
   """
-  values = jax.lax.stop_gradient(values)
   total, count = values.sum(0), len(values)
   advantages = values - (total[None] - values) / (count - 1)
-  surrogate = jnp.tensordot(log_probabilities, advantages, 1) / count
-  return total / count + surrogate - jax.lax.stop_gradient(surrogate)
+  # Zero in value; so that second derivatives are unbiased too (Foerster et al.
+  # 2018, DiCE).
+  ratios = jnp.exp(log_probabilities - jax.lax.stop_gradient(log_probabilities))
+  return total / count + jnp.tensordot(ratios - 1, advantages, 1) / count
 
 
 def log_probability(logits: Any, weights: Any) -> jax.Array:

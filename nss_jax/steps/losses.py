@@ -1,10 +1,11 @@
 """Losses and the contract of loss functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from nss_jax.spaces.search_space import Array
@@ -17,6 +18,79 @@ LossFn = Callable[[Any, Any, Any], tuple[jax.Array, Metrics]]
 SampleFn = Callable[[jax.Array, Any, jax.Array], Any]
 # (weights, images, choice) -> logits [B, C]
 ApplyFn = Callable[[Any, jax.Array, Any], jax.Array]
+
+
+def checked_loss(loss_fn: Callable, of: str = "metrics") -> Callable:
+  """A loss function whose result is held to its contract.
+
+  Args:
+    loss_fn: `(...) -> (scalar loss, the rest)`.
+    of: the rest: "metrics", a dict, or "(averages, metrics)".
+
+  Raises:
+    TypeError: when called, naming `loss_fn` and what it must return.
+  """
+
+  def checked(*args):
+    found = loss_fn(*args)
+    rest = _second(found)
+    metrics = _second(rest) if of != "metrics" else rest
+    if not isinstance(metrics, Mapping) or jnp.shape(found[0]) != ():
+      raise TypeError(
+        f"loss_fn must return (scalar loss, {of}), metrics a dict; got "
+        f"{_in_words(found)}"
+      )
+    return found
+
+  return checked
+
+
+def _second(pair: Any) -> Any:
+  """Of a pair; None if it is none."""
+  is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+  return pair[1] if is_pair else None
+
+
+def _in_words(value: Any) -> str:
+  """Types, and the shapes of arrays: `(float32[4], dict)`."""
+  if isinstance(value, (tuple, list)):
+    return f"({', '.join(map(_in_words, value))})"
+  if hasattr(value, "dtype"):
+    return f"{value.dtype}{list(value.shape)}"
+  return type(value).__name__
+
+
+def checked_sample(sample: Any, *fields: str) -> Any:
+  """What a `sample_fn` returned, if it has the fields that are needed.
+
+  Raises:
+    TypeError: naming `sample_fn` and what it must return.
+  """
+  if not all(hasattr(sample, field) for field in fields):
+    raise TypeError(
+      "sample_fn must return a Sample(weights, choice); got "
+      f"{_in_words(sample)}"
+    )
+  return sample
+
+
+def as_number(name: str, value: Any) -> Any:
+  """A number or an array of them, in floating point.
+
+  jax takes Python's and numpy's integers for int32, and 3.2 GF are more than
+  that holds.
+
+  Raises:
+    TypeError: naming the argument.
+  """
+  array = isinstance(value, (np.ndarray, np.generic, jax.Array))
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  if not number and not (array and jnp.issubdtype(value.dtype, jnp.number)):
+    raise TypeError(
+      f"{name} must be a number, or an array of numbers [C], one for each "
+      f"cost; got {value!r}"
+    )
+  return 1.0 * value
 
 
 def cross_entropy(

@@ -15,6 +15,9 @@ from nss_jax.steps.losses import (
   LossFn,
   Metrics,
   SampleFn,
+  as_number,
+  checked_loss,
+  checked_sample,
   mean_over_devices,
   step_rng,
   vary_over_devices,
@@ -100,6 +103,8 @@ def search_step(
 
   Raises:
     ValueError: for `own_draws` without an axis.
+    TypeError: naming `loss_fn`, `sample_fn`, `target` or `cost_weight`, if it
+      is not what is said here.
 
   Example:
     >>> import functools
@@ -127,6 +132,13 @@ def search_step(
     (1.5, 1.0)
   """
   rng = step_rng(rng, state.step, axis_name, own_draws)
+  target = as_number("target", target)
+  cost_weight = as_number("cost_weight", cost_weight)
+  loss_fn = checked_loss(loss_fn)
+
+  def draw(key, logits):
+    sample = sample_fn(key, logits, state.step)
+    return checked_sample(sample, "weights", "choice")
 
   def objective(sample):
     loss, metrics = loss_fn(weights, sample.choice, batch)
@@ -139,12 +151,7 @@ def search_step(
     return value, {**seen, **metrics}
 
   def total(logits):
-    value, metrics = estimator(
-      rng,
-      logits,
-      lambda key, logits: sample_fn(key, logits, state.step),
-      objective,
-    )
+    value, metrics = estimator(rng, logits, draw, objective)
     metrics["expected_cost"] = cost_fn(probabilities(logits)) / target
     if expected_penalty_fn is not None:
       # A key of its own: the draws of the estimator stay what they are.

@@ -10,6 +10,7 @@ from flax import struct
 
 from nss_jax.steps.losses import (
   Metrics,
+  checked_loss,
   mean_over_devices,
   vary_over_devices,
 )
@@ -60,9 +61,13 @@ def train_step(
 
   Returns:
     The next state, and `loss` with the metrics of `loss_fn`.
+
+  Raises:
+    TypeError: naming `loss_fn`, if it does not return that.
   """
   params = vary_over_devices(state.params, axis_name)
   averages = vary_over_devices(state.averages, axis_name)
+  loss_fn = checked_loss(loss_fn, of="(averages, metrics)")
   gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
   (loss, (averages, metrics)), gradients = gradient_fn(params, averages, batch)
   loss, averages, metrics, gradients = mean_over_devices(

@@ -10,6 +10,8 @@ from nss_jax.steps.losses import (
   LossFn,
   Metrics,
   SampleFn,
+  checked_loss,
+  checked_sample,
   mean_over_devices,
   step_rng,
   vary_over_devices,
@@ -67,6 +69,7 @@ def weight_step(
 
   Raises:
     ValueError: for `own_draws` without an axis.
+    TypeError: naming `loss_fn` or `sample_fn`, if it does not return that.
 
   Example:
     >>> import nss_jax as nss
@@ -89,9 +92,10 @@ def weight_step(
     True
   """
   rng = step_rng(rng, state.step, axis_name, own_draws)
-  choice = sample_fn(rng, logits, state.step).choice
+  sample = sample_fn(rng, logits, state.step)
+  choice = checked_sample(sample, "choice").choice
   params = vary_over_devices(state.params, axis_name)
-  gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  gradient_fn = jax.value_and_grad(checked_loss(loss_fn), has_aux=True)
   (loss, metrics), gradients = gradient_fn(params, choice, batch)
   loss, metrics, gradients = mean_over_devices(
     (loss, metrics, gradients), axis_name

@@ -36,6 +36,20 @@ class NormScope(NamedTuple):
 OWN_BATCH = NormScope()
 
 
+def check_images(images: Any) -> None:
+  """Refuses integers, as files have them: all that follows would be zero.
+
+  Raises:
+    TypeError: if images are not of a floating type.
+  """
+  dtype = jnp.result_type(images)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise TypeError(
+      "images must be normalised and of a floating type, such as float32; got "
+      f"{dtype}"
+    )
+
+
 class ConvNorm(nn.Module):
   """Convolution and batch normalisation, without activation.
 
@@ -70,13 +84,13 @@ class ConvNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, (self.features,))
     offset = self.param("offset", nn.initializers.zeros, (self.features,))
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
-    if self.norm_scope.averages:
-      return self._averaged_norm(x, scale, offset)
     norm = batch_norm if self.norm is None else self.norm
+    if self.norm_scope.averages:
+      return self._averaged_norm(norm, x, scale, offset)
     return norm(x, scale, offset, self.norm_scope)
 
   def _averaged_norm(
-    self, x: jax.Array, scale: jax.Array, offset: jax.Array
+    self, norm: Callable, x: jax.Array, scale: jax.Array, offset: jax.Array
   ) -> jax.Array:
     """Normalises, with running means and variances `[2, C]`."""
     running = self.variable(
@@ -87,13 +101,14 @@ class ConvNorm(nn.Module):
     if self.norm_scope.averages == "use":
       mean, variance = running.value
       statistics = jnp.stack([mean, jax.lax.rsqrt(variance + EPSILON)])
-    else:
-      statistics = batch_statistics(x, scale.dtype, self.norm_scope)
-      statistics = jax.lax.stop_gradient(statistics)
-      mean, inverse = statistics
-      moments = jnp.stack([mean, inverse**-2 - EPSILON])
-      running.value += AVERAGE_RATE * (moments - running.value)
-    return normalise(x, scale, offset, statistics, self.norm_scope)
+      return normalise(x, scale, offset, statistics)
+    # XLA computes the statistics once.
+    mean, inverse = jax.lax.stop_gradient(
+      batch_statistics(x, scale.dtype, self.norm_scope)
+    )
+    moments = jnp.stack([mean, inverse**-2 - EPSILON])
+    running.value += AVERAGE_RATE * (moments - running.value)
+    return norm(x, scale, offset, self.norm_scope)
 
 
 class Excitation(nn.Module):
@@ -247,6 +262,7 @@ def he_normal(
   return normal(key, (size,), dtype).reshape(shape)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_norm(
   x: jax.Array,
   scale: jax.Array,
@@ -256,13 +272,24 @@ def batch_norm(
   """Normalises `[B, H, W, C]` by the statistics of the batch (Ioffe, Szegedy).
 
   No running averages: in a supernet every arch has statistics of its own.
-  They are in the precision of `scale`, the result in that of `x`. No gradient
-  is offered for the statistics of calibration images.
+  They are in the precision of `scale`, the result in that of `x`.
+
+  The gradient is the closed form of the source's section 3, two sums and one
+  elementwise pass: autodiff writes four passes over the activations. It is
+  plain itself, and so are its derivatives.
   """
+  return plain_batch_norm(x, scale, offset, scope)
+
+
+def plain_batch_norm(
+  x: jax.Array,
+  scale: jax.Array,
+  offset: jax.Array,
+  scope: NormScope = OWN_BATCH,
+) -> jax.Array:
+  """`batch_norm` with the gradient of autodiff, in forward mode too."""
   statistics = batch_statistics(x, scale.dtype, scope)
-  # `normalise` has all of the gradient, that through the statistics too.
-  statistics = jax.lax.stop_gradient(statistics)
-  return normalise(x, scale, offset, statistics, scope)
+  return normalise(x, scale, offset, statistics)
 
 
 def batch_statistics(
@@ -275,59 +302,51 @@ def batch_statistics(
   return jnp.stack([mean, jax.lax.rsqrt(variance + EPSILON)])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def normalise(
-  x: jax.Array,
-  scale: jax.Array,
-  offset: jax.Array,
-  statistics: jax.Array,
-  scope: NormScope,
+  x: jax.Array, scale: jax.Array, offset: jax.Array, statistics: jax.Array
 ) -> jax.Array:
-  """`batch_norm` whose statistics `[2, C]` of the same `x` are known.
-
-  The gradient is the closed form of the source's section 3, two sums and one
-  elementwise pass: autodiff writes four passes over the activations.
-  """
-  return _normalise(x, scale, offset, statistics, scope)[0]
-
-
-def _normalise(
-  x: jax.Array,
-  scale: jax.Array,
-  offset: jax.Array,
-  statistics: jax.Array,
-  scope: NormScope,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-  del scope
+  """`[B, H, W, C]` by statistics `[2, C]`, in the precision of `scale`."""
   mean, inverse = statistics
   factor = _spread(inverse * scale)
   y = (x.astype(scale.dtype) - _spread(mean)) * factor + _spread(offset)
-  return y.astype(x.dtype), (x, scale, statistics)
+  return y.astype(x.dtype)
 
 
-def _normalise_gradient(
+def _batch_norm(
+  x: jax.Array, scale: jax.Array, offset: jax.Array, scope: NormScope
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+  statistics = batch_statistics(x, scale.dtype, scope)
+  return normalise(x, scale, offset, statistics), (x, scale, statistics)
+
+
+def batch_norm_gradient(
   scope: NormScope,
   saved: tuple[jax.Array, jax.Array, jax.Array],
   upstream: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Of `x`, scale and offset, from `x`, scale and the statistics of `x`."""
   x, scale, statistics = saved
   mean, inverse = statistics
   unit = (x.astype(scale.dtype) - _spread(mean)) * _spread(inverse)
   upstream = upstream.astype(scale.dtype)
-  count = x.size // x.shape[-1]
+  count = x[: scope.num_calibration].size // x.shape[-1]
   offset_gradient = upstream.sum((0, 1, 2))
   scale_gradient = (upstream * unit).sum((0, 1, 2))
   mean_gradient, mean_product = _share(
     (offset_gradient / count, scale_gradient / count), scope.axis_name
   )
-  gradient = upstream - _spread(mean_gradient) - unit * _spread(mean_product)
-  gradient = (gradient * _spread(inverse * scale)).astype(x.dtype)
-  # What depends on x through the statistics is in the gradient of x.
-  nothing = jnp.zeros_like(statistics)
-  return gradient, scale_gradient, offset_gradient, nothing
+  through = _spread(mean_gradient), unit * _spread(mean_product)
+  if scope.num_calibration is not None:
+    # The statistics are of these images alone.
+    seen = jnp.arange(len(x)) < scope.num_calibration
+    through = (jnp.where(seen[:, None, None, None], y, 0) for y in through)
+  for part in through:
+    upstream = upstream - part
+  gradient = (upstream * _spread(inverse * scale)).astype(x.dtype)
+  return gradient, scale_gradient, offset_gradient
 
 
-normalise.defvjp(_normalise, _normalise_gradient)
+batch_norm.defvjp(_batch_norm, batch_norm_gradient)
 
 
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:

@@ -8,6 +8,11 @@ are the same sums. Other platforms choose their own layouts, so they keep the
 gradient of autodiff; `tests/benchmarks/conv_in_scan.py` measures when CPU no
 longer needs this file.
 
+What is differentiated once more is plain: the forward rules call no function of
+a custom gradient, so second derivatives, forward over reverse too, are those of
+autodiff. And no padding is negative, at any order: XLA computes it wrongly on
+CPU for few channels (openxla issue 48713).
+
 Nor has it a fast kernel for depthwise convolutions: on CPU they are written as
 what they are, a product and a sum for each place in the window.
 
@@ -17,6 +22,7 @@ it is.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +32,7 @@ from jax.typing import DTypeLike
 
 # Images and kernel, or their gradients.
 Pair = tuple[jax.Array, jax.Array]
+Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _TINY = 2  # output pixels in each direction
 
@@ -42,16 +49,38 @@ def conv2d(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   Returns:
     `[B, ceil(H / stride), ceil(W / stride), Cout]`.
   """
-  if kernel.shape[2] < images.shape[3]:
-    return _depthwise(images, kernel, stride)
-  small = all(-(-n // stride) <= _TINY for n in images.shape[1:3])
-  if small and kernel.shape[0] > 1:
-    return _product(images, kernel, stride)
-  return _windows(images, kernel, stride)
+  return _choose(_depthwise, _windows)(images, kernel, stride)
+
+
+def plain_conv2d(
+  images: jax.Array, kernel: jax.Array, stride: int = 1
+) -> jax.Array:
+  """`conv2d` with the gradients of autodiff, in forward mode too."""
+  return _choose(_any_depthwise, _conv)(images, kernel, stride)
+
+
+def _choose(depthwise: Convolve, windows: Convolve) -> Convolve:
+  """How to convolve, by the shapes."""
+
+  def convolve(images, kernel, stride):
+    if kernel.shape[2] < images.shape[3]:
+      return depthwise(images, kernel, stride)
+    small = all(-(-n // stride) <= _TINY for n in images.shape[1:3])
+    if small and kernel.shape[0] > 1:
+      return _product(images, kernel, stride)
+    return windows(images, kernel, stride)
+
+  return convolve
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  return _any_depthwise(images, kernel, stride)
+
+
+def _any_depthwise(
+  images: jax.Array, kernel: jax.Array, stride: int
+) -> jax.Array:
   return lax.platform_dependent(
     images,
     kernel,
@@ -84,7 +113,7 @@ def _grouped(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
 def _depthwise_forward(
   images: jax.Array, kernel: jax.Array, stride: int
 ) -> tuple[jax.Array, Pair]:
-  return _depthwise(images, kernel, stride), (images, kernel)
+  return _any_depthwise(images, kernel, stride), (images, kernel)
 
 
 def _depthwise_backward(stride: int, saved: Pair, upstream: jax.Array) -> Pair:
@@ -129,13 +158,30 @@ def _windows(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   pad = (kernel.shape[0] - 1) // 2
   return lax.conv_general_dilated(
-    images,
+    _seen(images, kernel.shape[0], stride),
     kernel,
     (stride, stride),
     ((pad, pad), (pad, pad)),
     dimension_numbers=_NHWC,
     feature_group_count=images.shape[3] // kernel.shape[2],
   )
+
+
+def _seen(images: jax.Array, size: int, stride: int) -> jax.Array:
+  """`[B, H, W, C]` without last rows that are out of every window's reach.
+
+  They would be padding by a negative amount in a gradient.
+  """
+  rows, columns = (
+    full + min(_high(full, size, stride), 0) for full in images.shape[1:3]
+  )
+  return images[:, :rows, :columns]
+
+
+def _high(full: int, size: int, stride: int) -> int:
+  """How far the last window reaches over so many rows."""
+  last = (-(-full // stride) - 1) * stride
+  return last + size - (size - 1) // 2 - full
 
 
 def _forward(
@@ -179,11 +225,13 @@ def _image_gradient(
   """The upstream gradient, spread by the stride, with the flipped kernel."""
   size = kernel.shape[0]
   low = size - 1 - (size - 1) // 2
-  padding = []
+  padding, unseen = [], []
   for full, small in zip(images.shape[1:3], upstream.shape[1:3], strict=True):
+    cut = max(-_high(full, size, stride), 0)
     spread = (small - 1) * stride + 1
-    padding.append((low, full - spread - low + size - 1))
-  return lax.conv_general_dilated(
+    padding.append((low, full - cut - spread - low + size - 1))
+    unseen.append((0, cut))
+  gradient = lax.conv_general_dilated(
     upstream,
     jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
     (1, 1),
@@ -191,6 +239,7 @@ def _image_gradient(
     lhs_dilation=(stride, stride),
     dimension_numbers=_NHWC,
   )
+  return jnp.pad(gradient, ((0, 0), *unseen, (0, 0)))
 
 
 def _kernel_gradient(
@@ -198,16 +247,11 @@ def _kernel_gradient(
 ) -> jax.Array:
   """Images `[Cin, H, W, B]` against the upstream gradient `[H, W, B, Cout]`."""
   size = kernel.shape[0]
-  low = (size - 1) // 2
-  padding, seen = [], []
-  for full, small in zip(images.shape[1:3], upstream.shape[1:3], strict=True):
-    high = size - full - low + (small - 1) * stride
-    # The last rows may be out of every window's reach. They are cut off, not
-    # padded by a negative amount, which XLA computes wrongly on CPU for few
-    # channels (openxla issue 48713).
-    seen.append(full + min(high, 0))
-    padding.append((low, max(high, 0)))
-  columns = images[:, : seen[0], : seen[1]].transpose(3, 1, 2, 0)
+  padding = [
+    ((size - 1) // 2, max(_high(full, size, stride), 0))
+    for full in images.shape[1:3]
+  ]
+  columns = _seen(images, size, stride).transpose(3, 1, 2, 0)
   gradient = lax.conv_general_dilated(
     columns,
     upstream.transpose(1, 2, 0, 3),

@@ -21,6 +21,7 @@ def make_apply(
   axis_name: str | None = None,
   num_calibration: int | None = None,
   remat: bool = False,
+  autodiff: bool = False,
 ) -> Callable[[Any, jax.Array, Arch | Masks], jax.Array]:
   """`(weights, images, choice) -> logits`; both engines give the same numbers.
 
@@ -34,6 +35,8 @@ def make_apply(
     axis_name: device axis over which batch statistics are shared.
     num_calibration: batch statistics of the first so many images only.
     remat: of masks, see `apply_masked`; the sliced engine always does so.
+    autodiff: of masks, see `apply_masked`; the sliced engine refuses second
+      derivatives.
   """
 
   shared = {"axis_name": axis_name, "num_calibration": num_calibration}
@@ -46,7 +49,13 @@ def make_apply(
     if isinstance(choice, Arch):
       choice = arch_masks(search_space, choice)
     return apply_masked(
-      search_space, weights, images, choice, remat=remat, **shared
+      search_space,
+      weights,
+      images,
+      choice,
+      remat=remat,
+      autodiff=autodiff,
+      **shared,
     )
 
   return apply

@@ -15,7 +15,12 @@ from nss_jax.spaces import distribution
 from nss_jax.spaces.cost import largest_arch, smallest_arch
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.sampling import sample_bin_archs
-from nss_jax.spaces.search_space import Arch, Array, SearchSpace
+from nss_jax.spaces.search_space import (
+  Arch,
+  Array,
+  SearchSpace,
+  check_archs,
+)
 
 
 @struct.dataclass
@@ -50,6 +55,10 @@ SampleFn = Callable[[jax.Array, Any, jax.Array], Sample]
 def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
   """The hard masks of one arch with fields `[S]`.
 
+  Raises:
+    ValueError: if the arch is not of the search space. Inside `jit` its values
+      are not seen; do not trust the masks of another.
+
   Example:
     >>> import nss_jax as nss
     >>> search_space = nss.SearchSpace.expanded(
@@ -61,10 +70,27 @@ def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
     >>> masks.depth[1].tolist()
     [0.0, 1.0, 0.0, 0.0]
   """
+  check_archs(search_space, arch, one=True)
+  depth = jnp.asarray(arch.depth)
   return Masks(
-    depth=jax.nn.one_hot(arch.depth - 1, search_space.max_depth),
+    depth=jax.nn.one_hot(depth - 1, search_space.max_depth, dtype=jnp.float32),
     width=_prefix(arch.width, search_space.max_width),
   )
+
+
+def check_masks(search_space: SearchSpace, masks: Masks) -> None:
+  """Refuses masks of another search space.
+
+  Raises:
+    ValueError: if they are not `[S, D]` and `[S, W]`.
+  """
+  for name, largest in (
+    ("depth", search_space.max_depth),
+    ("width", search_space.max_width),
+  ):
+    shape = search_space.num_stages, largest
+    if (got := jnp.shape(getattr(masks, name))) != shape:
+      raise ValueError(f"{name} mask must have the shape {shape}; got {got}")
 
 
 def all_masks(search_space: SearchSpace) -> Masks:
@@ -84,8 +110,14 @@ def mix_masks(
     search_space: the bins.
     offers: a depth and a width from each bin, `[S, Kd]` and `[S, Kw]`.
     weights: weights of the bins, `[S, Kd]` and `[S, Kw]`.
+
+  Raises:
+    ValueError: as `arch_masks` does, of the candidates.
   """
-  depth = jax.nn.one_hot(offers.depth - 1, search_space.max_depth)
+  check_archs(search_space, jax.tree.map(lambda x: x.T, offers))
+  depth = jax.nn.one_hot(
+    offers.depth - 1, search_space.max_depth, dtype=jnp.float32
+  )
   width = _prefix(offers.width, search_space.max_width)
   return Masks(
     depth=jnp.einsum("sk,skd->sd", weights.depth, depth),

@@ -6,6 +6,7 @@ arch.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
@@ -13,15 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from nss_jax.spaces.blocks import Block, find_block
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
 from nss_jax.supernet.blocks import (
   AVERAGES,
   OWN_BATCH,
   ConvNorm,
   NormScope,
   ResidualBlock,
+  check_images,
+  plain_batch_norm,
 )
-from nss_jax.supernet.masks import Masks, all_masks
+from nss_jax.supernet.conv import plain_conv2d
+from nss_jax.supernet.masks import Masks, all_masks, check_masks
 
 
 class Stage(nn.Module):
@@ -39,6 +43,7 @@ class Stage(nn.Module):
     project: whether the identity does not fit block 1.
     norm_scope: of the normalisations' statistics.
     remat: see `apply_masked`.
+    parts: convolution and normalisation, if not those of `ResidualBlock`.
   """
 
   block: Block
@@ -48,6 +53,7 @@ class Stage(nn.Module):
   project: bool = True
   norm_scope: NormScope = OWN_BATCH
   remat: bool = False
+  parts: tuple[Callable, ...] = ()
 
   @nn.compact
   def __call__(
@@ -72,6 +78,7 @@ class Stage(nn.Module):
       self.stride,
       self.project,
       self.norm_scope,
+      *self.parts,
       name="block_1",
     )
     x = first(x, width, before)
@@ -96,6 +103,7 @@ class Stage(nn.Module):
       1,
       False,
       self.norm_scope,
+      *self.parts,
       name="blocks_rest",
     )
     (_, mixed), _ = scan(rest, (x, mixed), depth[1:])
@@ -109,20 +117,23 @@ class Supernet(nn.Module):
     search_space: depths, widths, strides, classes.
     norm_scope: of the normalisations' statistics.
     remat: see `apply_masked`.
+    autodiff: see `apply_masked`.
   """
 
   search_space: SearchSpace
   norm_scope: NormScope = OWN_BATCH
   remat: bool = False
+  autodiff: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
     """Logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
-    x = ConvNorm(space.stem_width, norm_scope=self.norm_scope, name="stem")(
-      images
+    parts = (plain_conv2d, plain_batch_norm) if self.autodiff else ()
+    stem = ConvNorm(
+      space.stem_width, 3, 1, self.norm_scope, *parts, name="stem"
     )
-    x, before = nn.relu(x), None
+    x, before = nn.relu(stem(images)), None
     for stage, stride in enumerate(space.strides):
       features = space.max_widths[stage]
       depth = space.max_depths[stage]
@@ -136,6 +147,7 @@ class Supernet(nn.Module):
         space.projects(stage),
         self.norm_scope,
         self.remat,
+        parts,
         name=f"stage_{stage + 1}",
       )(x, blocks, width, before)
       before = width
@@ -164,8 +176,14 @@ def apply_masked(
   axis_name: str | None = None,
   num_calibration: int | None = None,
   remat: bool = False,
+  autodiff: bool = False,
 ) -> jax.Array:
   """Logits `[B, C]` of the supernet under masks.
+
+  Differentiable in weights, images and masks, as often as you like: unrolled
+  steps, Hessian-vector products, forward over reverse. Forward mode of the
+  function itself (`jax.jvp`, `jax.jacfwd`) needs `autodiff`, without which jax
+  raises an error.
 
   Args:
     search_space: the static description.
@@ -178,9 +196,17 @@ def apply_masked(
     remat: keep only what goes in and out of each block, and compute the rest
       again for the gradient: less memory for one more forward pass, and the
       same numbers.
+    autodiff: leave all gradients to jax, instead of those written by hand:
+      the same numbers, in forward mode too, slower on CPU.
+
+  Raises:
+    TypeError: if the images are not of a floating type.
+    ValueError: if the masks have not the shapes of the search space.
   """
+  check_images(images)
+  check_masks(search_space, masks)
   scope = NormScope(axis_name, num_calibration)
-  network = Supernet(search_space, scope, remat)
+  network = Supernet(search_space, scope, remat, autodiff)
   return cast(jax.Array, network.apply({"params": weights}, images, masks))
 
 
@@ -213,10 +239,14 @@ def apply_alone(
     weights: parameters from `init_weights` or `extract_subnet`.
     averages: from `init_averages`.
     images: `[B, H, W, channels]`, normalised.
-    train: normalise by the batch and move the averages; else normalise by the
-      averages, which stay (no gradient is offered then).
+    train: normalise by the batch and move the averages, which no gradient
+      goes through; else normalise by the averages, which stay.
     axis_name: device axis over which batch statistics are shared.
+
+  Raises:
+    TypeError: if the images are not of a floating type.
   """
+  check_images(images)
   mode = "update" if train else "use"
   network = Supernet(search_space, NormScope(axis_name, averages=mode))
   logits, moved = network.apply(
@@ -240,7 +270,11 @@ def extract_subnet(search_space: SearchSpace, weights: Any, arch: Arch) -> Any:
     A smaller pytree: the front corner of every parameter that the arch has, so
     that the small network computes what the supernet computes under its masks.
     A stage that needs no projection drops it, and computes something else.
+
+  Raises:
+    ValueError: if the arch is not of the search space.
   """
+  check_archs(search_space, arch, one=True)
   make = functools.partial(init_weights, search_space=search_space.only(arch))
 
   def cut(path, small):

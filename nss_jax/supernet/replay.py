@@ -15,7 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nss_jax.supernet.blocks import batch_statistics, normalise
+from nss_jax.supernet.blocks import (
+  NormScope,
+  batch_norm_gradient,
+  batch_statistics,
+  normalise,
+)
 from nss_jax.supernet.conv import Pair, conv2d
 
 # `(features, conv, norm) -> module`, called as `module(x, mask, before)`.
@@ -84,7 +89,7 @@ def run_back(
     return _known_conv(images, kernel, next(outputs), stride)
 
   def norm(x, scale, offset, scope):
-    return normalise(x, scale, offset, next(statistics), scope)
+    return _known_norm(x, scale, offset, next(statistics), scope)
 
   def block(params, x):
     made = make(masks[0].shape[0], conv, norm)
@@ -101,7 +106,7 @@ def _recorders(kept: Kept) -> tuple[Callable, Callable]:
 
   def norm(x, scale, offset, scope):
     kept.statistics.append(batch_statistics(x, scale.dtype, scope))
-    return normalise(x, scale, offset, kept.statistics[-1], scope)
+    return normalise(x, scale, offset, kept.statistics[-1])
 
   return conv, norm
 
@@ -128,6 +133,40 @@ def _known_backward(
 
 
 _known_conv.defvjp(_known_forward, _known_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _known_norm(
+  x: jax.Array,
+  scale: jax.Array,
+  offset: jax.Array,
+  statistics: jax.Array,
+  scope: NormScope,
+) -> jax.Array:
+  """`batch_norm` whose statistics `[2, C]` are known."""
+  return normalise(x, scale, offset, statistics)
+
+
+def _known_norm_forward(
+  x: jax.Array,
+  scale: jax.Array,
+  offset: jax.Array,
+  statistics: jax.Array,
+  scope: NormScope,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+  return normalise(x, scale, offset, statistics), (x, scale, statistics)
+
+
+def _known_norm_backward(
+  scope: NormScope,
+  saved: tuple[jax.Array, jax.Array, jax.Array],
+  upstream: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+  # What depends on x through the statistics is in the gradient of x.
+  return *batch_norm_gradient(scope, saved, upstream), None
+
+
+_known_norm.defvjp(_known_norm_forward, _known_norm_backward)
 
 
 def cut(tree: Any, corners: Any, row: jax.Array | None = None) -> Any:

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from nss_jax.spaces.metrics import stage_shapes
-from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.supernet.blocks import ConvNorm, NormScope
+from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
+from nss_jax.supernet.blocks import ConvNorm, NormScope, check_images
 from nss_jax.supernet.sliced_stage import Plan, run_stage, width_index
 
 Buckets = tuple[tuple[int, ...], ...]
@@ -41,24 +41,30 @@ def apply_sliced(
 ) -> jax.Array:
   """Logits `[B, C]` of one arch of the supernet.
 
-  Differentiable in weights and images, in reverse mode. Never `vmap` it over
-  archs, which would run every bucket: use `lax.scan` or `lax.map`.
+  Differentiable in weights and images, once, in reverse mode; `apply_masked` is
+  so again and again. Never `vmap` it over archs, which would run every bucket:
+  use `lax.scan` or `lax.map`.
 
   Args:
     search_space: the static description.
     weights: parameters from `init_weights`.
     images: `[B, H, W, channels]`, normalised; their type is that of the
       activations.
-    arch: depths and widths `[S]`.
+    arch: depths and widths `[S]`, of the search space. Inside `jit` its values
+      are not seen; do not trust what comes of another.
     buckets: widths to round up to, ascending to the largest, for each stage;
       `default_buckets` by default.
     axis_name: device axis over which batch statistics are shared.
-    num_calibration: batch statistics of the first so many images only; no
-      gradient is offered then.
+    num_calibration: batch statistics of the first so many images only.
 
   Raises:
-    ValueError: if the buckets are not such widths.
+    TypeError: if the images are not of a floating type.
+    ValueError: if the arch is not of the search space, or the buckets are not
+      such widths.
+    NotImplementedError: for second derivatives.
   """
+  check_images(images)
+  check_archs(search_space, arch, one=True)
   buckets = default_buckets(search_space) if buckets is None else buckets
   _check(search_space, buckets)
   scope = NormScope(axis_name, num_calibration)

@@ -101,6 +101,7 @@ def _stage_and_tape(
   depth: jax.Array,
   width: jax.Array,
 ) -> tuple[jax.Array, Saved]:
+  params, flat = _first_order((params, flat))
   tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
   out, tape = _forward(plan, params, flat, entry, before, depth, width, tape)
   assert tape is not None
@@ -154,6 +155,7 @@ def _backward(
   plan: Plan, saved: Saved, upstream: jax.Array
 ) -> tuple[Any, jax.Array, None, None, None, None]:
   params, flat, entry, before, depth, width, tape = saved
+  upstream = _first_order(upstream)
   index = width_index(plan.buckets, width)
 
   def rest(bucket, i, carry):
@@ -203,6 +205,20 @@ def _backward(
 
 
 run_stage.defvjp(_stage_and_tape, _backward)
+
+
+@jax.custom_jvp
+def _first_order(tree: Any) -> Any:
+  """What a gradient is computed from; it has no derivative itself."""
+  return tree
+
+
+@_first_order.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+  raise NotImplementedError(
+    "the sliced engine has first derivatives only, in reverse mode; for "
+    "second ones use apply_masked, or make_apply with engine 'masked'"
+  )
 
 
 def _pairs(plan: Plan) -> list[tuple[int, int]]:

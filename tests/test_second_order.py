@@ -1,0 +1,280 @@
+"""Second derivatives are those of finite differences, or are refused."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nss_jax as nss
+from nss_jax.steps import losses
+from nss_jax.supernet import conv
+
+STEP = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def _in_float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def _space(block):
+  return nss.SearchSpace(
+    depth_bins=(((1, 1), (2, 2)),),
+    width_bins=(((1, 3), (4, 5)),),
+    strides=(2,),
+    stem_width=3,
+    block=block,
+    image_shape=(4, 3, 2),
+    num_classes=3,
+  )
+
+
+def _normal(seed, tree):
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return structure.unflatten(
+    [
+      jax.random.normal(key, x.shape, float)
+      for key, x in zip(keys, leaves, strict=True)
+    ]
+  )
+
+
+def _add(tree, step, direction):
+  return jax.tree.map(lambda x, y: x + step * y, tree, direction)
+
+
+def _dot(a, b):
+  return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+
+
+def _slope(fn, point, direction):
+  """Along a direction, by finite differences."""
+  fn = jax.jit(fn)
+  high, low = (fn(_add(point, s, direction)) for s in (STEP, -STEP))
+  return pytest.approx(float((high - low) / (2 * STEP)), rel=1e-5)
+
+
+def _setup(block):
+  space = _space(block)
+  fresh = nss.init_weights(jax.random.key(0), space)
+  weights = _add(fresh, 0.3, _normal(1, fresh))
+  images = jax.random.normal(jax.random.key(2), (4, 4, 3, 2), float)
+  return space, weights, (images, jnp.array([0, 1, 2, 1]))
+
+
+def _assert_derivatives(loss, weights):
+  """Gradient, and Hessian-vector product in both modes."""
+  v = _normal(6, weights)
+
+  def slope(weights):
+    return _dot(jax.grad(loss)(weights), v)
+
+  @jax.jit
+  def found(weights):
+    first, forward = jax.jvp(slope, (weights,), (v,))
+    return first, forward, _dot(jax.grad(slope)(weights), v)
+
+  first, forward, backward = map(float, found(weights))
+  assert first == _slope(loss, weights, v)
+  assert forward == _slope(slope, weights, v) == backward
+
+
+@pytest.mark.parametrize("block", ["basic", "inverted_residual"])
+def test_unrolled_darts(block):
+  """d/ds of loss(w - 0.1 d/dw loss(w, s), s), soft masks of the logits s."""
+  space, weights, (images, labels) = _setup(block)
+  offers = nss.sample_bin_archs(jax.random.key(3), space, 1)
+  offers = jax.tree.map(lambda x: x[0], offers)
+  logits = _normal(4, nss.init_logits(space))
+
+  def loss(weights, logits):
+    masks = nss.mix_masks(space, offers, nss.probabilities(logits))
+    outputs = nss.apply_masked(space, weights, images, masks)
+    return nss.cross_entropy(outputs, labels)[0]
+
+  def unrolled(logits):
+    gradient = jax.grad(loss)(weights, logits)
+    return loss(_add(weights, -0.1, gradient), logits)
+
+  direction = _normal(5, logits)
+  got = _dot(jax.jit(jax.grad(unrolled))(logits), direction)
+  assert float(got) == _slope(unrolled, logits, direction)
+
+
+def _masked(space, **options):
+  masks = nss.arch_masks(space, nss.parse_arch("d2_w4"))
+  masks = jax.tree.map(lambda x: 0.8 * x + 0.1, masks)
+
+  def apply(weights, images):
+    return nss.apply_masked(space, weights, images, masks, **options)
+
+  return apply
+
+
+def _running(space):
+  averages = jax.tree.map(lambda x: x + 0.1, nss.init_averages(space))
+
+  def apply(weights, images):
+    return nss.apply_alone(space, weights, averages, images, train=False)[0]
+
+  return apply
+
+
+WAYS = {
+  "mobilenet_v2": ("mobilenet_v2", _masked),
+  "remat": ("basic", functools.partial(_masked, remat=True)),
+  "calibration": ("basic", functools.partial(_masked, num_calibration=3)),
+  "running averages": ("basic", _running),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_derivatives_of_every_way_to_run(way):
+  """With `remat`, through parts of a batch as well, computed again."""
+  block, make = WAYS[way]
+  space, weights, batch = _setup(block)
+  apply = make(space)
+  loss_fn = losses.single_loss(
+    lambda weights, images, _: apply(weights, images)
+  )
+  loss_fn = losses.microbatched(loss_fn, 2 if way == "remat" else 1)
+  _assert_derivatives(lambda weights: loss_fn(weights, None, batch)[0], weights)
+
+
+def test_forward_mode_of_autodiff():
+  """Against the gradients by hand."""
+  space, weights, (images, _) = _setup("basic")
+  by_hand, autodiff = (_masked(space, autodiff=x) for x in (False, True))
+  upstream = jax.random.normal(jax.random.key(7), (4, 3), float)
+  v = _normal(8, weights)
+
+  @jax.jit
+  def found(weights):
+    _, tangents = jax.jvp(lambda w: autodiff(w, images), (weights,), (v,))
+    _, vjp = jax.vjp(lambda w: by_hand(w, images), weights)
+    return _dot(tangents, upstream), _dot(vjp(upstream)[0], v)
+
+  np.testing.assert_allclose(*found(weights), rtol=1e-9)
+  with pytest.raises(TypeError, match="forward-mode"):
+    jax.jvp(lambda w: by_hand(w, images), (weights,), (v,))
+
+
+@pytest.mark.parametrize("of", ["weights", "images"])
+def test_the_sliced_engine_refuses(of):
+  space, weights, (images, _) = _setup("basic")
+  point = {"weights": weights, "images": images}
+
+  def slope(x):
+    def loss(x):
+      arch = nss.parse_arch("d2_w4")
+      outputs = nss.apply_sliced(space, **{**point, of: x}, arch=arch)
+      return jnp.square(outputs).sum()
+
+    return _dot(jax.grad(loss)(x), x)
+
+  x = point[of]
+  for second in (jax.grad(slope), lambda x: jax.jvp(slope, (x,), (x,))):
+    with pytest.raises(NotImplementedError, match="apply_masked") as error:
+      jax.eval_shape(second, x)
+    assert "\n" not in str(error.value)
+
+
+def test_calibration_of_the_sliced_engine_has_a_gradient():
+  space, weights, batch = _setup("basic")
+
+  def gradient(engine):
+    apply = nss.make_apply(space, engine, num_calibration=3, buckets=((5,),))
+    loss = losses.single_loss(apply)
+    arch = nss.parse_arch("d2_w4")
+    return jax.jit(jax.grad(lambda w: loss(w, arch, batch)[0]))(weights)
+
+  chex.assert_trees_all_close(
+    gradient("sliced"), gradient("masked"), atol=1e-10
+  )
+
+
+def _hessian_product(convolve, stride):
+  """In a loop, of images and kernel."""
+
+  def loss(x, kernel):
+    def body(carry, _):
+      return carry + jnp.square(convolve(x, kernel, stride)).sum(), None
+
+    return jax.lax.scan(body, jnp.zeros(()), length=2)[0]
+
+  def slope(*point):
+    gradients = jax.grad(loss, argnums=(0, 1))(*point)
+    return sum(jnp.sin(g).sum() for g in gradients)
+
+  return jax.grad(slope, argnums=(0, 1))
+
+
+def _convolution(size, side, depthwise):
+  keys = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(keys[0], (2, side, side, 3), float)
+  shape = (size, size, 1 if depthwise else 3, 3)
+  return x, jax.random.normal(keys[1], shape, float)
+
+
+@pytest.mark.parametrize(
+  ("stride", "size", "side", "depthwise"),
+  [(2, 1, 6, False), (3, 3, 9, False), (1, 3, 2, False), (2, 3, 4, True)],
+)
+def test_convolutions(stride, size, side, depthwise):
+  point = _convolution(size, side, depthwise)
+  got, want = (
+    jax.jit(_hessian_product(convolve, stride))(*point)
+    for convolve in (conv.conv2d, conv.plain_conv2d)
+  )
+  chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("convolve", [conv.conv2d, conv.plain_conv2d])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_no_padding_is_negative(convolve, stride, size):
+  """XLA computes it wrongly on CPU (openxla issue 48713)."""
+  for side, depthwise in ((7, False), (8, False), (9, False), (8, True)):
+    point = _convolution(size, side, depthwise)
+    program = jax.make_jaxpr(_hessian_product(convolve, stride))(*point)
+    found = [*_paddings(program.jaxpr)]
+    assert len(found) > 3
+    assert np.min(found) >= 0
+
+
+def _paddings(jaxpr):
+  """Of all convolutions of a program."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "conv_general_dilated":
+      yield equation.params["padding"]
+    for leaf in jax.tree.leaves([*equation.params.values()]):
+      inner = getattr(leaf, "jaxpr", leaf)
+      if hasattr(inner, "eqns"):
+        yield from _paddings(inner)
+
+
+def test_score_function():
+  """Its Hessians average to that of the expectation."""
+  values = jnp.array([0.3, 2.0, -1.0])
+  logits = jnp.array([0.2, -0.5, 0.1])
+
+  def draw(rng, logits):
+    index = jax.random.categorical(rng, logits)
+    return nss.Sample(jax.nn.one_hot(index, 3), None)
+
+  def surrogate(logits, rng):
+    return nss.score_function(2)(
+      rng, logits, draw, lambda sample: (sample.weights @ values, {})
+    )[0]
+
+  keys = jax.random.split(jax.random.key(0), 20_000)
+  found = jax.jit(jax.vmap(jax.hessian(surrogate), (None, 0)))(logits, keys)
+  want = jax.hessian(lambda logits: jax.nn.softmax(logits) @ values)(logits)
+  error = found.std(0) / np.sqrt(len(keys))
+  assert np.abs(want).max() > 20 * error.max()
+  assert (np.abs(found.mean(0) - want) < 4 * error).all()
