@@ -50,6 +50,7 @@ from nss_jax.spaces.feasible import (
   sample_feasible_archs,
   sample_feasible_spaces,
 )
+from nss_jax.spaces.handmade import proportional_arch, proportional_space
 from nss_jax.spaces.metrics import Metric
 from nss_jax.spaces.principles import (
   StageOrder,
@@ -190,6 +191,8 @@ __all__ = [
   "pathwise",
   "penalties",
   "probabilities",
+  "proportional_arch",
+  "proportional_space",
   "register_block",
   "regnet_stages",
   "sample_anynet_archs",

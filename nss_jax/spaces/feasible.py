@@ -190,7 +190,7 @@ def sample_feasible_archs(
     ValueError: if `max_draws` did not suffice.
   """
   constraints = as_constraints(target)
-  _check_window(constraints, tolerance)
+  check_window(constraints, tolerance)
   check_at_least_one("count", count)
   generator = host_rng(rng)
   kept, missing, num_draws = [], count, 0
@@ -281,7 +281,7 @@ def _excess(
 ) -> np.ndarray:
   """A table of `excess`; infinite for spaces that are excluded."""
   constraints = as_constraints(target)
-  _check_window(constraints, tolerance)
+  check_window(constraints, tolerance)
   over = excess(constraints, _all_costs(search_space, constraints), tolerance)
   if without_lowest_width:
     for stage in range(search_space.num_stages):
@@ -297,9 +297,7 @@ def _all_costs(
   return [all_space_costs(search_space, one.metric) for one in constraints]
 
 
-def _check_window(
-  constraints: tuple[Constraint, ...], tolerance: float
-) -> None:
+def check_window(constraints: tuple[Constraint, ...], tolerance: float) -> None:
   for target in (one.target for one in constraints):
     if not (0 < target < np.inf and 0 <= tolerance < np.inf):
       raise ValueError(

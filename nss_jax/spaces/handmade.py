@@ -1,0 +1,176 @@
+"""What an engineer would draw by hand at a cost: equal depths, doubling widths.
+
+The controls that a searched space or arch has to beat. Stages of equal depth
+whose widths double from stage to stage, 1 : 2 : 4 and so on, are the
+proportions of the CIFAR ResNets. They are computed, not typed, so that there
+is one for every search space, number of stages and set of budgets.
+
+Work for the host, in numpy.
+"""
+
+import numpy as np
+
+from nss_jax.spaces.bins import bin_edges
+from nss_jax.spaces.constraints import (
+  Target,
+  as_constraints,
+  excess,
+  worst_penalty,
+)
+from nss_jax.spaces.cost import arch_cost
+from nss_jax.spaces.feasible import TIE, check_window, feasible_indices
+from nss_jax.spaces.principles import stage_offers
+from nss_jax.spaces.search_space import Arch, Array, SearchSpace, Space
+from nss_jax.spaces.table import all_space_costs, spaces_at
+
+
+def proportional_arch(
+  search_space: SearchSpace, target: Target, tolerance: float = 0.02
+) -> Arch:
+  """The arch of equal depths and doubling widths at a cost.
+
+  All equal depths and all scales b of the widths b, 2 b, 4 b, ... are tried,
+  each number rounded to the nearest on offer. Of those that meet the target
+  within the tolerance the most regular one is taken: the nearest to the
+  proportions, and to equal shares of the largest depth and of the widest
+  network of these proportions, so that neither depth nor width alone pays for
+  the target. Where none meets it, the nearest by cost is taken.
+
+  Args:
+    search_space: the bins.
+    target: multiply-adds, or constraints.
+    tolerance: largest `|cost / target - 1|` accepted, of the exact cost.
+
+  Returns:
+    An `Arch` with numpy int32 fields `[S]`.
+
+  Raises:
+    ValueError: if target or tolerance are out of range.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded()
+    >>> arch = proportional_arch(search_space, 600e6)
+    >>> nss.format_arch(arch), int(nss.arch_macs(search_space, arch))
+    ('d6-6-6_w44-87-175', 609329440)
+  """
+  constraints = as_constraints(target)
+  check_window(constraints, tolerance)
+  archs = _proportional_archs(search_space)
+  costs = [arch_cost(search_space, one.metric, archs) for one in constraints]
+  distances = worst_penalty(constraints, costs)
+  irregular = _spread(archs.depth, archs.width) + _imbalance(
+    search_space, archs
+  )
+  over = np.maximum(excess(constraints, costs, tolerance), 0)
+  # The last key counts first.
+  best = np.lexsort((distances, irregular.round(9), over))[0]
+  return Arch(depth=archs.depth[best], width=archs.width[best])
+
+
+def proportional_space(
+  search_space: SearchSpace, target: Target, tolerance: float
+) -> Space:
+  """The space of nearly equal depths and doubling widths at a mean cost.
+
+  Of all spaces whose mean cost is within the tolerance, the one with the
+  smallest sum of squares of the deviations, over stages, of log(mean depth) and
+  of log(mean width / 2^stage) from their means. So the scale does not count,
+  only the proportions. Equal ones (to `TIE`): the nearest to the target.
+
+  Args:
+    search_space: the bins.
+    target: multiply-adds, or constraints.
+    tolerance: largest `|mean cost / target - 1|` accepted.
+
+  Returns:
+    A `Space` with numpy int32 fields `[S]`.
+
+  Raises:
+    ValueError: naming the nearest cost there is, if no space is within the
+      tolerance; if target or tolerance are out of range.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> search_space = nss.SearchSpace.expanded()
+    >>> space = proportional_space(search_space, 600e6, 0.02)
+    >>> nss.format_space(search_space, space)
+    'd1:4-1:4-1:4_w65:96-129:160-193:224'
+  """
+  constraints = as_constraints(target)
+  indices = feasible_indices(search_space, target, tolerance)
+  spaces = spaces_at(search_space, indices)
+  stages, means = np.arange(search_space.num_stages), []
+  for index, bins in (
+    (spaces.depth, search_space.depth_bins),
+    (spaces.width, search_space.width_bins),
+  ):
+    low, high = (edge[stages, np.asarray(index)] for edge in bin_edges(bins))
+    means.append((low + high) / 2)
+  spread = _spread(*means)
+  indices = indices[spread <= spread.min() + TIE]
+  costs = [
+    all_space_costs(search_space, one.metric).ravel()[indices]
+    for one in constraints
+  ]
+  best = worst_penalty(constraints, costs).argmin()
+  return spaces_at(search_space, indices[best])
+
+
+def _proportional_archs(search_space: SearchSpace) -> Arch:
+  """Every equal depth with every scale of the widths, `[N, S]`."""
+  depths = [stage_offers(bins) for bins in search_space.depth_bins]
+  widths = [stage_offers(bins) for bins in search_space.width_bins]
+  depth = _nearest(depths, np.unique(np.concatenate(depths))[:, None])
+  # Between two scales at which the rounding of a width changes, nothing does.
+  factors = 2.0 ** np.arange(search_space.num_stages)
+  changes = np.unique(
+    np.concatenate(
+      [
+        np.concatenate([offers[:1], _middles(offers), offers[-1:]]) / factor
+        for offers, factor in zip(widths, factors, strict=True)
+      ]
+    )
+  )
+  scales = np.concatenate([changes[:1], _middles(changes), changes[-1:]])
+  width = _nearest(widths, scales[:, None] * factors)
+  rows = np.indices((len(depth), len(width))).reshape(2, -1)
+  return Arch(depth=depth[rows[0]], width=width[rows[1]])
+
+
+def _nearest(offers: list[np.ndarray], wanted: np.ndarray) -> np.ndarray:
+  """The nearest offers of each stage: `[n, S]` or `[n, 1]` -> `[n, S]`."""
+  wanted = np.broadcast_to(wanted, (len(wanted), len(offers)))
+  columns = [
+    offer[np.searchsorted(_middles(offer), column)]
+    for offer, column in zip(offers, wanted.T, strict=True)
+  ]
+  return np.stack(columns, axis=-1).astype(np.int32)
+
+
+def _middles(values: np.ndarray) -> np.ndarray:
+  return (values[1:] + values[:-1]) / 2
+
+
+def _spread(depth: Array, width: Array) -> np.ndarray:
+  """How far depths are from equal and widths from doubling: `[N, S]` -> `[N]`.
+
+  The sum over stages of the squared deviations of the logarithms.
+  """
+  logs = np.stack([np.log(depth), _log_scales(width)])
+  return ((logs - logs.mean(-1, keepdims=True)) ** 2).sum((0, -1))
+
+
+def _imbalance(search_space: SearchSpace, archs: Arch) -> np.ndarray:
+  """Squared logarithm of the share of the depth over that of the width, `[N]`.
+
+  Shares of the deepest equal stages and of the widest doubling ones.
+  """
+  depth = np.log(archs.depth).mean(-1) - np.log(min(search_space.max_depths))
+  widest = _log_scales(np.asarray(search_space.max_widths)).min()
+  return (depth - (_log_scales(archs.width).mean(-1) - widest)) ** 2
+
+
+def _log_scales(width: Array) -> np.ndarray:
+  """log(width / 2^stage), `[..., S]`."""
+  return np.log(width) - np.arange(width.shape[-1]) * np.log(2)
