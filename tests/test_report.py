@@ -17,9 +17,15 @@ import pytest
 import runs
 from PIL import Image
 
-from nss_jax.phases import pipeline, report, search_program, summary
+from nss_jax.phases import (
+  pipeline,
+  ranking,
+  report,
+  search_program,
+  summary,
+)
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, data, log, scores, sharding
+from nss_jax.runtime import artifacts, data, log, scores, sharding, truths
 from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report import words
 from nss_jax.runtime.report.tables import paper_row, read_paper
@@ -166,15 +172,22 @@ def write_evaluate(search_space, workdir, rng):
 
 
 def write_rank_check(search_space, workdir, rng):
-  path = workdir / "rank_check" / "scores.csv"
-  archs = draw(search_space, 9, 30)
-  for source in (scores.SUPERNET, scores.ALONE):
-    append(path, search_space, source, archs, rng)
-  tau = {"count": 24, "tau_error": 0.5, "tau_loss": None, "tau_macs": -0.25}
-  write(
-    workdir / "rank_check" / "summary.json",
-    {"spread": tau, "near_target": {**tau, "count": 6, "tau_error": 0.75}},
+  folder = workdir / "rank_check"
+  for name, count in (("spread", 24), ("near_target", 6)):
+    archs = draw(search_space, count, count)
+    append(folder / "scores.csv", search_space, name, archs, rng)
+    for seed in range(2):
+      source = truths.seed_source(name, seed)
+      append(folder / "truths.csv", search_space, source, archs, rng)
+  result = ranking.summarize(
+    *(
+      scores.read_scores(folder / name, search_space)
+      for name in ("scores.csv", "truths.csv")
+    ),
+    num_resamples=20,
   )
+  result["near_target"]["predictors"]["loss"]["tau"] = None
+  write(folder / "summary.json", result)
 
 
 def network(search_space, text, **fields):
@@ -410,9 +423,36 @@ def test_numbers_of_the_page_are_those_of_the_tables(reported):
     for cell in (record["arch"], error, f"{record['params']:,}"):
       assert cell in texts
       assert f"| {cell} |" in markdown
-  for row in rows(reported, "rank_check"):
-    assert f"{float(row['tau_error']):+.2f}" in texts
   assert "undefined" in texts
+
+
+def test_numbers_of_the_rank_check_are_those_of_the_file(reported):
+  result = read(reported, "rank_check", "summary.json")
+  found = {
+    (r["archs"], r["predictor"]): r for r in rows(reported, "rank_check")
+  }
+  assert len(found) == 2 * 8  # seven predictors and the ceiling
+  texts = Checker(page(reported)).texts
+  for (group, kind), row in found.items():
+    told = result[group]
+    number = told["ceiling"] if kind == "ceiling" else told["predictors"][kind]
+    assert row["tau"] == ("-" if number["tau"] is None else str(number["tau"]))
+    assert row["tau_low"] == str(number["interval"][0])
+    assert row["share"] == str(number.get("share", "-"))
+    assert row["count"] == str(told["count"])
+    assert number["tau"] is None or f"{number['tau']:+.2f}" in texts
+  for told in result.values():
+    assert told["verdict"] in texts
+
+
+def test_rank_check_that_has_not_ended(light):
+  (light.workdir / "rank_check" / "summary.json").unlink()
+  path = light.workdir / "rank_check" / "truths.csv"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(lines[:40]))  # a seed of one group is not whole
+  report.run(light)
+  assert "Not ended: 39 trainings alone so far, of 30 archs." in page(light)
+  assert (light.workdir / "report" / "rank_check.png").exists()
 
 
 def test_rows_of_the_paper():
@@ -500,7 +540,7 @@ def test_text_of_files_is_escaped(light):
     ),
     (
       "rank_check/scores.csv",
-      {"rank_check"},
+      set(),
       {"search", "evaluate", "rank_check", "nas", "train"},
     ),
   ],
@@ -575,7 +615,8 @@ WRONG = [
   ("evaluate/summary.json", ["groups"], ..., "groups: expected an object"),
   ("evaluate/summary.json", ["groups", "<b>"], {}, "groups: expected one of"),
   ("evaluate/summary.json", ["bootstrap"], None, "bootstrap: expected an"),
-  ("rank_check/summary.json", ["spread", "tau_loss"], 2, "from -1 to 1"),
+  ("rank_check/summary.json", ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
+  ("rank_check/summary.json", ["spread", "predictors", "x"], {}, "one of"),
   ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
   (NAS, ["arch"], "d1_w1", "arch: "),
@@ -633,11 +674,13 @@ def test_probabilities_of_another_search_space(copied):
 
 
 def test_other_archs_alone(copied):
-  path = copied.workdir / "rank_check" / "scores.csv"
+  path = copied.workdir / "rank_check" / "truths.csv"
   lines = path.read_text().splitlines(keepends=True)
   lines[-1], lines[-2] = lines[-2], lines[-1]
   path.write_text("".join(lines))
-  with pytest.raises(ArtifactError, match="archs of alone are not those"):
+  with pytest.raises(
+    ArtifactError, match="near_target_1: expected the 6 archs"
+  ):
     report.run(copied)
 
 

@@ -157,7 +157,7 @@ def _make_tables(
     tables.nas_table(results, dataset_name(config), target, words),
     tables.nas_runs_table(results),
     tables.train_table(results),
-    tables.rank_table(results),
+    experiment_tables.rank_table(results),
     experiment_tables.principles_table(results),
     experiment_tables.complexity_table(results),
     targets.table(results.sweep),
@@ -186,7 +186,6 @@ def _draw(
     target,
     found["train"].records,
     warmup_epochs=config.search.warmup_epochs,
-    num_spread=config.rank_check.num_archs,
   )
   pictures |= experiment_pictures.pictures(results, target)
   return {

@@ -202,22 +202,24 @@ def _rank_check(content: elements.Content) -> list[str]:
   if results.rank_check is None:
     text = "Not run."
     if results.rank_scores is not None:
-      done, count = (
-        len(table)
-        for table in (results.rank_scores.alone, results.rank_scores.supernet)
-      )
-      text = f"Not ended: {done} of {count} archs are trained alone so far."
+      scored, known = map(len, results.rank_scores)
+      text = f"Not ended: {known} trainings alone so far, of {scored} archs."
     parts.append(elements.missing(content, "rank_check", text))
+  found = results.rank_check or {}
   parts += [
+    *(elements.paragraph(x["verdict"], "lead") for x in found.values()),
     elements.show_figures(content, "rank_check"),
     elements.show_table(content, "rank_check"),
   ]
-  if results.rank_check is not None:
+  if found:
     parts.append(
       elements.paragraph(
-        "Kendall's tau compares the order of the archs by the supernet with "
-        "that of training each alone: 1 is the same order, -1 the opposite. "
-        "The last column ranks by multiply-adds: more of them, less error.",
+        "Kendall's tau compares an order of the archs with that of training "
+        "each alone, by the mean error of its seeds: 1 is the same order, -1 "
+        "the opposite. Two seeds do not agree wholly either: that is the "
+        "ceiling. A mean is less noisy than a seed, so shares of it may be "
+        "above 100 %. Multiply-adds, parameters and sizes rank by more of "
+        "them, less error; the regressions never saw the arch they rank.",
         "note",
       )
     )

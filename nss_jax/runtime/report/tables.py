@@ -26,7 +26,6 @@ GROUPS = {
   scores.HARD_RANDOM_SPACES: "random spaces, no lowest width",
   scores.ORACLE: "best spaces of the oracle",
 }
-RANKS = {"spread": "spread in cost", "near_target": "near the target"}
 
 
 def read_paper() -> dict[str, Any]:
@@ -283,27 +282,6 @@ def _train_record(name: str, trained: list[Record]) -> Record:
       for key in means
     },
   }
-
-
-def rank_table(results: Results) -> Table | None:
-  """Kendall's tau of the supernet, as `rank_check/summary.json` has it."""
-  if results.rank_check is None:
-    return None
-  records = [
-    {"archs": name, **found} for name, found in results.rank_check.items()
-  ]
-
-  def tau(key):
-    return lambda r: "undefined" if r[key] is None else f"{r[key]:+.2f}"
-
-  columns = (
-    ("archs", lambda r: RANKS[r["archs"]]),
-    ("number", cells.text("count")),
-    ("tau (error)", tau("tau_error")),
-    ("tau (loss)", tau("tau_loss")),
-    ("tau (multiply-adds)", tau("tau_macs")),
-  )
-  return _table("rank_check", "Does the supernet rank?", records, columns)
 
 
 def format_ranges(ranges: Sequence[Sequence[int]]) -> str:
