@@ -41,6 +41,7 @@ ALL = {
   "evaluate.calibration_images": 20,
   "rank_check.num_archs": 2,
   "rank_check.num_near_archs": 0,
+  "rank_check.num_seeds": 1,
   "rank_check.epochs": 1,
   "latency_table.num_networks": 4,
 }

@@ -23,6 +23,7 @@ from nss_jax.runtime.report import (
   page,
   tables,
   targets,
+  train_tables,
 )
 from nss_jax.runtime.report.cells import (
   Table,
@@ -52,6 +53,7 @@ _TABLES = (
   "groups",
   "nas",
   "nas_runs",
+  "race",
   "train",
   "rank_check",
   "principles",
@@ -156,7 +158,8 @@ def _make_tables(
     tables.groups_table(results),
     tables.nas_table(results, dataset_name(config), target, words),
     tables.nas_runs_table(results),
-    tables.train_table(results),
+    train_tables.race_table(results),
+    train_tables.train_table(results),
     experiment_tables.rank_table(results),
     experiment_tables.principles_table(results),
     experiment_tables.complexity_table(results),

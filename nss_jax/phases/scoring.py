@@ -69,13 +69,19 @@ def _fill(count: int, part: int) -> int:
   return -(-count // part) * part
 
 
-def splitter(job: Job) -> Callable[[int], Split]:
+def splitter(job: Job, num_images: int | None = None) -> Callable[[int], Split]:
   """`choose_split` for the held-out images and the devices of a run."""
   return functools.partial(
     choose_split,
-    num_batches=len(_batches(job.config, job.dataset)),
+    num_batches=len(_batches(job.config, job.dataset, num_images)),
     num_devices=job.mesh.size,
   )
+
+
+def leaves_images(job: Job, num_images: int) -> bool:
+  """Whether more images are held out than scores on so many see."""
+  some = _batches(job.config, job.dataset, num_images)
+  return len(some) < len(_batches(job.config, job.dataset))
 
 
 def make_score_fn(
@@ -83,9 +89,10 @@ def make_score_fn(
   search_space: SearchSpace,
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
+  num_images: int | None = None,
 ) -> Callable:
   """`(params, archs [n, S], by) -> (error [n], loss [n])` on the held-out
-  training images.
+  training images, or on whole batches of so many of them.
 
   Compiled once for each `Split`; by archs, n is a multiple of the devices.
   Either way a batch stays whole, and every device sees all images of
@@ -118,7 +125,7 @@ def make_score_fn(
     )
     place = sharding.split if by == "images" else sharding.replicate
     parts = mesh.size if by == "images" else 1
-    batches = place(_held_out(config, dataset, parts), mesh)
+    batches = place(_held_out(config, dataset, parts, num_images), mesh)
     return run, sharding.replicate(seen, mesh), batches
 
   def score(params, archs, by):
@@ -158,22 +165,32 @@ def _calibrated(
 
 
 def _batches(
-  config: ml_collections.ConfigDict, dataset: data.Dataset
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  num_images: int | None = None,
 ) -> np.ndarray:
-  """`[K, B]`, the images that are held out."""
+  """`[K, B]`, the images that are held out, or some from all over them."""
   _, held_out = split_images(config, dataset.train_labels)
-  batch = min(config.evaluate.score_batch_size, len(held_out))
+  count = len(held_out)
+  batch = min(config.evaluate.score_batch_size, count)
+  if num_images is not None:
+    # Not the first ones: files may come class by class.
+    wanted = min(_fill(num_images, batch), count)
+    held_out = held_out[np.arange(wanted) * count // wanted]
   return held_out.reshape(-1, batch)
 
 
 def _held_out(
-  config: ml_collections.ConfigDict, dataset: data.Dataset, parts: int
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  parts: int,
+  num_images: int | None,
 ) -> tuple[jax.Array, jax.Array]:
   """Images and labels of batches, filled up so that they have equal parts.
 
   The labels of what fills up are -1, and count nothing.
   """
-  rows = _batches(config, dataset)
+  rows = _batches(config, dataset, num_images)
   fill = np.arange(_fill(len(rows), parts))
   is_real = (fill < len(rows))[:, None]
   rows = rows[fill % len(rows)]
@@ -302,6 +319,7 @@ def open_ledger(
   path: pathlib.Path,
   preemption: Preemption,
   total: int,
+  num_images: int | None = None,
 ) -> Iterator[Ledger]:
   """A ledger of scores from the weights of a supernet, with its progress.
 
@@ -311,8 +329,10 @@ def open_ledger(
     path: of `scores.csv`.
     preemption: asked between calls.
     total: archs that will be asked for.
+    num_images: of those held out, to score on; None: all.
   """
-  score_fn = make_score_fn(job.config, job.search_space, job.dataset, job.mesh)
+  parts = job.config, job.search_space, job.dataset, job.mesh
+  score_fn = make_score_fn(*parts, num_images)
   say(job.console, f"scoring {total} archs")
   with Progress(
     job.console, np.ones(total), log_every=job.viewing.log_every
@@ -321,7 +341,7 @@ def open_ledger(
       path,
       job.search_space,
       functools.partial(score_fn, params),
-      choose_fn=splitter(job),
+      choose_fn=splitter(job, num_images),
       preemption=preemption,
       on_progress=lambda done, timed: progress.update(
         done, "scoring archs", compiled=not timed

@@ -336,10 +336,12 @@ def _short(name: str) -> str:
   Fonts have no control characters.
   """
   text = {
-    "elite": "Elite Space,\nsearched",
+    "elite": "Elite Space,\nfound",
     "elite_uniform": "Elite Space,\nuniform",
     "expanded": "Expanded,\nsearched",
     "expanded_uniform": "Expanded,\nuniform",
+    "handmade": "hand-made",
+    "regnet": "RegNet's rule",
   }.get(name, name)
   text = text.replace("_w", "\nw") if name.startswith("d") else text
   text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)

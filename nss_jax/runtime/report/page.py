@@ -11,7 +11,7 @@ from nss_jax.runtime import budgets, scores
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import elements, experiment_sections, words
 from nss_jax.runtime.report.cells import NOT_RUN
-from nss_jax.runtime.report.tables import NAS_NAMES
+from nss_jax.runtime.report.networks import expected
 from nss_jax.runtime.report.workdir import Results, found_space
 
 FLOPS = (
@@ -167,13 +167,14 @@ def _is_elite(content: elements.Content) -> list[str]:
 def _nas(content: elements.Content) -> list[str]:
   results = content.results
   parts = []
-  missing = [name for name in NAS_NAMES if name not in results.nas]
+  missing = [x for x in expected(results.nas) if x not in results.nas]
   if missing:
     text = "Not run." if not results.nas else "Not all of it has run."
     parts.append(elements.missing(content, "nas", text))
   parts += [elements.paragraph(line) for line in words.samples(results)]
   parts += [
     elements.show_table(content, "nas"),
+    elements.show_table(content, "race"),
     elements.show_table(content, "nas_runs"),
   ]
   parts += [elements.paragraph(note, "note") for note in content.notes]
