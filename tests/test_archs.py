@@ -98,6 +98,15 @@ def test_where_too_many_are_to_be_listed_they_are_drawn(monkeypatch):
     KEY, REFINED, sizes, target=TARGET, tolerance=TOLERANCE, num_scored=400
   )
   assert len(set(names(found.archs))) == len(found.scores) == whole
+  some = best_archs(
+    KEY, REFINED, sizes, target=TARGET, tolerance=TOLERANCE, num_scored=3
+  )
+  assert len(some.scores) == 3
+  assert not len(
+    best_archs(
+      KEY, REFINED, sizes, target=1.0, tolerance=TOLERANCE, num_scored=3
+    ).scores
+  )
   assert (np.diff(found.scores) >= 0).all()
   drawn = nearest_arch(KEY, REFINED, TARGET, TOLERANCE)
   cost = abs(arch_macs(SPACE, drawn) - TARGET)
@@ -126,6 +135,11 @@ def test_the_nearest_meets_all_budgets_if_one_does():
 
 
 def test_none_meets():
-  with pytest.raises(ValueError, match="no space has a mean cost within"):
-    best_archs(KEY, REFINED, sizes, target=1.0, tolerance=0.02, num_scored=10)
+  def refuse(archs):
+    raise AssertionError("nothing to score")
+
+  found = best_archs(
+    KEY, REFINED, refuse, target=1.0, tolerance=0.02, num_scored=10
+  )
+  assert found.archs.depth.shape == (0, 2) and not found.scores.size
   assert num_meeting(REFINED, 1.0, 0.02) == 0

@@ -24,6 +24,8 @@ TINY = {
 }
 ALL = {
   **TINY,
+  "nas.num_finalists": 2,
+  "nas.race_epochs": 1,
   "nas.epochs": 1,
   "nas.warmup_epochs": 0,
   "nas.learning_rates": (0.01,),

@@ -9,6 +9,7 @@ import pytest
 import runs
 
 import nss_jax as nss
+from nss_jax import config as config_lib
 from nss_jax.phases import loop, nas, pipeline, race, search, train
 from nss_jax.runtime import artifacts, scores
 from nss_jax.runtime.report import networks
@@ -277,9 +278,9 @@ def test_evaluator_takes_the_winner_of_those_that_meet(evaluated):
   assert max(x[0] for x in errors[:2]) <= min(x[0] for x in errors[2:])
   assert elite["arch"] == elite["race"][0]["arch"]
   assert elite["chosen"] == (
-    "of the archs that meet every budget within 30 % (4) the best by the "
-    "stand-alone supernet, then by a race of the best 4, trained alone for 1 "
-    "epochs a round"
+    "of 4 archs of the Elite Space that meet every budget within 30 % the best "
+    "by the stand-alone supernet, then by a race of the best 4, trained alone "
+    "for 1 epoch a round"
   )
   assert any(elite["chosen"] in line for line in nas.report(result, job))
 
@@ -313,6 +314,15 @@ def test_evaluator_says_when_none_meets(evaluated, tmp_path):
     "no arch of the Elite Space meets"
   )
   assert any("which misses" in line for line in nas.report(result, job))
+
+
+def test_evaluator_is_checked_before_anything_is_compiled(tmp_path):
+  config = _config(**{**EVALUATOR, "evaluate.holdout_fraction": 0.99})
+  with pytest.raises(config_lib.ConfigError, match="holdout_fraction: 0.99"):
+    pipeline.run(config, tmp_path, ["search", "nas"])
+  assert not any(tmp_path.iterdir())
+  config.nas.method = "gradient"  # which needs none held out
+  assert pipeline.run(config, tmp_path, ["search", "nas"], dry_run=True) == 0
 
 
 @pytest.mark.parametrize(("count", "trainings"), [(8, 14), (5, 7), (3, 3)])

@@ -22,7 +22,6 @@ from nss_jax.phases import (
   report,
   search,
   search_program,
-  supernet_program,
   sweep,
   train,
 )
@@ -189,23 +188,10 @@ def _check_order(
       )
 
 
-# Phases that train or use the stand-alone supernet.
-_SCORED = {"evaluate", "rank_check", "principles", "complexity", "nas"}
-
-
 def _check_phases(job: Job, phases: Sequence[str]) -> None:
   """What each phase refuses, before anything is compiled."""
   parts = job.config, job.search_space, job.dataset.train_labels
-  scored = _SCORED & set(phases)
-  if job.config.nas.method == "gradient":
-    scored.discard("nas")
-  if scored:
-    microbatches = job.config.supernet.microbatches
-    check_batch(job.config, job.mesh, "evaluate", microbatches=microbatches)
-  if scored - {"complexity", "nas"}:
-    evaluate.check(*parts)
-  elif scored:
-    supernet_program.check(*parts)
+  evaluate.check_phases(job, phases)
   if "rank_check" in phases:
     rank_check.check(*parts[:2])
   if "complexity" in phases:

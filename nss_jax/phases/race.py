@@ -49,30 +49,27 @@ def find(
   rng = jax.random.fold_in(base_keys(config.seed)["nas"], 2**31 - 1)
   window = config_lib.constraints(config), config.nas.tolerance
   meeting = num_meeting(space, *window)
-  if meeting == 0:
-    return chosen.entry(
-      config,
-      space,
-      nearest_arch(rng, space, *window),
-      1,
-      f"no arch of the Elite Space meets {chosen.within(config)}: the nearest "
-      "by exact cost is taken",
-    )
+  within = chosen.within(config)
   candidates, losses = _score(job, space, rng, meeting, preemption)
-  count = len(candidates.depth)
-  left = np.arange(min(config.nas.num_finalists, count))
-  errors = _race(job, take(candidates, left), preemption)
+  count = len(losses)
+  if not count:
+    arch, words = nearest_arch(rng, space, *window), "the nearest by exact cost"
+    words = f"no arch of the Elite Space meets {within}: {words} is taken"
+    return chosen.entry(config, space, arch, 1, words)
+  finalists = np.arange(min(config.nas.num_finalists, count))
+  errors = _race(job, take(candidates, finalists), preemption)
   order = _best_first(errors)
-  among = "too many to list" if meeting is None else f"{meeting:,}"
-  found = "" if meeting == count else f", {count:,} of them found,"
-  words = (
-    f"of the archs that meet {chosen.within(config)} ({among}){found} the best "
-    "by the stand-alone supernet"
-  )
+  words = f"of {count:,} archs of the Elite Space that meet {within}"
+  if meeting is None:
+    words += ", drawn uniformly,"
+  elif meeting > count:
+    words += f", which evolution found among {meeting:,} that do,"
+  words += " the best by the stand-alone supernet"
   if len(order) > 1:
+    epochs = config.nas.race_epochs
     words += (
       f", then by a race of the best {len(order)}, trained alone for "
-      f"{config.nas.race_epochs} epochs a round"
+      f"{epochs} epoch{'s' * (epochs > 1)} a round"
     )
   archs = [jax.tree.map(lambda x, k=k: x[k], candidates) for k in order]
   race = [
@@ -100,6 +97,9 @@ def _score(
 
   The losses of the first are on all images that are held out.
   """
+  if meeting == 0:
+    none = np.zeros((0, space.num_stages), np.int32)
+    return Arch(none, none), np.zeros(0)
   settings = job.config.nas
   params = evaluate.train_supernet(job, preemption)
   path = job.workdir / "nas" / "elite" / "scores.csv"

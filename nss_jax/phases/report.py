@@ -37,29 +37,12 @@ FOLDER = "report"
 # The last to be replaced: it says that the report is whole.
 RESULT = "report.json"
 _PICTURES = (
-  "elite_space",
-  "trajectory",
-  "pareto",
-  "spaces",
-  "trained",
-  "rank_check",
-  "principles",
-  "complexity",
-  "targets",
+  *("elite_space", "trajectory", "pareto", "spaces", "trained", "rank_check"),
+  *("principles", "complexity", "targets"),
 )
 _TABLES = (
-  "candidates",
-  "spaces",
-  "groups",
-  "nas",
-  "nas_runs",
-  "race",
-  "train",
-  "rank_check",
-  "principles",
-  "complexity",
-  "targets",
-  "targets_nas",
+  *("candidates", "spaces", "groups", "nas", "nas_runs", "race", "train"),
+  *("rank_check", "principles", "complexity", "targets", "targets_nas"),
 )
 _FILES = (
   *(f"{name}.{kind}" for name in _PICTURES for kind in ("png", "svg")),

@@ -21,7 +21,6 @@ from nss_jax.spaces.cost import arch_cost
 from nss_jax.spaces.evolution import evolve_spaces
 from nss_jax.spaces.feasible import (
   feasible_spaces,
-  sample_feasible_archs,
   sample_uniform_archs,
 )
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
@@ -63,8 +62,9 @@ def best_archs(
 ) -> ScoredArchs:
   """Scores archs that meet the target: all of them where they are few.
 
-  Else they are found by evolution; uniform draws where there are too many archs
-  to list. A function of `rng` and the scores alone, see `evolve_spaces`.
+  Else they are found by evolution; of a million uniform draws, where there are
+  too many archs to list. A function of `rng` and the scores alone, see
+  `evolve_spaces`.
 
   Args:
     rng: random key, consumed.
@@ -74,10 +74,14 @@ def best_archs(
     tolerance: largest `|cost / target - 1|` accepted, of the exact cost.
     num_scored: number of archs to score, at most.
 
+  Returns:
+    None at all, if no arch meets the target or none was drawn.
+
   Raises:
-    ValueError: if no arch meets the target.
+    ValueError: if target or tolerance are out of range.
   """
-  if search_space.num_spaces <= MAX_SPACES:
+  meeting = num_meeting(search_space, target, tolerance)
+  if meeting:
     found = evolve_spaces(
       rng,
       search_space,
@@ -87,12 +91,17 @@ def best_archs(
       num_scored=num_scored,
     )
     return ScoredArchs(archs_of(search_space, found.spaces), found.scores)
-  drawn = sample_feasible_archs(
-    rng, search_space, target, tolerance, num_scored
+  constraints = as_constraints(target)
+  drawn = sample_uniform_archs(
+    rng, search_space, _DRAWS if meeting is None else 0
   )
-  both = np.unique(np.concatenate([drawn.depth, drawn.width], -1), axis=0)
+  costs = [arch_cost(search_space, one.metric, drawn) for one in constraints]
+  meets = excess(constraints, costs, tolerance) <= 0
+  both = np.concatenate([drawn.depth, drawn.width], -1)[meets]
+  _, first = np.unique(both, axis=0, return_index=True)
+  both = both[np.sort(first)[:num_scored]]
   archs = Arch(*np.split(both, 2, axis=-1))
-  scores = np.asarray(score_fn(archs), np.float64)
+  scores = np.asarray(score_fn(archs) if len(both) else [], np.float64)
   order = np.argsort(scores, kind="stable")
   return ScoredArchs(jax.tree.map(lambda x: x[order], archs), scores[order])
 
