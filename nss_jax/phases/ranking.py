@@ -255,9 +255,9 @@ def verdict(found: dict[str, Any], group: str) -> str:
     return f"Too few archs {where} to tell the supernet from {name}."
   says = "tells more" if found["tells_more"] else "does not tell more"
   return (
-    f"The supernet {says} than {name} {where}: the tau of its loss is higher "
-    f"by {found['difference']:+.2f}, and {_DEVIATIONS} standard deviations of "
-    f"that are {_DEVIATIONS * found['deviation']:.2f}."
+    f"The supernet {says} than {name} {where}: the tau of its loss less that "
+    f"of the count is {found['difference']:+.2f}, and {_DEVIATIONS} standard "
+    f"deviations of that are {_DEVIATIONS * found['deviation']:.2f}."
   )
 
 
