@@ -44,6 +44,8 @@ def get_config():
   # The 1,200 held-out images in one batch: one calibration for all of them.
   config.evaluate.score_batch_size = 1200
   config.principles.num_archs = 40
+  config.nas.num_finalists = 4
+  config.nas.race_epochs = 1
   config.nas.epochs = 2
   config.nas.warmup_epochs = 1
   config.nas.learning_rates = (1e-2,)

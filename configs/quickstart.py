@@ -41,7 +41,10 @@ def get_config():
   config.evaluate.oracle_archs = 2
   config.evaluate.oracle_finalists = 4
   config.principles.num_archs = 40
-  # FBNet's rate alone: DARTS' moves nothing in so few steps.
+  config.nas.num_finalists = 4
+  config.nas.race_epochs = 6
+  # Of complexity, and of nas.method=gradient: FBNet's rate alone, as DARTS'
+  # moves nothing in so few steps.
   config.nas.epochs = 4
   config.nas.warmup_epochs = 1
   config.nas.learning_rates = (1e-2,)

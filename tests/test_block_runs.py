@@ -24,6 +24,8 @@ TINY = {
 }
 ALL = {
   **TINY,
+  "nas.num_finalists": 2,
+  "nas.race_epochs": 1,
   "nas.epochs": 1,
   "nas.warmup_epochs": 0,
   "nas.learning_rates": (0.01,),
@@ -41,6 +43,7 @@ ALL = {
   "evaluate.calibration_images": 20,
   "rank_check.num_archs": 2,
   "rank_check.num_near_archs": 0,
+  "rank_check.num_seeds": 1,
   "rank_check.epochs": 1,
   "latency_table.num_networks": 4,
 }

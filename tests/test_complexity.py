@@ -22,7 +22,7 @@ SETTINGS = {
   "objective.target_flops": 6e4,
   "nas.epochs": 1,  # without warmup: one program to compile
   "nas.warmup_epochs": 0,
-  "nas.tolerance": 0.3,
+  "complexity.tolerance": 0.3,
   "complexity.width_shares": (0.5, 1),
   "complexity.depth_shares": (1.0,),
   "complexity.target_flops": 3e4,

@@ -345,37 +345,106 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path, overrides, message):
   assert not any(tmp_path.iterdir())
 
 
-def test_rank_check(tmp_path, monkeypatch):
-  """Ranks by training alone, resumed without training twice."""
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+  """A job whose archs are trained alone, with two seeds: `(job, result)`."""
   config = _config(
     **{
       "rank_check.num_archs": 3,
       "rank_check.num_near_archs": 2,
       "rank_check.epochs": 1,
       "evaluate.epochs": 1,
+      "evaluate.bootstrap_samples": 20,
       "supernet.engine": "masked",
     }
   )
-  workdir = tmp_path / "run"
-  job = runs.make_job(config, workdir)
-  archs = rank_check.choose_archs(config, SPACE)
-  cost = nss.arch_macs(SPACE, archs)
-  assert (np.diff(cost[:3]) > 0).all()
-  assert (np.abs(cost[3:] / 6e4 - 1) <= 0.3).all()
-  result = rank_check.run(job)
-  assert result["spread"]["count"] == 3
-  assert result["near_target"]["count"] == 2
-  table = scores.read_scores(workdir / "rank_check" / "scores.csv", SPACE)
-  assert table.source.tolist() == ["supernet"] * 5 + ["alone"] * 5
-  alone = table.group("alone")
-  score_fn = scoring.make_score_fn(config, SPACE, DIGITS, job.mesh)
-  for k in range(5):  # each by its own weights
-    arch = jax.tree.map(lambda x, k=k: x[[k]], archs)
-    name = "-".join(str(n) for n in (*arch.depth[0], *arch.width[0]))
-    folder = workdir / "rank_check" / "archs" / name
-    state = checkpoint.Checkpoints(folder / "checkpoints").read()
-    _, loss = score_fn(state["weights"]["params"], arch, "images")
-    np.testing.assert_allclose(alone.loss[[k]], loss, rtol=1e-5)
-  assert any("tau" in line for line in rank_check.report(result, job))
+  job = runs.make_job(config, tmp_path_factory.mktemp("ranked") / "run")
+  return job, rank_check.run(job)
+
+
+def _truths(job):
+  return scores.read_scores(job.workdir / "rank_check" / "truths.csv", SPACE)
+
+
+def test_rank_check(ranked, monkeypatch):
+  """Ranks by training alone, each arch with each seed, none twice."""
+  job, result = ranked
+  groups = rank_check.choose_archs(job.config, SPACE)
+  assert (np.diff(nss.arch_macs(SPACE, groups["spread"])) > 0).all()
+  near = nss.arch_macs(SPACE, groups["near_target"])
+  assert (np.abs(near / 6e4 - 1) <= 0.3).all()
+  assert [x["count"] for x in result.values()] == [3, 2]
+  assert [x["num_seeds"] for x in result.values()] == [2, 2]
+  folder = job.workdir / "rank_check"
+  scored = scores.read_scores(folder / "scores.csv", SPACE)
+  assert scored.source.tolist() == ["spread"] * 3 + ["near_target"] * 2
+  table = _truths(job)
+  assert table.source.tolist() == [
+    *(*["spread_0"] * 3, *["near_target_0"] * 2),
+    *(*["spread_1"] * 3, *["near_target_1"] * 2),
+  ]
+  score_fn = scoring.make_score_fn(job.config, SPACE, DIGITS, job.mesh)
+  for row in range(len(table)):  # each by its own weights
+    one = table.select(np.array([row]))
+    arch = nss.Arch(one.depth.astype(np.int32), one.width.astype(np.int32))
+    text = nss.format_arch(jax.tree.map(lambda x: x[0], arch))
+    seed = one.source[0][-1]
+    trained = checkpoint.Checkpoints(
+      folder / "archs" / text / f"seed_{seed}" / "checkpoints"
+    ).read()
+    _, loss = score_fn(trained["weights"]["params"], arch, "images")
+    np.testing.assert_allclose(one.loss, loss, rtol=1e-5)
+  first, second = (table.group(f"spread_{seed}").loss for seed in (0, 1))
+  assert (first != second).all()
+  lines = rank_check.report(result, job)
+  assert any(
+    "supernet does not tell more" in x or "Too few" in x for x in lines
+  )
+  assert any("another" in x or "two seeds" in x for x in lines)
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
   assert rank_check.run(job) == result
+
+
+def test_rank_check_on_truths_that_are_given(ranked, tmp_path, monkeypatch):
+  """The same numbers from them, and nothing is trained alone."""
+  job, result = ranked
+  path = tmp_path / "kept.csv"
+  path.write_bytes((job.workdir / "rank_check" / "truths.csv").read_bytes())
+  config = job.config.copy_and_resolve_references()
+  # Whose archs would be others.
+  config.rank_check.num_archs, config.rank_check.truths = 9, str(path)
+  rank_check.check(config, SPACE)
+  given = job._replace(
+    config=config,
+    workdir=tmp_path / "run",
+    supernets=job.workdir.parent / "supernets",
+  )
+
+  def refuse(*_, **__):
+    raise AssertionError("trains alone")
+
+  monkeypatch.setattr(rank_check.alone, "make_score_alone", refuse)
+  assert rank_check.run(given) == result
+  assert _truths(given).error.tolist() == _truths(job).error.tolist()
+
+
+@pytest.mark.parametrize(
+  ("edit", "message"),
+  [
+    (lambda lines: lines[:-1], "not all seeds have the 2 archs of near_target"),
+    (lambda lines: [lines[0], *lines[9:]], "expected two archs or more"),
+    (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "spread_1: exp"),
+    (lambda lines: [*lines[:2], "x", *lines[2:]], "line 3: "),
+    (lambda lines: [], "expected two archs or more"),
+  ],
+)
+def test_truths_that_are_none_are_refused(ranked, tmp_path, edit, message):
+  job, _ = ranked
+  path = tmp_path / "truths.csv"
+  kept = (job.workdir / "rank_check" / "truths.csv").read_text().splitlines()
+  path.write_text("".join(f"{line}\n" for line in edit(kept)))
+  config = job.config.copy_and_resolve_references()
+  config.rank_check.truths = str(path)
+  with pytest.raises(artifacts.ArtifactError, match=message):
+    pipeline.run(config, tmp_path / "run", ["rank_check"])
+  assert not (tmp_path / "run").exists()

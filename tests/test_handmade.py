@@ -29,6 +29,8 @@ def test_depths_are_equal_and_widths_double_at_the_target(target):
   assert len(set(arch.depth.tolist())) == 1
   np.testing.assert_allclose(arch.width[1:] / arch.width[:-1], 2, rtol=0.03)
   assert arch.depth.dtype == arch.width.dtype == np.int32
+  # Neither depth nor width alone pays: about equal shares of 16 and 128.
+  assert 0.8 < (arch.depth[0] / 16) / (arch.width[0] / 128) < 1.25
 
 
 def test_the_widest_regular_network_is_found_again():

@@ -29,7 +29,8 @@ WRONG = {
   f"{FIELD}serach.epochs=3": ("'serach'", "did you mean config.search?"),
   f"{FIELD}tolerance=0.1": (
     "config.tolerance: config has no field 'tolerance'",
-    "did you mean config.evaluate.tolerance or config.nas.tolerance?",
+    "did you mean config.evaluate.tolerance or config.nas.tolerance or "
+    "config.complexity.tolerance?",
   ),
   f"{FIELD}xyz=3": ("config has no field 'xyz'; expected ", ", space, "),
   f"{FIELD}seed.foo=3": ("config.seed.foo: config.seed has no fields",),

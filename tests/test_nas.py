@@ -9,14 +9,17 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax.phases import loop, nas, pipeline, search, train
-from nss_jax.runtime import artifacts
+from nss_jax import config as config_lib
+from nss_jax.phases import loop, nas, pipeline, race, search, train
+from nss_jax.runtime import artifacts, scores
+from nss_jax.runtime.report import networks
 from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
   **runs.TINY,
   "space.strides": (1,),  # every stage takes time to compile
   "objective.target_flops": 6e4,
+  "nas.method": "gradient",
   "nas.epochs": 2,
   "nas.warmup_epochs": 1,
   "nas.learning_rates": (3e-4, 1e-1),
@@ -31,11 +34,9 @@ def _config(**overrides):
   return runs.load_config(**{**SETTINGS, **overrides})
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-  """A job with an Elite Space, searched by the nas phase: `(job, result)`."""
-  workdir = tmp_path_factory.mktemp("nas") / "run"
-  job = runs.make_job(_config(), workdir)
+def _make_job(config, workdir):
+  """With an Elite Space: two depths and two widths."""
+  job = runs.make_job(config, workdir)
   space = nss.Space(
     depth=np.array([1], np.int32), width=np.array([1], np.int32)
   )
@@ -47,6 +48,14 @@ def searched(tmp_path_factory):
       "search_space": job.search_space.to_dict(),
     },
   )
+  return job
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+  """A job whose Elite Space was searched by gradient: `(job, result)`."""
+  workdir = tmp_path_factory.mktemp("nas") / "run"
+  job = _make_job(_config(), workdir)
   return job, nas.run(job)
 
 
@@ -62,20 +71,27 @@ def test_archs_are_of_their_space_and_near_the_target(searched):
   assert elite["depth"] == [2]
   assert 3 <= elite["width"][0] <= 4
   assert elite["num_samples"] == 5
-  entries = [elite, expanded, *result["controls"].values()]
-  for entry in entries:
+  controls = result["controls"]
+  # RegNet's widths end at a quarter of the largest: none costs so much here.
+  names = ["elite_uniform", "expanded_uniform", "handmade"]
+  assert list(controls) == names
+  for entry in (elite, expanded, *controls.values()):
     arch = nss.parse_arch(entry["arch"])
     assert entry["flops"] == nss.arch_macs(job.search_space, arch)
     assert entry["params"] == nss.arch_params(job.search_space, arch)
     assert entry["deviation"] == entry["flops"] / 6e4 - 1
-  for entry in (expanded, result["controls"]["expanded_uniform"]):
-    assert entry["within_tolerance"]
-    assert abs(entry["deviation"]) <= 0.2
+    assert entry["within_tolerance"] and abs(entry["deviation"]) <= 0.2
+  assert controls["elite_uniform"]["arch"] == "d2_w3"  # no other one meets
+  for name in ("elite_uniform", "expanded_uniform"):
+    entry = controls[name]
     assert entry["num_samples"] == entry["num_samples_by_seed"][0]
     low, high = entry["num_samples_interval"]
     assert low <= entry["num_samples_mean"] <= high
     assert len(entry["num_samples_by_seed"]) == 20
-  assert any("samples" in line for line in nas.report(result, job))
+  handmade = nss.proportional_arch(job.search_space, 6e4)
+  assert controls["handmade"]["arch"] == nss.format_arch(handmade)
+  lines = nas.report(result, job)
+  assert any("the first uniform draw from all archs" in line for line in lines)
   for name in ("elite", "expanded", "controls"):
     path = job.workdir / "nas" / name / "architecture.json"
     assert json.loads(path.read_text()) == result[name]
@@ -115,6 +131,7 @@ def test_uniform_draws_are_as_many_as_expected():
     config = runs.load_config(
       **{
         "objective.target_flops": float(target) * 1e9,
+        "nas.tolerance": 0.1,
         "nas.num_sample_seeds": 300,
         "nas.max_samples": 600,
       }
@@ -136,18 +153,223 @@ def test_draws_in_vain_are_counted_to_the_cap():
   assert found["num_samples"] == 7
   assert not found["within_tolerance"]
   assert found["num_samples_mean"] == 7
+  assert found["chosen"] == (
+    "the closest draw from all archs, as searched, of 7 does not meet every "
+    "budget within 2 %, and no arch there does: the nearest by exact cost is "
+    "taken"
+  )
+  assert found["arch"] == "d1-1-1_w1-1-1"  # of the smallest cost
+
+
+@pytest.mark.parametrize("name", ["elite", "expanded", "elite_uniform"])
+def test_a_draw_that_misses_is_not_taken_if_an_arch_meets(name):
+  """Logits that lead astray: every draw is the largest arch."""
+  space = nss.SearchSpace.expanded(
+    max_depth=4, max_width=16, image_shape=(8, 8, 1)
+  ).refine()
+  target = int(nss.arch_macs(space, nss.parse_arch("d2-1-3_w5-9-4")))
+  config = runs.load_config(
+    **{"objective.target_flops": float(target), "nas.max_samples": 50}
+  )
+  logits = nss.init_logits(space)
+  logits = jax.tree.map(lambda x: x.at[:, -1].set(100.0), logits)
+  found = nas.choose(config, name, space, logits)
+  assert found["flops"] == target and found["within_tolerance"]
+  assert found["by_cost"] and "nearest arch by exact cost" in found["chosen"]
+  assert "does not meet every budget within 2 %" in found["chosen"]
+  # The draws that failed still count.
+  assert found["num_samples"] == (5 if name == "elite" else 50)
+
+
+def test_regnet_is_a_control_where_it_meets_the_budgets(tmp_path):
+  space = nss.SearchSpace.expanded(
+    max_depth=8, max_width=32, strides=(2, 2, 2), image_shape=(28, 28, 1)
+  )
+  config = runs.load_config("fashion_mnist")
+  spaces = dict.fromkeys(("elite", "expanded"), space.refine())
+  found = nas.controls(config, space, spaces)["regnet"]
+  assert found["within_tolerance"] and abs(found["flops"] / 1.5e6 - 1) <= 0.02
+  assert found["width"] == sorted(found["width"]) and found["num_samples"] > 1
+  assert "RegNet's design space" in found["chosen"]
+
+
+def test_a_rate_that_drew_comes_before_the_nearest_by_cost(tmp_path):
+  job = _make_job(_config(), tmp_path / "run")
+  _, nearest = (
+    nas.chosen.entry(
+      job.config, job.search_space, nss.parse_arch(text), 5, "drawn"
+    )
+    for text in ("d2_w3", "d1_w4")
+  )
+  drawn = {**nearest, "off": 0.1}
+  for rate, entry in ((3e-4, {**nearest, "by_cost": True}), (1e-1, drawn)):
+    folder = nas.search_folder(job, "elite", rate)
+    folder.mkdir(parents=True)
+    content = {"learning_rate": rate, **entry}
+    artifacts.write_json(folder / nas.ARCHITECTURE, content)
+  found = nas._search_at_each_rate(job, "elite", job.search_space, None)
+  assert found["learning_rate"] == 1e-1
+
+
+# By the evaluator
+
+EVALUATOR = {
+  "nas.method": "evaluator",
+  "space.num_width_bins": 2,
+  "space.num_depth_bins": 1,
+  "objective.target_flops": 5e4,
+  "nas.tolerance": 0.3,
+  "nas.num_finalists": 4,
+  "nas.race_epochs": 1,
+  "evaluate.epochs": 1,
+  "evaluate.coin_epochs": 0,
+  "evaluate.score_batch_size": 90,
+  "evaluate.holdout_fraction": 0.125,
+  "evaluate.calibration_images": 60,
+  "nas.num_images": 60,
+}
+# Depths 1:2 and widths 1:4; these are within 30 %.
+MEETING = ["d1_w3", "d1_w4", "d2_w2", "d2_w3"]
+
+
+def _make_evaluated(workdir, **overrides):
+  job = runs.make_job(_config(**EVALUATOR, **overrides), workdir)
+  space = nss.Space(
+    depth=np.array([0], np.int32), width=np.array([0], np.int32)
+  )
+  (workdir / "search").mkdir(parents=True)
+  artifacts.write_json(
+    workdir / "search" / "elite_space.json",
+    {
+      "space": space_ranges(job.search_space, space),
+      "search_space": job.search_space.to_dict(),
+    },
+  )
+  return job
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+  """A job whose network was found by the evaluator: `(job, result)`."""
+  job = _make_evaluated(tmp_path_factory.mktemp("evaluated") / "run")
+  return job, nas.run(job)
+
+
+def test_evaluator_takes_the_winner_of_those_that_meet(evaluated):
+  job, result = evaluated
+  assert list(result) == ["elite", "controls"]
+  elite, folder = result["elite"], job.workdir / "nas" / "elite"
+  assert elite["method"] == "evaluator" and elite["within_tolerance"]
+  table = scores.read_scores(folder / "scores.csv", job.search_space)
+  for source in ("candidates", "again"):  # 90 images, then all 180
+    group = table.group(source)
+    assert sorted(_names(group)) == MEETING
+  assert (table.group("candidates").loss != table.group("again").loss).all()
+  best = dict(zip(_names(group), group.loss.tolist(), strict=True))
+  assert sorted(x["arch"] for x in elite["race"]) == MEETING
+  assert all(x["loss"] == best[x["arch"]] for x in elite["race"])
+  rounds = scores.read_scores(folder / "race.csv", job.search_space)
+  assert rounds.source.tolist() == ["round_0"] * 4 + ["round_1"] * 2
+  errors = [x["errors"] for x in elite["race"]]
+  assert [len(x) for x in errors] == [2, 2, 1, 1]
+  assert np.mean(errors[0]) <= np.mean(errors[1])
+  first = dict(zip(_names(rounds), rounds.error[:4], strict=False))
+  assert [x[0] for x in errors] == [first[x["arch"]] for x in elite["race"]]
+  assert max(x[0] for x in errors[:2]) <= min(x[0] for x in errors[2:])
+  assert elite["arch"] == elite["race"][0]["arch"]
+  assert elite["chosen"] == (
+    "of 4 archs of the Elite Space that meet every budget within 30 % the best "
+    "by the stand-alone supernet, then by a race of the best 4, trained alone "
+    "for 1 epoch a round"
+  )
+  assert any(elite["chosen"] in line for line in nas.report(result, job))
+
+
+def _names(table):
+  return [
+    f"d{depth[0]}_w{width[0]}"
+    for depth, width in zip(table.depth, table.width, strict=True)
+  ]
+
+
+def test_evaluator_resumes_and_its_networks_are_trained(evaluated, monkeypatch):
+  job, result = evaluated
+  (job.workdir / "nas" / "summary.json").unlink()
+  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
+  assert nas.run(job) == result
+  names = ["elite", *result["controls"]]
+  assert list(train.archs_to_train(job)) == sorted(
+    names, key=networks.NAMES.index
+  )
+
+
+def test_evaluator_says_when_none_meets(evaluated, tmp_path):
+  """And takes the nearest, without training anything."""
+  job = _make_evaluated(tmp_path / "run")
+  job.config.nas.tolerance = 1e-6
+  result = nas.run(job)
+  assert result["elite"]["arch"] == "d1_w3"
+  assert not result["elite"]["within_tolerance"]
+  assert result["elite"]["chosen"].startswith(
+    "no arch of the Elite Space meets"
+  )
+  assert any("which misses" in line for line in nas.report(result, job))
+
+
+def test_evaluator_is_checked_before_anything_is_compiled(tmp_path):
+  config = _config(**{**EVALUATOR, "evaluate.holdout_fraction": 0.99})
+  with pytest.raises(config_lib.ConfigError, match=r"holdout_fraction: 0\.99"):
+    pipeline.run(config, tmp_path, ["search", "nas"])
+  assert not any(tmp_path.iterdir())
+  config.nas.method = "gradient"  # which needs none held out
+  assert pipeline.run(config, tmp_path, ["search", "nas"], dry_run=True) == 0
+
+
+# Of each width in each round. By the last round alone 3 would come before 1;
+# by the mean alone before all that have gone on.
+ERRORS = {1: (0.1, 0.16, 0.3), 2: (0.2, 0.11, 0.4), 3: (0.2, 0.12)}
+
+
+@pytest.mark.parametrize(
+  ("count", "rounds"),
+  [(8, [[*range(1, 9)], [1, 2, 3, 4], [1, 2]]), (5, [[*range(1, 6)], [1, 2]])],
+)
+def test_a_race_halves(monkeypatch, tmp_path, count, rounds):
+  """By the mean of all rounds; who went further comes first."""
+  job = _make_job(_config(), tmp_path / "run")
+  width = np.arange(1, count + 1, dtype=np.int32)[:, None]
+  asked = []
+
+  def score(source, archs, seed):
+    assert source == f"round_{seed}"
+    asked.append(archs.width[:, 0].tolist())
+    found = [ERRORS.get(width, (0.5, 0.5))[seed] for width in asked[-1]]
+    return np.asarray(found), np.zeros(len(found))
+
+  monkeypatch.setattr(race.alone, "make_score_alone", lambda *_, **__: score)
+  errors = race._race(job, nss.Arch(np.ones_like(width), width), None)
+  assert asked == rounds
+  assert errors[0] == list(ERRORS[1][: len(rounds)])
+  assert race._best_first(errors)[:3] == [0, 1, 2]
+
+
+def test_one_that_meets_needs_no_race(tmp_path):
+  job = _make_job(_config(), tmp_path / "run")
+  one = nss.Arch(np.ones((1, 1), np.int32), np.ones((1, 1), np.int32))
+  assert race._race(job, one, None) == [[]]
+  assert race._best_first([[]]) == [0]
+
+
+# Training
 
 
 def test_training(searched, monkeypatch):
   """Archs found and named; all seeds; nothing twice."""
   job, result = searched
+  # Two of them; each is a program to compile.
+  monkeypatch.setattr(networks, "NAMES", ("elite", "handmade"))
   results = train.run(job)
-  assert list(results) == [
-    "elite",
-    "expanded",
-    "elite_uniform",
-    "expanded_uniform",
-  ]
+  assert list(results) == ["elite", "handmade"]
   for name, seeds in results.items():
     assert [run["seed"] for run in seeds] == [0, 1]
     assert len({run["train_loss"] for run in seeds}) == 2
@@ -158,10 +380,24 @@ def test_training(searched, monkeypatch):
       assert wrong == pytest.approx(round(wrong))
       assert run["seconds"] > 0
   assert results["elite"][0]["arch"] == result["elite"]["arch"]
-  assert any("+-" in line for line in train.report(results, job))
   (job.workdir / "train" / "elite" / "seed_1" / "result.json").unlink()
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
   assert train.run(job) == results
+
+
+def test_training_is_reported_with_standard_errors(searched):
+  job, _ = searched
+  errors = {"elite": [0.10, 0.14], "handmade": [0.2], "regnet": [0.13, 0.19]}
+  results = {
+    name: [{"test_error": x, "flops": 10**6} for x in row]
+    for name, row in errors.items()
+  }
+  elite, handmade, regnet = train.report(results, job)[2:5]
+  # Of two values a and b the standard error is |a - b| / 2.
+  assert "12.00 +- 2.00 % (2 seeds)" in elite and "above" not in elite
+  assert "20.00 % (1 seeds), +8.00 % above elite" in handmade
+  assert "16.00 +- 3.00 %" in regnet
+  assert "+4.00 +- 3.61 % above elite" in regnet
 
 
 def test_training_starts_from_the_supernet(searched, monkeypatch):

@@ -17,11 +17,17 @@ import pytest
 import runs
 from PIL import Image
 
-from nss_jax.phases import pipeline, report, search_program, summary
+from nss_jax.phases import (
+  pipeline,
+  ranking,
+  report,
+  search_program,
+  summary,
+)
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, data, log, scores, sharding
+from nss_jax.runtime import artifacts, data, log, scores, sharding, truths
 from nss_jax.runtime.artifacts import ArtifactError
-from nss_jax.runtime.report import words
+from nss_jax.runtime.report import train_tables, words
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results
 from nss_jax.spaces import cost, sampling
@@ -33,6 +39,8 @@ HOSTILE = "</td><script>alert(1)</script>\n\a<b>\"$x$ & 'y'|"
 TARGET = 1.6e5
 ELITE, CONTROL = "d1-2-1_w4-6-3", "d2-2-1_w4-5-4"
 EXPANDED, UNIFORM = "d2-1-1_w8-2-5", "d1-1-2_w5-8-1"
+HANDMADE = "d1-1-1_w2-4-8"
+CHOSEN = "the best of a race"
 PICTURES = (
   "elite_space",
   "trajectory",
@@ -184,15 +192,22 @@ def write_evaluate(search_space, workdir, rng):
 
 
 def write_rank_check(search_space, workdir, rng):
-  path = workdir / "rank_check" / "scores.csv"
-  archs = draw(search_space, 9, 30)
-  for source in (scores.SUPERNET, scores.ALONE):
-    append(path, search_space, source, archs, rng)
-  tau = {"count": 24, "tau_error": 0.5, "tau_loss": None, "tau_macs": -0.25}
-  write(
-    workdir / "rank_check" / "summary.json",
-    {"spread": tau, "near_target": {**tau, "count": 6, "tau_error": 0.75}},
+  folder = workdir / "rank_check"
+  for name, count in (("spread", 24), ("near_target", 6)):
+    archs = draw(search_space, count, count)
+    append(folder / "scores.csv", search_space, name, archs, rng)
+    for seed in range(2):
+      source = truths.seed_source(name, seed)
+      append(folder / "truths.csv", search_space, source, archs, rng)
+  result = ranking.summarize(
+    *(
+      scores.read_scores(folder / name, search_space)
+      for name in ("scores.csv", "truths.csv")
+    ),
+    num_resamples=20,
   )
+  result["near_target"]["predictors"]["loss"]["tau"] = None
+  write(folder / "summary.json", result)
 
 
 def network(search_space, text, **fields):
@@ -222,7 +237,11 @@ def write_nas(search_space, workdir):
     "num_samples_interval": [90.5, 147.25],
   }
   search = {"learning_rate": 0.1, "target_flops": TARGET}
-  elite = found(ELITE, **search)
+  race = [
+    {"arch": ELITE, "loss": 0.5, "errors": [0.25, 0.125]},
+    {"arch": CONTROL, "loss": 0.25, "errors": [0.5]},
+  ]
+  elite = found(ELITE, **search, race=race, chosen=CHOSEN)
   other = found(CONTROL, **{**search, "learning_rate": 0.02})
   expanded = {**found(EXPANDED, **search), "num_samples": 117}
   folder = workdir / "nas"
@@ -238,6 +257,7 @@ def write_nas(search_space, workdir):
     {
       "elite_uniform": found(CONTROL),
       "expanded_uniform": {**found(UNIFORM), **draws},
+      "handmade": found(HANDMADE),
     },
   )
 
@@ -390,8 +410,56 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
   assert table["expanded"]["num_samples_mean"] == "119.0"
   assert table["expanded_uniform"]["num_samples_low"] == "90.5"
   assert table["elite"]["num_samples_mean"] == "-"
-  deviation = statistics.stdev(r["test_error"] for r in trained["elite"])
-  assert table["elite"]["test_error_std"] == str(deviation)
+  noise = statistics.stdev(r["test_error"] for r in trained["elite"]) / 3**0.5
+  assert table["elite"]["test_error_standard_error"] == str(noise)
+  assert "regnet" not in table  # the rule may give none
+  text = page(reported)
+  assert f"How it was chosen: {CHOSEN}." in text
+  # As files of before the words were kept.
+  assert "How it was chosen: the closest of 117 draws." in text
+
+
+def test_no_network_is_missed_that_the_evaluator_does_not_search(light):
+  elite = read(light, "nas", "elite", "architecture.json")
+  del elite["runs"], elite["learning_rate"]
+  write(
+    light.workdir / "nas" / "elite" / "architecture.json",
+    {**elite, "method": "evaluator"},
+  )
+  shutil.rmtree(light.workdir / "nas" / "expanded")
+  report.run(light)
+  found = [row["source"] for row in rows(light, "nas")]
+  assert found == ["elite", "elite_uniform", "expanded_uniform", "handmade"]
+  assert (
+    "Not all of it has run. This makes it:"
+    not in page(light)
+    .replace("\n", " ")
+    .partition('id="trained"')[0]
+    .partition('id="nas"')[2]
+  )
+
+
+def test_the_race_is_shown(reported):
+  first, second = rows(reported, "race")
+  assert (first["arch"], first["rounds"]) == (ELITE, "2")
+  assert (first["mean_error"], first["errors"]) == ("0.1875", "25.00, 12.50")
+  assert (second["arch"], second["mean_error"]) == (CONTROL, "0.5")
+  assert "25.00, 12.50" in Checker(page(reported)).texts
+
+
+def test_differences_to_the_network_found(reported):
+  trained = read_results(reported.workdir, reported.search_space).trained
+  table = {row["name"]: row for row in rows(reported, "train")}
+  means = {
+    name: statistics.fmean(r["test_error"] for r in seeds)
+    for name, seeds in trained.items()
+  }
+  assert table["elite"]["above_found"] == "-"
+  for name in ("elite_uniform", "expanded"):
+    difference = means[name] - means["elite"]
+    assert float(table[name]["above_found"]) == pytest.approx(difference)
+    assert table[name]["above_found_standard_error"] == "-"  # of one seed
+    assert f"{100 * difference:+.2f}" in Checker(page(reported)).texts
 
 
 def test_the_choice_is_shown_with_how_sure_it_is(reported):
@@ -439,14 +507,41 @@ def test_numbers_of_the_page_are_those_of_the_tables(reported):
     if record["test_error"] is None:
       continue
     error = f"{100 * record['test_error']:.2f}"
-    if record["test_error_std"] is not None:
-      error += f" ± {100 * record['test_error_std']:.2f}"
+    if record["test_error_standard_error"] is not None:
+      error += f" ± {100 * record['test_error_standard_error']:.2f}"
     for cell in (record["arch"], error, f"{record['params']:,}"):
       assert cell in texts
       assert f"| {cell} |" in markdown
-  for row in rows(reported, "rank_check"):
-    assert f"{float(row['tau_error']):+.2f}" in texts
   assert "undefined" in texts
+
+
+def test_numbers_of_the_rank_check_are_those_of_the_file(reported):
+  result = read(reported, "rank_check", "summary.json")
+  found = {
+    (r["archs"], r["predictor"]): r for r in rows(reported, "rank_check")
+  }
+  assert len(found) == 2 * 8  # seven predictors and the ceiling
+  texts = Checker(page(reported)).texts
+  for (group, kind), row in found.items():
+    told = result[group]
+    number = told["ceiling"] if kind == "ceiling" else told["predictors"][kind]
+    assert row["tau"] == ("-" if number["tau"] is None else str(number["tau"]))
+    assert row["tau_low"] == str(number["interval"][0])
+    assert row["share"] == str(number.get("share", "-"))
+    assert row["count"] == str(told["count"])
+    assert number["tau"] is None or f"{number['tau']:+.2f}" in texts
+  for told in result.values():
+    assert told["verdict"] in texts
+
+
+def test_rank_check_that_has_not_ended(light):
+  (light.workdir / "rank_check" / "summary.json").unlink()
+  path = light.workdir / "rank_check" / "truths.csv"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(lines[:40]))  # a seed of one group is not whole
+  report.run(light)
+  assert "Not ended: 39 trainings alone so far, of 30 archs." in page(light)
+  assert (light.workdir / "report" / "rank_check.png").exists()
 
 
 def test_rows_of_the_paper():
@@ -468,7 +563,7 @@ def test_paper_beside_what_was_measured(light):
   config.data.source = "cifar10_binary"
   config.objective.target_flops = 600e6
   report.run(light._replace(config=config))
-  elite, control, expanded, _ = rows(light, "nas")
+  elite, control, expanded, *_ = rows(light, "nas")
   assert (elite["paper_error_percent"], elite["dataset"]) == ("4.57", "cifar10")
   assert expanded["paper_num_samples"] == "117"
   assert control["paper_flops"] == "-"
@@ -534,7 +629,7 @@ def test_text_of_files_is_escaped(light):
     ),
     (
       "rank_check/scores.csv",
-      {"rank_check"},
+      set(),
       {"search", "evaluate", "rank_check", "nas", "train"},
     ),
   ],
@@ -609,7 +704,8 @@ WRONG = [
   ("evaluate/summary.json", ["groups"], ..., "groups: expected an object"),
   ("evaluate/summary.json", ["groups", "<b>"], {}, "groups: expected one of"),
   ("evaluate/summary.json", ["bootstrap"], None, "bootstrap: expected an"),
-  ("rank_check/summary.json", ["spread", "tau_loss"], 2, "from -1 to 1"),
+  ("rank_check/summary.json", ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
+  ("rank_check/summary.json", ["spread", "predictors", "x"], {}, "one of"),
   ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
   (NAS, ["arch"], "d1_w1", "arch: "),
@@ -618,7 +714,10 @@ WRONG = [
   (NAS, ["num_samples"], True, "num_samples: expected"),
   (NAS, ["within_tolerance"], 1, "expected true or false"),
   (NAS, ["runs", 0, "params"], 10**400, "params: expected"),
+  (NAS, ["race", 0, "errors"], 2, "expected a list"),
+  (NAS, ["method"], "chance", "expected one of evaluator, gradient"),
   ("nas/controls/architecture.json", ["elite_uniform"], ..., "missing"),
+  ("nas/controls/architecture.json", ["handmade", "flops"], 7, "is not that"),
   (TRAIN, ["test_error"], 1.2, "test_error: expected a number from 0 to 1"),
   (TRAIN, ["name"], "other", "name: expected elite as its folder"),
   (TRAIN, ["seed"], 5, "seed: expected 0 as its folder"),
@@ -667,11 +766,13 @@ def test_probabilities_of_another_search_space(copied):
 
 
 def test_other_archs_alone(copied):
-  path = copied.workdir / "rank_check" / "scores.csv"
+  path = copied.workdir / "rank_check" / "truths.csv"
   lines = path.read_text().splitlines(keepends=True)
   lines[-1], lines[-2] = lines[-2], lines[-1]
   path.write_text("".join(lines))
-  with pytest.raises(ArtifactError, match="archs of alone are not those"):
+  with pytest.raises(
+    ArtifactError, match="near_target_1: expected the 6 archs"
+  ):
     report.run(copied)
 
 
@@ -737,9 +838,26 @@ def test_page_fits_the_window(reported, tmp_path, width):
   assert drawn == len(PICTURES)
 
 
-def test_errors_that_are_the_same_are_said_to_be():
-  errors = {"elite": 0.02, "expanded": 0.03, "elite_uniform": 0.02000001}
-  records = [{"name": n, "test_error": e} for n, e in errors.items()]
-  expanded, uniform = words.trained(records)
-  assert "has 1.00 points less test error than the one" in expanded
-  assert "has the same test error as the closest" in uniform
+def test_differences_in_words():
+  seeds = {
+    "elite": [0.02, 0.04],
+    "expanded": [0.03, 0.05],
+    "handmade": [0.01],
+    "elite_uniform": [0.03000001],
+    "other": [0.5],
+  }
+  found = seeds["elite"]
+  records = [
+    train_tables._train_record(name, [network_result(x) for x in values], found)
+    for name, values in seeds.items()
+  ]
+  expanded, handmade, uniform = words.trained(records)
+  assert "has 1.00 (± 1.41) points less test error than the one" in expanded
+  assert "has 2.00 points more test error than the hand-made" in handmade
+  assert "has the same test error as a uniform draw from the Elite" in uniform
+
+
+def network_result(error):
+  names = ("arch", "flops", "params", "seed", "epochs", "test_loss")
+  numbers = dict.fromkeys((*names, "train_loss", "seconds"), 1)
+  return {**numbers, "test_error": error}

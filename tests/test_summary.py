@@ -11,7 +11,6 @@ from nss_jax.phases.summary import (
   compare_spaces,
   describe_group,
   hypervolume,
-  rank_agreement,
   summarize,
 )
 from nss_jax.runtime.scores import GROUPS, NO_SPACE, Scores
@@ -291,26 +290,3 @@ def test_spaces_need_numbers():
   others = table("random_spaces", [0.1, 0.2], space=[0, NO_SPACE])
   with pytest.raises(ValueError, match=r"random_spaces: .*; 1 of 2 have none"):
     compare_spaces(table("elite", [0.1]), others, num_resamples=0)
-
-
-def test_rank_agreement_by_hand():
-  scores = table(
-    "rank_check",
-    [0.1, 0.2, 0.3, 0.4],
-    loss=[0.4, 0.3, 0.2, 0.1],
-    flops=[300, 400, 200, 100],
-  )
-  # Errors: of six pairs one is out of order. FLOPs: none is.
-  found = rank_agreement(scores, [0.2, 0.1, 0.3, 0.4])
-  assert found == {
-    "count": 4,
-    "tau_error": pytest.approx(4 / 6),
-    "tau_loss": pytest.approx(-4 / 6),
-    "tau_macs": pytest.approx(1.0),
-  }
-  # All alike: there is no order to agree with.
-  assert rank_agreement(scores, [0.2] * 4)["tau_error"] is None
-  with pytest.raises(ValueError, match="4 archs and"):
-    rank_agreement(scores, [0.2, 0.1])
-  with pytest.raises(ValueError, match="two archs or more"):
-    rank_agreement(scores.select(np.arange(1)), [0.2])

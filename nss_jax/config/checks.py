@@ -179,6 +179,7 @@ _CHOICES = {
   "search.elite": ("scored", "paper"),
   "search.estimator": ("soft", "straight_through", "score"),
   "supernet.engine": ("sliced", "masked"),
+  "nas.method": ("evaluator", "gradient"),
   "evaluate.batch_stats": ("recalibrate", "batch"),
   "train.start": ("fresh", "supernet"),
   "supernet.activations": ("float32", "bfloat16"),
@@ -267,6 +268,7 @@ _RANGES = {
   "latency_table.seed": (lambda v: 0 <= v < 2**32, "0 to 2^32 - 1"),
   "rank_check.num_archs": (lambda v: v >= 2, "2 or more"),
   "rank_check.num_near_archs": _NOT_NEGATIVE,
+  "rank_check.num_seeds": (_count, "1 or more"),
   "rank_check.epochs": _EPOCHS,
   "principles.num_archs": (_count, "1 or more"),
   "principles.window": (
@@ -278,6 +280,11 @@ _RANGES = {
   "complexity.target_flops": _NOT_NEGATIVE,
   "complexity.learning_rate": (_positive, "above 0"),
   "complexity.num_archs": (_count, "1 or more"),
+  "complexity.tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
+  "nas.num_scored": (_count, "1 or more"),
+  "nas.num_images": (_count, "1 or more"),
+  "nas.num_finalists": (_count, "1 or more"),
+  "nas.race_epochs": _EPOCHS,
   "nas.epochs": _EPOCHS,
   "nas.warmup_epochs": _NOT_NEGATIVE,
   "nas.learning_rates": (

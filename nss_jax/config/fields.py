@@ -187,14 +187,27 @@ def base() -> ml_collections.ConfigDict:
         "window": (0.9, 1.1),
       },
       "nas": {
-        # One arch: the search again, on bins of size one (paper 4.3).
+        # One arch of the Elite Space. evaluator: of those that meet every
+        # budget within the tolerance, by exact cost, the best by the
+        # stand-alone supernet, then by short trainings | gradient: the search
+        # again, on bins of size one (paper 4.3).
+        "method": "evaluator",
+        "tolerance": 0.02,  # relative, of every budget that is to be equal
+        "num_scored": 1000,  # archs scored at most; evolution where more meet
+        # Held-out images that they are scored on, in whole batches of
+        # evaluate.score_batch_size; the finalists are on all.
+        "num_images": 2000,
+        "num_finalists": 8,  # of the race, whose worse half leaves each round
+        "race_epochs": 10,  # of each training alone, a new seed each round
+        # From here on for gradient.
         "epochs": 50,
         "warmup_epochs": 15,
         "learning_rates": (3e-4, 1e-2),  # of the logits: DARTS', FBNet's
         "num_samples": 5,  # from the Elite Space; the closest is kept
-        "max_samples": 10_000,  # from all archs, until one is near the target
-        "num_sample_seeds": 20,  # of such draws, to count them
-        "tolerance": 0.1,  # of "near the target", relative
+        # Of uniform draws and, by gradient, from all archs, until one meets
+        # the budgets; then how often that is done, to count the draws.
+        "max_samples": 10_000,
+        "num_sample_seeds": 20,
       },
       "complexity": {
         # The nas phase in ever larger search spaces (paper 4.4), the same
@@ -204,6 +217,7 @@ def base() -> ml_collections.ConfigDict:
         "target_flops": 0.0,  # multiply-adds; 0: the objective's
         "learning_rate": 1e-2,  # of the logits
         "num_archs": 1000,  # drawn at the end of each search
+        "tolerance": 0.1,  # of "near the target", relative
       },
       "train": {
         # A network alone: the recipe of Cutout (DeVries and Taylor 2017).
@@ -240,7 +254,11 @@ def base() -> ml_collections.ConfigDict:
       "rank_check": {
         "num_archs": 24,  # trained alone, spread in cost
         "num_near_archs": 12,  # and within evaluate.tolerance of the target
+        "num_seeds": 2,  # of each; they tell how well a truth knows itself
         "epochs": 30,
+        # The truths.csv of another run, to train nothing alone; its archs are
+        # scored. Empty: the archs are drawn and trained.
+        "truths": "",
       },
       "weights": {
         "learning_rate": 0.025,  # cosine to final_learning_rate

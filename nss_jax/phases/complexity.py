@@ -50,7 +50,7 @@ def run(job: Job) -> dict[str, Any]:
       for name, drawn in archs.items():
         ledger.score(name, drawn)
     table = scores.read_scores(path, job.search_space)
-    target, tolerance = target_flops(config), config.nas.tolerance
+    target, tolerance = target_flops(config), config.complexity.tolerance
     with artifacts.atomic_path(folder / "flops.png") as picture:
       panels.draw_complexity(picture, table, target, tolerance)
     result = {

@@ -1,6 +1,7 @@
 """The evaluate phase: is the Elite Space elite? (paper 4.2)"""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from nss_jax import config as config_lib
 from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
-from nss_jax.phases.program import base_keys
+from nss_jax.phases.program import base_keys, check_batch
 from nss_jax.runtime import artifacts, figures, scores
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
@@ -107,6 +108,29 @@ def check(
     raise config_lib.ConfigError(
       f"config.evaluate.tolerance: {error}"
     ) from None
+
+
+# Phases that train or use the stand-alone supernet.
+_SCORED = {"evaluate", "rank_check", "principles", "complexity", "nas"}
+
+
+def check_phases(job: Job, phases: Sequence[str]) -> None:
+  """Refuses what those of the phases that use the supernet cannot do.
+
+  Raises:
+    ConfigError, DataError: as `check`.
+  """
+  config = job.config
+  parts = config, job.search_space, job.dataset.train_labels
+  scored = _SCORED & set(phases)
+  if config.nas.method == "gradient":
+    scored.discard("nas")
+  if scored:
+    microbatches = config.supernet.microbatches
+    check_batch(config, job.mesh, "evaluate", microbatches=microbatches)
+    supernet_program.check(*parts)
+  if scored - {"complexity", "nas"}:  # which compare no spaces
+    check(*parts)
 
 
 def _window(

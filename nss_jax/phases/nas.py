@@ -1,7 +1,8 @@
-"""The nas phase: one arch near the target (paper 4.3).
+"""The nas phase: one network of the Elite Space that meets the budgets.
 
-Architecture search is the search phase on bins of size one: the same loop,
-steps, distribution and cost, on `SearchSpace.refine`.
+By the evaluator, see `race.py`, or by gradient as in the paper (4.3), which is
+the search phase on bins of size one: the same loop, steps, distribution and
+cost, on `SearchSpace.refine`.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import loop, search_program
+from nss_jax.phases import chosen, loop, race, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts
@@ -22,22 +23,27 @@ from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.networks import read_architecture
 from nss_jax.spaces import constraints, distribution, sampling
-from nss_jax.spaces.cost import arch_cost, arch_macs, arch_params
 from nss_jax.spaces.distribution import SpaceLogits
+from nss_jax.spaces.handmade import proportional_arch
+from nss_jax.spaces.principles import take
+from nss_jax.spaces.regnet import sample_regnet_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.spaces.text import format_arch
 
 _RESAMPLES = 1000  # of the bootstrap of a mean
 ARCHITECTURE = "architecture.json"
-# Of the archs; the last two are controls, drawn without a search.
+# Of the archs that are drawn; the last two are controls, without a search.
 _NAMES = ("elite", "expanded", "elite_uniform", "expanded_uniform")
+_WHERE = {"elite": "the Elite Space", "expanded": "all archs"}
+# RegNet's networks that are drawn; the first that meets the budgets is taken.
+_REGNETS = 4096
+_QUANTUM = 8  # of their widths, which pycls rounds to; less where few are wide
 
 
 def run(job: Job) -> dict[str, Any]:
-  """Searches archs in the Elite Space and, the baseline, among all.
+  """Finds an arch in the Elite Space, and those that it has to beat.
 
-  Writes `nas/elite`, `nas/expanded` and `nas/controls`, an `architecture.json`
-  in each: the controls are draws that no search has led.
+  Writes `nas/elite`, `nas/controls` and, by gradient, `nas/expanded`, the
+  paper's baseline: an `architecture.json` in each.
 
   Raises:
     Diverged, Interrupted: as the search.
@@ -47,24 +53,77 @@ def run(job: Job) -> dict[str, Any]:
     "expanded": job.search_space.refine(),
   }
   folder, result = job.workdir / "nas", {}
+  method = job.config.nas.method
+  for name in ("elite", "controls"):
+    artifacts.make_folder(folder / name)
   with Preemption() as preemption:
-    for name, space in spaces.items():
-      result[name] = _search_at_each_rate(job, name, space, preemption)
-    result["controls"] = {
-      f"{name}_uniform": choose(
-        job.config,
-        f"{name}_uniform",
-        space,
-        distribution.init_logits(space),
-      )
-      for name, space in spaces.items()
-    }
+    if method == "evaluator":
+      result["elite"] = race.find(job, spaces["elite"], preemption)
+    else:
+      for name, space in spaces.items():
+        result[name] = _search_at_each_rate(job, name, space, preemption)
+    for found in result.values():
+      found["method"] = method
+    result["controls"] = controls(job.config, job.search_space, spaces)
     for name, content in result.items():
       artifacts.make_folder(folder / name)
       artifacts.write_json(folder / name / ARCHITECTURE, content)
   # Last: this file says that the phase is finished.
   artifacts.write_json(folder / "summary.json", result)
   return result
+
+
+def controls(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  spaces: dict[str, SearchSpace],
+) -> dict[str, Any]:
+  """Networks for the same budgets that nobody has searched, by name.
+
+  Args:
+    config: of the run.
+    search_space: the bins.
+    spaces: `elite` and `expanded`, whose bins have size one.
+
+  Returns:
+    A uniform draw of each space that meets the budgets, a hand-made one and
+    one of RegNet's, unless its rule gives none here that meets them.
+  """
+  found = {
+    f"{name}_uniform": choose(
+      config, f"{name}_uniform", space, distribution.init_logits(space)
+    )
+    for name, space in spaces.items()
+  }
+  budgets = config_lib.constraints(config)
+  found["handmade"] = chosen.entry(
+    config,
+    search_space,
+    # At the cost itself, however wide the paper's "near" is.
+    proportional_arch(search_space, budgets, min(config.nas.tolerance, 0.02)),
+    1,
+    "equal depths and doubling widths, scaled to the budgets",
+  )
+  key = jax.random.fold_in(base_keys(config.seed)["nas"], len(_NAMES))
+  try:
+    archs = sample_regnet_archs(
+      key,
+      search_space,
+      _REGNETS,
+      quantum=max(1, min(_QUANTUM, search_space.max_width // 32)),
+    )
+  except ValueError:  # too few stages or channels for its rule
+    return found
+  near = np.flatnonzero(chosen.is_near(config, search_space, archs))
+  if near.size:
+    found["regnet"] = chosen.entry(
+      config,
+      search_space,
+      take(archs, near[0]),
+      int(near[0]) + 1,
+      "the first draw from RegNet's design space that meets the budgets",
+    )
+  return found
 
 
 def search_config(
@@ -86,8 +145,9 @@ def _search_at_each_rate(
 ) -> dict[str, Any]:
   """The arch of the rate that did best, and `runs`: those of all rates.
 
-  Best is fewest samples, then closest to the target, so that neither method is
-  judged by a rate that does not suit it.
+  Best is one that was drawn, not the nearest by cost; then fewest samples; then
+  closest to the target, so that neither method is judged by a rate that does
+  not suit it.
   """
   runs = []
   for rate in job.config.nas.learning_rates:
@@ -97,7 +157,9 @@ def _search_at_each_rate(
       found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
       artifacts.write_json(path, found)
     runs.append(read_architecture(path, job.search_space))
-  best = min(runs, key=lambda r: (_samples(r), _off(r)))
+  best = min(
+    runs, key=lambda r: (r.get("by_cost", False), _samples(r), _off(r))
+  )
   return {**best, "runs": runs}
 
 
@@ -148,15 +210,21 @@ def choose(
 ) -> dict[str, Any]:
   """The arch that draws from the logits give, as the JSON that is written.
 
-  In the Elite Space the closest of `nas.num_samples`; in the expanded one the
+  Of a search in the Elite Space the closest of `nas.num_samples`; else the
   first within `nas.tolerance`, and how many draws that took, over many seeds.
+  Where they miss a budget, the nearest arch by exact cost.
   """
   settings = config.nas
   key = base_keys(config.seed)["nas"]
   key = jax.random.fold_in(key, _NAMES.index(name))
-  if name.startswith("elite"):
-    archs, off = draw_archs(config, space, logits, key, settings.num_samples)
-    return _entry(config, space, archs, off.argmin(), settings.num_samples)
+  if name == "elite":
+    count = settings.num_samples
+    archs, off = draw_archs(config, space, logits, key, count)
+    words = f"the closest of {count} draws from what was searched"
+    found = chosen.entry(config, space, take(archs, off.argmin()), count, words)
+    return chosen.or_nearest(config, space, found)
+  where, _, uniform = name.partition("_")
+  words = f"draw from {_WHERE[where]}" + ("" if uniform else ", as searched,")
   firsts: list[int] = []
   found: dict[str, Any] = {}
   for seed in range(settings.num_sample_seeds):
@@ -167,16 +235,25 @@ def choose(
       jax.random.fold_in(key, seed),
       settings.max_samples,
     )
-    near = np.flatnonzero(_is_near(config, space, archs))
+    near = np.flatnonzero(chosen.is_near(config, space, archs))
     # None near: all draws were in vain, and the closest has to do.
     index, count = (near[0], near[0] + 1) if near.size else (off.argmin(), None)
     firsts.append(int(count or settings.max_samples))
     if seed == 0:
-      found = _entry(config, space, archs, index, firsts[0])
+      kind = "uniform " if uniform else ""
+      first = f"the first {kind}{words} that meets {chosen.within(config)}"
+      closest = f"the closest {kind}{words} of {settings.max_samples}"
+      found = chosen.entry(
+        config,
+        space,
+        take(archs, index),
+        firsts[0],
+        first if near.size else closest,
+      )
   rng = np.random.default_rng(config.seed)
   means = rng.choice(firsts, (_RESAMPLES, len(firsts))).mean(1)
   return {
-    **found,
+    **chosen.or_nearest(config, space, found),
     "num_samples_by_seed": firsts,
     "num_samples_mean": float(np.mean(firsts)),
     "num_samples_interval": np.quantile(means, (0.025, 0.975)).tolist(),
@@ -203,56 +280,8 @@ def draw_archs(
       drawn.append(np.asarray(stage, np.int32)[index, 0])
     fields[kind] = np.stack(drawn, -1)
   archs = Arch(**fields)
-  budgets, costs = _costs(config, space, archs)
+  budgets, costs = chosen.costs_of(config, space, archs)
   return archs, constraints.worst_penalty(budgets, costs)
-
-
-def _is_near(
-  config: ml_collections.ConfigDict, space: SearchSpace, archs: Arch
-) -> np.ndarray:
-  """Whether archs meet every budget, within `nas.tolerance`."""
-  budgets, costs = _costs(config, space, archs)
-  return constraints.needed_tolerance(budgets, costs) <= config.nas.tolerance
-
-
-def _costs(
-  config: ml_collections.ConfigDict, space: SearchSpace, archs: Arch
-) -> tuple[tuple[constraints.Constraint, ...], list[np.ndarray]]:
-  budgets = config_lib.constraints(config)
-  return budgets, [arch_cost(space, one.metric, archs) for one in budgets]
-
-
-def _entry(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  archs: Arch,
-  index: int | np.integer,
-  num_samples: int,
-) -> dict[str, Any]:
-  arch = jax.tree.map(lambda x: x[index], archs)
-  target = config_lib.flops_target(config)
-  flops = int(arch_macs(space, arch))
-  budgets, costs = _costs(config, space, arch)
-  return {
-    "arch": format_arch(arch),
-    "depth": arch.depth.tolist(),
-    "width": arch.width.tolist(),
-    "flops": flops,
-    "params": int(arch_params(space, arch)),
-    "target_flops": target,
-    "deviation": None if target is None else flops / target - 1,
-    "deviations": {
-      one.name: x.item() / one.target - 1
-      for one, x in zip(budgets, costs, strict=True)
-    },
-    "off": float(constraints.worst_penalty(budgets, costs)),
-    "costs": {
-      one.name: x.item() for one, x in zip(budgets, costs, strict=True)
-    },
-    "within_tolerance": bool(_is_near(config, space, arch)),
-    "num_samples": num_samples,
-    "seed": config.seed,
-  }
 
 
 def _off(found: dict[str, Any]) -> float:
@@ -265,18 +294,19 @@ def _samples(found: dict[str, Any]) -> float:
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:
-  """The archs in words."""
-  found = {name: result[name] for name in ("elite", "expanded")}
+  """The archs in words, and how each was chosen."""
+  found = {n: result[n] for n in ("elite", "expanded") if n in result}
   found |= result["controls"]
   lines = ["", "Architectures"]
   for name, entry in found.items():
     low, high = entry.get("num_samples_interval", (None, None))
-    seeds = "" if low is None else f" (mean {_samples(entry):.3g}, "
+    seeds = "" if low is None else f" (draws: mean {_samples(entry):.3g}, "
     seeds += "" if low is None else f"{low:.3g} to {high:.3g})"
-    lines.append(
+    missed = "" if entry["within_tolerance"] else ", which misses"
+    lines += [
       f"  {name:16} {entry['arch']:26} {format_macs(entry['flops']):>8}, "
-      f"{from_targets(entry)}, "
-      f"{entry['num_samples']} samples{seeds}"
-    )
+      f"{from_targets(entry)}{missed}",
+      f"    {entry['chosen']}{seeds}",
+    ]
   folder = job.workdir / "nas"
   return [*lines, "", f"Files in {folder}: summary.json, */{ARCHITECTURE}"]

@@ -226,18 +226,10 @@ def _check_order(
       )
 
 
-# Phases that train or use the stand-alone supernet.
-_SCORED = {"evaluate", "rank_check", "principles", "complexity"}
-
-
 def _check_phases(job: Job, phases: Sequence[str]) -> None:
   """What each phase refuses, before anything is compiled."""
   parts = job.config, job.search_space, job.dataset.train_labels
-  if _SCORED & set(phases):
-    microbatches = job.config.supernet.microbatches
-    check_batch(job.config, job.mesh, "evaluate", microbatches=microbatches)
-  if (_SCORED - {"complexity"}) & set(phases):
-    evaluate.check(*parts)
+  evaluate.check_phases(job, phases)
   if "rank_check" in phases:
     rank_check.check(*parts[:2])
   if "complexity" in phases:

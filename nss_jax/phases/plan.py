@@ -121,7 +121,9 @@ def _plan_rank_check(
   settings = config.rank_check
   return (
     f"{settings.num_archs} + {settings.num_near_archs} archs alone, "
-    f"{settings.epochs} epochs each"
+    f"{settings.num_seeds} seeds, {settings.epochs} epochs each"
+    if not settings.truths
+    else f"the archs of {settings.truths}, by the supernet"
   )
 
 
@@ -135,7 +137,14 @@ def _plan_principles(
 
 
 def _plan_nas(config: ml_collections.ConfigDict, space: SearchSpace) -> str:
-  rates = ", ".join(f"{rate:g}" for rate in config.nas.learning_rates)
+  settings = config.nas
+  if settings.method == "evaluator":
+    return (
+      f"archs that meet the budgets to {100 * settings.tolerance:g} %, by the "
+      f"supernet; the best {settings.num_finalists} trained alone, "
+      f"{settings.race_epochs} epochs a round"
+    )
+  rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
   return (
     f"in the Elite Space and in all of it, {config.nas.epochs} epochs each, "
     f"learning rates {rates}"

@@ -1,9 +1,6 @@
 """The rank_check phase: do scores of the supernet order archs rightly?"""
 
-import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,11 +8,10 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import evaluate, loop, scoring, summary, supernet_program
+from nss_jax.phases import alone, evaluate, ranking, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, scores
-from nss_jax.runtime.log import say
+from nss_jax.runtime import artifacts, processes, scores, truths
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs
 from nss_jax.spaces.feasible import sample_feasible_archs, sample_uniform_archs
@@ -27,49 +23,57 @@ _CANDIDATES = 4096
 def run(job: Job) -> dict[str, Any]:
   """Trains archs alone and compares their order with the supernet's scores.
 
-  Writes `rank_check/scores.csv` (sources `supernet` and `alone`) and
-  `summary.json`.
+  Writes `rank_check/truths.csv`, `scores.csv` and `summary.json`. Where the
+  truths are given, as a file of another run, nothing is trained alone.
 
   Raises:
     Diverged, Interrupted: as the search.
   """
   config, search_space = job.config, job.search_space
-  folder = job.workdir / "rank_check"
+  settings, folder = config.rank_check, job.workdir / "rank_check"
   artifacts.make_folder(folder)
-  archs = choose_archs(config, search_space)
+  path, groups = folder / "truths.csv", choose_archs(config, search_space)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
-    score_fn = scoring.make_score_fn(
-      config, search_space, job.dataset, job.mesh
-    )
-    train = _trainer(job, folder, preemption)
-    ledger = functools.partial(
-      scoring.Ledger,
-      folder / "scores.csv",
-      search_space,
-      preemption=preemption,
-      on_progress=lambda done, timed: None,
-    )
-    ledger(
-      functools.partial(score_fn, params), choose_fn=scoring.splitter(job)
-    ).score(scores.SUPERNET, archs)
-    ledger(
-      functools.partial(_score_alone, train, score_fn),
-      choose_fn=lambda count: scoring.Split("images", 1),
-    ).score(scores.ALONE, archs)
-  result = _summarize(config, search_space, folder)
+    total = sum(len(archs.depth) for archs in groups.values())
+    with scoring.open_ledger(
+      job, params, folder / "scores.csv", preemption, total
+    ) as ledger:
+      for name, archs in groups.items():
+        ledger.score(name, archs)
+    if settings.truths:
+      content = pathlib.Path(settings.truths).read_bytes()
+      processes.first(lambda: artifacts.write_bytes(path, content))
+    else:
+      score_alone = alone.make_score_alone(
+        job, path, preemption, epochs=settings.epochs
+      )
+      for seed in range(settings.num_seeds):
+        for name, archs in groups.items():
+          score_alone(truths.seed_source(name, seed), archs, seed)
+  result = ranking.summarize(
+    scores.read_scores(folder / "scores.csv", search_space),
+    scores.read_scores(path, search_space),
+    num_resamples=config.evaluate.bootstrap_samples,
+    seed=config.evaluate.seed,
+  )
   artifacts.write_json(folder / "summary.json", result)
   return result
 
 
 def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
-  """Refuses budgets that too few archs meet, before anything is compiled.
+  """Refuses budgets that too few archs meet, and truths that are none.
+
+  Before anything is compiled.
 
   Raises:
     ConfigError: naming the field and how many there are.
+    ArtifactError: naming the file of the truths and what is wrong.
   """
   try:
     choose_archs(config, search_space)
+  except artifacts.ArtifactError:
+    raise
   except ValueError as error:
     raise config_lib.ConfigError(
       f"config.rank_check.num_near_archs: {error}"
@@ -78,10 +82,15 @@ def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
 
 def choose_archs(
   config: ml_collections.ConfigDict, search_space: SearchSpace
-) -> Arch:
-  """Archs spread evenly in the logarithm of their multiply-adds, then some that
-  meet every budget within `evaluate.tolerance`, `[k, S]`."""
+) -> dict[str, Arch]:
+  """The archs `[k, S]` of each group: those of the given truths, or draws.
+
+  Drawn are archs spread evenly in the logarithm of their multiply-adds, and
+  archs that meet every budget within `evaluate.tolerance`.
+  """
   settings = config.rank_check
+  if settings.truths:
+    return _archs_of(settings.truths, search_space)
   spread_rng, near_rng = jax.random.split(
     base_keys(config.evaluate.seed)["evaluate"]
   )
@@ -90,81 +99,75 @@ def choose_archs(
   order = np.argsort(logs, kind="stable")
   marks = np.linspace(logs.min(), logs.max(), settings.num_archs)
   places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
-  parts = [jax.tree.map(lambda x: x[order[places]], drawn)]
+  spread, near = truths.GROUPS
+  groups = {spread: jax.tree.map(lambda x: x[order[places]], drawn)}
   if settings.num_near_archs:
-    parts.append(
-      sample_feasible_archs(
-        near_rng,
-        search_space,
-        config_lib.constraints(config),
-        config.evaluate.tolerance,
-        settings.num_near_archs,
+    groups[near] = sample_feasible_archs(
+      near_rng,
+      search_space,
+      config_lib.constraints(config),
+      config.evaluate.tolerance,
+      settings.num_near_archs,
+    )
+  return groups
+
+
+def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
+  """The archs of truths that are kept.
+
+  Raises:
+    ArtifactError: if there are no two of a group, or the seeds differ in them.
+  """
+  table, groups = scores.read_scores(file, search_space), {}
+  for name in truths.GROUPS:
+    archs = table.group(truths.seed_source(name, 0))
+    if len(archs) < 2:
+      continue
+    try:
+      whole = not np.isnan(truths.by_seed(table, name, archs)).any()
+    except artifacts.ArtifactError as error:
+      raise artifacts.ArtifactError(f"{file}: {error}") from None
+    if not whole:
+      raise artifacts.ArtifactError(
+        f"{file}: not all seeds have the {len(archs)} archs of {name}"
       )
+    groups[name] = Arch(
+      depth=archs.depth.astype(np.int32), width=archs.width.astype(np.int32)
     )
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-def _trainer(
-  job: Job, folder: pathlib.Path, preemption: Preemption
-) -> Callable[[Arch], Any]:
-  """`arch [S] -> weights`, trained from scratch; a checkpoint at the end."""
-  program = supernet_program.build_alone(
-    job.config, job.search_space, job.dataset, job.mesh
-  )
-
-  def train(arch):
-    name = "-".join(str(n) for n in (*arch.depth, *arch.width))
-    say(
-      job.console, f"training alone: depths {arch.depth}, widths {arch.width}"
+  if not groups:
+    raise artifacts.ArtifactError(
+      f"{file}: expected two archs or more of the source "
+      f"{' or '.join(truths.seed_source(name, 0) for name in truths.GROUPS)}"
     )
-    state = loop.run(
-      job,
-      dataclasses.replace(program, init=functools.partial(program.init, arch)),
-      folder / "archs" / name,
-      preemption,
-      checkpoint_every=program.schedule.epochs,
-    )
-    return state.weights.params
-
-  return train
-
-
-def _score_alone(
-  train: Callable[[Arch], Any], score_fn: Callable, archs: Arch, by: str
-) -> tuple[jax.Array, jax.Array]:
-  """Error and loss `[1]` of the one arch."""
-  arch = jax.tree.map(lambda x: np.asarray(x)[0], archs)
-  return score_fn(train(arch), archs, by)
-
-
-def _summarize(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  folder: pathlib.Path,
-) -> dict[str, Any]:
-  table = scores.read_scores(folder / "scores.csv", search_space)
-  predicted = table.group(scores.SUPERNET)
-  truth = table.group(scores.ALONE).error
-  near = np.arange(len(truth)) >= config.rank_check.num_archs
-  result = {}
-  for name, rows in (("spread", ~near), ("near_target", near)):
-    if rows.sum() >= 2:
-      result[name] = summary.rank_agreement(predicted.select(rows), truth[rows])
-  return result
+  return groups
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:
-  """Kendall's tau in words."""
+  """The ceiling, Kendall's tau of every predictor, and what to think of it."""
 
-  def words(tau):
-    return "undefined" if tau is None else f"{tau:+.2f}"
+  def words(tau: dict[str, Any]) -> str:
+    if tau["tau"] is None:
+      return "undefined"
+    low, high = tau["interval"] or (tau["tau"], tau["tau"])
+    share = tau.get("share")
+    ceiling = "" if share is None else f", {100 * share:.0f} % of the ceiling"
+    return f"{tau['tau']:+.2f} ({low:+.2f} to {high:+.2f}){ceiling}"
 
   lines = ["", "Does the supernet order archs as training alone does?"]
-  lines += [
-    f"  {name:12} {tau['count']} archs, Kendall's tau: error "
-    f"{words(tau['tau_error'])}, loss {words(tau['tau_loss'])}, "
-    f"MACs alone {words(tau['tau_macs'])}"
-    for name, tau in result.items()
-  ]
+  for name, group in result.items():
+    lines.append(
+      f"  {group['count']} archs {truths.GROUPS[name]}, Kendall's tau with the "
+      f"mean of {group['num_seeds']} seeds; of two seeds: "
+      f"{words(group['ceiling'])}"
+    )
+    lines += [
+      f"    {truths.PREDICTORS[key]}: {words(entry)}"
+      for key, entry in group["predictors"].items()
+    ]
+    lines.append(f"  {group['verdict']}")
   folder = job.workdir / "rank_check"
-  return [*lines, "", f"Files in {folder}: scores.csv, summary.json"]
+  return [
+    *lines,
+    "",
+    f"Files in {folder}: truths.csv, scores.csv, summary.json",
+  ]

@@ -23,6 +23,7 @@ from nss_jax.runtime.report import (
   page,
   tables,
   targets,
+  train_tables,
 )
 from nss_jax.runtime.report.cells import (
   Table,
@@ -36,29 +37,13 @@ FOLDER = "report"
 # The last to be replaced: it says that the report is whole.
 RESULT = "report.json"
 _PICTURES = (
-  "elite_space",
-  "trajectory",
-  "pareto",
-  "spaces",
-  "trained",
-  "rank_check",
-  "principles",
-  "complexity",
-  "targets",
+  *("elite_space", "trajectory", "pareto", "spaces", "trained", "rank_check"),
+  *("principles", "complexity", "targets"),
 )
 _TABLES = (
-  "choice",
-  "candidates",
-  "spaces",
-  "groups",
-  "nas",
-  "nas_runs",
+  *("choice", "candidates", "spaces", "groups", "nas", "nas_runs", "race"),
   "train",
-  "rank_check",
-  "principles",
-  "complexity",
-  "targets",
-  "targets_nas",
+  *("rank_check", "principles", "complexity", "targets", "targets_nas"),
 )
 _FILES = (
   *(f"{name}.{kind}" for name in _PICTURES for kind in ("png", "svg")),
@@ -158,8 +143,9 @@ def _make_tables(
     tables.groups_table(results),
     tables.nas_table(results, dataset_name(config), target, words),
     tables.nas_runs_table(results),
-    tables.train_table(results),
-    tables.rank_table(results),
+    train_tables.race_table(results),
+    train_tables.train_table(results),
+    experiment_tables.rank_table(results),
     experiment_tables.principles_table(results),
     experiment_tables.complexity_table(results),
     targets.table(results.sweep),
@@ -188,7 +174,6 @@ def _draw(
     target,
     found["train"].records,
     warmup_epochs=config.search.warmup_epochs,
-    num_spread=config.rank_check.num_archs,
   )
   pictures |= experiment_pictures.pictures(results, target)
   return {

@@ -82,13 +82,23 @@ def _fill(count: int, part: int) -> int:
   return -(-count // part) * part
 
 
-def splitter(job: Job) -> Callable[[int], Split]:
+def splitter(job: Job, num_images: int | None = None) -> Callable[[int], Split]:
   """`choose_split` for the held-out images and the devices of a run."""
+  images = held_out_images(job.config, job.dataset, num_images)
   return functools.partial(
     choose_split,
-    num_batches=len(held_out_images(job.config, job.dataset).batches),
+    num_batches=len(images.batches),
     num_devices=job.mesh.size,
   )
+
+
+def leaves_images(job: Job, num_images: int) -> bool:
+  """Whether more images are held out than scores on so many see."""
+  some, all_ = (
+    held_out_images(job.config, job.dataset, count)
+    for count in (num_images, None)
+  )
+  return some.batches.size < all_.batches.size
 
 
 def make_score_fn(
@@ -152,12 +162,24 @@ def make_score_fn(
 
 
 def held_out_images(
-  config: ml_collections.ConfigDict, dataset: data.Dataset
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  num_images: int | None = None,
 ) -> Images:
-  """Those that the evaluator's supernet is not trained on, in whole batches."""
-  settings = config.evaluate
+  """Those that the evaluator's supernet is not trained on, in whole batches.
+
+  Args:
+    config: of the run.
+    dataset: the images.
+    num_images: about so many, from all over them; None: all.
+  """
   train, held_out = split_images(config, dataset.train_labels)
-  batch = min(settings.score_batch_size, len(held_out))
+  count = len(held_out)
+  batch = min(config.evaluate.score_batch_size, count)
+  if num_images is not None:
+    # Not the first ones: files may come class by class.
+    wanted = min(_fill(num_images, batch), count)
+    held_out = held_out[np.arange(wanted) * count // wanted]
   return Images(_calibration(config, train), held_out.reshape(-1, batch))
 
 
@@ -373,6 +395,7 @@ def open_ledger(
   path: pathlib.Path,
   preemption: Preemption,
   total: int,
+  num_images: int | None = None,
 ) -> Iterator[Ledger]:
   """A ledger of scores from the weights of a supernet, with its progress.
 
@@ -382,8 +405,11 @@ def open_ledger(
     path: of `scores.csv`.
     preemption: asked between calls.
     total: archs that will be asked for.
+    num_images: of those held out, to score on; None: all.
   """
-  score_fn = make_score_fn(job.config, job.search_space, job.dataset, job.mesh)
+  parts = job.config, job.search_space, job.dataset, job.mesh
+  images = held_out_images(job.config, job.dataset, num_images)
+  score_fn = make_score_fn(*parts, images)
   say(job.console, f"scoring {total} archs")
   with Progress(
     job.console, np.ones(total), log_every=job.viewing.log_every
@@ -392,7 +418,7 @@ def open_ledger(
       path,
       job.search_space,
       functools.partial(score_fn, params),
-      choose_fn=splitter(job),
+      choose_fn=splitter(job, num_images),
       preemption=preemption,
       on_progress=lambda done, timed: progress.update(
         done, "scoring archs", compiled=not timed

@@ -196,41 +196,6 @@ def compare_spaces(
   return result
 
 
-def rank_agreement(scores: Scores, truth: np.ndarray) -> dict[str, Any]:
-  """Kendall's tau-b between what the supernet says and the truth.
-
-  Args:
-    scores: of k archs, by the supernet.
-    truth: `[k]` error of each arch when it is trained alone, same order.
-
-  Returns:
-    `count`; `tau_error` and `tau_loss`, of the supernet's error and loss;
-    `tau_macs`, of the trivial predictor that says "more multiply-adds, less
-    error". 1 is the same order and -1 the opposite; None if undefined, because
-    all the values of one side are equal.
-
-  Raises:
-    ValueError: if there are not as many, or less than two.
-  """
-  truth = np.asarray(truth, np.float64)
-  if truth.shape != scores.error.shape or len(truth) < 2:
-    raise ValueError(
-      "ranks need two archs or more, and a truth for each; got "
-      f"{len(scores)} archs and {truth.shape}"
-    )
-  return {
-    "count": len(truth),
-    "tau_error": _kendall(scores.error, truth),
-    "tau_loss": _kendall(scores.loss, truth),
-    "tau_macs": _kendall(-scores.flops, truth),
-  }
-
-
-def _kendall(predicted: np.ndarray, truth: np.ndarray) -> float | None:
-  tau = float(stats.kendalltau(predicted, truth).statistic)
-  return None if math.isnan(tau) else tau
-
-
 def _percentile(
   beaten: np.ndarray, resampled: np.ndarray, confidence: float
 ) -> dict[str, Any]:

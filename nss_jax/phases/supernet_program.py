@@ -22,7 +22,7 @@ from nss_jax.phases.streaming import image_memory
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.phases.work import supernet_work
 from nss_jax.runtime import data, optimizers, sharding
-from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps import losses, weight_step
 from nss_jax.supernet import masks, network
 
@@ -66,22 +66,23 @@ def build_alone(
   search_space: SearchSpace,
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
+  epochs: int,
 ) -> Program:
-  """Trains one arch from scratch; `init(arch)` says which.
+  """Trains one arch from scratch; `init(arch, seed)` says which, and how.
 
-  One program for all of them.
+  Both are part of the state: one program for all of them.
   """
   return _build(
     config,
     search_space,
     dataset,
     mesh,
-    config.rank_check.epochs,
+    epochs,
     losses.single_loss(
       training_fn(config, search_space),
       class_weights(config, dataset, search_space.num_classes),
     ),
-    lambda rng, arch, step: masks.Sample(None, arch),
+    lambda rng, given, step: masks.Sample(None, given["arch"]),
   )
 
 
@@ -112,18 +113,23 @@ def _build(
   optimizer = optimizers.weight_optimizer(
     **config.weights, num_steps=schedule.num_steps
   )
-  keys = base_keys(settings.seed)
   loss_fn = losses.microbatched(loss_fn, config.supernet.microbatches)
 
-  def init_fn(given: Any = None):
+  def keys_of(given: Any) -> dict[str, jax.Array]:
+    return base_keys(settings.seed if given is None else given["seed"])
+
+  def init_fn(arch: Arch | None = None, seed: int = 0):
+    given = None
+    if arch is not None:
+      given = {"arch": arch, "seed": jnp.uint32(seed)}
     params = jax.jit(network.init_weights, static_argnums=1)(
-      keys["init"], search_space
+      keys_of(given)["init"], search_space
     )
     return weight_step.init_weight_state(params, optimizer), given
 
-  make_batch = make_batch_fn(config, dataset, keys["augment"])
-
   def update_fn(state, part, indices, positions):
+    keys = keys_of(state.search)
+    make_batch = make_batch_fn(config, dataset, keys["augment"])
     batch = make_batch(part, indices, positions, 0, state.weights.step)
     return weight_step.weight_step(
       state.weights,
@@ -146,7 +152,7 @@ def _build(
     update_fn=update_fn,
     dataset=dataset,
     rows=train,
-    order_key=lambda state: keys["order"],
+    order_key=lambda state: keys_of(state.search)["order"],
   )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +16,12 @@ from nss_jax.phases.program import LoopState
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.report import fields
-from nss_jax.runtime.report.networks import read_found_archs, read_trained
+from nss_jax.runtime.report import errors, fields
+from nss_jax.runtime.report.networks import (
+  FOUND,
+  read_found_archs,
+  read_trained,
+)
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
@@ -140,16 +145,29 @@ def _stages(search_space: SearchSpace) -> str:
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:
-  """Test errors in words: mean and deviation over the seeds."""
+  """Test errors in words: mean and standard error over the seeds.
+
+  Of each control also the difference to the network that was found.
+  """
   lines = ["", "Networks trained alone, test error of the last epoch"]
+  found = errors.test_errors(result.get(FOUND, []))
   for name, runs in result.items():
-    errors = 100 * np.asarray([run["test_error"] for run in runs])
-    spread = f" +- {errors.std(ddof=1):.2f}" if len(errors) > 1 else ""
+    seeds = errors.test_errors(runs)
+    told = _percent(statistics.fmean(seeds), errors.standard_error(seeds))
+    against = ""
+    if found and name != FOUND:
+      difference, deviation = errors.compare(seeds, found)
+      against = f", {_percent(difference, deviation, '+')} above {FOUND}"
     lines.append(
-      f"  {name:26} {format_macs(runs[0]['flops']):>8}: "
-      f"{errors.mean():.2f}{spread} % ({len(runs)} seeds)"
+      f"  {name:26} {format_macs(runs[0]['flops']):>8}: {told} "
+      f"({len(runs)} seeds){against}"
     )
   return [*lines, "", f"Files in {job.workdir / 'train'}: */seed_*/result.json"]
+
+
+def _percent(value: float, deviation: float | None, sign: str = "") -> str:
+  noise = "" if deviation is None else f" +- {100 * deviation:.2f}"
+  return f"{100 * value:{sign}.2f}{noise} %"
 
 
 def check(

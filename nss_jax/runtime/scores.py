@@ -45,10 +45,6 @@ GROUPS = (
   ORACLE,
 )
 
-# Sources of `rank_check/scores.csv`: the same archs, scored with a supernet's
-# weights and with their own.
-SUPERNET, ALONE = "supernet", "alone"
-
 # `space` of an arch whose group has no spaces; an empty field in the file.
 NO_SPACE = -1
 

@@ -20,6 +20,7 @@ SETTINGS = {
   "space.strides": (1,),  # every stage takes time to compile
   "search.epochs": 3,  # without warmup: one program to compile
   "search.warmup_epochs": 0,
+  "nas.method": "gradient",
   "nas.epochs": 1,
   "nas.warmup_epochs": 0,
   "nas.learning_rates": (0.01,),
@@ -38,6 +39,7 @@ SETTINGS = {
   "evaluate.calibration_images": 20,
   "rank_check.num_archs": 2,
   "rank_check.num_near_archs": 0,
+  "rank_check.num_seeds": 1,
   "rank_check.epochs": 1,
   "train.epochs": 2,
   "train.num_seeds": 1,

@@ -18,7 +18,7 @@ def _sizes(results):
   return (
     len(results.epochs),
     0 if scores is None else len(scores),
-    0 if ranks is None else len(ranks.supernet) + len(ranks.alone),
+    0 if ranks is None else len(ranks.supernet) + len(ranks.truths),
     len(results.nas),
     len(results.trained),
     len(results.sweep),

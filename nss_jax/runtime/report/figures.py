@@ -10,9 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nss_jax.runtime import figures, scores
+from nss_jax.runtime import figures, scores, truths
 from nss_jax.runtime.report.tables import (
-  RANKS,
   Record,
   format_ranges,
 )
@@ -58,7 +57,6 @@ def pictures(
   train_records: Sequence[Record],
   *,
   warmup_epochs: int,
-  num_spread: int,
 ) -> dict[str, Picture]:
   """All that can be drawn of the results, by name.
 
@@ -67,8 +65,6 @@ def pictures(
     target: multiply-adds; None where they are no budget.
     train_records: of the table `train`.
     warmup_epochs: of the search.
-    num_spread: how many archs of the rank check are spread in cost; they come
-      before those near the target.
   """
   found = []
   if results.space is not None:
@@ -84,8 +80,8 @@ def pictures(
   trained = [r for r in train_records if r["num_trained"]]
   if trained:
     found.append(_trained(results, trained))
-  if results.rank_scores is not None and len(results.rank_scores.alone):
-    found.append(_rank_check(results, num_spread))
+  if results.rank_scores is not None and len(results.rank_scores.truths):
+    found.append(_rank_check(results))
   return {picture.name: picture for picture in found}
 
 
@@ -247,47 +243,56 @@ def _spread(count: int) -> np.ndarray:
   return 0.5 * ((np.arange(count) * 0.618034) % 1) - 0.25
 
 
-def _rank_check(results: Results, num_spread: int) -> Picture:
+def _rank_check(results: Results) -> Picture:
+  """A dot per arch, the mean of its seeds, and a bar from least to most."""
   both = results.rank_scores
   assert both is not None
 
   def draw(path):
     figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-    count = len(both.alone)
-    near = np.arange(count) >= num_spread
-    for name, rows, color, marker in (
-      ("spread", ~near, _OTHERS, "o"),
-      ("near_target", near, _ELITE, "s"),
+    for name, color, marker in (
+      ("spread", _OTHERS, "o"),
+      ("near_target", _ELITE, "s"),
     ):
-      if rows.any():
-        axes.scatter(
-          100 * both.alone.error[rows],
-          100 * both.supernet.error[:count][rows],
-          s=28,
-          marker=marker,
-          color=color,
-          alpha=0.8,
-          linewidths=0,
-          label=_rank_label(results, name, int(rows.sum())),
-        )
+      scored = both.supernet.group(name)
+      errors = 100 * truths.by_seed(both.truths, name, scored)
+      errors = errors[~np.isnan(errors).all(-1)] if errors.size else errors[:0]
+      if not len(errors):
+        continue
+      mean = np.nanmean(errors, -1)
+      bars = [mean - np.nanmin(errors, -1), np.nanmax(errors, -1) - mean]
+      axes.errorbar(
+        100 * scored.error[: len(mean)],
+        mean,
+        yerr=bars,
+        fmt=marker,
+        color=color,
+        alpha=0.8,
+        markersize=4.5,
+        markeredgewidth=0,
+        elinewidth=1,
+        label=_rank_label(results, name, len(mean)),
+      )
     axes.set(
-      xlabel="error of the arch trained alone (%)",
-      ylabel="error by the supernet (%)",
+      xlabel="error by the supernet (%)",
+      ylabel="error of the arch trained alone (%)",
     )
     figure.legend(loc="outside upper center", ncols=1)
     figure.savefig(path, dpi=160)
 
-  text = "Error by the supernet over the error of the same arch trained alone"
+  text = (
+    "Error of archs trained alone over the error by the supernet; the bars "
+    "reach from the least to the most of the seeds"
+  )
   return Picture("rank_check", text, draw)
 
 
 def _rank_label(results: Results, name: str, count: int) -> str:
-  label = f"{RANKS[name]}: {count} archs"
+  label = f"{truths.GROUPS[name]}: {count} archs"
   found = (results.rank_check or {}).get(name)
-  if found is None or found["tau_error"] is None:
-    return label
-  return f"{label}, Kendall's tau {found['tau_error']:+.2f}"
+  tau = None if found is None else found["predictors"]["error"]["tau"]
+  return label if tau is None else f"{label}, Kendall's tau {tau:+.2f}"
 
 
 def _trained(results: Results, records: Sequence[Record]) -> Picture:
@@ -338,10 +343,12 @@ def _short(name: str) -> str:
   Fonts have no control characters.
   """
   text = {
-    "elite": "Elite Space,\nsearched",
+    "elite": "Elite Space,\nfound",
     "elite_uniform": "Elite Space,\nuniform",
     "expanded": "Expanded,\nsearched",
     "expanded_uniform": "Expanded,\nuniform",
+    "handmade": "hand-made",
+    "regnet": "RegNet's rule",
   }.get(name, name)
   text = text.replace("_w", "\nw") if name.startswith("d") else text
   text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)

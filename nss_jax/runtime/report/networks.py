@@ -1,6 +1,7 @@
 """Networks that a run has found and trained, read with suspicion."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from nss_jax.runtime import artifacts
@@ -11,10 +12,18 @@ from nss_jax.spaces.constraints import UNITS
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
 
-# Where networks come from: searched inside the Elite Space and in the whole
-# search space, and the uniform draws that each is measured against.
-NAMES = ("elite", "elite_uniform", "expanded", "expanded_uniform")
-_SEARCHED, _CONTROLS = NAMES[::2], NAMES[1::2]
+# Where networks come from: found inside the Elite Space and, by gradient, in
+# the whole search space; the uniform draws that each is measured against; and
+# what an engineer and RegNet's rule would take at that cost.
+FOUND = "elite"
+NAMES = (
+  *(FOUND, "elite_uniform", "expanded", "expanded_uniform"),
+  *("handmade", "regnet"),
+)
+_SEARCHED, _CONTROLS = NAMES[:4:2], ("elite_uniform", "expanded_uniform")
+# Neither runs of before there were these, nor all search spaces have them.
+_MORE_CONTROLS = NAMES[4:]
+METHODS = ("evaluator", "gradient")
 
 _NETWORK = {
   "arch": fields.TEXT,
@@ -36,14 +45,29 @@ _CONTROL = {
   "deviation": fields.maybe(fields.NUMBER),
   "deviations?": {},
   "off?": fields.NON_NEGATIVE,
+  "chosen?": fields.TEXT,
+  "by_cost?": fields.FLAG,
   "num_samples": fields.COUNT,
   "within_tolerance": fields.FLAG,
 }
+_CONTENDER = {
+  "arch": fields.TEXT,
+  "loss": fields.NON_NEGATIVE,
+  "errors": [fields.SHARE],
+}
 _ARCHITECTURE = {
   **_CONTROL,
-  "learning_rate": fields.POSITIVE,
+  "learning_rate?": fields.POSITIVE,
+  "method?": fields.one_of(*METHODS),
+  "race?": [_CONTENDER],
   "target_flops": fields.maybe(fields.POSITIVE),
 }
+_ALL_CONTROLS = {
+  **dict.fromkeys(_CONTROLS, _CONTROL),
+  **{f"{name}?": _CONTROL for name in _MORE_CONTROLS},
+}
+# One learning rate of a search by gradient.
+_RUN = {**_ARCHITECTURE, "learning_rate": fields.POSITIVE}
 _TRAINED = {
   **_NETWORK,
   "name": fields.TEXT,
@@ -58,13 +82,13 @@ _TRAINED = {
 def read_architecture(
   path: pathlib.Path, search_space: SearchSpace
 ) -> dict[str, Any]:
-  """The `architecture.json` of one search in the nas phase.
+  """The `architecture.json` of one search by gradient in the nas phase.
 
   Raises:
     ArtifactError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
-  fields.check(path, content, _ARCHITECTURE)
+  fields.check(path, content, _RUN)
   _check_network(path, content, search_space)
   return content
 
@@ -78,13 +102,13 @@ def read_found_archs(
     ArtifactError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
-  shape: dict[str, Any] = dict.fromkeys(_SEARCHED, _CONTROL)
-  shape["controls"] = dict.fromkeys(_CONTROLS, _CONTROL)
-  fields.check(path, content, shape)
+  shape: dict[str, Any] = {FOUND: _CONTROL, "expanded?": _CONTROL}
+  fields.check(path, content, {**shape, "controls": _ALL_CONTROLS})
   content |= content["controls"]
-  for name in NAMES:
+  names = [name for name in NAMES if name in content]
+  for name in names:
     _check_network(path, content[name], search_space)
-  return {name: content[name]["arch"] for name in (*_SEARCHED, *_CONTROLS)}
+  return {name: content[name]["arch"] for name in names}
 
 
 def read_nas(
@@ -98,18 +122,27 @@ def read_nas(
   found = {}
   for name in _SEARCHED:
     path = folder / name / "architecture.json"
-    content = fields.read(path, {**_ARCHITECTURE, "runs": [_ARCHITECTURE]})
+    content = fields.read(path, {**_ARCHITECTURE, "runs?": [_RUN]})
     if content is not None:
-      for network in (content, *content["runs"]):
+      for network in (content, *content.get("runs", [])):
         _check_network(path, network, search_space)
       found[name] = content
   path = folder / "controls" / "architecture.json"
-  content = fields.read(path, dict.fromkeys(_CONTROLS, _CONTROL))
+  content = fields.read(path, _ALL_CONTROLS)
   if content is not None:
-    for name in _CONTROLS:
-      _check_network(path, content[name], search_space)
-      found[name] = content[name]
+    for name in (*_CONTROLS, *_MORE_CONTROLS):
+      if name in content:
+        _check_network(path, content[name], search_space)
+        found[name] = content[name]
   return {name: found[name] for name in NAMES if name in found}
+
+
+def expected(nas: Mapping[str, Any]) -> list[str]:
+  """Names of the networks that a run has or is going to have."""
+  absent = {"regnet"}
+  if nas.get(FOUND, {}).get("method") == "evaluator":
+    absent.add("expanded")
+  return [name for name in NAMES if name in nas or name not in absent]
 
 
 def read_trained(

@@ -11,7 +11,7 @@ from nss_jax.runtime import budgets, scores
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import elements, experiment_sections, words
 from nss_jax.runtime.report.cells import NOT_RUN
-from nss_jax.runtime.report.tables import NAS_NAMES
+from nss_jax.runtime.report.networks import expected
 from nss_jax.runtime.report.workdir import Results, found_space
 
 FLOPS = (
@@ -173,13 +173,14 @@ def _is_elite(content: elements.Content) -> list[str]:
 def _nas(content: elements.Content) -> list[str]:
   results = content.results
   parts = []
-  missing = [name for name in NAS_NAMES if name not in results.nas]
+  missing = [x for x in expected(results.nas) if x not in results.nas]
   if missing:
     text = "Not run." if not results.nas else "Not all of it has run."
     parts.append(elements.missing(content, "nas", text))
   parts += [elements.paragraph(line) for line in words.samples(results)]
   parts += [
     elements.show_table(content, "nas"),
+    elements.show_table(content, "race"),
     elements.show_table(content, "nas_runs"),
   ]
   parts += [elements.paragraph(note, "note") for note in content.notes]
@@ -208,22 +209,24 @@ def _rank_check(content: elements.Content) -> list[str]:
   if results.rank_check is None:
     text = "Not run."
     if results.rank_scores is not None:
-      done, count = (
-        len(table)
-        for table in (results.rank_scores.alone, results.rank_scores.supernet)
-      )
-      text = f"Not ended: {done} of {count} archs are trained alone so far."
+      scored, known = map(len, results.rank_scores)
+      text = f"Not ended: {known} trainings alone so far, of {scored} archs."
     parts.append(elements.missing(content, "rank_check", text))
+  found = results.rank_check or {}
   parts += [
+    *(elements.paragraph(x["verdict"], "lead") for x in found.values()),
     elements.show_figures(content, "rank_check"),
     elements.show_table(content, "rank_check"),
   ]
-  if results.rank_check is not None:
+  if found:
     parts.append(
       elements.paragraph(
-        "Kendall's tau compares the order of the archs by the supernet with "
-        "that of training each alone: 1 is the same order, -1 the opposite. "
-        "The last column ranks by multiply-adds: more of them, less error.",
+        "Kendall's tau compares an order of the archs with that of training "
+        "each alone, by the mean error of its seeds: 1 is the same order, -1 "
+        "the opposite. Two seeds do not agree wholly either: that is the "
+        "ceiling. A mean is less noisy than a seed, so shares of it may be "
+        "above 100 %. Multiply-adds, parameters and sizes rank by more of "
+        "them, less error; the regressions never saw the arch they rank.",
         "note",
       )
     )

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from nss_jax.runtime import scores
-from nss_jax.runtime.report import cells
+from nss_jax.runtime.report import cells, errors
 from nss_jax.runtime.report.cells import NOT_RUN, Cell, Record, Table
-from nss_jax.runtime.report.networks import NAMES as NAS_NAMES
+from nss_jax.runtime.report.networks import expected
 from nss_jax.runtime.report.workdir import Results
 
 SOURCES = {
-  "elite": "Elite: searched",
-  "elite_uniform": "Elite: closest uniform draw",
+  "elite": "Elite: found",
+  "elite_uniform": "Elite: a uniform draw",
   "expanded": "Expanded: searched",
-  "expanded_uniform": "Expanded: uniform draws",
+  "expanded_uniform": "Expanded: a uniform draw",
+  "handmade": "hand-made: equal depths, widths doubling",
+  "regnet": "RegNet's rule",
 }
 GROUPS = {
   scores.ELITE: "Elite Space",
@@ -27,7 +29,6 @@ GROUPS = {
   scores.HAND_MADE: "hand-made space",
   scores.ORACLE: "best spaces of the oracle",
 }
-RANKS = {"spread": "spread in cost", "near_target": "near the target"}
 
 
 def read_paper() -> dict[str, Any]:
@@ -181,7 +182,8 @@ def nas_table(
   results: Results, dataset: str, target: float | None, words: str
 ) -> Table:
   """Rows as the paper's Tables 1 and 2, beside the paper's own."""
-  records = [nas_record(results, dataset, target, n) for n in NAS_NAMES]
+  names = expected(results.nas)
+  records = [nas_record(results, dataset, target, name) for name in names]
   return networks_table("nas", f"Networks for {words} on {dataset}", records)
 
 
@@ -218,7 +220,7 @@ def nas_record(
   trained = results.trained.get(source, [])
   if not is_of(network, trained):
     trained = []  # of an arch that an earlier search found
-  errors = [result["test_error"] for result in trained]
+  seeds = errors.test_errors(trained)
   row = paper_row(dataset, target, source) or {}
   draws = repeated_draws(network)
   low, high = draws.get("num_samples_interval", (None, None))
@@ -239,9 +241,9 @@ def nas_record(
     "num_samples_low": low,
     "num_samples_high": high,
     "num_samples_seeds": len(draws.get("num_samples_by_seed", [])) or None,
-    "test_error": statistics.fmean(errors) if errors else NOT_RUN,
-    "test_error_std": _deviation(errors),
-    "num_trained": len(errors),
+    "test_error": statistics.fmean(seeds) if seeds else NOT_RUN,
+    "test_error_standard_error": errors.standard_error(seeds),
+    "num_trained": len(seeds),
     **{
       f"paper_{name}": row.get(name)
       for name in ("flops", "deviation_percent", "num_samples", "error_percent")
@@ -284,66 +286,6 @@ def nas_runs_table(results: Results) -> Table | None:
   return _table("nas_runs", "Learning rates tried", records, columns)
 
 
-def train_table(results: Results) -> Table:
-  """Trained networks, mean over seeds; a row for each that could be."""
-  names = dict.fromkeys([*NAS_NAMES, *results.trained])
-  columns = (
-    ("network from", lambda r: SOURCES.get(r["name"], r["name"])),
-    ("arch", cells.text("arch")),
-    ("FLOPs", cells.macs("flops")),
-    ("params", cells.number("params", ",")),
-    ("seeds", cells.text("num_trained")),
-    ("epochs", cells.text("epochs")),
-    ("test error (%)", _error),
-    ("test loss (nats)", cells.number("test_loss", ".4f")),
-    ("train loss (nats)", cells.number("train_loss", ".4f")),
-    ("seconds each", cells.number("seconds", ".0f")),
-  )
-  records = [_train_record(n, results.trained.get(n, [])) for n in names]
-  return Table("train", "Trained networks", records, columns)
-
-
-def _train_record(name: str, trained: list[Record]) -> Record:
-  first = trained[0] if trained else {}
-  errors = [result["test_error"] for result in trained]
-  means = ("test_loss", "train_loss", "seconds")
-  epochs = sorted({result["epochs"] for result in trained})
-  return {
-    "name": name,
-    **{key: first.get(key, NOT_RUN) for key in ("arch", "flops", "params")},
-    "seeds": " ".join(str(result["seed"]) for result in trained) or NOT_RUN,
-    "num_trained": len(trained),
-    "epochs": " ".join(map(str, epochs)) or NOT_RUN,
-    "test_error": statistics.fmean(errors) if errors else NOT_RUN,
-    "test_error_std": _deviation(errors),
-    **{
-      key: statistics.fmean(r[key] for r in trained) if trained else NOT_RUN
-      for key in means
-    },
-  }
-
-
-def rank_table(results: Results) -> Table | None:
-  """Kendall's tau of the supernet, as `rank_check/summary.json` has it."""
-  if results.rank_check is None:
-    return None
-  records = [
-    {"archs": name, **found} for name, found in results.rank_check.items()
-  ]
-
-  def tau(key):
-    return lambda r: "undefined" if r[key] is None else f"{r[key]:+.2f}"
-
-  columns = (
-    ("archs", lambda r: RANKS[r["archs"]]),
-    ("number", cells.text("count")),
-    ("tau (error)", tau("tau_error")),
-    ("tau (loss)", tau("tau_loss")),
-    ("tau (multiply-adds)", tau("tau_macs")),
-  )
-  return _table("rank_check", "Does the supernet rank?", records, columns)
-
-
 def format_ranges(ranges: Sequence[Sequence[int]]) -> str:
   """`1-2, 3-4, 1-2`."""
   return ", ".join(
@@ -360,11 +302,6 @@ def _table(
   return Table(name, title, records, columns) if records else None
 
 
-def _deviation(values: list[float]) -> float | None:
-  """Sample standard deviation, which one value has not."""
-  return statistics.stdev(values) if len(values) > 1 else None
-
-
 def _mean_samples(record: Record) -> str:
   mean = record["num_samples_mean"]
   if mean is None:
@@ -376,15 +313,6 @@ def _mean_samples(record: Record) -> str:
   return text
 
 
-def _error(record: Record) -> str:
-  if record["test_error"] == NOT_RUN:
-    return NOT_RUN
-  text = f"{100 * record['test_error']:.2f}"
-  if record["test_error_std"] is not None:
-    text += f" ± {100 * record['test_error_std']:.2f}"
-  return text
-
-
 _NETWORK_COLUMNS = (
   ("network from", lambda r: SOURCES[r["source"]]),
   ("arch", cells.text("arch")),
@@ -392,7 +320,7 @@ _NETWORK_COLUMNS = (
   ("from target (%)", cells.percent("deviation", "+.1f")),
   ("samples", cells.text("num_samples")),
   ("samples (mean of seeds)", _mean_samples),
-  ("test error (%)", _error),
+  ("test error, and standard error (%)", errors.error),
 )
 _PAPER_COLUMNS = (
   ("paper: FLOPs", cells.macs("paper_flops")),

@@ -88,6 +88,7 @@ def nas_table(
     for target, results in sweep
     if results.nas
     for name in ("elite", "expanded")
+    if name in results.nas
   ]
   if not records:
     return None

@@ -7,7 +7,7 @@ import numpy as np
 
 from nss_jax.runtime import budgets, scores
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.report.cells import NOT_RUN, Record
+from nss_jax.runtime.report.cells import Record
 from nss_jax.runtime.report.tables import is_of
 from nss_jax.runtime.report.workdir import Results, found_space
 from nss_jax.spaces.bins import Bin
@@ -123,15 +123,18 @@ def _verdict(low: float, high: float) -> str:
 
 
 def samples(results: Results) -> Iterator[str]:
-  """How many draws a network within the tolerance took."""
+  """The networks found, and how each was chosen."""
   for name, where in (("elite", "Elite"), ("expanded", "Expanded Search")):
     network = results.nas.get(name)
     if network is not None:
       meets = "meets" if network["within_tolerance"] else "misses"
+      chosen = network.get(
+        "chosen", f"the closest of {network['num_samples']} draws"
+      )
       yield (
-        f"In the {where} Space {network['num_samples']} draws gave "
-        f"{network['arch']}: {format_macs(network['flops'])}, "
-        f"{budgets.from_targets(network)}, which {meets} the tolerance."
+        f"In the {where} Space {network['arch']} was found: "
+        f"{format_macs(network['flops'])}, {budgets.from_targets(network)}, "
+        f"which {meets} the tolerance. How it was chosen: {chosen}."
       )
   for name in ("elite", "expanded"):
     network, trained = results.nas.get(name), results.trained.get(name)
@@ -143,30 +146,33 @@ def samples(results: Results) -> Iterator[str]:
 
 
 def trained(records: list[Record]) -> Iterator[str]:
-  """Searched networks against each other and against their controls."""
-  errors = {
-    record["name"]: record["test_error"]
-    for record in records
-    if record["test_error"] != NOT_RUN
-  }
-  for other, words in (
-    ("expanded", "the one searched in the Expanded Search Space"),
-    ("elite_uniform", "the closest uniform draw from the Elite Space"),
-  ):
-    if "elite" in errors and other in errors:
+  """The network found against each of its controls."""
+  for record in records:
+    if record["name"] in _CONTROLS and record["above_found"] is not None:
       yield (
-        "The network searched in the Elite Space has "
-        f"{_compared(errors['elite'] - errors[other])} {words}."
+        f"The network found has "
+        f"{_compared(-record['above_found'], record)} "
+        f"{_CONTROLS[record['name']]}."
       )
 
 
-def _compared(difference: float) -> str:
+_CONTROLS = {
+  "elite_uniform": "a uniform draw from the Elite Space that meets the budgets",
+  "expanded": "the one searched among all archs",
+  "expanded_uniform": "a uniform draw from all archs that meets the budgets",
+  "handmade": "the hand-made one of equal depths and doubling widths",
+  "regnet": "one by RegNet's rule",
+}
+
+
+def _compared(difference: float, record: Record) -> str:
   points = f"{100 * abs(difference):.2f}"
+  deviation = record["above_found_standard_error"]
+  noise = f" (± {100 * deviation:.2f})" if deviation is not None else ""
   if float(points) == 0:
-    return "the same test error as"
-  return (
-    f"{points} points {'less' if difference < 0 else 'more'} test error than"
-  )
+    return f"the same test error{noise} as"
+  less = "less" if difference < 0 else "more"
+  return f"{points}{noise} points {less} test error than"
 
 
 def large(number: int) -> str:

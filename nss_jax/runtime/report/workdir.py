@@ -6,7 +6,9 @@ Any file may be missing; what is there must be whole and fit the search space.
 import pathlib
 from typing import Any, NamedTuple
 
-from nss_jax.runtime import artifacts, scores, space_file
+import numpy as np
+
+from nss_jax.runtime import artifacts, scores, space_file, truths
 from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report import experiments, fields, networks
 from nss_jax.runtime.report.experiments import Experiment
@@ -99,22 +101,26 @@ _EVALUATION = {
   "bootstrap": {"confidence": fields.SHARE},
   "pareto_front": fields.WHOLE,
 }
-_TAU = fields.maybe(
-  fields.Kind(
-    lambda x: fields.NUMBER.accepts(x) and -1 <= x <= 1, "a number from -1 to 1"
-  )
+_RANGE = fields.Kind(
+  lambda x: fields.NUMBER.accepts(x) and -1 <= x <= 1, "a number from -1 to 1"
 )
+_TAU = fields.maybe(_RANGE)
+_CEILING = {"tau": _TAU, "interval": fields.maybe(fields.pair(_RANGE))}
+_PREDICTOR = {**_CEILING, "share": fields.maybe(fields.NUMBER)}
 _AGREEMENT = {
   "count": fields.COUNT,
-  **{f"tau_{name}": _TAU for name in ("error", "loss", "macs")},
+  "num_seeds": fields.COUNT,
+  "ceiling": _CEILING,
+  "predictors": {},
+  "verdict": fields.TEXT,
 }
 
 
 class RankScores(NamedTuple):
-  """The same archs, scored twice; `alone` may lack the last ones."""
+  """Archs that the supernet scored, and the truths, which may lack some."""
 
   supernet: Scores
-  alone: Scores
+  truths: Scores
 
 
 class Results(NamedTuple):
@@ -128,7 +134,7 @@ class Results(NamedTuple):
     epochs: lines of `search/metrics.jsonl`.
     scores: of `evaluate/scores.csv`.
     evaluation: content of `evaluate/summary.json`.
-    rank_scores: of `rank_check/scores.csv`.
+    rank_scores: of `rank_check/scores.csv` and `truths.csv`.
     rank_check: content of `rank_check/summary.json`.
     nas: content of `nas/*/architecture.json` by `networks.NAMES`.
     trained: content of `train/<name>/seed_<k>/result.json` by name, in the
@@ -220,9 +226,7 @@ def read_results(
     epochs=read_epochs(workdir / "search" / "metrics.jsonl", search_space),
     scores=_read_scores(workdir / "evaluate" / "scores.csv", search_space),
     evaluation=_read_evaluation(workdir / "evaluate" / "summary.json"),
-    rank_scores=_read_rank_scores(
-      workdir / "rank_check" / "scores.csv", search_space
-    ),
+    rank_scores=_read_rank_scores(workdir / "rank_check", search_space),
     rank_check=_read_rank_check(workdir / "rank_check" / "summary.json"),
     nas=networks.read_nas(workdir / "nas", search_space),
     trained=networks.read_all_trained(workdir / "train", search_space),
@@ -313,26 +317,30 @@ def _read_evaluation(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _read_rank_scores(
-  path: pathlib.Path, search_space: SearchSpace
+  folder: pathlib.Path, search_space: SearchSpace
 ) -> RankScores | None:
-  table = _read_scores(path, search_space)
-  if table is None:
+  scored = _read_scores(folder / "scores.csv", search_space)
+  if scored is None:
     return None
-  both = RankScores(table.group(scores.SUPERNET), table.group(scores.ALONE))
-  count = len(both.alone)
-  for kind in ("depth", "width"):
-    found, expected = getattr(both.alone, kind), getattr(both.supernet, kind)
-    if count > len(expected) or (found != expected[:count]).any():
-      raise ArtifactError(
-        f"{path}: the archs of {scores.ALONE} are not those of "
-        f"{scores.SUPERNET}"
-      )
-  return both
+  path = folder / "truths.csv"
+  known = _read_scores(path, search_space)
+  if known is None:
+    known = scored.select(np.zeros(len(scored), bool))
+  for name in truths.GROUPS:
+    try:
+      truths.by_seed(known, name, scored.group(name))
+    except ArtifactError as error:
+      raise ArtifactError(f"{path}: {error}") from None
+  return RankScores(scored, known)
 
 
 def _read_rank_check(path: pathlib.Path) -> dict[str, Any] | None:
   content = fields.read(path, {})
   if content is not None:
-    names = fields.one_of("spread", "near_target")
+    names = fields.one_of(*truths.GROUPS)
     fields.check_each(path, content, names, _AGREEMENT, "rank_check")
+    for name, group in content.items():
+      field = f"rank_check.{name}.predictors"
+      kinds = fields.one_of(*truths.PREDICTORS)
+      fields.check_each(path, group["predictors"], kinds, _PREDICTOR, field)
   return content

@@ -1,0 +1,158 @@
+"""One network by the evaluator: scored, scored again, and raced.
+
+Of the archs that meet every budget the stand-alone supernet ranks all, or those
+that evolution comes to; the best are scored on more images; and the best of
+these train alone, a short while, with a new seed each round, until the better
+half of the better half is one. That is successive halving, where another seed
+is another pull of an arm (Karnin et al., ICML 2013): near the top a short
+training is noisy, and its mean over seeds is what a longer one would cost.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from nss_jax import config as config_lib
+from nss_jax.phases import alone, chosen, evaluate, scoring
+from nss_jax.phases.job import Job
+from nss_jax.phases.program import base_keys
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
+from nss_jax.spaces.principles import take
+from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_arch
+
+# For each finalist so many are scored on all images that are held out.
+_SCORED_AGAIN = 4
+# Sources of `nas/elite/scores.csv`, and of the rounds in `race.csv`.
+_CANDIDATES, _AGAIN, _ROUND = "candidates", "again", "round"
+
+
+def find(
+  job: Job, space: SearchSpace, preemption: Preemption
+) -> dict[str, Any]:
+  """The network, as `chosen.entry`, with the `race` that it has won.
+
+  Writes `nas/elite/scores.csv` and `race.csv`, and goes on with what is
+  missing.
+
+  Args:
+    job: its config has the budgets.
+    space: what there is, with bins of size one.
+    preemption: asked between calls.
+
+  Raises:
+    Diverged, Interrupted: as the search.
+  """
+  config = job.config
+  rng = jax.random.fold_in(base_keys(config.seed)["nas"], 2**31 - 1)
+  window = config_lib.constraints(config), config.nas.tolerance
+  meeting = num_meeting(space, *window)
+  within = chosen.within(config)
+  candidates, losses = _score(job, space, rng, meeting, preemption)
+  count = len(losses)
+  if not count:
+    arch, words = nearest_arch(rng, space, *window), "the nearest by exact cost"
+    words = f"no arch of the Elite Space meets {within}: {words} is taken"
+    return chosen.entry(config, space, arch, 1, words)
+  finalists = np.arange(min(config.nas.num_finalists, count))
+  errors = _race(job, take(candidates, finalists), preemption)
+  order = _best_first(errors)
+  words = f"of {count:,} archs of the Elite Space that meet {within}"
+  if meeting is None:
+    words += ", drawn uniformly,"
+  elif meeting > count:
+    words += f", which evolution found among {meeting:,} that do,"
+  words += " the best by the stand-alone supernet"
+  if len(order) > 1:
+    epochs = config.nas.race_epochs
+    words += (
+      f", then by a race of the best {len(order)}, trained alone for "
+      f"{epochs} epoch{'s' * (epochs > 1)} a round"
+    )
+  archs = [jax.tree.map(lambda x, k=k: x[k], candidates) for k in order]
+  race = [
+    {
+      "arch": format_arch(arch),
+      "loss": float(losses[place]),
+      "errors": errors[place],
+    }
+    for arch, place in zip(archs, order, strict=True)
+  ]
+  return {
+    **chosen.entry(config, space, archs[0], count, words),
+    "race": race,
+  }
+
+
+def _score(
+  job: Job,
+  space: SearchSpace,
+  rng: jax.Array,
+  meeting: int | None,
+  preemption: Preemption,
+) -> tuple[Arch, np.ndarray]:
+  """Archs `[n, S]` that meet the budgets and their losses, best first.
+
+  The losses of the first are on all images that are held out.
+  """
+  if meeting == 0:
+    none = np.zeros((0, space.num_stages), np.int32)
+    return Arch(none, none), np.zeros(0)
+  settings = job.config.nas
+  params = evaluate.train_supernet(job, preemption)
+  path = job.workdir / "nas" / "elite" / "scores.csv"
+  total = settings.num_scored if meeting is None else meeting
+  total = min(total, settings.num_scored)
+  with scoring.open_ledger(
+    job, params, path, preemption, total, num_images=settings.num_images
+  ) as ledger:
+    archs, losses = best_archs(
+      rng,
+      space,
+      lambda archs: ledger.score(_CANDIDATES, archs)[1],
+      target=config_lib.constraints(job.config),
+      tolerance=settings.tolerance,
+      num_scored=settings.num_scored,
+    )
+  count = min(_SCORED_AGAIN * settings.num_finalists, len(losses))
+  if count > 1 and scoring.leaves_images(job, settings.num_images):
+    with scoring.open_ledger(job, params, path, preemption, count) as ledger:
+      again = take(archs, np.arange(count))
+      _, losses[:count] = ledger.score(_AGAIN, again)
+    order = np.arange(len(losses))
+    order[:count] = np.argsort(losses[:count], kind="stable")
+    archs, losses = take(archs, order), losses[order]
+  return archs, losses
+
+
+def _race(job: Job, archs: Arch, preemption: Preemption) -> list[list[float]]:
+  """Errors of each finalist `[n, S]` in each round that it took part in."""
+  errors: list[list[float]] = [[] for _ in archs.depth]
+  if len(errors) < 2:
+    return errors
+  score_alone = alone.make_score_alone(
+    job,
+    job.workdir / "nas" / "elite" / "race.csv",
+    preemption,
+    epochs=job.config.nas.race_epochs,
+  )
+  left, number = np.arange(len(errors)), 0
+  while len(left) > 1:
+    found, _ = score_alone(f"{_ROUND}_{number}", take(archs, left), number)
+    for place, error in zip(left, found.tolist(), strict=True):
+      errors[place].append(error)
+    # In the order of the supernet, so that it decides between equal ones.
+    means = [np.mean(errors[place]) for place in left]
+    best = np.argsort(means, kind="stable")[: len(left) // 2]
+    left, number = np.sort(left[best]), number + 1
+  return errors
+
+
+def _best_first(errors: list[list[float]]) -> list[int]:
+  """By rounds survived, then by mean error, then as they are."""
+  return sorted(
+    range(len(errors)),
+    key=lambda place: (-len(errors[place]), np.mean(errors[place] or [0.0])),
+  )

@@ -1,0 +1,145 @@
+"""Single archs at a target: the best that meet it, and the nearest."""
+
+import jax
+import numpy as np
+import pytest
+
+from nss_jax.spaces import archs as archs_lib
+from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
+from nss_jax.spaces.constraints import Constraint
+from nss_jax.spaces.cost import arch_macs, arch_params
+from nss_jax.spaces.metrics import METRICS
+from nss_jax.spaces.sampling import enumerate_archs
+from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.text import format_arch, parse_space
+
+SPACE = SearchSpace.expanded(
+  max_depth=4,
+  max_width=16,
+  num_depth_bins=2,
+  num_width_bins=4,
+  strides=(1, 2),
+  image_shape=(8, 8, 1),
+)
+INSIDE = parse_space(SPACE, "d1:2-3:4_w5:8-9:12")
+REFINED = SPACE.refine(INSIDE)
+ALL = list(enumerate_archs(SPACE, INSIDE))
+COSTS = np.array([arch_macs(SPACE, arch) for arch in ALL])
+TARGET, TOLERANCE = float(np.median(COSTS)), 0.1
+PARAMS = float(np.median([arch_params(SPACE, arch) for arch in ALL]))
+KEY = jax.random.key(0)
+BOTH = (
+  Constraint("flops", METRICS["flops"], TARGET),
+  Constraint("params", METRICS["params"], PARAMS, mode="at_most"),
+)
+
+
+def names(archs):
+  return [
+    format_arch(jax.tree.map(lambda x, k=k: x[k], archs))
+    for k in range(len(archs.depth))
+  ]
+
+
+def sizes(archs):
+  """A score that differs from arch to arch."""
+  powers = 31.0 ** np.arange(2)
+  return (archs.depth * powers).sum(-1) + (archs.width * powers).sum(-1) / 7
+
+
+@pytest.mark.parametrize("target", [TARGET, BOTH], ids=["one", "both"])
+def test_where_few_meet_all_are_scored(target):
+  asked = []
+
+  def score(archs):
+    asked.extend(names(archs))
+    return sizes(archs)
+
+  found = best_archs(
+    KEY, REFINED, score, target=target, tolerance=TOLERANCE, num_scored=1000
+  )
+  expected = [
+    format_arch(arch)
+    for arch, cost in zip(ALL, COSTS, strict=True)
+    if abs(cost / TARGET - 1) <= TOLERANCE
+    and (target == TARGET or arch_params(SPACE, arch) <= PARAMS)
+  ]
+  assert 5 < len(expected) < len(ALL)
+  assert sorted(asked) == sorted(names(found.archs)) == sorted(expected)
+  assert num_meeting(REFINED, target, TOLERANCE) == len(expected)
+  assert (np.diff(found.scores) >= 0).all()
+  np.testing.assert_array_equal(found.scores, sizes(found.archs))
+
+
+def test_where_many_meet_evolution_finds_good_ones():
+  space = SPACE.refine()
+  meeting = num_meeting(space, 1e5, 0.3)
+  found = best_archs(
+    KEY, space, sizes, target=1e5, tolerance=0.3, num_scored=meeting // 3
+  )
+  assert len(found.scores) == meeting // 3
+  whole = best_archs(
+    KEY, space, sizes, target=1e5, tolerance=0.3, num_scored=meeting
+  )
+  # A third of them, drawn, would have the best by one chance in three.
+  assert found.scores[0] == whole.scores[0]
+  assert len(set(names(found.archs))) == len(found.scores)
+  costs = arch_macs(space, found.archs)
+  assert (abs(costs / 1e5 - 1) <= 0.3).all()
+
+
+def test_where_too_many_are_to_be_listed_they_are_drawn(monkeypatch):
+  whole = num_meeting(REFINED, TARGET, TOLERANCE)
+  nearest = nearest_arch(KEY, REFINED, TARGET, TOLERANCE)
+  monkeypatch.setattr(archs_lib, "MAX_SPACES", 10)
+  monkeypatch.setattr(archs_lib, "_DRAWS", 4000)
+  assert num_meeting(REFINED, TARGET, TOLERANCE) is None
+  found = best_archs(
+    KEY, REFINED, sizes, target=TARGET, tolerance=TOLERANCE, num_scored=400
+  )
+  assert len(set(names(found.archs))) == len(found.scores) == whole
+  some = best_archs(
+    KEY, REFINED, sizes, target=TARGET, tolerance=TOLERANCE, num_scored=3
+  )
+  assert len(some.scores) == 3
+  assert not len(
+    best_archs(
+      KEY, REFINED, sizes, target=1.0, tolerance=TOLERANCE, num_scored=3
+    ).scores
+  )
+  assert (np.diff(found.scores) >= 0).all()
+  drawn = nearest_arch(KEY, REFINED, TARGET, TOLERANCE)
+  cost = abs(arch_macs(SPACE, drawn) - TARGET)
+  assert cost == abs(arch_macs(SPACE, nearest) - TARGET)
+
+
+def test_the_nearest_arch():
+  for target in (TARGET, COSTS.min() / 2, 1.01 * COSTS[17]):
+    found = nearest_arch(KEY, REFINED, float(target), 0.02)
+    off = abs(arch_macs(SPACE, found) / target - 1)
+    assert off == abs(COSTS / target - 1).min()
+    assert found.depth.shape == (2,) and found.depth.dtype == np.int32
+
+
+def test_the_nearest_meets_all_budgets_if_one_does():
+  """An arch that is over by a little is nearer, and never taken."""
+  least = min(int(arch_params(SPACE, arch)) for arch in ALL)
+  budgets = (
+    Constraint("flops", METRICS["flops"], 1.3 * TARGET),
+    Constraint("params", METRICS["params"], least + 1.0, mode="at_most"),
+  )
+  found = nearest_arch(KEY, REFINED, budgets, 0.9)
+  assert arch_params(SPACE, found) <= least + 1
+  far = nearest_arch(KEY, REFINED, budgets, 0.001)  # none meets both
+  assert arch_params(SPACE, far) > least + 1
+
+
+def test_none_meets():
+  def refuse(archs):
+    raise AssertionError("nothing to score")
+
+  found = best_archs(
+    KEY, REFINED, refuse, target=1.0, tolerance=0.02, num_scored=10
+  )
+  assert found.archs.depth.shape == (0, 2) and not found.scores.size
+  assert num_meeting(REFINED, 1.0, 0.02) == 0
