@@ -102,7 +102,7 @@ def cross_entropy(
     The loss, and `{"accuracy": share of correct predictions}`.
   """
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-  accuracy = (logits.argmax(-1) == labels).mean()
+  accuracy = (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
   return loss, {"accuracy": accuracy}
 
 
