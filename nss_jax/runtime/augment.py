@@ -25,7 +25,9 @@ def make_augment(*, crop_padding: int = 0, flip: bool = False) -> AugmentFn:
     if crop_padding:
       pad = (crop_padding, crop_padding)
       padded = jnp.pad(image, (pad, pad, (0, 0)))
-      row, column = jax.random.randint(crop_rng, (2,), 0, 2 * crop_padding + 1)
+      row, column = jax.random.randint(
+        crop_rng, (2,), 0, 2 * crop_padding + 1, jnp.int32
+      )
       image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
     if flip:
       image = jnp.where(jax.random.bernoulli(flip_rng), image[:, ::-1], image)
@@ -64,7 +66,7 @@ def cut_out(
     for length, axis_key in zip(
       image.shape[:2], jax.random.split(key), strict=True
     ):
-      low = jax.random.randint(axis_key, (), 0, length) - size // 2
+      low = jax.random.randint(axis_key, (), 0, length, jnp.int32) - size // 2
       place = jnp.arange(length)
       away.append((place < low) | (place >= low + size))
     return image * (away[0][:, None, None] | away[1][None, :, None])

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -134,9 +135,16 @@ def mean_cost(
     A scalar, differentiable in the weights; exact for one-hot rows and for
     independent probabilities. float32 under jax: relative error about 1e-6.
   """
-  depth = (weights.depth * _mean_depths(search_space)).sum(-1)
+  dtype = weights.width.dtype
+  if isinstance(weights.width, np.ndarray):
+    dtype = np.float64
+  # Also where jax's default is float64.
+  mean_depths, tables = jax.tree.map(
+    lambda x: x.astype(dtype), (_mean_depths(search_space), tables)
+  )
+  depth = (weights.depth * mean_depths).sum(-1)
   total: Any = 0.0
-  before: Any = np.ones(1)
+  before: Any = np.ones(1, dtype)
   for stage, (first, rest) in enumerate(
     zip(tables.first, tables.rest, strict=True)
   ):

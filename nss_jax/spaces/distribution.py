@@ -167,8 +167,13 @@ def most_probable_space(logits: SpaceLogits) -> Space:
 def one_hot(space: Space, logits: SpaceLogits) -> SpaceLogits:
   """The weights of one space, shaped as `logits`."""
   return SpaceLogits(
-    depth=jax.nn.one_hot(space.depth, logits.depth.shape[-1]),
-    width=jax.nn.one_hot(space.width, logits.width.shape[-1]),
+    *(
+      jax.nn.one_hot(index, x.shape[-1], dtype=x.dtype)
+      for index, x in (
+        (space.depth, logits.depth),
+        (space.width, logits.width),
+      )
+    )
   )
 
 

@@ -109,7 +109,7 @@ def cross_entropy(
   """
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   loss = weigh(loss, labels, class_weights).mean()
-  accuracy = (logits.argmax(-1) == labels).mean()
+  accuracy = (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
   return loss, {"accuracy": accuracy}
 
 

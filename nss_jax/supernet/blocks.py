@@ -81,8 +81,10 @@ class ConvNorm(nn.Module):
       functools.partial(he_normal, groups=x.shape[-1] // inputs),
       shape,
     )
-    scale = self.param("scale", nn.initializers.ones, (self.features,))
-    offset = self.param("offset", nn.initializers.zeros, (self.features,))
+    # float32, also where jax's default is float64.
+    one = (self.features,), jnp.float32
+    scale = self.param("scale", nn.initializers.ones, *one)
+    offset = self.param("offset", nn.initializers.zeros, *one)
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
     norm = batch_norm if self.norm is None else self.norm
     if self.norm_scope.averages:

@@ -74,6 +74,7 @@ def _write(
   row, start = jnp.asarray(row, jnp.int32), 0
   for x in tensors:
     at = row, jnp.int32(start)
+    x = x.astype(buffer.dtype)
     buffer = lax.dynamic_update_slice(buffer, x.reshape(1, -1), at)
     start += x.size
   return buffer

@@ -202,7 +202,9 @@ def warmup_sampler(
     draw_rng, depth_rng, width_rng = jax.random.split(rng, 3)
     drawn = uniform(draw_rng, distribution.init_logits(search_space), step)
     whole = largest_arch(search_space)
-    p, shape = probability_fn(step), (search_space.num_stages,)
+    # float32, or where jax's default is float64 the draws would be others.
+    p = jnp.asarray(probability_fn(step), jnp.float32)
+    shape = (search_space.num_stages,)
     arch = Arch(
       depth=jnp.where(
         jax.random.bernoulli(depth_rng, p, shape),

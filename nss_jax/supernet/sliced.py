@@ -88,7 +88,9 @@ def apply_sliced(
       inputs=shape,
       outputs=(shape[0], *size),
     )
-    depth, width = arch.depth[stage], arch.width[stage]
+    depth, width = (
+      jnp.asarray(x[stage], jnp.int32) for x in (arch.depth, arch.width)
+    )
     params = weights[f"stage_{stage + 1}"]
     flat = run_stage(plan, params, flat, entry, before, depth, width)
     entries, entry = plan.exits, width_index(plan.exits, width)

@@ -102,7 +102,8 @@ def _stage_and_tape(
   width: jax.Array,
 ) -> tuple[jax.Array, Saved]:
   params, flat = _first_order((params, flat))
-  tape = _empty_tape(plan, flat.dtype, jax.tree.leaves(params)[0].dtype)
+  wide = jnp.result_type(*jax.tree.leaves(params))
+  tape = _empty_tape(plan, flat.dtype, wide)
   out, tape = _forward(plan, params, flat, entry, before, depth, width, tape)
   assert tape is not None
   return out, (params, flat, entry, before, depth, width, tape)

@@ -1,0 +1,142 @@
+"""Where jax's default is float64: the same numbers, in the same types."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from strategies import RAGGED
+
+import nss_jax as nss
+from nss_jax.runtime import augment
+from nss_jax.steps import losses
+
+SPACE = nss.SearchSpace(
+  depth_bins=(((1, 1), (2, 2)),),
+  width_bins=(((1, 3), (4, 5)),),
+  strides=(2,),
+  stem_width=3,
+  image_shape=(4, 3, 2),
+  num_classes=3,
+)
+
+
+def _assert_same(run):
+  """Without and with it, to the last bit and the last type."""
+  want = run()
+  with jax.enable_x64(True):
+    got = run()
+  chex.assert_trees_all_equal_dtypes(got, want)
+  chex.assert_trees_all_equal(got, want)
+
+
+def _batch():
+  images = jax.random.normal(jax.random.key(2), (4, 4, 3, 2), jnp.float32)
+  return images, jnp.array([0, 1, 2, 1], jnp.int32)
+
+
+@pytest.mark.parametrize("engine", ["sliced", "masked"])
+def test_engines(engine):
+  """Of float32 images, and an arch of Python's and of numpy's own integers."""
+  apply = nss.make_apply(SPACE, engine, buckets=((3, 5),))
+  loss_fn = losses.single_loss(apply)
+
+  def run():
+    weights = nss.init_weights(jax.random.key(0), SPACE)
+    arch = nss.Arch(depth=np.array([2]), width=np.array([4]))
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    return jax.jit(lambda w: gradient(w, arch, _batch()))(weights)
+
+  _assert_same(run)
+
+
+def test_float64_weights_of_the_sliced_engine():
+  """And float32 images: the activations are theirs."""
+  with jax.enable_x64(True):
+    weights = nss.init_weights(jax.random.key(0), SPACE)
+    weights = jax.tree.map(lambda x: x.astype(jnp.float64), weights)
+    arch = nss.parse_arch("d2_w4")
+
+    def gradient(engine):
+      apply = nss.make_apply(SPACE, engine, buckets=((3, 5),))
+      loss = losses.single_loss(apply)
+      return jax.jit(jax.grad(lambda w: loss(w, arch, _batch())[0]))(weights)
+
+    chex.assert_trees_all_close(
+      gradient("sliced"), gradient("masked"), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_steps():
+  """Two steps of each kind, as the search takes them."""
+  optimizer = optax.adam(0.1)
+  loss_fn = losses.single_loss(nss.make_apply(SPACE, "masked"))
+
+  def run():
+    state = nss.init_weight_state(
+      nss.init_weights(jax.random.key(0), SPACE), optimizer
+    )
+    found = nss.init_search_state(nss.init_logits(SPACE), optimizer)
+
+    @jax.jit
+    def both(state, found):
+      found, searched = nss.search_step(
+        found,
+        state.params,
+        _batch(),
+        jax.random.key(1),
+        loss_fn=loss_fn,
+        cost_fn=functools.partial(nss.mean_macs, SPACE),
+        sample_fn=nss.gumbel_sampler(SPACE, lambda step: 2.0),
+        optimizer=optimizer,
+        target=2000,
+        cost_weight=1,
+      )
+      state, weighed = nss.weight_step(
+        state,
+        found.logits,
+        _batch(),
+        jax.random.key(2),
+        loss_fn=loss_fn,
+        sample_fn=nss.warmup_sampler(SPACE, lambda step: 0.5),
+        optimizer=optimizer,
+      )
+      return state, found, (searched, weighed)
+
+    for _ in range(2):
+      state, found, metrics = both(state, found)
+    return state, found, metrics
+
+  _assert_same(run)
+
+
+def test_draws():
+  """Of archs, coins, spaces, crops and holes."""
+
+  def run():
+    rng, logits = jax.random.key(3), nss.init_logits(RAGGED)
+    warm = nss.warmup_sampler(RAGGED, lambda step: 0.5)
+    elite = nss.elite_space(
+      rng,
+      logits,
+      cost_fn=functools.partial(nss.mean_macs, RAGGED),
+      target=1e5,
+    )
+    images, _ = _batch()
+    return (
+      [warm(jax.random.key(i), None, 0) for i in range(20)],
+      nss.sample_archs(rng, RAGGED, nss.sample_space(rng, logits), 5),
+      elite,
+      augment.cut_out(rng, jnp.arange(4, dtype=jnp.int32), images, 2),
+      augment.augment_batch(
+        rng,
+        jnp.arange(4, dtype=jnp.int32),
+        images,
+        augment.make_augment(crop_padding=1, flip=True),
+      ),
+    )
+
+  _assert_same(run)
