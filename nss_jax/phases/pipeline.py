@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
-import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (
@@ -108,7 +107,12 @@ def run(
   config = latency_budget.with_table(config, workdir)
   check_workdir(config, workdir)
   _check_order(phases, workdir, archs)
-  dataset = _load_data(config.data, console)
+  try:
+    dataset = _load_data(config.data)
+  except data.DataError as error:
+    for line in error.details:
+      say(console, line)
+    raise
   mesh = sharding.make_mesh()
   built = search_program.build(
     latency_budget.buildable(config, phases), dataset, mesh
@@ -156,21 +160,14 @@ def _check_index(index: int | None, phases: Sequence[str]) -> None:
     )
 
 
-def _load_data(
-  settings: ml_collections.ConfigDict, console: rich.console.Console
-) -> data.Dataset:
-  """The data set of `config.data`; tells of every bad image if it has some."""
-  try:
-    return data.load(
-      settings.source,
-      **{name: settings[name] for name in data.OPTIONS},
-      synthetic=data.Synthetic(**settings.synthetic),
-      memory=image_memory(),
-    )
-  except data.DataError as error:
-    for line in error.details:
-      say(console, line)
-    raise
+def _load_data(settings: ml_collections.ConfigDict) -> data.Dataset:
+  """The data set of `config.data`."""
+  return data.load(
+    settings.source,
+    **{name: settings[name] for name in data.OPTIONS},
+    synthetic=data.Synthetic(**settings.synthetic),
+    memory=image_memory(),
+  )
 
 
 def _check_order(
