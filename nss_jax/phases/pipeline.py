@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (
@@ -105,7 +104,12 @@ def run(
   config = latency_budget.with_table(config, workdir)
   workdirs.check(config, workdir)
   _check_order(phases, workdir, archs)
-  dataset = _load_data(config.data, console, fetch=not dry_run)
+  try:
+    dataset = _load_data(config.data, fetch=not dry_run)
+  except data.DataError as error:
+    for line in error.details:
+      say(console, line)
+    raise
   mesh = sharding.make_mesh()
   prepare = functools.partial(
     _prepare,
@@ -187,24 +191,16 @@ def _check_index(index: int | None, phases: Sequence[str]) -> None:
 
 
 def _load_data(
-  settings: ml_collections.ConfigDict,
-  console: rich.console.Console,
-  *,
-  fetch: bool = True,
+  settings: ml_collections.ConfigDict, *, fetch: bool = True
 ) -> data.Dataset:
-  """The data set of `config.data`; tells of every bad image if it has some."""
-  try:
-    return data.load(
-      settings.source,
-      **{name: settings[name] for name in data.OPTIONS},
-      synthetic=data.Synthetic(**settings.synthetic),
-      memory=image_memory(),
-      fetch=fetch,
-    )
-  except data.DataError as error:
-    for line in error.details:
-      say(console, line)
-    raise
+  """The data set of `config.data`."""
+  return data.load(
+    settings.source,
+    **{name: settings[name] for name in data.OPTIONS},
+    synthetic=data.Synthetic(**settings.synthetic),
+    memory=image_memory(),
+    fetch=fetch,
+  )
 
 
 def _check_order(
