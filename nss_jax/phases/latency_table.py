@@ -321,6 +321,6 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     f"Kendall's tau {shown['latency']}, of multiply-adds {shown['flops']}",
     "",
     f"Files in {folder}: {latency_file.SUMMARY}, {latency_file.TABLE}",
-    "Next: a search with a budget of latency, in another workdir,",
+    "Next: a search with a budget of latency, here, or in another workdir with",
     f"  --config.objective.latency_table={folder}",
   ]

@@ -202,15 +202,14 @@ def _more_search_epochs(
   """The schedules are spread over all epochs, unless they are constant."""
   if reason := _only("search", readers) or _fewer(old["search"], new["search"]):
     return reason
-  if (workdir / "search" / "elite_space.json").exists():
-    return "the search has ended"
   for rates in (old["weights"], new["weights"]):
     if rates["learning_rate"] != rates["final_learning_rate"]:
       return "the learning rate depends on it"
   for search in (old["search"], new["search"]):
     if search["temperature_start"] != search["temperature_end"]:
       return "the temperature depends on it"
-  return ""
+  ended = (workdir / "search" / "elite_space.json").exists()
+  return "the search has ended" if ended else ""
 
 
 def _more_targets(
