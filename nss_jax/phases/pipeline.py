@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (

@@ -204,8 +204,8 @@ def sample_regnet_archs(
       width=np.stack([(x * blocks).max(-1) for x in here], -1).astype(np.int32),
     )
     inside = [
-      held(archs.depth, search_space.depth_bins),
-      held(archs.width, search_space.width_bins),
+      held(np.asarray(archs.depth), search_space.depth_bins),
+      held(np.asarray(archs.width), search_space.width_bins),
     ]
     return take(archs, np.all(inside, axis=(0, -1)))
 

@@ -90,7 +90,7 @@ def as_number(name: str, value: Any) -> Any:
       f"{name} must be a number, or an array of numbers [C], one for each "
       f"cost; got {value!r}"
     )
-  return 1.0 * value
+  return value * 1.0
 
 
 def cross_entropy(
