@@ -1,7 +1,7 @@
 """Losses and the contract of loss functions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def as_number(name: str, value: Any) -> Any:
       f"{name} must be a number, or an array of numbers [C], one for each "
       f"cost; got {value!r}"
     )
-  return value * 1.0
+  return 1.0 * cast(Any, value)
 
 
 def cross_entropy(

@@ -129,11 +129,10 @@ class Supernet(nn.Module):
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
     """Logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
-    parts: dict[str, Any] = {}
-    if self.autodiff:
-      parts = {"conv": plain_conv2d, "norm": plain_batch_norm}
+    parts = (plain_conv2d, plain_batch_norm) if self.autodiff else ()
+    named: dict[str, Any] = dict(zip(("conv", "norm"), parts, strict=False))
     stem = ConvNorm(
-      space.stem_width, 3, 1, self.norm_scope, **parts, name="stem"
+      space.stem_width, 3, 1, self.norm_scope, **named, name="stem"
     )
     x, before = nn.relu(stem(images)), None
     for stage, stride in enumerate(space.strides):
