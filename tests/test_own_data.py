@@ -96,7 +96,6 @@ def test_images_without_any_variation_are_refused(tmp_path):
 OPTIONS = {
   "path": "x",
   "name": "x",
-  "cache_dir": "x",
   "image_size": 4,
   "channels": 3,
   "background": 0,
@@ -106,14 +105,13 @@ OPTIONS = {
   "convert_arrays": True,
   "synthetic": data.Synthetic(seed=5),
 }
-CIFAR = "path cache_dir"
 SPLIT = "path test_fraction test_seed"
 USED = {
   "digits": "",
-  "cifar10_binary": CIFAR,
-  "cifar100_binary": CIFAR,
-  "cifar10_python": CIFAR,
-  "cifar100_python": CIFAR,
+  "cifar10_binary": "path",
+  "cifar100_binary": "path",
+  "cifar10_python": "path",
+  "cifar100_python": "path",
   "fashion_mnist": SPLIT,
   "idx": SPLIT,
   "npz": f"{SPLIT} convert_arrays",

@@ -38,7 +38,7 @@ def base() -> ml_collections.ConfigDict:
         # digits | cifar10_binary | cifar100_binary | cifar10_python
         # | cifar100_python | fashion_mnist | idx | npz | folder | tfds
         # | synthetic
-        # What a source has no use for is refused.
+        # What a source has no use for is refused, but for cache_dir.
         "source": "digits",
         "path": "",  # archive, file or folder; empty: cache, fetched once
         "name": "",  # of the data set, for tfds

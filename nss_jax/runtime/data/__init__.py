@@ -137,7 +137,6 @@ def load(
   options = {
     "path": path,
     "name": name,
-    "cache_dir": cache_dir,
     "image_size": image_size,
     "channels": channels,
     "background": background,
@@ -150,7 +149,11 @@ def load(
   _check_used(source, options)
   streams = functools.partial(is_streamed, stream, memory or host_memory())
   dataset = SOURCES[source](
-    **options, streams=streams, progress=progress, fetch=fetch
+    **options,
+    cache_dir=cache_dir,
+    streams=streams,
+    progress=progress,
+    fetch=fetch,
   )
   images = dataset.train_images
   if isinstance(images, np.ndarray) and streams(images.nbytes):
@@ -168,7 +171,10 @@ OPTIONS = (
 
 
 def _check_used(source: str, options: dict[str, Any]) -> None:
-  """Refuses what is given and would have no effect."""
+  """Refuses what is given and would have no effect.
+
+  A cache is a place for what may be fetched, and may be named always.
+  """
   defaults = inspect.signature(load).parameters
   for field, value in options.items():
     default = Synthetic() if field == "synthetic" else defaults[field].default
