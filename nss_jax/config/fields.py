@@ -132,10 +132,14 @@ def base() -> ml_collections.ConfigDict:
         "temperature_start": 5.0,
         "temperature_end": 0.001,
         # Weight in nats of the entropy of the distribution, which falls
-        # geometrically: it commits when the weights can tell spaces apart, not
-        # before. 0: no such term (the paper).
-        "entropy_start": 1.0,
+        # geometrically until commit_until: it decides when the weights can tell
+        # spaces apart, not before. 0: no such term (the paper).
+        "entropy_start": 0.3,
         "entropy_end": 0.005,
+        # Shares of the arch steps between which the penalty turns from that of
+        # the expected cost to the expected one, which commits to one space.
+        "commit_from": 0.5,
+        "commit_until": 0.85,
         "estimator": "soft",  # soft (paper) | straight_through | score
         "num_score_archs": 8,  # drawn per step by the score estimator
         # scored: of the most probable spaces within the tolerance of the target

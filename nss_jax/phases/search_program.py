@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from nss_jax import config as config_lib
+from nss_jax.phases import schedules
 from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
@@ -86,7 +87,7 @@ def build(
     warmup_epochs=config.search.warmup_epochs,
     steps_per_dispatch=config.search.steps_per_dispatch,
   )
-  temperature = temperature_schedule(
+  temperature = schedules.temperature(
     config.search.temperature_start,
     config.search.temperature_end,
     schedule.num_steps,
@@ -153,40 +154,6 @@ def build(
   )
 
 
-def temperature_schedule(
-  start: float, end: float, num_steps: int
-) -> Callable[[Any], Any]:
-  """Linear from the first step to the last (paper 6.4.1)."""
-  last = max(num_steps - 1, 1)
-  return lambda step: start + (end - start) * (step / last)
-
-
-# Of the arch steps; in the rest the entropy has its least weight.
-_ENTROPY_FALLS = 0.85
-
-
-def entropy_schedule(
-  start: float, end: float, first: int, num_steps: int
-) -> Callable[[Any], Any] | None:
-  """The weight of the entropy of the logits, from the step; None for 0.
-
-  It falls geometrically: each factor by which differences of the objective are
-  told apart takes as long as the next.
-
-  Args:
-    start: weight in nats of the first arch step.
-    end: weight that it falls to.
-    first: the first arch step.
-    num_steps: of the search, warmup included.
-  """
-  if not start:
-    return None
-  length = max(_ENTROPY_FALLS * (num_steps - first), 1)
-  return lambda step: (
-    start * (end / start) ** jnp.clip((step - first) / length, 0, 1)
-  )
-
-
 def _make_steps(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
@@ -222,19 +189,18 @@ def _make_steps(
     target=np.asarray([one.target for one in budgets]),
     cost_weight=np.asarray([one.weight for one in budgets]),
     penalty_fn=lambda costs, _: constraints.penalties(budgets, costs),
-    expected_penalty_fn=(
-      penalties.expected_penalty(search_space, budgets)
-      if config.objective.penalty == "expected"
-      else None
+    expected_penalty_fn=_expected_penalty(
+      config, search_space, budgets, schedule
     ),
     estimator=(
       estimators.score_function(config.search.num_score_archs)
       if name == "score"
       else estimators.pathwise
     ),
-    entropy_fn=entropy_schedule(
+    entropy_fn=schedules.entropy_weight(
       config.search.entropy_start,
       config.search.entropy_end,
+      config.search.commit_until,
       schedule.warmup_steps,
       schedule.num_steps,
     ),
@@ -249,6 +215,32 @@ def _make_steps(
     ),
     "search": search,
   }
+
+
+def _expected_penalty(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  budgets: tuple[constraints.Constraint, ...],
+  schedule: Schedule,
+) -> penalties.PenaltyFn | None:
+  """What is descended instead of the penalty of each draw."""
+  if config.objective.penalty == "sample":
+    return None
+
+  def penalty_of_mean(weights):
+    costs = constraints.mean_costs(search_space, budgets, weights)
+    return constraints.penalties(budgets, costs)
+
+  return penalties.committing_penalty(
+    penalties.expected_penalty(search_space, budgets),
+    penalty_of_mean,
+    schedules.ramp(
+      config.search.commit_from,
+      config.search.commit_until,
+      schedule.warmup_steps,
+      schedule.num_steps,
+    ),
+  )
 
 
 def _pair_of_steps(
