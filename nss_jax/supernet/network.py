@@ -129,7 +129,9 @@ class Supernet(nn.Module):
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
     """Logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
-    parts = (plain_conv2d, plain_batch_norm) if self.autodiff else ()
+    parts: tuple[Any, ...] = ()
+    if self.autodiff:
+      parts = plain_conv2d, plain_batch_norm
     stem = ConvNorm(
       space.stem_width, 3, 1, self.norm_scope, *parts, name="stem"
     )
