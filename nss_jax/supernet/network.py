@@ -132,9 +132,8 @@ class Supernet(nn.Module):
     parts: tuple[Any, ...] = ()
     if self.autodiff:
       parts = plain_conv2d, plain_batch_norm
-    stem = ConvNorm(
-      space.stem_width, 3, 1, self.norm_scope, *parts, name="stem"
-    )
+    conv_norm: tuple[Any, ...] = space.stem_width, 3, 1, self.norm_scope
+    stem = ConvNorm(*conv_norm, *parts, name="stem")
     x, before = nn.relu(stem(images)), None
     for stage, stride in enumerate(space.strides):
       features = space.max_widths[stage]
