@@ -16,7 +16,7 @@ F = torch.nn.functional
 
 
 def _conv_norm(p, x, stride=1, groups=1):
-  kernel = p["kernel"].permute(3, 2, 0, 1)
+  kernel = p["kernel"].permute(3, 2, 0, 1).contiguous()
   pad = kernel.shape[-1] // 2
   x = F.conv2d(x, kernel, stride=stride, padding=pad, groups=groups)
   return F.batch_norm(
@@ -55,7 +55,9 @@ def _inverted(p, x, stride, identity):
 
 def _network(block, strides, weights, images):
   """Logits of a network alone, whose stages own several blocks or one."""
-  x = F.relu(_conv_norm(weights["stem"], images.permute(0, 3, 1, 2)))
+  x = F.relu(
+    _conv_norm(weights["stem"], images.permute(0, 3, 1, 2).contiguous())
+  )
   for index, stride in enumerate(strides):
     stage = weights[f"stage_{index + 1}"]
     rest = _rows(stage.get("blocks_rest"))
@@ -86,6 +88,13 @@ def _dot(a, b):
     (x * y).sum()
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
   )
+
+
+def _assert_close(ours, theirs):
+  """Relative to the largest of an array."""
+  ours, theirs = np.asarray(ours), theirs.detach().numpy()
+  scale = np.abs(theirs).max() + 1e-3
+  np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=1e-8)
 
 
 def _random_network(block, seed):
@@ -159,9 +168,7 @@ def test_random_networks(block, seed):
     [logits, *found, *both],
     strict=True,
   ):
-    want = want.detach().numpy()
-    scale = np.abs(want).max() + 1e-3
-    np.testing.assert_allclose(got / scale, want / scale, atol=1e-8)
+    _assert_close(got, want)
 
 
 @pytest.mark.parametrize("block", ["basic", "inverted_residual"])
@@ -188,6 +195,4 @@ def test_the_sliced_engine(block):
     logits, jax.tree.leaves((theirs, leaf)), torch.tensor(upstream)
   )
   for got, want in zip(jax.tree.leaves(ours), [logits, *found], strict=True):
-    want = want.detach().numpy()
-    scale = np.abs(want).max() + 1e-3
-    np.testing.assert_allclose(got / scale, want / scale, atol=1e-8)
+    _assert_close(got, want)

@@ -28,7 +28,9 @@ def make_augment(*, crop_padding: int = 0, flip: bool = False) -> AugmentFn:
       row, column = jax.random.randint(
         crop_rng, (2,), 0, 2 * crop_padding + 1, jnp.int32
       )
-      image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+      image = jax.lax.dynamic_slice(
+        padded, (row, column, jnp.int32(0)), image.shape
+      )
     if flip:
       image = jnp.where(jax.random.bernoulli(flip_rng), image[:, ::-1], image)
     return image

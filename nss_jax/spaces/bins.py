@@ -68,7 +68,7 @@ def check_bins(name: str, bins: tuple[Bin, ...]) -> None:
     previous = high
 
 
-def held(numbers: np.ndarray, bins: Bins) -> np.ndarray:
+def held(numbers: Any, bins: Bins) -> np.ndarray:
   """Whether the bins of its stage hold each number: `[..., S]` -> bool."""
   columns = []
   for stage, column in zip(bins, np.moveaxis(numbers, -1, 0), strict=True):

@@ -216,7 +216,7 @@ def elite_space(
   candidates = sample_space(rng, logits, (num_samples,))
   costs = jax.vmap(lambda space: cost_fn(one_hot(space, logits)))(candidates)
   distances = penalty_fn(costs, target).reshape(num_samples, -1).max(-1)
-  index = distances.argmin()
+  index = distances.argmin().astype(jnp.int32)
   space = jax.tree.map(lambda x: x[index], candidates)
   return EliteSpace(space, costs[index], candidates, costs, index)
 

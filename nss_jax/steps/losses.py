@@ -83,7 +83,7 @@ def as_number(name: str, value: Any) -> Any:
   Raises:
     TypeError: naming the argument.
   """
-  array = isinstance(value, (np.ndarray, np.generic, jax.Array))
+  array = isinstance(value, (np.ndarray, np.number, jax.Array))
   number = isinstance(value, (int, float)) and not isinstance(value, bool)
   if not number and not (array and jnp.issubdtype(value.dtype, jnp.number)):
     raise TypeError(

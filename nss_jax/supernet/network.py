@@ -129,11 +129,11 @@ class Supernet(nn.Module):
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
     """Logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
-    parts = (plain_conv2d, plain_batch_norm) if self.autodiff else ()
-    named: dict[str, Any] = dict(zip(("conv", "norm"), parts, strict=False))
-    stem = ConvNorm(
-      space.stem_width, 3, 1, self.norm_scope, **named, name="stem"
-    )
+    parts: tuple[Any, ...] = ()
+    if self.autodiff:
+      parts = plain_conv2d, plain_batch_norm
+    conv_norm: tuple[Any, ...] = space.stem_width, 3, 1, self.norm_scope
+    stem = ConvNorm(*conv_norm, *parts, name="stem")
     x, before = nn.relu(stem(images)), None
     for stage, stride in enumerate(space.strides):
       features = space.max_widths[stage]
