@@ -20,6 +20,7 @@ from nss_jax.phases import (
   scoring,
   supernet_program,
 )
+from nss_jax.phases.ledger import Ledger
 from nss_jax.runtime import (
   artifacts,
   augment,
@@ -223,7 +224,7 @@ def _ledger(path, score_fn, requested=False, asked=()):
     assert count in asked or not asked
     return scoring.Split("archs", 3)
 
-  return scoring.Ledger(
+  return Ledger(
     path,
     SPACE,
     score_fn,

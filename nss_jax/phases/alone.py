@@ -14,6 +14,7 @@ import numpy as np
 
 from nss_jax.phases import loop, scoring, supernet_program
 from nss_jax.phases.job import Job
+from nss_jax.phases.ledger import Ledger
 from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch
@@ -55,7 +56,7 @@ def make_score_alone(
     return score_fn(state.weights.params, archs, by)
 
   def score(source, archs, seed):
-    ledger = scoring.Ledger(
+    ledger = Ledger(
       path,
       job.search_space,
       functools.partial(score_one, seed),

@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import evaluate, nas, scoring, supernet_program
+from nss_jax.phases import evaluate, nas, supernet_program
 from nss_jax.phases.job import Job
+from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, complexity, panels, scores
 from nss_jax.runtime.log import format_macs, say
@@ -46,7 +47,7 @@ def run(job: Job) -> dict[str, Any]:
     _take_known(job, path)
     params = evaluate.train_supernet(job, preemption)
     total = sum(len(drawn.depth) for drawn in archs.values())
-    with scoring.open_ledger(job, params, path, preemption, total) as ledger:
+    with open_ledger(job, params, path, preemption, total) as ledger:
       for name, drawn in archs.items():
         ledger.score(name, drawn)
     table = scores.read_scores(path, job.search_space)

@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import loop, scoring, summary, supernet_program
+from nss_jax.phases import loop, summary, supernet_program
 from nss_jax.phases.job import Job
+from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.program import base_keys, check_batch
 from nss_jax.runtime import artifacts, figures, scores
 from nss_jax.runtime.log import format_macs, say
@@ -48,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
   artifacts.make_folder(folder)
   with Preemption() as preemption:
     params = train_supernet(job, preemption)
-    with scoring.open_ledger(
+    with open_ledger(
       job,
       params,
       folder / "scores.csv",
@@ -193,7 +194,7 @@ def _score_groups(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
   elite: Space,
-  ledger: scoring.Ledger,
+  ledger: Ledger,
 ) -> None:
   """Every group, in an order and with draws that never change."""
   settings = config.evaluate
@@ -242,7 +243,7 @@ def _oracle(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
   rng: jax.Array,
-  ledger: scoring.Ledger,
+  ledger: Ledger,
 ) -> None:
   """Evolution on the evaluator; the best spaces scored again, with more archs.
 
@@ -291,7 +292,7 @@ def _score_spaces(
   spaces: Space,
   count: int,
   source: str,
-  ledger: scoring.Ledger,
+  ledger: Ledger,
 ) -> np.ndarray:
   """Mean loss `[n]` of `count` archs of each of the spaces `[n, S]`."""
   archs = sampling.sample_archs_of_spaces(rng, search_space, spaces, count)

@@ -16,6 +16,7 @@ import numpy as np
 from nss_jax import config as config_lib
 from nss_jax.phases import alone, chosen, evaluate, scoring
 from nss_jax.phases.job import Job
+from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
@@ -105,7 +106,7 @@ def _score(
   path = job.workdir / "nas" / "elite" / "scores.csv"
   total = settings.num_scored if meeting is None else meeting
   total = min(total, settings.num_scored)
-  with scoring.open_ledger(
+  with open_ledger(
     job, params, path, preemption, total, num_images=settings.num_images
   ) as ledger:
     archs, losses = best_archs(
@@ -118,7 +119,7 @@ def _score(
     )
   count = min(_SCORED_AGAIN * settings.num_finalists, len(losses))
   if count > 1 and scoring.leaves_images(job, settings.num_images):
-    with scoring.open_ledger(job, params, path, preemption, count) as ledger:
+    with open_ledger(job, params, path, preemption, count) as ledger:
       again = take(archs, np.arange(count))
       _, losses[:count] = ledger.score(_AGAIN, again)
     order = np.arange(len(losses))

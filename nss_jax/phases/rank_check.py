@@ -8,8 +8,9 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import alone, evaluate, ranking, scoring
+from nss_jax.phases import alone, evaluate, ranking
 from nss_jax.phases.job import Job
+from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, processes, scores, truths
 from nss_jax.runtime.preemption import Preemption
@@ -36,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
     total = sum(len(archs.depth) for archs in groups.values())
-    with scoring.open_ledger(
+    with open_ledger(
       job, params, folder / "scores.csv", preemption, total
     ) as ledger:
       for name, archs in groups.items():

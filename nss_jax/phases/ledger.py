@@ -1,0 +1,149 @@
+"""Scores of archs that are remembered in `scores.csv`, for runs that resume."""
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable, Generator
+from typing import Any
+
+import jax
+import numpy as np
+
+from nss_jax.phases import loop, scoring
+from nss_jax.phases.job import Job
+from nss_jax.runtime import scores
+from nss_jax.runtime.log import Progress, say
+from nss_jax.runtime.preemption import Preemption
+from nss_jax.spaces.search_space import Arch, SearchSpace
+
+
+class Ledger:
+  """Scores archs in an order that a resumed run repeats; never one twice.
+
+  Rows of `scores.csv` are served first, to who asks for the same archs in the
+  same order; what is missing is computed and appended.
+
+  Args:
+    path: of the file.
+    search_space: where the archs are from.
+    score_fn: `(archs [n, S], by) -> (error [n], loss [n])`; see `Split`.
+    choose_fn: from how many archs are asked for, how a call is split.
+    preemption: asked between calls.
+    on_progress: called with the number of rows so far, and whether the last of
+      them were computed by a program that was compiled already.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    search_space: SearchSpace,
+    score_fn: Callable,
+    *,
+    choose_fn: Callable[[int], scoring.Split],
+    preemption: Preemption,
+    on_progress: Callable[[int, bool], None],
+  ):
+    self._path = path
+    self._search_space = search_space
+    self._score_fn = score_fn
+    self._choose_fn = choose_fn
+    self._preemption = preemption
+    self._on_progress = on_progress
+    self._known = scores.resume_scores(path, search_space)
+    self._served: dict[str, int] = {}
+    self._done = 0
+    self._compiled: set[scoring.Split] = set()
+
+  def score(
+    self, source: str, archs: Arch, space: np.ndarray | int = scores.NO_SPACE
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Error and loss `[N]` of archs `[N, S]` that are asked for a source.
+
+    Raises:
+      ArtifactError: if the file has other archs in their place.
+      Interrupted: after SIGTERM; all that was scored is on disk.
+    """
+    self._preemption.tell(lambda: f"{self._done} archs are scored")
+    count = len(archs.depth)
+    space = np.broadcast_to(space, count)
+    start = self._served.get(source, 0)
+    known = self._known.group(source)
+    known = known.select(np.arange(len(known))[start : start + count])
+    self._check(source, known, archs)
+    parts = [(known.error, known.loss)]
+    self._advance(source, len(known), timed=False)
+    # Not from how many are missing: a resumed run does as the first.
+    split = self._choose_fn(count)
+    for first in range(len(known), count, split.num_archs):
+      rows = np.arange(first, min(first + split.num_archs, count))
+      batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], archs)
+      error, loss = scoring.score_call(self._score_fn, batch, split)
+      scored = scores.make_scores(
+        self._search_space,
+        source,
+        batch,
+        error=error,
+        loss=loss,
+        space=space[rows],
+      )
+      scores.append_scores(self._path, self._search_space, scored)
+      parts.append((scored.error, scored.loss))
+      self._advance(source, len(rows), timed=split in self._compiled)
+      self._compiled.add(split)
+      if self._preemption.requested():
+        raise loop.Interrupted(f"{self._done} archs are scored")
+    error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return error, loss
+
+  def _advance(self, source: str, count: int, *, timed: bool) -> None:
+    self._served[source] = self._served.get(source, 0) + count
+    self._done += count
+    self._on_progress(self._done, timed)
+
+  def _check(self, source: str, known: scores.Scores, archs: Arch) -> None:
+    count = len(known)
+    for field in ("depth", "width"):
+      wanted = np.asarray(getattr(archs, field))[:count]
+      if not np.array_equal(getattr(known, field), wanted):
+        raise scores.ArtifactError(
+          f"{self._path}: the archs of {source!r} are not those of this run; "
+          "move the file away to score anew"
+        )
+
+
+@contextlib.contextmanager
+def open_ledger(
+  job: Job,
+  params: Any,
+  path: pathlib.Path,
+  preemption: Preemption,
+  total: int,
+  num_images: int | None = None,
+) -> Generator[Ledger]:
+  """A ledger of scores from the weights of a supernet, with its progress.
+
+  Args:
+    job: says the search space, the images and the devices.
+    params: of the stand-alone supernet.
+    path: of `scores.csv`.
+    preemption: asked between calls.
+    total: archs that will be asked for.
+    num_images: of those held out, to score on; None: all.
+  """
+  parts = job.config, job.search_space, job.dataset, job.mesh
+  images = scoring.held_out_images(job.config, job.dataset, num_images)
+  score_fn = scoring.make_score_fn(*parts, images)
+  say(job.console, f"scoring {total} archs")
+  with Progress(
+    job.console, np.ones(total), log_every=job.viewing.log_every
+  ) as progress:
+    yield Ledger(
+      path,
+      job.search_space,
+      functools.partial(score_fn, params),
+      choose_fn=scoring.splitter(job, num_images),
+      preemption=preemption,
+      on_progress=lambda done, timed: progress.update(
+        done, "scoring archs", compiled=not timed
+      ),
+    )
