@@ -65,6 +65,9 @@ def run(job: Job) -> dict[str, Any]:
     for found in result.values():
       found["method"] = method
     result["controls"] = controls(job.config, job.search_space, spaces)
+    if method == "evaluator":
+      networks = {"elite": result["elite"], **result["controls"]}
+      race.score_networks(job, networks, preemption)
     for name, content in result.items():
       artifacts.make_folder(folder / name)
       artifacts.write_json(folder / name / ARCHITECTURE, content)

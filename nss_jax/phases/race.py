@@ -27,7 +27,8 @@ from nss_jax.spaces.text import format_arch
 # For each finalist so many are scored on all images that are held out.
 _SCORED_AGAIN = 4
 # Sources of `nas/elite/scores.csv`, and of the rounds in `race.csv`.
-_CANDIDATES, _AGAIN, _ROUND = "candidates", "again", "round"
+_CANDIDATES, _AGAIN, _NETWORKS = "candidates", "again", "networks"
+_ROUND = "round"
 
 
 def find(
@@ -126,6 +127,28 @@ def _score(
     order[:count] = np.argsort(losses[:count], kind="stable")
     archs, losses = take(archs, order), losses[order]
   return archs, losses
+
+
+def score_networks(
+  job: Job, networks: dict[str, dict[str, Any]], preemption: Preemption
+) -> None:
+  """Adds `evaluator`, error and loss by the stand-alone supernet, to networks.
+
+  On all images that are held out, so that they compare with the archs that the
+  evaluate phase has scored.
+  """
+  params = evaluate.train_supernet(job, preemption)
+  path = job.workdir / "nas" / "elite" / "scores.csv"
+  archs = Arch(
+    *(
+      np.asarray([network[kind] for network in networks.values()], np.int32)
+      for kind in ("depth", "width")
+    )
+  )
+  with open_ledger(job, params, path, preemption, len(networks)) as ledger:
+    scored = ledger.score(_NETWORKS, archs)
+  for network, error, loss in zip(networks.values(), *scored, strict=True):
+    network["evaluator"] = {"error": float(error), "loss": float(loss)}
 
 
 def _race(job: Job, archs: Arch, preemption: Preemption) -> list[list[float]]:

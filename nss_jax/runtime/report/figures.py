@@ -35,6 +35,16 @@ _STRIPS = {
 }
 
 
+# Single networks in the Pareto picture.
+_MARKS = {
+  "elite": ("network found", "*"),
+  "elite_uniform": ("drawn from the Elite Space", "s"),
+  "expanded_uniform": ("drawn from all archs", "D"),
+  "handmade": ("hand-made network", "^"),
+  "regnet": ("RegNet's rule", "v"),
+}
+
+
 class Picture(NamedTuple):
   """A drawing to be made.
 
@@ -176,13 +186,19 @@ def _trajectory(results: Results, warmup_epochs: int) -> Picture:
 
 def _pareto(results: Results, target: float | None) -> Picture:
   table = found_scores(results)
+  marks = [
+    figures.Mark(label, network["flops"], network["evaluator"]["error"], marker)
+    for name, (label, marker) in _MARKS.items()
+    if "evaluator" in (network := results.nas.get(name, {}))
+  ]
 
   def draw(path):
-    figures.draw_pareto(path, table, target, size=(_WIDTH, 4.2))
+    figures.draw_pareto(path, table, target, marks=marks, size=(_WIDTH, 5.4))
 
   text = (
-    "Error over multiply-adds of archs of the Elite Space and of the Expanded "
-    "Search Space, with the Pareto front"
+    "Error over multiply-adds, both logarithmic, of archs of the Elite Space, "
+    "of the hand-made one and of the Expanded Search Space, with the Pareto "
+    "front and the networks found and controls"
   )
   return Picture("pareto", text, draw)
 

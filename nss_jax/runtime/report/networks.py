@@ -49,6 +49,8 @@ _CONTROL = {
   "by_cost?": fields.FLAG,
   "num_samples": fields.COUNT,
   "within_tolerance": fields.FLAG,
+  # By the stand-alone supernet, where it was asked.
+  "evaluator?": {"error": fields.SHARE, "loss": fields.NON_NEGATIVE},
 }
 _CONTENDER = {
   "arch": fields.TEXT,
