@@ -82,11 +82,7 @@ from nss_jax.spaces.text import (
 )
 from nss_jax.steps.estimators import pathwise, score_function
 from nss_jax.steps.losses import cross_entropy
-from nss_jax.steps.penalties import (
-  committing_penalty,
-  drawn_penalty,
-  expected_penalty,
-)
+from nss_jax.steps.penalties import drawn_penalty, expected_penalty
 from nss_jax.steps.search_step import (
   SearchState,
   init_search_state,
@@ -153,7 +149,6 @@ __all__ = [
   "arch_sampler",
   "block_digest",
   "block_names",
-  "committing_penalty",
   "cost_tables",
   "cross_entropy",
   "default_buckets",

@@ -283,6 +283,14 @@ def test_evaluator_takes_the_winner_of_those_that_meet(evaluated):
     "for 1 epoch a round"
   )
   assert any(elite["chosen"] in line for line in nas.report(result, job))
+  # All networks by the same supernet, for the picture of the evaluation.
+  networks = {"elite": elite, **result["controls"]}
+  group = table.group("networks")
+  for row, network in enumerate(networks.values()):
+    assert group.flops[row] == network["flops"]
+    found = {"error": group.error[row], "loss": group.loss[row]}
+    assert network["evaluator"] == found
+  assert elite["evaluator"]["loss"] == best[elite["arch"]]
 
 
 def _names(table):

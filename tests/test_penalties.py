@@ -63,7 +63,7 @@ def test_listed_is_enumeration(case):
   search_space, logits = case
   both = limits(search_space)
   found = nss.expected_penalty(search_space, both)(
-    KEY, jax.tree.map(jnp.float32, logits), 0
+    KEY, jax.tree.map(jnp.float32, logits)
   )
   expected = by_enumeration(search_space, both, logits)
   np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
@@ -81,9 +81,9 @@ def test_it_is_not_the_penalty_of_the_expected_cost():
   expected = abs(nss.all_space_macs(space) / target - 1).mean()
   assert expected > 0.3
   for found in (
-    nss.expected_penalty(space, target)(KEY, logits, 0)[0],
+    nss.expected_penalty(space, target)(KEY, logits)[0],
     nss.drawn_penalty(functools.partial(nss.mean_macs, space), target)(
-      KEY, logits, 0
+      KEY, logits
     ),
   ):
     assert float(found) == pytest.approx(expected, rel=1e-2)
@@ -109,7 +109,7 @@ def test_draws_are_unbiased(generic, monkeypatch):
 
   def with_gradient(penalty_fn, key):
     def total(x):
-      each = penalty_fn(key, x, 0)
+      each = penalty_fn(key, x)
       return each.sum(), each
 
     gradient, each = jax.grad(total, has_aux=True)(logits)
@@ -189,34 +189,13 @@ def test_search_step_adds_the_weighted_expectations():
     penalty_fn=lambda costs, _: 1e9 * costs,  # of the draw: does not count
     expected_penalty_fn=expected_fn,
   )
-  gradient = jax.grad(lambda x: (weights * expected_fn(KEY, x, 0)).sum())(
-    logits
-  )
+  gradient = jax.grad(lambda x: (weights * expected_fn(KEY, x)).sum())(logits)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
     jax.tree.map(jnp.subtract, logits, state.logits),
     gradient,
   )
-  np.testing.assert_allclose(metrics["penalty"], expected_fn(KEY, logits, 0))
-
-
-def test_committing_turns_from_the_mean_to_the_expectation():
-  logits = jax.tree.map(jnp.float32, random_logits(RAGGED, 6))
-  (one, _), weights = limits(RAGGED), nss.probabilities(logits)
-  mean_cost = mean_costs(RAGGED, [one], weights)[0]
-  target = (one._replace(target=0.99 * float(mean_cost)),)
-  expected = nss.expected_penalty(RAGGED, target)
-
-  def of_mean(weights):
-    return penalties(target, mean_costs(RAGGED, target, weights))
-
-  found = nss.committing_penalty(expected, of_mean, lambda step: step / 4)
-  mean, most = of_mean(weights), expected(KEY, logits, 0)
-  assert 0.02 > float(mean[0]) > 0 and float(most[0]) > 0.1
-  for step in (0, 1, 4):
-    np.testing.assert_allclose(
-      found(KEY, logits, step), mean + (most - mean) * step / 4, rtol=1e-5
-    )
+  np.testing.assert_allclose(metrics["penalty"], expected_fn(KEY, logits))
 
 
 def test_entropy_keeps_the_distribution_of_gibbs():
@@ -243,13 +222,8 @@ def test_entropy_keeps_the_distribution_of_gibbs():
   )
 
 
-def test_schedules():
-  falls = schedules.entropy_weight(0.3, 0.003, 0.5, 10, 30)
-  found = [float(falls(step)) for step in (0, 10, 15, 20, 29)]
+def test_weight_of_the_entropy_falls():
+  falls = schedules.entropy_weight(0.3, 0.003, 10, 30)
+  found = [float(falls(step)) for step in (0, 10, 18.5, 27, 29)]
   np.testing.assert_allclose(found, [0.3, 0.3, 0.03, 0.003, 0.003], rtol=1e-5)
-  assert schedules.entropy_weight(0.0, 0.005, 0.5, 10, 30) is None
-  share = schedules.ramp(0.5, 0.75, 10, 30)
-  found = [float(share(step)) for step in (0, 20, 22.5, 25, 29)]
-  np.testing.assert_allclose(found, [0, 0, 0.5, 1, 1], atol=1e-6)
-  at_once = schedules.ramp(0.5, 0.5, 10, 30)
-  assert [float(at_once(step)) for step in (20, 21)] == [0, 1]
+  assert schedules.entropy_weight(0.0, 0.005, 10, 30) is None

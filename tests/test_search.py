@@ -110,7 +110,7 @@ def test_metrics(whole):
   lines = _lines(whole)
   assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
   assert [line["step"] for line in lines] == [9, 18, 27, 36, 45]
-  assert lines[-1]["temperature"] == pytest.approx(0.3)
+  assert lines[-1]["temperature"] == pytest.approx(0.001)
   for line in lines:
     assert set(line) == {
       "step",

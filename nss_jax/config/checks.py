@@ -94,14 +94,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
         f"at most search.entropy_start, {search.entropy_start}",
       )
     )
-  if search.commit_from > search.commit_until:
-    raise ConfigError(
-      _message(
-        "search.commit_from",
-        search.commit_from,
-        f"at most search.commit_until, {search.commit_until}",
-      )
-    )
   if config.supernet.draws == "per_device" and search.sync_batch_norm:
     raise ConfigError(
       _message(
@@ -232,8 +224,6 @@ _RANGES = {
   "search.temperature_end": (_positive, "above 0"),
   "search.entropy_start": _NOT_NEGATIVE,
   "search.entropy_end": (_positive, "above 0"),
-  "search.commit_from": (lambda v: 0 <= v <= 1, "0 to 1"),
-  "search.commit_until": (lambda v: 0 <= v <= 1, "0 to 1"),
   "search.elite_tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "search.num_score_archs": (lambda v: v >= 2, "2 or more"),
   "supernet.microbatches": (_count, "1 or more"),

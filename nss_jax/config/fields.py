@@ -132,18 +132,12 @@ def base() -> ml_collections.ConfigDict:
         "warmup_epochs": 15,  # logits frozen
         "batch_size": 64,  # of all devices together
         "temperature_start": 5.0,
-        # The paper ends at 0.001, where gradients are spikes: none can commit
-        # late there.
-        "temperature_end": 0.3,
+        "temperature_end": 0.001,
         # Weight in nats of the entropy of the distribution, which falls
-        # geometrically until commit_until: it decides when the weights can tell
-        # spaces apart, not before. 0: no such term (the paper).
-        "entropy_start": 0.03,
-        "entropy_end": 0.002,
-        # Shares of the arch steps between which the penalty turns from that of
-        # the expected cost to the expected one, which commits to one space.
-        "commit_from": 0.5,
-        "commit_until": 0.85,
+        # geometrically: it decides when the weights can tell spaces apart, not
+        # before. 0: no such term (the paper).
+        "entropy_start": 1.0,
+        "entropy_end": 0.005,
         "estimator": "soft",  # soft (paper) | straight_through | score
         "num_score_archs": 8,  # drawn per step by the score estimator
         # scored: of the most probable spaces within the tolerance of the target

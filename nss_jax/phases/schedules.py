@@ -1,4 +1,4 @@
-"""What changes over the steps of a search: temperature, entropy, commitment."""
+"""What changes over the steps of a search: temperature and entropy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,38 +14,27 @@ def temperature(start: float, end: float, num_steps: int) -> Schedule:
   return lambda step: start + (end - start) * (step / last)
 
 
+# Of the arch steps; in the rest the entropy has its least weight.
+_FALLS = 0.85
+
+
 def entropy_weight(
-  start: float, end: float, until: float, first: int, num_steps: int
+  start: float, end: float, first: int, num_steps: int
 ) -> Schedule | None:
   """The weight in nats of the entropy of the logits; None for a start of 0.
 
-  It falls geometrically: each factor by which differences of the objective are
-  told apart takes as long as the next.
+  It falls geometrically, to its end at 85 % of the arch steps: each factor by
+  which differences of the objective are told apart takes as long as the next.
 
   Args:
     start: weight of the first arch step.
     end: weight that it falls to.
-    until: share of the arch steps in which it falls.
     first: the first arch step.
     num_steps: of the search, warmup included.
   """
   if not start:
     return None
-  fallen = ramp(0.0, until, first, num_steps)
-  return lambda step: start * (end / start) ** fallen(step)
-
-
-def ramp(begin: float, end: float, first: int, num_steps: int) -> Schedule:
-  """From 0 to 1, linear between two shares of the arch steps.
-
-  Args:
-    begin: share until which it is 0.
-    end: share from which it is 1, at least the first.
-    first: the first arch step.
-    num_steps: of the search, warmup included.
-  """
-  length = max(num_steps - first, 1)
-  rise = max(end - begin, 1 / length)
-  return lambda step: jnp.clip(
-    ((step - first) / length - begin) / rise, 0.0, 1.0
+  length = max(_FALLS * (num_steps - first), 1)
+  return lambda step: (
+    start * (end / start) ** jnp.clip((step - first) / length, 0.0, 1.0)
   )

@@ -189,8 +189,10 @@ def _make_steps(
     target=np.asarray([one.target for one in budgets]),
     cost_weight=np.asarray([one.weight for one in budgets]),
     penalty_fn=lambda costs, _: constraints.penalties(budgets, costs),
-    expected_penalty_fn=_expected_penalty(
-      config, search_space, budgets, schedule
+    expected_penalty_fn=(
+      penalties.expected_penalty(search_space, budgets)
+      if config.objective.penalty == "expected"
+      else None
     ),
     estimator=(
       estimators.score_function(config.search.num_score_archs)
@@ -200,7 +202,6 @@ def _make_steps(
     entropy_fn=schedules.entropy_weight(
       config.search.entropy_start,
       config.search.entropy_end,
-      config.search.commit_until,
       schedule.warmup_steps,
       schedule.num_steps,
     ),
@@ -215,32 +216,6 @@ def _make_steps(
     ),
     "search": search,
   }
-
-
-def _expected_penalty(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  budgets: tuple[constraints.Constraint, ...],
-  schedule: Schedule,
-) -> penalties.PenaltyFn | None:
-  """What is descended instead of the penalty of each draw."""
-  if config.objective.penalty == "sample":
-    return None
-
-  def penalty_of_mean(weights):
-    costs = constraints.mean_costs(search_space, budgets, weights)
-    return constraints.penalties(budgets, costs)
-
-  return penalties.committing_penalty(
-    penalties.expected_penalty(search_space, budgets),
-    penalty_of_mean,
-    schedules.ramp(
-      config.search.commit_from,
-      config.search.commit_until,
-      schedule.warmup_steps,
-      schedule.num_steps,
-    ),
-  )
 
 
 def _pair_of_steps(

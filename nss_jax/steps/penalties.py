@@ -23,14 +23,13 @@ from nss_jax.spaces.constraints import (
   penalties,
 )
 from nss_jax.spaces.cost import cost_tables, drawn_costs, flops_penalty
-from nss_jax.spaces.distribution import probabilities
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.table import all_space_costs, table_shape
 from nss_jax.steps.estimators import leave_one_out
 
-# `(rng, logits, step) -> the penalty of a distribution, a scalar or [C]`,
-# differentiable in the logits.
-PenaltyFn = Callable[[jax.Array, Any, jax.Array], jax.Array]
+# `(rng, logits) -> the expected penalty, a scalar or [C]`, differentiable in
+# the logits.
+PenaltyFn = Callable[[jax.Array, Any], jax.Array]
 
 # A table of 2^21 numbers is 8 MiB for each constraint, read once a step. The
 # paper has 2^18 spaces, and 2^21 archs inside each, as bins of size one.
@@ -54,15 +53,15 @@ def expected_penalty(
     num_draws: of spaces in each step, where they are too many to list.
 
   Returns:
-    `(rng, SpaceLogits, step) -> [C]`, one expectation for each constraint,
-    without its weight; the step does not count.
+    `(rng, SpaceLogits) -> [C]`, one expectation for each constraint, without
+    its weight.
 
   Example:
     >>> import nss_jax as nss
     >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
     >>> expected = expected_penalty(search_space, 50e6)
     >>> logits = nss.init_logits(search_space)
-    >>> round(float(expected(jax.random.key(0), logits, 0)[0]), 3)
+    >>> round(float(expected(jax.random.key(0), logits)[0]), 3)
     0.972
   """
   constraints = as_constraints(target)
@@ -96,8 +95,8 @@ def drawn_penalty(
     num_draws: in each step; all are held in memory at once.
 
   Returns:
-    `(rng, logits, step) -> ` the mean penalty of the draws, shaped as the cost;
-    its gradient in the logits is unbiased.
+    `(rng, logits) -> ` the mean penalty of the draws, shaped as the cost; its
+    gradient in the logits is unbiased.
   """
 
   def cost_of(indices, logits):
@@ -109,38 +108,13 @@ def drawn_penalty(
       )
     )
 
-  def estimate(rng, logits, step):
+  def estimate(rng, logits):
     costs = jax.vmap(functools.partial(cost_of, logits=logits))
     return _drawn(costs, lambda x: penalty_fn(x, target), num_draws)(
-      rng, logits, step
+      rng, logits
     )
 
   return estimate
-
-
-def committing_penalty(
-  expected_fn: PenaltyFn,
-  mean_fn: Callable[[Any], Any],
-  share_fn: Callable[[jax.Array], Any],
-) -> PenaltyFn:
-  """From the penalty of the expected cost to the expected penalty.
-
-  The first keeps the mean of the distribution on target and leaves open which
-  spaces of that cost it is made of, so that the loss can tell; the second
-  decides for one of them.
-
-  Args:
-    expected_fn: the expected penalty.
-    mean_fn: penalty of the expected cost, from `softmax(logits)`.
-    share_fn: share of the second, from the step: from 0 to 1.
-  """
-
-  def penalty(rng, logits, step):
-    share = share_fn(step)
-    mean = mean_fn(probabilities(logits))
-    return (1 - share) * mean + share * expected_fn(rng, logits, step)
-
-  return penalty
 
 
 def penalty_table(
@@ -163,8 +137,8 @@ def _listed(
   )
   table = table.astype(np.float32)
 
-  def expectation(rng, logits, step):
-    del rng, step
+  def expectation(rng, logits):
+    del rng
     depths, widths = (
       _joint_probabilities(rows, lengths)
       for rows, lengths in zip(
@@ -199,8 +173,7 @@ def _drawn(
 ) -> PenaltyFn:
   """The mean over draws `[N, ...]` of indices, by the score function."""
 
-  def estimate(rng, logits, step):
-    del step
+  def estimate(rng, logits):
     leaves, tree = jax.tree.flatten(logits)
     keys = jax.random.split(rng, len(leaves))
     drawn, chances = [], jnp.zeros(num_draws)

@@ -86,9 +86,9 @@ def search_step(
     target: cost to be met, in the units of `cost_fn`, or `[C]`.
     cost_weight: lambda of Eq. 5, or `[C]`.
     penalty_fn: `(cost, target)` -> what is weighted, elementwise.
-    expected_penalty_fn: `(rng, logits, step) -> E[penalty]`, from
-      `expected_penalty` or `drawn_penalty`; takes the place of the penalty of
-      the draw (the paper's), which is what is descended by default.
+    expected_penalty_fn: `(rng, logits) -> E[penalty]`, from `expected_penalty`
+      or `drawn_penalty`; takes the place of the penalty of the draw (the
+      paper's), which is what is descended by default.
     entropy_fn: weight in nats of the entropy of softmax(logits), from the step;
       it is subtracted from the objective. None, the paper: no such term. With
       a weight that falls to zero the distribution commits slowly: at weight t
@@ -155,8 +155,7 @@ def search_step(
     metrics["expected_cost"] = cost_fn(probabilities(logits)) / target
     if expected_penalty_fn is not None:
       # A key of its own: the draws of the estimator stay what they are.
-      own = jax.random.fold_in(rng, 1)
-      penalty = expected_penalty_fn(own, logits, state.step)
+      penalty = expected_penalty_fn(jax.random.fold_in(rng, 1), logits)
       metrics["penalty"] = penalty
       value = value + jnp.sum(cost_weight * penalty)
     if entropy_fn is not None:

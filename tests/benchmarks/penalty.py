@@ -86,7 +86,7 @@ def main():
   alone = smallest(
     {
       name: functools.partial(
-        jax.jit(jax.grad(lambda x, fn=fn: fn(KEY, x, 0).sum())), state.logits
+        jax.jit(jax.grad(lambda x, fn=fn: fn(KEY, x).sum())), state.logits
       )
       for name, fn in (("listed", listed), ("4,096 draws", drawn))
     }
