@@ -40,7 +40,14 @@ TARGETS = {
 BUDGETS = {"quickstart": (1.917e6, 94_000), "fashion_mnist": (1.5e6, 15_000)}
 VARIANTS = {
   "default": (),
-  "sample": ("objective.penalty=sample",),
+  # The paper's: the penalty of each draw, no entropy, lambda 1.
+  "sample": (
+    "objective.penalty=sample",
+    "objective.cost_weight=1.0",
+    "search.entropy_start=0.0",
+  ),
+  "no_entropy": ("search.entropy_start=0.0",),
+  "lambda_1": ("search.entropy_start=0.0", "objective.cost_weight=1.0"),
   "score": ("search.estimator=score",),
   "straight_through": ("search.estimator=straight_through",),
 }
