@@ -304,7 +304,7 @@ PARAMS = {"metric": "params", "target": 2e3, "mode": "at_most"}
 
 
 def test_constraints_of_a_config():
-  both = budget("flops", 4e4), budget("params", 2e3, 1.0, "at_most")
+  both = budget("flops", 4e4), budget("params", 2e3, 3.0, "at_most")
   config = load(PARAMS)
   config.objective.cost_weight = 1.0
   config_lib.validate(config)

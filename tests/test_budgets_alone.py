@@ -25,6 +25,7 @@ from nss_jax.phases import (
   search_program,
   summary,
 )
+from nss_jax.phases import workdir as workdirs
 from nss_jax.runtime import artifacts, budgets, figures, scores
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
@@ -55,7 +56,7 @@ def job(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(job):
   """The job, with a search in its workdir, as if it had been run."""
-  pipeline.claim_workdir(job.config, job.workdir)
+  workdirs.claim(job.config, job.workdir)
   folder = job.workdir / "search"
   folder.mkdir()
   logits = jax.tree.map(jnp.float32, random_logits(job.search_space, 1))
@@ -248,7 +249,7 @@ def test_the_budget_of_flops_may_be_a_constraint():
 
 def test_latency_table_needs_no_target(tmp_path):
   config = load({"metric": "latency", "target": 1e-3})
-  buildable = latency_budget.buildable(config, ["latency_table"])
+  buildable = latency_budget.without_latency(config)
   space = config_lib.search_space(config, (8, 8, 1))
   config_lib.validate_target(buildable, space)
   assert pipeline.run(config, tmp_path, ["latency_table"], dry_run=True) == 0

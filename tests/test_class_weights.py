@@ -117,7 +117,8 @@ def _build(kind, **fields):
     "train": train_program.build,
     "scores": scoring.make_score_fn,
   }[kind]
-  return space, build(config, space, DIGITS, mesh)
+  more = (config.rank_check.epochs,) if kind == "alone" else ()
+  return space, build(config, space, DIGITS, mesh, *more)
 
 
 @pytest.mark.parametrize(

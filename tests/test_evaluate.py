@@ -229,7 +229,9 @@ def _ledger(path, score_fn, requested=False, asked=()):
     SPACE,
     score_fn,
     choose_fn=choose,
-    preemption=types.SimpleNamespace(requested=lambda: requested),
+    preemption=types.SimpleNamespace(
+      requested=lambda: requested, tell=lambda words: None
+    ),
     on_progress=lambda done, timed: None,
   )
 

@@ -43,8 +43,9 @@ def test_any_model():
 def test_custom_cost():
   found = _run("custom_cost")
   space, elite = found["SPACE"], found["elite"]
-  assert found["expected"] == pytest.approx(3, rel=0.05)
-  assert elite.cost == pytest.approx(3, rel=0.1)
+  # It commits to one space, of which few are so near.
+  assert found["expected"] == pytest.approx(3, rel=0.07)
+  assert elite.cost == pytest.approx(float(found["expected"]), rel=0.03)
   # The closed form is the mean over all networks of the space.
   each = [
     found["energy"](nss.arch_macs(space, arch), arch.depth, arch.width)
@@ -79,10 +80,11 @@ def test_other_spaces():
   assert space.num_spaces == (2 * 2) * (3 * 3) * (1 * 2) * (2 * 1)
   # Of all spaces none is closer.
   distances = abs(nss.all_space_macs(space) / found["TARGET"] - 1)
-  assert abs(elite.cost / found["TARGET"] - 1) == pytest.approx(distances.min())
-  each = nss.enumerate_archs(space, elite.space)
+  cost = found["found"].costs[0, 0]
+  assert abs(cost / found["TARGET"] - 1) == pytest.approx(distances.min())
+  each = nss.enumerate_archs(space, elite)
   macs = [int(nss.arch_macs(space, arch)) for arch in each]
-  assert np.mean(macs) == pytest.approx(elite.cost)
+  assert np.mean(macs) == pytest.approx(cost)
   assert set(nss.arch_macs(space, found["archs"]).tolist()) <= set(macs)
   assert found["masked"].shape == (4, 7)
   assert np.ptp(found["masked"]) > 0.1

@@ -24,6 +24,7 @@ from nss_jax.phases import (
   search_program,
   summary,
 )
+from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, data, log, scores, sharding, truths
 from nss_jax.runtime.artifacts import ArtifactError
@@ -67,7 +68,7 @@ def job(tmp_path_factory):
 def finished(job, tmp_path_factory):
   """A workdir that holds everything; not to be written to."""
   workdir = tmp_path_factory.mktemp("finished") / "run"
-  pipeline.claim_workdir(job.config, workdir)
+  workdirs.claim(job.config, workdir)
   rng = np.random.default_rng(0)
   write_search(job.search_space, workdir)
   write_evaluate(job.search_space, workdir, rng)

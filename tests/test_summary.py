@@ -215,6 +215,7 @@ def full_table():
   for name, lowest in (
     ("random_spaces", 0.1),
     ("hard_random_spaces", 0.3),
+    ("hand_made", 0.4),
     ("oracle", 0.2),
   ):
     groups.append(spaces(name, np.linspace(lowest, 0.9, 8)))
@@ -261,7 +262,8 @@ def test_summary_puts_it_together():
     )
   # The oracle's spaces are chosen, not drawn: a regret and no percentile.
   oracle = found["elite_against"]["oracle"]["error"]
-  assert set(oracle) == {"elite", "best", "best_space", "regret"}
+  regrets = {"regret", "regret_error"}
+  assert set(oracle) == {"elite", "best", "best_space", *regrets}
   assert oracle["regret"] == pytest.approx(elite.error.mean() - 0.2)
 
 
@@ -278,7 +280,7 @@ def test_missing_groups_are_left_out(present):
     join(scores, foreign), TARGET, largest_flops=1e4, num_resamples=10
   )
   assert set(found["groups"]) == set(present)
-  spaces_of = {"random_spaces", "hard_random_spaces", "oracle"}
+  spaces_of = {"random_spaces", "hard_random_spaces", "hand_made", "oracle"}
   expected = spaces_of & set(present) if "elite" in present else set()
   assert set(found["elite_against"]) == expected
   shares = [g["pareto_share"] for g in found["groups"].values()]

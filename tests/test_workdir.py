@@ -38,6 +38,7 @@ ELITE = "search/elite_space.json"
 CONSTANT = {
   "weights.final_learning_rate": 0.025,
   "search.temperature_end": 5.0,
+  "search.entropy_start": 0.005,
 }
 # What is there, what is changed, and before, if not the quickstart's.
 ACCEPTED = [
@@ -95,7 +96,7 @@ REFUSED = [
   ),
   # A sweep runs any phase.
   (("sweep/1mf/config.json",), {"train.epochs": 99}, {}, "sweep has begun"),
-  (("sweep/1mf/config.json",), {"nas.tolerance": 0.2}, {}, "0.1 is now 0.2"),
+  (("sweep/1mf/config.json",), {"nas.tolerance": 0.2}, {}, "0.02 is now 0.2"),
   (
     ("latency_table/table.csv",),
     {"latency_table.repeats": 9},

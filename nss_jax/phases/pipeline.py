@@ -122,7 +122,7 @@ def run(
   measured = latency_budget.is_measured_first(config, workdir, phases)
   known = latency_budget.without_latency(config) if measured else config
   job, planned = prepare(known, phases)
-  for line in plan.describe(known, dataset, job.search, planned):
+  for line in plan.describe(job.config, dataset, job.search, planned):
     say(console, line)
   if measured and planned[1:]:
     say(console, "budget     of latency too, when its table has been measured")

@@ -208,6 +208,8 @@ def _more_search_epochs(
   for search in (old["search"], new["search"]):
     if search["temperature_start"] != search["temperature_end"]:
       return "the temperature depends on it"
+    if search["entropy_start"] not in (0.0, search["entropy_end"]):
+      return "the weight of the entropy depends on it"
   ended = (workdir / "search" / "elite_space.json").exists()
   return "the search has ended" if ended else ""
 

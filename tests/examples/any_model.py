@@ -13,9 +13,8 @@ from sklearn.datasets import load_digits
 
 import nss_jax as nss
 
-UNITS = jnp.array([4, 8, 16, 32, 64])
+UNITS, TARGET = jnp.array([4, 8, 16, 32, 64]), 2000.0
 MASKS = (jnp.arange(64)[None] < UNITS[:, None]).astype(jnp.float32)  # [5, 64]
-TARGET = 2000.0
 SEARCH, TRAIN, KEY = optax.adam(0.1), optax.adam(0.01), jax.random.key(0)
 
 
@@ -39,7 +38,6 @@ def cost(weights):  # multiply-adds
 def iteration(search, params, opt_state, held_out, batch):
   given = {"loss_fn": loss, "cost_fn": cost, "sample_fn": draw}
   given |= {"optimizer": SEARCH, "target": TARGET, "cost_weight": 1.0}
-  # Of what the logits can draw; else of each draw alone.
   given["expected_penalty_fn"] = nss.drawn_penalty(cost, TARGET)
   search, _ = nss.search_step(search, params, held_out, KEY, **given)
   rng = jax.random.fold_in(jax.random.key(1), search.step)

@@ -20,7 +20,7 @@ FIXED = {"strides": (1, 2), "stem_width": 8, "image_shape": (8, 8, 1)}
 SPACE = nss.SearchSpace.expanded(
   max_depth=4, max_width=16, num_depth_bins=2, num_width_bins=4, **FIXED
 )
-BUDGET = {"target": 3.0, "cost_weight": 1.0}
+BUDGET, rng = {"target": 3.0, "cost_weight": 1.0}, jax.random.key(0)
 BINS = SPACE.depth_bins, SPACE.width_bins
 DEPTHS, WIDTHS = (np.mean(bins, axis=-1) for bins in BINS)  # of each bin
 
@@ -44,17 +44,16 @@ def loss(params, masks, batch):
 
 draw = nss.gumbel_sampler(SPACE, lambda step: 1.0)
 given = {"loss_fn": loss, "cost_fn": mean_energy, "sample_fn": draw, **BUDGET}
-given["expected_penalty_fn"] = nss.drawn_penalty(mean_energy, BUDGET["target"])
-adam, rng, digits = optax.adam(0.1), jax.random.key(0), load_digits()
-step = jax.jit(functools.partial(nss.search_step, optimizer=adam, **given))
+given["expected_penalty_fn"] = nss.drawn_penalty(mean_energy, 3.0)
+given["optimizer"], digits = optax.adam(0.1), load_digits()
+step = jax.jit(functools.partial(nss.search_step, **given))
 images = jnp.asarray(digits.images[..., None] / 16, jnp.float32)
 params = nss.init_weights(rng, SPACE)  # weight_step trains yours
-search = nss.init_search_state(nss.init_logits(SPACE), adam)
+search = nss.init_search_state(nss.init_logits(SPACE), given["optimizer"])
 for i in range(0, 960, 16):
   batch = images[i : i + 16], digits.target[i : i + 16]
   search, metrics = step(search, params, batch, rng)
-meets = {"cost_fn": mean_energy, "target": 3.0, "num_samples": 20}
-elite = nss.elite_space(rng, search.logits, **meets)
+elite = nss.elite_space(rng, search.logits, cost_fn=mean_energy, target=3.0)
 expected = 3.0 * metrics["expected_cost"]
 print(*nss.describe_space(SPACE, elite.space), sep="\n")
 print(f"{elite.cost:.2f} microjoules; of the distribution {expected:.2f}")
