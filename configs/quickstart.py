@@ -4,10 +4,10 @@
 
 1,797 images of 8x8 (scikit-learn's digits, in the package: no download);
 262,144 spaces; target 4 % of the largest network.
-Hardware: two CPU cores, 1 min 53 s for the search, 4 min 17 s with the
-evaluation, 9 min 6 s with --phases=all (Python 3.12, jax 0.12.0.1).
-Expected: -1.9, -1.5 and -2.0 % from the target (seeds 0, 1, 2), at the 9th, 0th
-and 16th percentile of random spaces of that cost.
+Hardware: two CPU cores, about two minutes for the search, five with the
+evaluation.
+Expected: within 2 % of the target; see RESULTS.md for the percentiles among random
+spaces of that cost.
 """
 
 from nss_jax import config as config_lib

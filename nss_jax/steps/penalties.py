@@ -49,7 +49,8 @@ def expected_penalty(
 
   Args:
     search_space: the bins.
-    target: multiply-adds, or constraints.
+    target: multiply-adds of our networks, or constraints, whose metrics say
+      what is counted. For a cost that is yours see `drawn_penalty`.
     num_draws: of spaces in each step, where they are too many to list.
 
   Returns:
