@@ -1,6 +1,7 @@
 """A tiny search, and the command that runs it as a user would."""
 
 import functools
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -10,6 +11,7 @@ import tempfile
 
 import numpy as np
 import quick
+from absl.testing import flagsaver
 
 from nss_jax.phases import job, search_program
 from nss_jax.runtime import data, log, sharding
@@ -57,6 +59,17 @@ def load_config(name="quickstart", **overrides):
 def no_scores(archs):
   """For `elite.find`: every arch is as good as any other."""
   return (np.zeros(len(archs.depth)),) * 2
+
+
+def saved_flags():
+  """A context after which flags are as before.
+
+  It takes away those that are new, also of libraries that are imported within
+  it for good, and ask for their own when they are used next.
+  """
+  for library in ("grain", "array_record.python.array_record_data_source"):
+    importlib.import_module(library)
+  return flagsaver.flagsaver()
 
 
 def make_job(config, workdir, num_devices=1):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import rich.console
 import runs
-from absl.testing import flagsaver
 
 from nss_jax import main
 from nss_jax.runtime import artifacts, log
@@ -63,7 +62,7 @@ def call(monkeypatch, capsys):
     # As in test_main.
     monkeypatch.setattr("sys.argv", argv)
     sys.modules.pop("config_config", None)
-    with flagsaver.flagsaver():
+    with runs.saved_flags():
       code = main._main(main.parse_flags(argv))
     return code, capsys.readouterr().err
 

@@ -1,6 +1,5 @@
 """The command line: what is wrong is one line and exit code 2."""
 
-import importlib
 import os
 import re
 import socket
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import runs
 from absl import flags
-from absl.testing import flagsaver
 
 import nss_jax
 from nss_jax import config as config_lib
@@ -153,7 +151,7 @@ def call(capsys, monkeypatch, tmp_path):
     # module that would keep the names of the file before.
     monkeypatch.setattr(sys, "argv", argv)
     sys.modules.pop("config_config", None)
-    with flagsaver.flagsaver():
+    with runs.saved_flags():
       try:
         code = main.main(main.parse_flags(argv))
       except SystemExit as exited:
@@ -545,9 +543,7 @@ def test_entry_point(capsys, monkeypatch):
   entry = metadata.EntryPoint("nss", project["scripts"]["nss"], "")
   monkeypatch.setattr(sys, "argv", ["nss", "stray"])
   monkeypatch.setattr(sys.modules["__main__"], "__doc__", "pytest")
-  # The saver takes away flags that are new, and grain asks for its own later.
-  importlib.import_module("grain")
-  with flagsaver.flagsaver(), pytest.raises(SystemExit) as exited:
+  with runs.saved_flags(), pytest.raises(SystemExit) as exited:
     entry.load()()
   assert exited.value.code == 2
   assert capsys.readouterr().err.startswith("error: --config is missing")
