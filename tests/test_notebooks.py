@@ -51,7 +51,7 @@ def _check_outputs(notebook):
   for output in _outputs(notebook):
     assert output.output_type != "error", output
     assert output.get("name") != "stderr", output
-  assert not re.search(r"warning|Traceback|\x1b", _text(notebook), re.I)
+  assert not re.search(r"Warning|WARN|Traceback|\x1b", _text(notebook))
 
 
 def _fresh(name):

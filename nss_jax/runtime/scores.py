@@ -306,8 +306,11 @@ def _find_problem(
 ) -> tuple[int, str] | None:
   """A row that is not of this search space, and why."""
   named = [name.isascii() and name.isidentifier() for name in scores.source]
-  inside = held(scores.depth, search_space.depth_bins).all(-1)
-  inside &= held(scores.width, search_space.width_bins).all(-1)
+  both = (
+    held(scores.depth, search_space.depth_bins),
+    held(scores.width, search_space.width_bins),
+  )
+  inside = np.asarray(np.all(both, axis=(0, -1)))
   # Those outside have no cost.
   largest = cost.largest_arch(search_space)
   archs = Arch(

@@ -304,8 +304,8 @@ def stage_offers(bins: tuple[Bin, ...]) -> np.ndarray:
   return np.concatenate([np.arange(low, high + 1) for low, high in bins])
 
 
-def take(archs: Arch, rows: np.ndarray) -> Arch:
-  """The archs at indices, or where a mask is set."""
+def take(archs: Arch, rows: np.ndarray | np.integer | int) -> Arch:
+  """The archs at indices, the one at an index, or those where a mask is set."""
   return jax.tree.map(lambda x: x[rows], archs)
 
 
