@@ -304,7 +304,7 @@ PARAMS = {"metric": "params", "target": 2e3, "mode": "at_most"}
 
 
 def test_constraints_of_a_config():
-  both = budget("flops", 4e4), budget("params", 2e3, 3.0, "at_most")
+  both = budget("flops", 4e4), budget("params", 2e3, 1.0, "at_most")
   config = load(PARAMS)
   config.objective.cost_weight = 1.0
   config_lib.validate(config)
@@ -433,9 +433,9 @@ def test_plan_and_result_show_each_budget(job, tmp_path):
   config, space = job.config, job.search_space
   lines = list(plan.describe(config, job.dataset, job.search))
   assert [line for line in lines if line.startswith("budget")] == [
-    "budget     flops, equal 4e+04 multiply-adds, weight 3; spaces of 2.69e+04 "
+    "budget     flops, equal 4e+04 multiply-adds, weight 1; spaces of 2.69e+04 "
     "to 2.25e+05 mean",
-    "budget     params, at most 1500 parameters, weight 3; spaces of 580 to "
+    "budget     params, at most 1500 parameters, weight 1; spaces of 580 to "
     "7.39e+03 mean",
   ]
   logits = jax.tree.map(jnp.float32, random_logits(space, 1))

@@ -92,7 +92,7 @@ def test_files(whole):
     "metric": "flops",
     "mode": "equal",
     "target": 4e4,
-    "weight": 3,
+    "weight": 1,
     "mean_cost": elite["mean_flops"],
     "deviation": elite["deviation"],
   }

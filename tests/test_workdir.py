@@ -38,7 +38,7 @@ ELITE = "search/elite_space.json"
 CONSTANT = {
   "weights.final_learning_rate": 0.025,
   "search.temperature_end": 5.0,
-  "search.entropy_start": 0.005,
+  "search.entropy_start": 0.002,
 }
 # What is there, what is changed, and before, if not the quickstart's.
 ACCEPTED = [

@@ -16,9 +16,7 @@ from nss_jax.spaces.search_space import SearchSpace
 LATENCY = "latency"
 _METRICS = (*METRICS, LATENCY)
 _FIELDS = ("metric", "target", "weight", "mode")
-_FORM = "{'metric': 'params', 'target': 2e5, 'weight': 3.0, 'mode': 'equal'}"
-# Of a penalty, unless it is given: as `cost_weight`.
-_WEIGHT = 3.0
+_FORM = "{'metric': 'params', 'target': 2e5, 'weight': 1.0, 'mode': 'equal'}"
 # So large that no cost comes near, and it is still a float.
 _LARGEST = 1e300
 
@@ -154,7 +152,7 @@ def _constraint(
     name,
     _metric(config, name),
     float(fields["target"]),
-    float(fields.get("weight", _WEIGHT)),
+    float(fields.get("weight", 1.0)),
     fields.get("mode", "equal"),
   )
 
