@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -451,3 +452,37 @@ def test_what_is_missing_is_named(tmp_path, phases, archs, message):
   with pytest.raises(pipeline.WorkdirError, match=message):
     pipeline.run(_config(), tmp_path, phases, archs=archs)
   assert not any(tmp_path.iterdir())
+
+
+def test_what_rank_check_taught_decides_the_order(tmp_path):
+  """Only once that phase has ended; here the wider arch errs less, which the
+  supernet does not see."""
+  search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
+  job = types.SimpleNamespace(workdir=tmp_path, search_space=search_space)
+  folder = tmp_path / "rank_check"
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  archs = nss.Arch(
+    *(rng.integers(1, most, (30, 3)).astype(np.int32) for most in (5, 65))
+  )
+  loss = rng.uniform(size=30)
+  for name, source, error in (
+    ("scores.csv", "spread", loss),
+    ("truths.csv", "spread_0", 1 / archs.width[:, 0]),
+  ):
+    table = scores.make_scores(
+      search_space, source, archs, error=error, loss=loss, space=np.full(30, -1)
+    )
+    scores.append_scores(folder / name, search_space, table)
+  assert race._learnt(job) is None
+  (folder / "summary.json").write_text("{}")
+  new = nss.Arch(np.ones((3, 3), np.int32), np.full((3, 3), 8, np.int32))
+  new.width[:, 0] = 4, 60, 20
+  found, losses = race._sorted(
+    race._learnt(job), new, np.asarray([0.1, 0.2, 0.3]), 3
+  )
+  assert found.width[:, 0].tolist() == [60, 20, 4]
+  assert losses.tolist() == [0.2, 0.3, 0.1]
+  # Only the first are ordered anew.
+  found, _ = race._sorted(race._learnt(job), new, np.zeros(3), 2)
+  assert found.width[:, 0].tolist() == [60, 4, 20]

@@ -251,3 +251,39 @@ def test_truths_of_other_archs_are_refused():
   for few in (part, truths(scored, "near_target", errors)):
     with pytest.raises(ArtifactError, match="spread: not all of its 5 archs"):
       ranking.summarize(scored, few)
+
+
+def test_what_ridge_learns_orders_archs_that_it_has_not_seen():
+  """Errors that fall with the second width, which the supernet's loss does not
+  see: what is learnt orders new archs as that width does."""
+  rng = np.random.default_rng(0)
+  spread = table("spread", rng, 40)
+  near = table("near_target", rng, 20)
+  scored = join(spread, near)
+  errors = [-np.log(t.width[:, 1]) for t in (spread, near)]
+  learnt = ranking.learn(
+    scored,
+    join(
+      *(
+        truths(t, name, np.stack([e, e + 0.01 * rng.normal(size=len(t))], -1))
+        for t, name, e in zip(
+          (spread, near), ("spread", "near_target"), errors, strict=True
+        )
+      )
+    ),
+  )
+  new = table("any", rng, 50)
+  tau = stats.kendalltau(learnt(new, new.loss), -np.log(new.width[:, 1]))
+  assert tau.statistic > 0.95
+
+
+def test_ridge_is_left_out_where_it_tells_no_more():
+  rng = np.random.default_rng(0)
+  scored = table("spread", rng, 40)
+  noise = rng.normal(size=(40, 2))
+  # The supernet's loss is the truth itself.
+  best = truths(scored, "spread", scored.loss[:, None] + 1e-9 * noise)
+  assert ranking.learn(scored, best) is None
+  few = scored.select(np.arange(4))
+  assert ranking.learn(few, truths(few, "spread", noise[:4])) is None
+  assert ranking.learn(scored, truths(few, "other", noise[:4])) is None

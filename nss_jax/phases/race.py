@@ -1,24 +1,28 @@
 """One network by the evaluator: scored, scored again, and raced.
 
 Of the archs that meet every budget the stand-alone supernet ranks all, or those
-that evolution comes to; the best are scored on more images; and the best of
+that evolution comes to; where rank_check has trained archs alone, a regression
+on these says what the sizes tell beside the score; the best are scored on more
+images; and the best of
 these train alone, a short while, with a new seed each round, until the better
 half of the better half is one. That is successive halving, where another seed
 is another pull of an arm (Karnin et al., ICML 2013): near the top a short
 training is noisy, and its mean over seeds is what a longer one would cost.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import alone, chosen, evaluate, scoring
+from nss_jax.phases import alone, chosen, evaluate, ranking, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.scores import read_scores
 from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
 from nss_jax.spaces.principles import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -67,6 +71,8 @@ def find(
   elif meeting > count:
     words += f", which evolution found among {meeting:,} that do,"
   words += " the best by the stand-alone supernet"
+  if _learnt(job) is not None:
+    words += " and a ridge regression on the archs of rank_check"
   if len(order) > 1:
     epochs = config.nas.race_epochs
     words += (
@@ -97,7 +103,8 @@ def _score(
 ) -> tuple[Arch, np.ndarray]:
   """Archs `[n, S]` that meet the budgets and their losses, best first.
 
-  The losses of the first are on all images that are held out.
+  The losses of the first are on all images that are held out. Best is what the
+  regression on the archs of rank_check says, or else the loss.
   """
   if meeting == 0:
     none = np.zeros((0, space.num_stages), np.int32)
@@ -118,15 +125,40 @@ def _score(
       tolerance=settings.tolerance,
       num_scored=settings.num_scored,
     )
+  rank = _learnt(job) or (lambda archs, losses: losses)
+  archs, losses = _sorted(rank, archs, losses, len(losses))
   count = min(_SCORED_AGAIN * settings.num_finalists, len(losses))
   if count > 1 and scoring.leaves_images(job, settings.num_images):
     with open_ledger(job, params, path, preemption, count) as ledger:
       again = take(archs, np.arange(count))
       _, losses[:count] = ledger.score(_AGAIN, again)
-    order = np.arange(len(losses))
-    order[:count] = np.argsort(losses[:count], kind="stable")
-    archs, losses = take(archs, order), losses[order]
+    archs, losses = _sorted(rank, archs, losses, count)
   return archs, losses
+
+
+def _sorted(
+  rank: Callable[[Arch, np.ndarray], np.ndarray],
+  archs: Arch,
+  losses: np.ndarray,
+  count: int,
+) -> tuple[Arch, np.ndarray]:
+  """The first archs and losses in the order of their rank, then the others."""
+  order = np.arange(len(losses))
+  if count:
+    first = rank(take(archs, order[:count]), losses[:count])
+    order[:count] = np.argsort(first, kind="stable")
+  return take(archs, order), losses[order]
+
+
+def _learnt(job: Job) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
+  """What rank_check's archs teach, see `ranking.learn`, if it has ended."""
+  folder = job.workdir / "rank_check"
+  if not (folder / "summary.json").exists():
+    return None
+  return ranking.learn(
+    read_scores(folder / "scores.csv", job.search_space),
+    read_scores(folder / "truths.csv", job.search_space),
+  )
 
 
 def score_networks(

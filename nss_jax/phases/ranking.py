@@ -8,6 +8,7 @@ can be compared with truths that are kept.
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.scores import Scores
 from nss_jax.runtime.truths import GROUPS, PREDICTORS, by_seed
+from nss_jax.spaces.search_space import Arch
 
 # What the supernet says, and what a count says without any training: larger
 # networks err less. Each is a number to be small, as errors are.
@@ -83,6 +85,53 @@ def summarize(
   return result
 
 
+def learn(
+  scored: Scores, truths: Scores
+) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
+  """What ridge regression has learnt of archs that were trained alone.
+
+  Args:
+    scored: as for `summarize`.
+    truths: as for `summarize`; archs without each of its seeds are left out.
+
+  Returns:
+    `(archs [N, S], supernet's losses [N]) -> [N]` predicted errors, up to a
+    constant; None where too few archs are known, or where the archs that it
+    has not seen are ordered no better than by the supernet's loss alone.
+  """
+  rows, errors = [], []
+  for name in GROUPS:
+    group = np.flatnonzero(scored.source == name)
+    known = by_seed(truths, name, scored.select(group))
+    if known.size:
+      whole = np.isfinite(known).all(1)
+      rows.append(group[whole])
+      errors.append(known[whole].mean(1))
+  if sum(map(len, rows)) < _LEAST_FOR_RIDGE:
+    return None
+  known, truth = scored.select(np.concatenate(rows)), np.concatenate(errors)
+  said = predict(known, truth)
+  ours, its = (
+    kendall(said[name], truth, np.ones((1, len(truth))))[0]
+    for name in (RIDGE[-1], _JUDGED)
+  )
+  if not ours > its:
+    return None
+  from sklearn.linear_model import RidgeCV
+  from sklearn.pipeline import make_pipeline
+  from sklearn.preprocessing import StandardScaler
+
+  model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES))
+  model.fit(_features(known, known.loss), truth)
+  return lambda archs, losses: model.predict(_features(archs, losses))
+
+
+def _features(archs: Arch | Scores, losses: np.ndarray) -> np.ndarray:
+  """Log depths, log widths and the supernet's loss, `[N, 2 S + 1]`."""
+  logs = np.log(np.concatenate([archs.depth, archs.width], axis=-1))
+  return np.concatenate([logs, np.asarray(losses)[:, None]], axis=-1)
+
+
 def predict(scored: Scores, truth: np.ndarray) -> dict[str, np.ndarray]:
   """Each predictor of the errors of N archs, `[N]`; smaller means better.
 
@@ -90,7 +139,8 @@ def predict(scored: Scores, truth: np.ndarray) -> dict[str, np.ndarray]:
     scored: the archs, with the supernet's scores.
     truth: `[N]` mean error of each arch trained alone, for the regressions.
   """
-  logs = np.log(np.concatenate([scored.depth, scored.width], axis=-1))
+  both = _features(scored, scored.loss)
+  logs = both[:, :-1]
   found = {
     "error": scored.error,
     "loss": scored.loss,
@@ -99,7 +149,6 @@ def predict(scored: Scores, truth: np.ndarray) -> dict[str, np.ndarray]:
     "log_sizes": -logs.sum(-1),
   }
   if len(truth) >= _LEAST_FOR_RIDGE:
-    both = np.concatenate([logs, scored.loss[:, None]], axis=-1)
     found["ridge"] = left_one_out(logs, truth)
     found["ridge_and_supernet"] = left_one_out(both, truth)
   return found
