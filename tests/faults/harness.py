@@ -57,15 +57,25 @@ _OF_PRINCIPLES = {
   "principles.window": (0.3, 3.0),
   "sweep.targets": (),
 }
+# nas by the evaluator, on a search of its own.
+_OF_RACE = {
+  "nas.method": "evaluator",
+  "nas.tolerance": 0.3,
+  "nas.num_finalists": 4,
+  "nas.race_epochs": 1,
+  "nas.num_images": 20,
+  "sweep.targets": (),
+}
 PHASES = (
   *("search", "evaluate", "rank_check", "nas", "complexity"),
-  *("train", "sweep", "report", "principles", "latency_table"),
+  *("train", "sweep", "report", "principles", "latency_table", "race"),
 )
-_ALONE = {"principles", "latency_table"}  # on a workdir of their own
+_ALONE = {"principles", "latency_table", "race"}  # on a workdir of their own
 # Those that save states of a loop.
 SAVING = (
   *("search", "evaluate", "rank_check", "nas", "train", "sweep"),
   "principles",
+  "race",
 )
 
 
@@ -187,6 +197,8 @@ def _flags(phase, folder):
   fields = SETTINGS
   if phase == "principles":
     fields = {**SETTINGS, **_OF_PRINCIPLES}
+  if phase == "race":
+    fields, phase = {**SETTINGS, **_OF_RACE}, "search,nas"
   return (
     f"--config={runs.QUICKSTART}",
     *(f"--config.{path}={value}" for path, value in fields.items()),
