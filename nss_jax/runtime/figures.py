@@ -248,8 +248,8 @@ def make_logarithmic(
   low, high = axis.get_view_interval()
   decades = np.log10(high / low)
   for marks in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-    # Two labels of about an eleventh of the axis must not meet.
-    if np.diff(np.log10([*marks, 10])).min() > 0.09 * decades:
+    # Two labels of about an eighth of the axis must not meet.
+    if np.diff(np.log10([*marks, 10])).min() > 0.125 * decades:
       break
   axis.set_major_locator(LogLocator(subs=marks))
   axis.set_major_formatter(FuncFormatter(lambda x, _: words(x)))
