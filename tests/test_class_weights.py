@@ -74,6 +74,18 @@ def test_scores_weigh_losses_and_count_images():
     np.testing.assert_allclose(found.loss[index], expected, rtol=1e-5)
   np.testing.assert_array_equal(found.correct, unweighted.correct)
   assert int(found.total) == 7
+  # By the image the same, and nothing of the one that does not count.
+  wrong, losses_ = evaluate.evaluate_images(
+    PARAMS, archs, batches, apply_fn=apply_fn, class_weights=WEIGHTS
+  )
+  assert wrong.shape == losses_.shape == (8,)
+  assert np.flatnonzero(np.isnan(wrong)).tolist() == [4]
+  assert np.flatnonzero(np.isnan(losses_)).tolist() == [4]
+  np.testing.assert_allclose(
+    [np.nansum(wrong), np.nansum(losses_)],
+    [7 - found.correct.mean(), found.loss.mean()],
+    rtol=1e-5,
+  )
 
 
 def test_balanced_loss_is_that_of_classes_made_equal():

@@ -18,6 +18,7 @@ from nss_jax.phases import (
   pipeline,
   rank_check,
   scoring,
+  summary,
   supernet_program,
 )
 from nss_jax.phases.ledger import Ledger
@@ -26,6 +27,7 @@ from nss_jax.runtime import (
   augment,
   checkpoint,
   data,
+  preemption,
   scores,
   sharding,
 )
@@ -304,6 +306,7 @@ def test_evaluate_phase(searched, monkeypatch):
   assert (np.abs(near / 6e4 - 1) <= 0.3).all()
   assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
   assert any("percentile" in line for line in evaluate.report(result, job))
+  _check_noise_of_images(result, table, job)
 
   whole = (folder / "scores.csv").read_bytes()
   (folder / "scores.csv").write_bytes(whole[: len(whole) * 2 // 3])
@@ -322,6 +325,33 @@ def test_evaluate_phase(searched, monkeypatch):
   assert evaluate.run(job) == result
   assert steps == [1]
   assert (folder / "scores.csv").read_bytes() == whole
+
+
+def _check_noise_of_images(result, table, job):
+  """The standard error of a regret has that of the images, by the first archs
+  of both spaces, whose means by image are those of the scores."""
+  with preemption.Preemption() as asked:
+    params = evaluate.train_supernet(job, asked)
+  image_fn = scoring.make_image_fn(job.config, SPACE, job.dataset, job.mesh)
+  spaces = [table.group(name) for name in ("elite", "hand_made")]
+  by_image = []
+  for rows in spaces:
+    archs = nss.Arch(
+      *(x[:16].astype(np.int32) for x in (rows.depth, rows.width))
+    )
+    error, loss = image_fn(params, archs)
+    np.testing.assert_allclose(loss.mean(), rows.loss[:16].mean(), rtol=1e-5)
+    np.testing.assert_allclose(error.mean(), rows.error[:16].mean(), rtol=1e-5)
+    by_image.append(loss)
+  differences = by_image[0] - by_image[1]
+  assert len(differences) == 180 and differences.std() > 0
+  of_archs = summary.compare_spaces(*spaces, num_resamples=0)["loss"]
+  found = result["elite_against"]["hand_made"]["loss"]
+  assert found["regret"] == of_archs["regret"]
+  images = differences.std(ddof=1) / np.sqrt(180)
+  assert found["regret_error"] == pytest.approx(
+    np.hypot(of_archs["regret_error"], images), rel=1e-4
+  )
 
 
 def _without_dispatch(program, dispatch):

@@ -108,6 +108,37 @@ def test_percentile_and_regret_by_hand():
   assert loss["percentile"] == 0.0
 
 
+def test_regret_error_counts_archs_and_images():
+  """Archs by hand; images as Monte Carlo would: other images, other regrets."""
+  elite = table("elite", [0.2, 0.4], loss=[0.2, 0.6])
+  others = table(
+    "random_spaces", [0.1, 0.3, 0.9], loss=[0.5, 0.3, 9.0], space=[0, 0, 1]
+  )
+  # Of two archs a standard error is half of the difference.
+  archs = {"loss": math.hypot(0.2, 0.1), "error": math.hypot(0.1, 0.1)}
+  found = compare_spaces(elite, others, num_resamples=0)
+  for name, expected in archs.items():
+    assert found[name]["regret_error"] == pytest.approx(expected)
+  rng = np.random.default_rng(0)
+  common = rng.normal(size=(400, 2))  # what both find hard is no difference
+  own = {name: rng.normal(size=(400, 2)) for name in ("elite", "random_spaces")}
+  seen = []
+
+  def by_image(rows):
+    seen.append(set(rows.space))
+    return common + own[rows.source[0]] * [0.5, 2.0]
+
+  found = compare_spaces(elite, others, num_resamples=0, by_image=by_image)
+  # The variance of the difference of two is twice that of one.
+  for name, scale in (("loss", 0.5), ("error", 2.0)):
+    images = scale * math.sqrt(2 / 400)
+    assert found[name]["regret_error"] == pytest.approx(
+      math.hypot(archs[name], images), rel=0.06
+    )
+    assert found[name]["regret_error"] > archs[name]
+  assert {0} in seen and {1} not in seen  # the best of the others
+
+
 def test_equal_space_does_not_beat_the_elite():
   found = compare_spaces(
     table("elite", [0.25, 0.25]),

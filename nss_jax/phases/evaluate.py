@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import loop, summary, supernet_program
+from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.program import base_keys, check_batch
@@ -30,6 +30,8 @@ from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 
 # Rows of spaces that the oracle looked at; no group of the summary.
 ORACLE_SEARCH = "oracle_search"
+# Of each space, for how the images differ: enough for the mean of each image.
+_ARCHS_BY_IMAGE = 16
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def run(job: Job) -> dict[str, Any]:
       num_archs(config, search_space),
     ) as ledger:
       _score_groups(config, search_space, elite, ledger)
-    result = _summarize(config, search_space, folder)
+    result = _summarize(job, params, folder)
   return result
 
 
@@ -303,11 +305,8 @@ def _score_spaces(
   return loss.reshape(number, count).mean(-1)
 
 
-def _summarize(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  folder: pathlib.Path,
-) -> dict[str, Any]:
+def _summarize(job: Job, params: Any, folder: pathlib.Path) -> dict[str, Any]:
+  config, search_space = job.config, job.search_space
   table = scores.read_scores(folder / "scores.csv", search_space)
   target = config_lib.flops_target(config)
   with artifacts.atomic_path(folder / "pareto.png") as path:
@@ -316,12 +315,34 @@ def _summarize(
     table,
     target,
     largest_flops=cost.largest_macs(search_space),
+    by_image=_by_image(job, params),
     num_resamples=config.evaluate.bootstrap_samples,
     seed=config.evaluate.seed,
   )
   # Last: this file says that the evaluation is finished.
   artifacts.write_json(folder / "summary.json", result)
   return result
+
+
+def _by_image(job: Job, params: Any) -> summary.ByImage:
+  """What each held-out image gets in the mean of the first archs of some."""
+  image_fn = scoring.make_image_fn(
+    job.config, job.search_space, job.dataset, job.mesh
+  )
+  known: dict[bytes, np.ndarray] = {}
+
+  def by_image(rows: scores.Scores) -> np.ndarray:
+    # One shape, one program: the archs over again where a space has fewer.
+    first = np.arange(_ARCHS_BY_IMAGE) % len(rows)
+    archs = Arch(*(x[first].astype(np.int32) for x in (rows.depth, rows.width)))
+    key = archs.depth.tobytes() + archs.width.tobytes()
+    if key not in known:
+      error, loss = image_fn(params, archs)
+      found = np.stack([loss, error], axis=-1).astype(np.float64)
+      known[key] = found[~np.isnan(found).any(1)]
+    return known[key]
+
+  return by_image
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:

@@ -16,7 +16,7 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.supernet_program import split as split_images
 from nss_jax.runtime import augment, data, sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.steps.evaluate import Counts, evaluate_archs
+from nss_jax.steps.evaluate import Counts, evaluate_archs, evaluate_images
 from nss_jax.supernet import engine, sliced
 
 # Archs of one call on each device: enough that a call costs nothing beside
@@ -154,6 +154,38 @@ def make_score_fn(
     return counts.error, counts.mean_loss
 
   return score
+
+
+def make_image_fn(
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> Callable:
+  """`(params, archs [n, S]) -> (error [I], loss [I])`, by the image.
+
+  Of those that are held out from the evaluator, in the mean of the archs; see
+  `evaluate_images`.
+  """
+  images = held_out_images(config, dataset)
+  apply_fn, seen = _calibrated(config, search_space, dataset, images.seen)
+  weights = class_weights(config, dataset, search_space.num_classes)
+
+  @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+  def run(params, archs, seen, batches):
+    return evaluate_images(
+      params,
+      archs,
+      batches,
+      apply_fn=functools.partial(apply_fn, seen),
+      class_weights=weights,
+    )
+
+  batches = _filled(config, dataset, images.batches, 1)
+  fixed = sharding.replicate((seen, batches), mesh)
+  return lambda params, archs: jax.device_get(
+    run(params, sharding.replicate(archs, mesh), *fixed)
+  )
 
 
 def held_out_images(

@@ -5,6 +5,7 @@ out of the result, and so is whatever needs it.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import moocore
@@ -21,6 +22,9 @@ _SPACES = (*_CONTROLS, scores_lib.HAND_MADE, scores_lib.ORACLE)
 # The error of the reference point: every image wrong.
 _WORST_ERROR = 1.0
 
+# `rows of archs -> [I, 2]`: loss and error of each image, their mean.
+ByImage = Callable[[Scores], np.ndarray]
+
 # Resamples that are held in memory at once.
 _CHUNK = 100
 
@@ -30,6 +34,7 @@ def summarize(
   target_flops: float | None,
   *,
   largest_flops: float,
+  by_image: ByImage | None = None,
   num_resamples: int = 2000,
   confidence: float = 0.95,
   seed: int = 0,
@@ -44,6 +49,7 @@ def summarize(
     largest_flops: cost of the largest network. With the error 1 it makes the
       reference point of the hypervolume, the same for every run of a search
       space.
+    by_image: see `compare_spaces`.
     num_resamples: of the bootstrap.
     confidence: of the intervals.
     seed: of the bootstrap; the same seed gives the same numbers.
@@ -78,6 +84,7 @@ def summarize(
       elite,
       known.group(name),
       num_resamples=num_resamples if name in _CONTROLS else 0,
+      by_image=by_image,
       confidence=confidence,
       seed=seed,
     )
@@ -136,6 +143,7 @@ def compare_spaces(
   others: Scores,
   *,
   num_resamples: int,
+  by_image: ByImage | None = None,
   confidence: float = 0.95,
   seed: int = 0,
 ) -> dict[str, Any]:
@@ -147,6 +155,9 @@ def compare_spaces(
       not be equal.
     num_resamples: of the bootstrap; 0 leaves the percentiles out, which mean
       nothing among spaces that are not drawn at random.
+    by_image: from rows of archs, what each image gets in their mean. All archs
+      see the same images, so another set of images would move the difference
+      of two spaces; without it that is left out of its standard error.
     confidence: of the intervals.
     seed: of the bootstrap.
 
@@ -154,7 +165,8 @@ def compare_spaces(
     `num_spaces`, and for each of `loss` and `error`: `elite`, its mean;
     `best`, the smallest mean of another space, and `best_space`, which one;
     `regret`, elite - best, negative if the elite space wins, and
-    `regret_error`, its standard error by the archs that were drawn of the two.
+    `regret_error`, its standard error: by the archs that were drawn of the two
+    and, with `by_image`, by the images.
     The best of many noisy means is too small, so the regret is on the large
     side when the spaces have few archs. And `percentile`: 100 times the share
     of the spaces whose mean is smaller than the elite space's, with two
@@ -178,13 +190,20 @@ def compare_spaces(
   for column, measure in enumerate(_MEASURES):
     mean = float(elite_table[:, column].mean())
     best = int(means[:, column].argmin())
+    by_images = 0.0
+    if by_image is not None:
+      rival = others.select(others.space == numbers[best])
+      differences = by_image(elite)[:, column] - by_image(rival)[:, column]
+      by_images = _mean_error(differences)
     result[measure] = {
       "elite": mean,
       "best": float(means[best, column]),
       "best_space": int(numbers[best]),
       "regret": mean - float(means[best, column]),
       "regret_error": math.hypot(
-        _mean_error(elite_table[:, column]), _mean_error(table[best, :, column])
+        _mean_error(elite_table[:, column]),
+        _mean_error(table[best, :, column]),
+        by_images,
       ),
     }
   if num_resamples:

@@ -67,11 +67,8 @@ def evaluate_archs(
     def one_batch(carry, batch):
       correct, loss = carry
       x, y = batch
-      logits = apply_fn(params, x, arch)
-      known = jnp.maximum(y, 0)
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, known)
-      losses = jnp.where(y >= 0, weigh(losses, known, class_weights), 0)
-      right = (logits.argmax(-1) == y).sum(dtype=jnp.int32)
+      right, losses = _by_image(apply_fn(params, x, arch), y, class_weights)
+      right = right.sum(dtype=jnp.int32)
       return (correct + right, loss + losses.sum()), None
 
     start = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
@@ -80,3 +77,52 @@ def evaluate_archs(
 
   correct, loss = jax.lax.map(one_arch, archs)
   return Counts(correct, loss, (labels >= 0).sum(dtype=jnp.int32))
+
+
+def evaluate_images(
+  params: Any,
+  archs: Any,
+  batches: tuple[jax.Array, jax.Array],
+  *,
+  apply_fn: Callable[[Any, jax.Array, Any], jax.Array],
+  class_weights: Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """What each image gets in the mean of the archs.
+
+  Two groups of archs see the same images, so how sure their difference is
+  depends on how it varies from image to image.
+
+  Args:
+    params, archs, batches, apply_fn, class_weights: as for `evaluate_archs`.
+
+  Returns:
+    The share of the archs that are wrong and their mean loss in nats, each
+    `[K * B]` float32; of an image that counts nothing both are NaN.
+  """
+  images, labels = batches
+
+  def one_arch(carry, arch):
+    def one_batch(batch):
+      x, y = batch
+      return _by_image(apply_fn(params, x, arch), y, class_weights)
+
+    right, losses = jax.lax.map(one_batch, (images, labels))
+    return (carry[0] + ~right, carry[1] + losses), None
+
+  count = len(jax.tree.leaves(archs)[0])
+  start = jnp.zeros(labels.shape), jnp.zeros(labels.shape)
+  sums, _ = jax.lax.scan(one_arch, start, archs)
+  wrong, losses = (
+    jnp.where(labels >= 0, x / count, jnp.nan).ravel() for x in sums
+  )
+  return wrong, losses
+
+
+def _by_image(
+  logits: jax.Array, labels: jax.Array, class_weights: Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """Whether each image is classified rightly, and its loss: `[B]` each."""
+  known = jnp.maximum(labels, 0)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, known)
+  losses = jnp.where(labels >= 0, weigh(losses, known, class_weights), 0)
+  return logits.argmax(-1) == labels, losses
