@@ -108,8 +108,9 @@ def is_elite(results: Results) -> Iterator[str]:
     found = against[scores.ORACLE]
     yield (
       "Regret to the best space that evolution on the evaluator found: "
-      f"{found['loss']['regret']:+.4f} nats of mean loss, "
-      f"{100 * found['error']['regret']:+.2f} points of mean error."
+      f"{found['loss']['regret']:+.4f} ± {found['loss']['regret_error']:.4f} "
+      f"nats of mean loss, {100 * found['error']['regret']:+.2f} ± "
+      f"{100 * found['error']['regret_error']:.2f} points of mean error."
     )
 
 
