@@ -39,6 +39,7 @@ CONSTANT = {
   "weights.final_learning_rate": 0.025,
   "search.temperature_end": 5.0,
   "search.entropy_start": 0.002,
+  "search.penalty_growth": 1.0,
 }
 # What is there, what is changed, and before, if not the quickstart's.
 ACCEPTED = [

@@ -224,6 +224,7 @@ _RANGES = {
   "search.temperature_end": (_positive, "above 0"),
   "search.entropy_start": _NOT_NEGATIVE,
   "search.entropy_end": (_positive, "above 0"),
+  "search.penalty_growth": (_positive, "above 0"),
   "search.elite_tolerance": (lambda v: 0 < v < 1, "above 0 and below 1"),
   "search.num_score_archs": (lambda v: v >= 2, "2 or more"),
   "supernet.microbatches": (_count, "1 or more"),

@@ -139,6 +139,9 @@ def base() -> ml_collections.ConfigDict:
         # before. 0: no such term (the paper).
         "entropy_start": 0.3,
         "entropy_end": 0.002,
+        # How many times their first weight the penalties have at the end; they
+        # grow linearly over the arch steps. 1: constant (the paper).
+        "penalty_growth": 3.0,
         "estimator": "soft",  # soft (paper) | straight_through | score
         "num_score_archs": 8,  # drawn per step by the score estimator
         # scored: of the most probable spaces within the tolerance of the target

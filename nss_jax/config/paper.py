@@ -46,6 +46,7 @@ def paper(run: str) -> ml_collections.ConfigDict:
   config.objective.target_flops = target
   config.search.elite = "paper"
   config.search.temperature_start = 5.0
+  config.search.penalty_growth = 1.0
   config.complexity.target_flops = _COMPLEXITY_TARGET
   # The paper's search of one arch, and what it counts as near (4.3, Table 2).
   config.nas.method = "gradient"

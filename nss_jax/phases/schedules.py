@@ -1,4 +1,4 @@
-"""What changes over the steps of a search: temperature and entropy."""
+"""What changes over the steps of a search: temperature, entropy, penalty."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,28 @@ def temperature(start: float, end: float, num_steps: int) -> Schedule:
   """Linear from the first step to the last (paper 6.4.1)."""
   last = max(num_steps - 1, 1)
   return lambda step: start + (end - start) * (step / last)
+
+
+def penalty_weight(
+  weight: Any, growth: float, first: int, num_steps: int
+) -> Schedule:
+  """The weight of the penalty, linear over the arch steps.
+
+  A space off the target by a share d pays `weight * d`, and gains or loses
+  what the loss changes with its cost. Early, a small weight leaves the choice
+  to the loss; at the end a large one holds to the target where the loss falls
+  steeply with the cost, as it does for small networks.
+
+  Args:
+    weight: of the first arch step, a scalar or `[C]`.
+    growth: how many times that it is in the last.
+    first: the first arch step.
+    num_steps: of the search, warmup included.
+  """
+  last = max(num_steps - 1 - first, 1)
+  return lambda step: (
+    weight * (1 + (growth - 1) * jnp.clip((step - first) / last, 0.0, 1.0))
+  )
 
 
 # Of the arch steps; in the rest the entropy has its least weight.

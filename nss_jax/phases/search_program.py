@@ -187,7 +187,12 @@ def _make_steps(
     sample_fn=archs if name == "score" else mixed,
     optimizer=logit_opt,
     target=np.asarray([one.target for one in budgets]),
-    cost_weight=np.asarray([one.weight for one in budgets]),
+    cost_weight=schedules.penalty_weight(
+      np.asarray([one.weight for one in budgets]),
+      config.search.penalty_growth,
+      schedule.warmup_steps,
+      schedule.num_steps,
+    ),
     penalty_fn=lambda costs, _: constraints.penalties(budgets, costs),
     expected_penalty_fn=(
       penalties.expected_penalty(search_space, budgets)

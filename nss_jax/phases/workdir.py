@@ -210,6 +210,8 @@ def _more_search_epochs(
       return "the temperature depends on it"
     if search["entropy_start"] not in (0.0, search["entropy_end"]):
       return "the weight of the entropy depends on it"
+    if search["penalty_growth"] != 1:
+      return "the weight of the penalty depends on it"
   ended = (workdir / "search" / "elite_space.json").exists()
   return "the search has ended" if ended else ""
 

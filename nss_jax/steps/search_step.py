@@ -84,7 +84,8 @@ def search_step(
       the estimator is pathwise, one-hot if it is the score function.
     optimizer: of the logits.
     target: cost to be met, in the units of `cost_fn`, or `[C]`.
-    cost_weight: lambda of Eq. 5, or `[C]`.
+    cost_weight: lambda of Eq. 5, or `[C]`; or a function of the step that
+      gives it.
     penalty_fn: `(cost, target)` -> what is weighted, elementwise.
     expected_penalty_fn: `(rng, logits) -> E[penalty]`, from `expected_penalty`
       or `drawn_penalty`; takes the place of the penalty of the draw (the
@@ -133,6 +134,8 @@ def search_step(
   """
   rng = step_rng(rng, state.step, axis_name, own_draws)
   target = as_number("target", target)
+  if callable(cost_weight):
+    cost_weight = cost_weight(state.step)
   cost_weight = as_number("cost_weight", cost_weight)
   loss_fn = checked_loss(loss_fn)
 
