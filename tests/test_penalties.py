@@ -227,3 +227,35 @@ def test_weight_of_the_entropy_falls():
   found = [float(falls(step)) for step in (0, 10, 18.5, 27, 29)]
   np.testing.assert_allclose(found, [0.3, 0.3, 0.03, 0.003, 0.003], rtol=1e-5)
   assert schedules.entropy_weight(0.0, 0.005, 10, 30) is None
+
+
+def test_weight_of_the_penalty_grows_over_the_arch_steps():
+  """In the schedule, and in what the step descends: with no loss the gradient
+  of the logits is that of the penalty times its weight."""
+  weight = schedules.penalty_weight(np.array([1.0, 0.5]), 3.0, 10, 31)
+  for step, times in ((0, 1), (10, 1), (20, 2), (30, 3), (40, 3)):
+    np.testing.assert_allclose(weight(step), [times, times / 2], rtol=1e-6)
+  constant = schedules.penalty_weight(2.0, 1.0, 10, 31)
+  assert {float(constant(step)) for step in (0, 15, 30)} == {2.0}
+
+  search_space = nss.SearchSpace.expanded(max_depth=4, max_width=16)
+  optimizer = optax.sgd(1.0)
+  moved = []
+  for step in (0, 30):
+    state = nss.init_search_state(nss.init_logits(search_space), optimizer)
+    after, _ = nss.search_step(
+      state.replace(step=jnp.int32(step)),
+      None,
+      None,
+      jax.random.key(0),
+      loss_fn=lambda *_: (0.0, {}),
+      cost_fn=functools.partial(nss.mean_macs, search_space),
+      sample_fn=nss.arch_sampler(search_space),
+      optimizer=optimizer,
+      target=5e6,
+      cost_weight=schedules.penalty_weight(1.0, 3.0, 10, 31),
+      expected_penalty_fn=nss.expected_penalty(search_space, 5e6),
+    )
+    moved.append(np.asarray(after.logits.width))
+  assert np.abs(moved[0]).max() > 0.01
+  np.testing.assert_allclose(moved[1], 3 * moved[0], atol=1e-6)

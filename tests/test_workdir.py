@@ -37,7 +37,7 @@ RESULT = "train/a/seed_0/result.json"
 ELITE = "search/elite_space.json"
 CONSTANT = {
   "weights.final_learning_rate": 0.025,
-  "search.temperature_end": 5.0,
+  "search.temperature_end": 1.0,
   "search.entropy_start": 0.002,
   "search.penalty_growth": 1.0,
 }
