@@ -32,8 +32,8 @@ import sys
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Of digits 0.6, 4 and 16 % of the largest network; of Fashion-MNIST 1.1, 4 and 16:
-# at 0.6 % it has 59 spaces within 2 %, all with one or two channels in stage 1.
+# Of digits 0.6, 4 and 16 % of the largest network; of Fashion-MNIST 1.1, 4 and
+# 16: at 0.6 % it has 59 spaces within 2 %, all with two channels in stage 1.
 TARGETS = {
   "quickstart": (0.288e6, 1.917e6, 7.669e6),
   "fashion_mnist": (0.4e6, 1.5e6, 6e6),
