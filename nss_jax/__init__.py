@@ -4,6 +4,7 @@ The names below are the library: search spaces and their cost, distributions
 over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
+from nss_jax.phases.compile_for import compile_for
 from nss_jax.phases.load import TrainedNetwork, load_network, load_supernet
 from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.blocks import (
@@ -149,6 +150,7 @@ __all__ = [
   "arch_sampler",
   "block_digest",
   "block_names",
+  "compile_for",
   "cost_tables",
   "cross_entropy",
   "default_buckets",

@@ -44,10 +44,7 @@ EXIT_NO_READER = 141
 _NO_CONFIG = "--config is missing; try --config=quickstart"
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "config file, or file:argument; or the name of one that comes along",
-  lock_config=True,
+  "config", None, "config file, file:argument, or the name of one that comes"
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "folder of the run (default: runs/<config.name>)"
@@ -65,14 +62,17 @@ _SWEEP_INDEX = flags.DEFINE_integer(
   "sweep_index", None, "with --phases=sweep: this target only, from 0"
 )
 _TAKE_OVER = flags.DEFINE_bool(
-  "take_over",
-  False,
-  "go on in a workdir whose last process was on another host and has ended",
+  "take_over", False, "go on after a process on another host, which has ended"
 )
 _DRY_RUN = flags.DEFINE_bool(
-  "dry_run", False, "print the plan and stop; nothing is compiled or written"
+  "dry_run", False, "print the plan and stop; nothing is run or written"
 )
-
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", "", "with --dry_run: chips to compile for, such as v5e-1 or h100"
+)
+_PRICE_PER_HOUR = flags.DEFINE_float(
+  "price_per_hour", 0.0, "with --topology: of the chips together", 0.0
+)
 _LOG_EVERY = flags.DEFINE_float(
   "log_every",
   60.0,
@@ -86,9 +86,7 @@ _PROFILE = flags.DEFINE_bool(
   "profile", False, "write a trace of a few calls of each loop, for xprof"
 )
 _COMPILE_CACHE = flags.DEFINE_string(
-  "compile_cache",
-  None,
-  "folder, writable by you alone, that keeps compiled programs; accelerators",
+  "compile_cache", None, "your own folder of compiled programs; accelerators"
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
@@ -141,8 +139,8 @@ def main(argv: list[str]) -> int:
 
   if len(argv) > 1:
     return _refuse(f"not a flag: {argv[1]!r}; see --help")
-  one_target = config_lib.PHASES_OF_A_TARGET
-  phases = one_target if _PHASES.value == ["all"] else _PHASES.value
+  phases = _PHASES.value
+  phases = config_lib.PHASES_OF_A_TARGET if phases == ["all"] else phases
   unknown = [name for name in phases if name not in config_lib.PHASES]
   if unknown or not phases:
     return _refuse(
@@ -161,6 +159,8 @@ def main(argv: list[str]) -> int:
       archs=_ARCH.value,
       sweep_index=_SWEEP_INDEX.value,
       dry_run=_DRY_RUN.value,
+      topology=_TOPOLOGY.value,
+      price_per_hour=_PRICE_PER_HOUR.value,
       take_over=_TAKE_OVER.value,
       compiled=_COMPILE_CACHE.value or "",
       config_flags=_config_flags(),

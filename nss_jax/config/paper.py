@@ -44,6 +44,11 @@ def paper(run: str) -> ml_collections.ConfigDict:
   config.data.flip = True
   config.space.num_classes, config.train.cutout = _DATASETS[match[1]]
   config.objective.target_flops = target
+  # For accelerators of 16 GB; what is summed is float32 all the same.
+  config.supernet.activations = "bfloat16"
+  config.search.steps_per_dispatch = 25  # 390 and 625 steps of one length each
+  # The images of calibration are computed once a batch.
+  config.evaluate.score_batch_size = 1000
   config.search.elite = "paper"
   config.search.temperature_start = 5.0
   config.search.penalty_growth = 1.0

@@ -1,6 +1,7 @@
 """What a search takes of a device's memory, about."""
 
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,10 @@ _COPIES = 5
 
 
 def estimate(
-  config: ml_collections.ConfigDict, space: SearchSpace, num_devices: int = 1
+  config: ml_collections.ConfigDict,
+  space: SearchSpace,
+  num_devices: int = 1,
+  platform: str | None = None,
 ) -> float:
   """Bytes on each device: the state, and what a step keeps for its gradient.
 
@@ -57,10 +61,32 @@ def estimate(
     of_all, of_block, alone = _AGAIN[kind][settings.activations]
     ends = _ends_of_blocks(space) * image_bytes
     needed = max(of_all * ends + of_block * block_bytes, alone * block_bytes)
-  in_sequence = settings.microbatches > 1 or jax.default_backend() != "cpu"
+  platform = platform or jax.default_backend()
+  in_sequence = settings.microbatches > 1 or platform != "cpu"
   if in_sequence and kind.startswith("masked"):
     needed *= _IN_SEQUENCE
   return 4.0 * _COPIES * int(cost.arch_params(space, largest)) + needed
+
+
+def what_helps(
+  config: ml_collections.ConfigDict, space: SearchSpace, num_devices: int
+) -> Iterator[str]:
+  """Fields by which a search takes less of an accelerator, each by itself."""
+  settings = config.supernet
+  for name, value in (
+    ("activations", "bfloat16"),
+    ("remat", True),
+    ("microbatches", 2 * settings.microbatches),
+  ):
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+      changed.supernet[name] = value
+    before, after = (
+      estimate(one, space, num_devices, "accelerator")
+      for one in (config, changed)
+    )
+    if after < before:
+      yield f"supernet.{name}={value} {after / 2**30:.1f} GiB"
 
 
 def _kind(config: ml_collections.ConfigDict) -> str:

@@ -11,6 +11,7 @@ import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax.phases import (
+  compilation,
   complexity,
   evaluate,
   latency_budget,
@@ -35,6 +36,7 @@ from nss_jax.phases.workdir import WorkdirError
 from nss_jax.runtime import (
   artifacts,
   canary,
+  chips,
   compile_cache,
   data,
   lock,
@@ -53,6 +55,9 @@ USER_ERRORS = (
   data.DataError,
   artifacts.ArtifactError,
   canary.BrokenBackend,
+  chips.NoDevice,
+  chips.TopologyError,
+  compilation.DoesNotFit,
   CheckpointError,
   WorkdirError,
   processes.FirstFailed,
@@ -71,6 +76,8 @@ def run(
   archs: Sequence[str] = (),
   sweep_index: int | None = None,
   dry_run: bool = False,
+  topology: str = "",
+  price_per_hour: float = 0.0,
   take_over: bool = False,
   compiled: str = "",
   config_flags: Sequence[str] = (),
@@ -85,6 +92,8 @@ def run(
     archs: for the train phase, instead of those that the nas phase has found.
     sweep_index: the only target of the sweep to run; None: all, summed up.
     dry_run: print the plan and stop.
+    topology: chips that a dry run compiles for; empty: it compiles nothing.
+    price_per_hour: of these chips together, for the bill.
     take_over: whether a process that was on another host has surely ended.
     compiled: folder that keeps compiled programs; empty: none of our own.
     config_flags: the flags that give the config, to tell the next command.
@@ -94,6 +103,12 @@ def run(
     One of `USER_ERRORS`, before anything is compiled or written.
     One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
+  target = chips.find(topology) if topology else None
+  if target and not dry_run:
+    raise chips.TopologyError(f"--topology: {topology} needs --dry_run too")
+  if target:  # its compiler is all that is needed of it
+    jax.config.update("jax_platforms", "cpu")
+  chips.check_platform()
   console = make_console()
   if told := compile_cache.set_up("" if dry_run else compiled):
     say(console, told)
@@ -111,7 +126,7 @@ def run(
     for line in error.details:
       say(console, line)
     raise
-  mesh = sharding.make_mesh()
+  mesh = chips.make_mesh(target) if target else sharding.make_mesh()
   prepare = functools.partial(
     _prepare,
     *(dataset, mesh, workdir, console, tuple(archs), tuple(config_flags)),
@@ -126,6 +141,8 @@ def run(
     say(console, line)
   if measured and planned[1:]:
     say(console, "budget     of latency too, when its table has been measured")
+  if target:
+    compilation.run(job, planned, target, price_per_hour)
   if dry_run:
     return 0
   try:

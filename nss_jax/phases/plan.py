@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import jax
 import ml_collections
 
 from nss_jax import config as config_lib
@@ -60,15 +59,13 @@ def describe(
   for phase in phases:
     if phase in _PLANS:
       yield f"{phase:10} {_PLANS[phase](config, space)}"
-  needed = memory.estimate(config, space, program.mesh.size)
+  platform = program.mesh.devices.flat[0].platform
+  needed = memory.estimate(config, space, program.mesh.size, platform)
   if not isinstance(dataset.train_images, data.StreamedImages):
     needed += dataset.train_images.size  # they live on the devices
   yield f"memory     about {needed / 2**30:.2g} GiB per device (estimate)"
   kinds = sorted({device.device_kind for device in program.mesh.devices.flat})
-  yield (
-    f"devices    {program.mesh.size} x {', '.join(kinds)} "
-    f"({jax.default_backend()})"
-  )
+  yield (f"devices    {program.mesh.size} x {', '.join(kinds)} ({platform})")
 
 
 def _plan_target(

@@ -48,8 +48,20 @@ class LoopState:
   sums: dict[str, jax.Array]
 
 
-# See `Program`.
-Dispatch = Callable[..., tuple[LoopState, jax.Array]]
+@dataclasses.dataclass(frozen=True)
+class Lowerable:
+  """A function that runs a program, and hands the program out.
+
+  Attributes:
+    call: runs it.
+    lower: to be compiled for devices that need not be there; `lowered` of jax.
+  """
+
+  call: Callable[..., Any]
+  lower: Callable[..., jax.stages.Lowered]
+
+  def __call__(self, *args: Any) -> Any:
+    return self.call(*args)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +119,8 @@ class Program:
     work: multiply-adds of one image in each step, about, `[num_steps]`.
     init: `() -> LoopState` at step 0.
     dispatch: `(state, epoch, first, length, warmup) -> (state, losses)`;
-      losses `[length, 2]`: of the weight step and of the arch step.
+      losses `[length, 2]`: of the weight step and of the arch step. Its `lower`
+      takes `(state, length, warmup)`, where shapes of the state are enough.
     measure: `(state, step, means) -> line`: what the log says of a state, from
       the means of its epoch's metrics.
   """
@@ -118,7 +131,7 @@ class Program:
   batch_size: int
   work: np.ndarray
   init: Callable[..., LoopState]
-  dispatch: Dispatch
+  dispatch: Lowerable
   measure: Callable[[LoopState, int, dict], dict]
 
 
@@ -132,10 +145,13 @@ def make_schedule(
 ) -> Schedule:
   """Epochs of whole batches, cut into even dispatches.
 
-  At most two lengths of dispatch occur, so at most two programs compile.
+  Every length is a program to compile: so all have one, if that is more than
+  half of what they may have, and else there are two.
   """
   steps = num_images // batch_size
   pieces = -(-steps // steps_per_dispatch)
+  alike = range(pieces, -(-2 * steps // steps_per_dispatch))
+  pieces = next((n for n in alike if steps % n == 0), pieces)
   lengths = [len(part) for part in np.array_split(np.arange(steps), pieces)]
   starts = np.cumsum([0, *lengths[:-1]]).tolist()
   return Schedule(
@@ -205,7 +221,7 @@ def make_dispatch(
   mesh: jax.sharding.Mesh,
   order_key: Callable[[LoopState], jax.Array],
   idle_in_warmup: Collection[str] = (),
-) -> Dispatch:
+) -> Lowerable:
   """`Program.dispatch`: a jitted `lax.scan` of steps under `shard_map`.
 
   The images stay on the devices, all of them on each; those of a streamed set
@@ -268,7 +284,7 @@ def _resident(
   parts: Batch,
   batch_size: int,
   order_key: Callable[[LoopState], jax.Array],
-) -> Dispatch:
+) -> Lowerable:
   """A dispatch that picks from images on the devices."""
 
   @functools.partial(jax.jit, static_argnames=("length", "warmup"))
@@ -289,7 +305,10 @@ def _resident(
   def dispatch(state, epoch, first, length, warmup):
     return run(state, parts, epoch, first, length=length, warmup=warmup)
 
-  return dispatch
+  def lower(state, length, warmup):
+    return run.lower(state, parts, 0, 0, length=length, warmup=warmup)
+
+  return Lowerable(dispatch, lower)
 
 
 def _streamed(
@@ -299,7 +318,7 @@ def _streamed(
   batch_size: int,
   mesh: jax.sharding.Mesh,
   order_key: Callable[[LoopState], jax.Array],
-) -> Dispatch:
+) -> Lowerable:
   """A dispatch that is given its images, each device its own."""
 
   @functools.partial(jax.jit, static_argnames=("length", "warmup"))
@@ -318,4 +337,8 @@ def _streamed(
     window = feed.take(np.asarray(key_data(state)), step, length)
     return run(state, window, first, length=length, warmup=warmup)
 
-  return dispatch
+  def lower(state, length, warmup):
+    window = feed.shapes(length, warmup=warmup)
+    return run.lower(state, window, 0, length=length, warmup=warmup)
+
+  return Lowerable(dispatch, lower)

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from nss_jax.phases.batches import class_weights
 from nss_jax.phases.job import Job
+from nss_jax.phases.program import Lowerable
 from nss_jax.phases.supernet_program import split as split_images
 from nss_jax.runtime import augment, data, sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -102,7 +103,7 @@ def make_score_fn(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
   images: Images | None = None,
-) -> Callable:
+) -> Lowerable:
   """`(params, archs [n, S], by) -> (error [n], loss [n])` on training images.
 
   By default those that are held out from the evaluator. Compiled once for each
@@ -146,14 +147,21 @@ def make_score_fn(
     batches = place(_filled(config, dataset, images.batches, parts), mesh)
     return run, sharding.replicate(seen, mesh), batches
 
-  def score(params, archs, by):
-    run, *fixed = program(by)
+  def arguments(params, archs, by):
     place = sharding.split if by == "archs" else sharding.replicate
-    counts = Counts(*jax.device_get(run(params, place(archs, mesh), *fixed)))
+    return params, place(archs, mesh), *program(by)[1:]
+
+  def score(params, archs, by):
+    run, *_ = program(by)
+    counts = Counts(*jax.device_get(run(*arguments(params, archs, by))))
     # On the host, where all divide alike: each program rounds in its own way.
     return counts.error, counts.mean_loss
 
-  return score
+  def lower(params, archs, by):
+    run, *_ = program(by)
+    return run.lower(*arguments(params, archs, by))
+
+  return Lowerable(score, lower)
 
 
 def make_image_fn(

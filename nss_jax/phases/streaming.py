@@ -96,6 +96,17 @@ class Feed:
       self.close()
     return shard(window, self._mesh)
 
+  def shapes(self, length: int, *, warmup: bool) -> Batch:
+    """The shapes of what `take` gives of so many steps; nothing is read."""
+    count, images = length * self._batch_size, self._dataset.train_images
+    window = (
+      np.broadcast_to(np.uint8(0), (count, *images.shape[1:])),
+      np.broadcast_to(self._dataset.train_labels[:1], (count,)),
+    )
+    names = [n for n in self._rows if not (warmup and n in self._idle)]
+    shapes = sharding.abstract(window, self._mesh, P(sharding.AXIS))
+    return dict.fromkeys(names, shapes)
+
   def close(self) -> None:
     """Ends the reading; a later `take` begins anew."""
     if self._reader is not None:

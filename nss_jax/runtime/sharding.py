@@ -18,8 +18,18 @@ def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
   )
 
 
+def is_there(mesh: jax.sharding.Mesh) -> bool:
+  """Whether programs can run on the devices, and not only be compiled."""
+  return set(mesh.devices.flat) <= set(jax.devices())
+
+
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Puts a copy of every array of a pytree on every device."""
+  """Puts a copy of every array of a pytree on every device.
+
+  Where these are not there: the shapes of the copies.
+  """
+  if not is_there(mesh):
+    return abstract(tree, mesh)
   place = NamedSharding(mesh, P())
   if place.is_fully_addressable:
     return jax.device_put(tree, place)
@@ -27,7 +37,12 @@ def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def split(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Gives every device its share of the first axis of each array."""
+  """Gives every device its share of the first axis of each array.
+
+  Where these are not there: the shapes of all of it.
+  """
+  if not is_there(mesh):
+    return abstract(tree, mesh, P(AXIS))
   return jax.tree.map(lambda x: put(x, NamedSharding(mesh, P(AXIS))), tree)
 
 
@@ -43,9 +58,15 @@ def put(x: Any, place: jax.sharding.Sharding) -> jax.Array:
   return jax.make_array_from_callback(x.shape, place, lambda at: x[at])
 
 
-def abstract(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Shapes and types of a replicated pytree, for a restore."""
-  sharding = NamedSharding(mesh, P())
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-  )
+def abstract(tree: Any, mesh: jax.sharding.Mesh, spec: P | None = None) -> Any:
+  """Shapes and types of a pytree on a mesh, a copy on each device or by `spec`.
+
+  For a restore, or for a compiler.
+  """
+  place = NamedSharding(mesh, P() if spec is None else spec)
+
+  def shape_of(x):
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=place)
+
+  return jax.tree.map(shape_of, tree)

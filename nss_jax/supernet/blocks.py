@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from nss_jax.spaces.blocks import Block, Channels, Depthwise, SqueezeExcite
 from nss_jax.supernet.conv import conv2d
+from nss_jax.supernet.precision import multiply, widen
 
 
 class NormScope(NamedTuple):
@@ -126,12 +127,11 @@ class Excitation(nn.Module):
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
     """`x` `[B, H, W, C]`, masked; `mask` `[hidden]` after the first layer."""
     # The means of many pixels, and all that follows, in the weights' type.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    y = x.astype(wide).mean((1, 2))
+    y = widen(x).mean((1, 2))
     # Its bias would switch a hidden channel on that no one owns.
     y = nn.relu(self._linear("squeeze", self.hidden, y)) * mask[None]
     y = nn.sigmoid(self._linear("excite", x.shape[-1], y))
-    return y.astype(x.dtype)[:, None, None, :]
+    return y[:, None, None, :]
 
   def _linear(self, name: str, features: int, x: jax.Array) -> jax.Array:
     return nn.Dense(features, kernel_init=he_normal, name=name)(x)
@@ -187,7 +187,7 @@ class ResidualBlock(nn.Module):
       return source[channels.sources(count)]
 
     def spread(channels):
-      return mask_of(channels).astype(x.dtype)[None, None, None, :]
+      return _spread(mask_of(channels))
 
     spread_width = spread(Channels("width"))
     y = x
@@ -197,19 +197,19 @@ class ResidualBlock(nn.Module):
       if isinstance(layer, SqueezeExcite):
         hidden = layer.hidden.number(x.shape[-1], self.features)
         excite = Excitation(hidden, name=layer.name)
-        y = y * excite(y, mask_of(layer.hidden))
+        y = multiply(y, excite(y, mask_of(layer.hidden)))
         continue
       count = channels.number(x.shape[-1], self.features)
       stride = self.stride if layer.strided else 1
       depthwise = isinstance(layer, Depthwise)
       y = self._conv_norm(layer.name, count, layer.size, stride, depthwise)(y)
-      y = y * (
-        spread_width if channels == Channels("width") else spread(channels)
+      y = multiply(
+        y, spread_width if channels == Channels("width") else spread(channels)
       )
       y = _ACTIVATIONS[layer.activation](y)
     if self.project and self.block.projects:
       project = self._conv_norm("project", self.features, 1, self.stride)
-      x = project(x) * spread_width
+      x = multiply(project(x), spread_width)
     if not self.project or self.block.projects:
       y = x + y
     return _ACTIVATIONS[self.block.activation](y)

@@ -30,6 +30,8 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from nss_jax.supernet.precision import widen
+
 # Images and kernel, or their gradients.
 Pair = tuple[jax.Array, jax.Array]
 Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -92,11 +94,14 @@ def _any_depthwise(
 def _shifted(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
   size = kernel.shape[0]
   pad = ((size - 1) // 2,) * 2
-  padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
+  # As an accelerator's own: a sum of nine in bfloat16 would be rounded nine
+  # times, and the gradient of a kernel, a sum over all pixels, be lost.
+  wide, kernel = widen(images), widen(kernel)
+  padded = jnp.pad(wide, ((0, 0), pad, pad, (0, 0)))
   rows, columns = (
     [slice(k, k + n, stride) for k in range(size)] for n in images.shape[1:3]
   )
-  return functools.reduce(
+  summed = functools.reduce(
     jnp.add,
     (
       padded[:, row, column] * kernel[i, j, 0][None, None, None]
@@ -104,6 +109,7 @@ def _shifted(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
       for j, column in enumerate(columns)
     ),
   )
+  return summed.astype(images.dtype)
 
 
 def _grouped(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:

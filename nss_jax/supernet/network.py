@@ -26,6 +26,7 @@ from nss_jax.supernet.blocks import (
 )
 from nss_jax.supernet.conv import plain_conv2d
 from nss_jax.supernet.masks import Masks, all_masks, check_masks
+from nss_jax.supernet.precision import multiply, widen
 
 
 class Stage(nn.Module):
@@ -82,14 +83,14 @@ class Stage(nn.Module):
       name="block_1",
     )
     x = first(x, width, before)
-    mixed = depth[0].astype(x.dtype) * x
+    mixed = multiply(x, depth[0])
     if self.max_depth == 1:
       return mixed
 
     def body(block, carry, weight):
       x, mixed = carry
       x = block(x, width, width)
-      return (x, mixed + weight.astype(x.dtype) * x), None
+      return (x, mixed + multiply(x, weight)), None
 
     scan = nn.scan(
       body,
@@ -153,7 +154,7 @@ class Supernet(nn.Module):
       )(x, blocks, width, before)
       before = width
     # At least float32 from here on, whatever the activations are.
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+    x = widen(x).mean((1, 2))
     return nn.Dense(space.num_classes, name="head")(x)
 
 

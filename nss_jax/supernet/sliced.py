@@ -20,11 +20,20 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
 from nss_jax.supernet.blocks import ConvNorm, NormScope, check_images
-from nss_jax.supernet.sliced_stage import Plan, run_stage, width_index
+from nss_jax.supernet.precision import widen
+from nss_jax.supernet.sliced_stage import (
+  Plan,
+  exit_loop,
+  first_loop,
+  rest_loop,
+  run_stage,
+  width_index,
+)
 
 Buckets = tuple[tuple[int, ...], ...]
 
@@ -92,13 +101,14 @@ def apply_sliced(
       jnp.asarray(x[stage], jnp.int32) for x in (arch.depth, arch.width)
     )
     params = weights[f"stage_{stage + 1}"]
-    flat = run_stage(plan, params, flat, entry, before, depth, width)
+    with jax.named_scope(f"stage_{stage + 1}"):
+      flat = run_stage(plan, params, flat, entry, before, depth, width)
     entries, entry = plan.exits, width_index(plan.exits, width)
     before = width
     shape = plan.outputs
   x = flat.reshape(*shape, entries[-1])
   # At least float32 from here on, whatever the activations are.
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+  x = widen(x).mean((1, 2))
   head = nn.Dense(search_space.num_classes, dtype=x.dtype)
   return cast(jax.Array, head.apply({"params": weights["head"]}, x))
 
@@ -133,6 +143,42 @@ def default_buckets(
     )
     for bins, cost in zip(search_space.width_bins, costs, strict=True)
   )
+
+
+def loop_counts(
+  search_space: SearchSpace, buckets: Buckets, archs: Arch
+) -> dict[str, np.ndarray]:
+  """How often an arch runs each loop of the program, `{name: [N]}`.
+
+  Their length is not known to the compiler, which names each
+  `stage_1/rest_128`, say, in its program.
+
+  Args:
+    search_space: the static description.
+    buckets: as `apply_sliced` has them.
+    archs: depths and widths `[N, S]`.
+  """
+  found, entries = {}, (search_space.stem_width,)
+  before = np.full(len(archs.depth), search_space.stem_width)
+  for stage, widths in enumerate(buckets):
+    last = stage + 1 == search_space.num_stages
+    exits = _exits(widths, last)
+    depth, width = (np.asarray(x)[:, stage] for x in (archs.depth, archs.width))
+    entry, bucket = (
+      np.asarray(options)[np.searchsorted(options, here)]
+      for options, here in ((entries, before), (widths, width))
+    )
+    loops = {}
+    for option in widths:
+      here = bucket == option
+      loops[rest_loop(option)] = np.where(here, depth - 1, 0)
+      loops[exit_loop(option)] = here
+      for start in entries:
+        loops[first_loop(start, option)] = here & (entry == start)
+    for name, count in loops.items():
+      found[f"stage_{stage + 1}/{name}"] = count.astype(int)
+    entries, before = exits, width
+  return found
 
 
 def _shares(

@@ -143,11 +143,12 @@ def _forward(
   for e, b in _pairs(plan):
     body = functools.partial(first, plan.entries[e], plan.buckets[b])
     operands = params["block_1"], flat
-    carry = _once((entry == e) & (index == b), body, operands, carry)
+    name = first_loop(plan.entries[e], plan.buckets[b])
+    carry = _once(name, (entry == e) & (index == b), body, operands, carry)
   for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
     times = jnp.where(index == b, depth - 1, 0)
     body = functools.partial(rest, bucket)
-    carry = lax.fori_loop(0, times, body, carry)
+    carry = _loop(rest_loop(bucket), times, body, carry)
   out, tape = carry
   return _change_width(plan, out, index, widen=True), tape
 
@@ -195,12 +196,15 @@ def _backward(
     times = jnp.where(index == b, depth - 1, 0)
     body = functools.partial(rest, bucket)
     carry = upstream, gradients["blocks_rest"]
-    upstream, gradients["blocks_rest"] = lax.fori_loop(0, times, body, carry)
+    upstream, gradients["blocks_rest"] = _loop(
+      rest_loop(bucket), times, body, carry
+    )
   carry = jnp.zeros_like(flat), gradients["block_1"]
   for e, b in _pairs(plan):
     body = functools.partial(first, plan.entries[e], plan.buckets[b])
     operands = params["block_1"], flat, tape, upstream
-    carry = _once((entry == e) & (index == b), body, operands, carry)
+    name = first_loop(plan.entries[e], plan.buckets[b])
+    carry = _once(name, (entry == e) & (index == b), body, operands, carry)
   down, gradients["block_1"] = carry
   return gradients, down, None, None, None, None
 
@@ -228,13 +232,29 @@ def _pairs(plan: Plan) -> list[tuple[int, int]]:
   ]
 
 
+def first_loop(entry: int, bucket: int) -> str:
+  """What a program calls the loop of a first block, by its widths."""
+  return f"first_{entry}_{bucket}"
+
+
+def rest_loop(bucket: int) -> str:
+  """What a program calls the loop of the further blocks."""
+  return f"rest_{bucket}"
+
+
+def exit_loop(bucket: int) -> str:
+  """What a program calls the loop that changes the width at the end."""
+  return f"exit_{bucket}"
+
+
 def _once(
+  name: str,
   condition: jax.Array,
   body: Callable[[Any, _Carry], _Carry],
   operands: Any,
   carry: _Carry,
 ) -> _Carry:
-  """`body(operands, carry)` if the condition holds, in place.
+  """`body(operands, carry)` if the condition holds, in place: a named loop.
 
   The barrier ties the operands to the loop: XLA moves what is the same in all
   iterations out of a loop, and would run it for every bucket.
@@ -244,8 +264,15 @@ def _once(
     _, tied = lax.optimization_barrier((i, operands))
     return body(tied, carry)
 
-  times = jnp.asarray(condition, jnp.int32)
-  return lax.fori_loop(0, times, iteration, carry)
+  return _loop(name, jnp.asarray(condition, jnp.int32), iteration, carry)
+
+
+def _loop(
+  name: str, times: jax.Array, body: Callable[..., _Carry], carry: _Carry
+) -> _Carry:
+  """`carry = body(i, carry)` so many times."""
+  with jax.named_scope(name):
+    return lax.fori_loop(0, times, body, carry)
 
 
 def _change_width(
@@ -265,7 +292,7 @@ def _change_width(
   for b, bucket in enumerate(plan.buckets):
     if plan.exit(bucket) != bucket:
       body = functools.partial(change, bucket)
-      flat = _once(index == b, body, (), flat)
+      flat = _once(exit_loop(bucket), index == b, body, (), flat)
   return flat
 
 

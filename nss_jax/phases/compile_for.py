@@ -1,0 +1,62 @@
+"""What a compiler says of a config's programs, for other programs."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from nss_jax.spaces.search_space import Arch
+
+if TYPE_CHECKING:  # programs of phases load much that a library does not need
+  import ml_collections
+
+  from nss_jax.phases.compilation import Compiled
+  from nss_jax.runtime.data import Dataset
+
+
+def compile_for(
+  config: "ml_collections.ConfigDict",
+  topology: str,
+  phases: Sequence[str] = ("search",),
+  *,
+  dataset: "Dataset | None" = None,
+  arch: Arch | None = None,
+) -> "Iterator[Compiled]":
+  """Compiles the programs of phases for chips that need not be there.
+
+  Needs the compiler, `pip install libtpu` for TPUs and `jax-cuda13-plugin
+  jax-cuda13-pjrt` for GPUs, and minutes for a program of the paper's size. Set
+  `JAX_PLATFORMS=cpu` if there is an accelerator that another program has.
+
+  Args:
+    config: of the run, such as `nss_jax.config.paper("cifar100_600mf")`.
+    topology: the chips, such as "v5e-1" or "h100".
+    phases: of "search", "evaluate" and "train".
+    dataset: the images, of which the shapes are enough; those of the config
+      by default.
+    arch: of `train`; one of equal depths at the target by default.
+
+  Yields:
+    What the compiler says of each program, as soon as it does.
+
+  Raises:
+    TopologyError: if there are no such chips, or no compiler for them.
+    DoesNotFit: if a program needs more memory than a chip has.
+  """
+  from nss_jax import config as config_lib
+  from nss_jax.phases import chip_programs, compilation, search_program
+  from nss_jax.runtime import chips as chips_lib
+  from nss_jax.runtime import data
+
+  config_lib.validate(config)
+  chips = chips_lib.find(topology)
+  mesh = chips_lib.make_mesh(chips)
+  if dataset is None:
+    options = {name: config.data[name] for name in data.OPTIONS}
+    made_up = data.Synthetic(**config.data.synthetic)
+    dataset = data.load(
+      config.data.source, **options, synthetic=made_up, fetch=False
+    )
+  search = search_program.build(config, dataset, mesh)
+  for program in chip_programs.programs(config, dataset, search, phases, arch):
+    yield compilation.compile_program(
+      program, chips, config, search.search_space
+    )

@@ -1,0 +1,190 @@
+"""What a compiled program is made of, read from the compiler's own text.
+
+The text of a program for TPUs has the compiler's estimate of the cycles of each
+instruction. Summed with the lengths of loops they are an estimate of its time.
+"""
+
+import collections
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_NAME = re.compile(r'op_name="([^"]*)"')
+_CALLED = re.compile(
+  r"(body|condition|to_apply|calls|true_computation|false_computation)="
+  r"%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+# What a device waits for its host with.
+_HOST = ("infeed", "outfeed", "send", "recv")
+
+
+class Instruction(NamedTuple):
+  """One line of a program.
+
+  Attributes:
+    kind: the operation.
+    result: its type, such as `f32[64,512]{1,0}`.
+    cycles: the compiler's estimate; 0 if there is none.
+    trips: of a loop, how often it runs; None if that is not known.
+    called: computations that it runs, by the role they have.
+    name: where it comes from, in the words of jax.
+    text: all of it.
+  """
+
+  kind: str
+  result: str
+  cycles: int
+  trips: int | None
+  called: dict[str, str]
+  name: str
+  text: str
+
+
+# Cycles by what they are spent on.
+Cycles = dict[str, float]
+# How often a loop of unknown length runs.
+Trips = Callable[[Instruction], float]
+
+
+class Module:
+  """A compiled program.
+
+  Args:
+    text: as `compiled.as_text()` gives it.
+  """
+
+  def __init__(self, text: str):
+    self._computations: dict[str, list[Instruction]] = {}
+    self._entry, current = "", None
+    for line in text.splitlines():
+      if line.startswith("}"):
+        current = None
+      elif line and not line[0].isspace():
+        if found := _COMPUTATION.match(line):
+          current = self._computations[found[2]] = []
+          self._entry = found[2] if found[1] else self._entry
+      elif current is not None and (found := _INSTRUCTION.match(line)):
+        current.append(_read(found[3]))
+
+  def instructions(self) -> Iterator[Instruction]:
+    """All that there are, each once."""
+    for computation in self._computations.values():
+      yield from computation
+
+  def cycles(self, trips: Trips = lambda _: 1) -> Cycles:
+    """Estimated cycles by kind: `conv`, `fill`, and other operations.
+
+    Of the branches of a conditional the dearest counts.
+    """
+    return self._cycles(self._entry, trips, {})
+
+  def num_host_transfers(self) -> int:
+    """Of instructions that make a device wait for the host."""
+    return sum(one.kind in _HOST for one in self.instructions())
+
+  def _cycles(self, computation: str, trips: Trips, known: dict) -> Cycles:
+    if computation not in known:
+      total = known[computation] = collections.defaultdict(float)
+      for one in self._computations[computation]:
+        self._add(one, trips, known, total)
+    return known[computation]
+
+  def _add(
+    self,
+    one: Instruction,
+    trips: Trips,
+    known: dict,
+    total: Cycles,
+  ) -> None:
+    def inside(role):
+      return self._cycles(one.called[role], trips, known)
+
+    if one.kind == "while":
+      count = one.trips if one.trips is not None else self._trips(one)
+      count = trips(one) if count is None else count
+      for part in (inside("body"), inside("condition")):
+        _count(total, part, count)
+    elif one.kind == "conditional":
+      roles = [role for role in one.called if role != "to_apply"]
+      _count(total, max(map(inside, roles), key=_sum))
+    elif one.kind == "call":
+      _count(total, inside("to_apply"))
+    elif one.cycles:
+      total[self._kind(one)] += one.cycles
+
+  def _trips(self, loop: Instruction) -> int | None:
+    """Of a loop that counts to a constant, which the text may not say."""
+    *_, last = condition = self._computations[loop.called["condition"]]
+    constants = [
+      re.search(r"constant\((\d+)\)", one.text)
+      for one in condition
+      if one.kind == "constant"
+    ]
+    if len(constants) == 1 and constants[0] and "direction=LT" in last.text:
+      operands = last.text.partition("(")[2].partition(")")[0]
+      return int(constants[0][1]) if "constant" in operands else None
+    return None
+
+  def _kind(self, one: Instruction) -> str:
+    """Of a fusion what it does: `conv` with anything, `fill` with nothing."""
+    if one.kind not in ("fusion", "convolution", "dot"):
+      return one.kind
+    kinds, waiting = set(), [one]
+    while waiting:
+      here = waiting.pop()
+      kinds.add(here.kind)
+      if here.kind == "fusion":
+        waiting += self._computations[here.called["calls"]]
+    if kinds & {"convolution", "dot"}:
+      return "conv"
+    real = kinds - {"parameter", "bitcast", "constant", "fusion", "tuple"}
+    if real <= {"broadcast", "get-tuple-element"}:
+      return "fill"
+    if real <= {"copy", "transpose", "reshape", "get-tuple-element"}:
+      return "copy"
+    return "other"
+
+
+def _sum(cycles: Cycles) -> float:
+  return sum(cycles.values())
+
+
+def _count(total: Cycles, part: Cycles, times: float = 1) -> None:
+  for kind, cycles in part.items():
+    total[kind] += times * cycles
+
+
+def _read(text: str) -> Instruction:
+  result, rest = _split(text)
+  kind = re.match(r"[a-z][\w\-]*", rest)
+  called = dict(_CALLED.findall(rest))
+  if found := _BRANCHES.search(rest):
+    names = found[1].replace("%", "").split(",")
+    called |= {f"branch {i}": name.strip() for i, name in enumerate(names)}
+  cycles, trips, name = (
+    pattern.search(rest) for pattern in (_CYCLES, _TRIPS, _NAME)
+  )
+  return Instruction(
+    kind=kind[0] if kind else "",
+    result=result,
+    cycles=int(cycles[1]) if cycles else 0,
+    trips=int(trips[1]) if trips else None,
+    called=called,
+    name=name[1] if name else "",
+    text=rest,
+  )
+
+
+def _split(text: str) -> tuple[str, str]:
+  """The type, up to the first space outside of brackets, and the rest."""
+  depth = 0
+  for place, letter in enumerate(text):
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == " " and depth == 0:
+      return text[:place], text[place + 1 :]
+  return text, ""

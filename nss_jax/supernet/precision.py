@@ -1,0 +1,44 @@
+"""Sums in float32 over activations that are stored in bfloat16.
+
+bfloat16 has eight bits: a sum of ones stops at 256, and one of millions of
+products, such as the gradient of a mask, is off by half. So what is summed over
+images and pixels is summed in float32, and what is kept for the gradient stays
+as it was stored: the conversion is a part of whatever reads it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+def wide_type(dtype: DTypeLike) -> jnp.dtype:
+  """The type to sum in: float32, or float64 for what is that already."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def widen(x: jax.Array) -> jax.Array:
+  """An array in the type to sum in."""
+  return x.astype(wide_type(x.dtype))
+
+
+def multiply(x: jax.Array, factors: jax.Array) -> jax.Array:
+  """`x` times factors that are broadcast to it, in the type of `x`.
+
+  The product is rounded once, and the gradient of the factors is summed in the
+  type to sum in. Differentiable as often as any product, in forward mode too.
+
+  Args:
+    x: activations.
+    factors: of the same rank, or a scalar.
+  """
+  if x.dtype == wide_type(x.dtype):
+    return x * factors.astype(x.dtype)
+  # Computed again for the gradient, or x would be kept in float32 as well.
+  return _multiply(x, widen(factors))
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def _multiply(x: jax.Array, factors: jax.Array) -> jax.Array:
+  return (widen(x) * factors).astype(x.dtype)
