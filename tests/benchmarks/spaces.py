@@ -47,11 +47,8 @@ VARIANTS = {
   # The paper's: the penalty of each draw, no entropy.
   "sample": ("objective.penalty=sample", "search.entropy_start=0.0"),
   "no_entropy": ("search.entropy_start=0.0",),
-  "lambda_3": (
-    "objective.cost_weight=3.0",
-    "search.entropy_start=1.0",
-    "search.entropy_end=0.005",
-  ),
+  "temperature_5": ("search.temperature_start=5.0",),
+  "constant_penalty": ("search.penalty_growth=1.0",),
   "score": ("search.estimator=score",),
   "straight_through": ("search.estimator=straight_through",),
 }
