@@ -6,8 +6,9 @@ Reproduces: paper 4.2 to 4.5, settings of 6.4.1. Names are `cifar10_` or
 `cifar100_`, the target in MF (1e6 multiply-adds) and `mf`: 200, 400, 600, 1600,
 3200, 4000, 6400, 8000, 12000, 16000, 24000, 32000, or any other.
 `--phases=sweep` runs all twelve, on one evaluator.
-Hardware: an accelerator with room for a paper-size masked step; --dry_run
-prints the estimate. The paper took half a day on four GTX 1080 Ti.
+Hardware: a TPU v5e, v6e or v5p, an H100, A100 or L4 as it is; README.md has a
+table, and --dry_run --topology=v5e-1 asks the compiler. The paper took half a
+day on four GTX 1080 Ti.
 Expected: not run yet.
 
 The archive (170 MB) is fetched once and checked, or taken from

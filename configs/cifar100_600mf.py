@@ -4,8 +4,9 @@
 
 Reproduces: paper 4.2 to 4.5 for one target (Fig. 4, Table 1), settings of
 6.4.1; 600e6 multiply-adds.
-Hardware: an accelerator with room for a paper-size masked step; --dry_run
-prints the estimate. The paper took half a day on four GTX 1080 Ti.
+Hardware: a TPU v5e, v6e or v5p, an H100, A100 or L4 as it is; README.md has a
+table, and --dry_run --topology=v5e-1 asks the compiler. The paper took half a
+day on four GTX 1080 Ti.
 Expected: not run yet.
 
 The archive (169 MB) is fetched once and checked, or taken from

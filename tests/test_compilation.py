@@ -12,7 +12,13 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax.phases import chip_programs, compilation, memory, search_program
+from nss_jax.phases import (
+  chip_programs,
+  compilation,
+  memory,
+  program,
+  search_program,
+)
 from nss_jax.runtime import chips, data, hlo, sharding
 from nss_jax.supernet import sliced
 
@@ -191,11 +197,11 @@ def test_programs_are_handed_out_and_compile():
 
 
 def _found(**fields):
-  program = chip_programs.ChipProgram("search", None, 100, 10, 3e12)
+  one = chip_programs.ChipProgram("search", lambda: None, 100, 10, 3e12)
   made_up = chips.find("v5e-4")
   known = {"arguments": GIB, "outputs": GIB, "temporaries": 2 * GIB}
   return compilation.Compiled(
-    program, made_up, **known, seconds=0.1, shares={}, text="", **fields
+    one, made_up, **known, seconds=0.1, shares={}, text="", **fields
   )
 
 
@@ -335,3 +341,53 @@ def test_a_platform_that_is_not_there(platform):
   last = found.stderr.splitlines()[-1]
   assert last.startswith(f"error: JAX_PLATFORMS={platform}: jax finds no such")
   assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("name", chips.NAMES)
+def test_presets_fit_by_the_estimate(name):
+  """All chips but a T4 as they are; that by the field of configs/README.md."""
+  found = chips.find(name)
+  config = runs.load_config("cifar100_600mf")
+  space = nss.SearchSpace.expanded(num_classes=100)
+
+  def need():
+    return memory.estimate(config, space, found.count, found.platform)
+
+  if name == "t4":
+    assert need() > found.memory
+    config.supernet.remat = True
+  assert need() < found.memory
+  table = (runs.ROOT / "configs" / "README.md").read_text()
+  (row,) = [
+    line
+    for line in table.splitlines()
+    if f"| `{name}`" in line
+    or (line.startswith("| `") and f", `{name}`" in line)
+  ]
+  assert f"{found.memory / GIB:.1f}".removesuffix(".0") in row
+  assert f"{need() / GIB:.1f}" in row
+  print(f"{name}: {need() / GIB:.1f} of {found.memory / GIB:.1f} GiB")
+
+
+@pytest.mark.parametrize(
+  ("images", "batch", "most", "lengths"),
+  [
+    (25_000, 64, 16, {15}),  # the search's halves, 390 steps
+    (25_000, 64, 25, {15}),
+    (40_000, 64, 25, {25}),  # the evaluator's, 625
+    (50_000, 128, 25, {15}),
+    (40_000, 64, 16, {15, 16}),  # no length of more than half of it divides
+    (7, 1, 3, {2, 3}),
+  ],
+)
+def test_epochs_have_one_length_of_dispatch(images, batch, most, lengths):
+  schedule = program.make_schedule(
+    images,
+    batch_size=batch,
+    epochs=2,
+    warmup_epochs=1,
+    steps_per_dispatch=most,
+  )
+  assert {length for _, length in schedule.dispatches} == lengths
+  first, length = schedule.dispatches[-1]
+  assert first + length == schedule.steps_per_epoch == images // batch
