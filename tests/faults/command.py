@@ -65,6 +65,8 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
         _PHASES=flag(list(phases)),
         _ARCH=flag(list(archs)),
         _DRY_RUN=flag(dry_run),
+        _TOPOLOGY=flag(None),
+        _PRICE_PER_HOUR=flag(None),
         _SWEEP_INDEX=flag(None),
         _COMPILE_CACHE=flag(None),
         _TAKE_OVER=flag(take_over),
