@@ -127,7 +127,7 @@ def test_other_calls_of_the_device(job, tmp_path):
     loop.run(job, job.search, cut, _StopAt(21))
   config = runs.load_config(**FIELDS)
   # Calls of 5 and 4 steps; the first is one of 2, from step 21 to 23.
-  config.search.steps_per_dispatch = 5
+  config.search.steps_per_dispatch = 8
   other = runs.make_job(config, tmp_path)
   assert other.search.schedule.lengths(3) == [2, 4]
   assert other.search.schedule.kinds(60) == {(3, False)}
