@@ -123,7 +123,9 @@ def learn(
 
   model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES))
   model.fit(_features(known, known.loss), truth)
-  return lambda archs, losses: model.predict(_features(archs, losses))
+  return lambda archs, losses: np.asarray(
+    model.predict(_features(archs, losses))
+  )
 
 
 def _features(archs: Arch | Scores, losses: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def check_platform() -> None:
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
-    asked = jax.config.jax_platforms
+    asked = jax.config.values["jax_platforms"]
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     raise NoDevice(
       f"JAX_PLATFORMS={asked}: jax finds no such device here ({reason}); "
