@@ -243,6 +243,7 @@ def test_the_first_is_told_during_a_save(two, tmp_path):
   assert _results(workdir) == _results(two[0])
 
 
+@pytest.mark.slow
 def test_the_first_is_killed(two, tmp_path):
   """It alone writes, and the others meet at it."""
   workdir = tmp_path / "run"
