@@ -454,6 +454,44 @@ def test_what_is_missing_is_named(tmp_path, phases, archs, message):
   assert not any(tmp_path.iterdir())
 
 
+def test_the_race_takes_what_rank_check_taught(
+  evaluated, monkeypatch, tmp_path
+):
+  """Here: the larger the supernet's loss the better. Its finalists are scored
+  again and raced in that order, and the words say by what."""
+  job, _ = evaluated
+  workdir = tmp_path / "run"
+  shutil.copytree(job.workdir.parent, tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(workdir / "nas")
+  folder = workdir / "rank_check"
+  folder.mkdir()
+  (folder / "summary.json").write_text("{}")
+  one = nss.Arch(np.array([[1]], np.int32), np.array([[2]], np.int32))
+  for name in ("scores.csv", "truths.csv"):
+    table = scores.make_scores(
+      *(job.search_space, "spread", one),
+      error=np.ones(1),
+      loss=np.ones(1),
+      space=np.full(1, -1),
+    )
+    scores.append_scores(folder / name, job.search_space, table)
+  monkeypatch.setattr(
+    race.ranking, "learn", lambda *_: lambda archs, losses: -losses
+  )
+  found = nas.run(job._replace(workdir=workdir))["elite"]
+  table = scores.read_scores(
+    workdir / "nas" / "elite" / "scores.csv", job.search_space
+  )
+  losses = dict(
+    zip(_names(table.group("again")), table.group("again").loss, strict=True)
+  )
+  rounds = scores.read_scores(
+    workdir / "nas" / "elite" / "race.csv", job.search_space
+  ).group("round_0")
+  assert _names(rounds) == sorted(losses, key=lambda x: -losses[x])
+  assert "and a ridge regression on the archs of rank_check" in found["chosen"]
+
+
 def test_what_rank_check_taught_decides_the_order(tmp_path):
   """Only once that phase has ended; here the wider arch errs less, which the
   supernet does not see."""

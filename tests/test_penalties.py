@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 from hypothesis import given, settings
 from strategies import (
   RAGGED,
@@ -16,7 +17,8 @@ from strategies import (
 )
 
 import nss_jax as nss
-from nss_jax.phases import schedules
+from nss_jax.phases import schedules, search_program
+from nss_jax.runtime import data, sharding
 from nss_jax.spaces.constraints import Constraint, mean_costs, penalties
 from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.sampling import enumerate_spaces
@@ -259,3 +261,28 @@ def test_weight_of_the_penalty_grows_over_the_arch_steps():
     moved.append(np.asarray(after.logits.width))
   assert np.abs(moved[0]).max() > 0.01
   np.testing.assert_allclose(moved[1], 3 * moved[0], atol=1e-6)
+
+
+def test_a_search_lets_its_penalties_grow_as_the_config_says(monkeypatch):
+  asked = []
+  schedule = schedules.penalty_weight
+  monkeypatch.setattr(
+    schedules,
+    "penalty_weight",
+    lambda *args: asked.append(args) or schedule(*args),
+  )
+  config = runs.load_config(
+    **runs.TINY,
+    **{
+      "search.penalty_growth": 5.0,
+      "objective.cost_weight": 0.7,
+      "objective.constraints": ({"metric": "params", "target": 1e3},),
+    },
+  )
+  program = search_program.build(
+    config, data.load("digits"), sharding.make_mesh(1)
+  )
+  ((weights, growth, first, num_steps),) = asked
+  assert weights.tolist() == [0.7, 1.0] and growth == 5.0
+  assert first == program.schedule.warmup_steps > 0
+  assert num_steps == program.schedule.num_steps > first

@@ -287,3 +287,20 @@ def test_ridge_is_left_out_where_it_tells_no_more():
   few = scored.select(np.arange(4))
   assert ranking.learn(few, truths(few, "spread", noise[:4])) is None
   assert ranking.learn(scored, truths(few, "other", noise[:4])) is None
+
+
+def test_ridge_has_to_help_near_the_target():
+  """It orders archs of all costs far better than the loss does, and those near
+  the target no better: there the supernet's loss is the truth."""
+  rng = np.random.default_rng(0)
+  spread, near = table("spread", rng, 60), table("near_target", rng, 20)
+  scored = join(spread, near)
+  both = join(
+    truths(spread, "spread", 1e3 / spread.width[:, :1] + 0.0),
+    truths(near, "near_target", near.loss[:, None] + 0.0),
+  )
+  assert ranking.learn(scored, both) is None
+  # Too few of these to say so: all are asked.
+  few = join(spread, near.select(np.arange(3)))
+  known = both.select(np.arange(63))
+  assert ranking.learn(few, known) is not None

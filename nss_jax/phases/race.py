@@ -3,11 +3,11 @@
 Of the archs that meet every budget the stand-alone supernet ranks all, or those
 that evolution comes to; where rank_check has trained archs alone, a regression
 on these says what the sizes tell beside the score; the best are scored on more
-images; and the best of
-these train alone, a short while, with a new seed each round, until the better
-half of the better half is one. That is successive halving, where another seed
-is another pull of an arm (Karnin et al., ICML 2013): near the top a short
-training is noisy, and its mean over seeds is what a longer one would cost.
+images; and the best of these train alone, a short while, with a new seed each
+round, until the better half of the better half is one. That is successive
+halving, where another seed is another pull of an arm (Karnin et al., ICML
+2013): near the top a short training is noisy, and its mean over seeds is what a
+longer one would cost.
 """
 
 from collections.abc import Callable

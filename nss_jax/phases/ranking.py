@@ -97,7 +97,9 @@ def learn(
   Returns:
     `(archs [N, S], supernet's losses [N]) -> [N]` predicted errors, up to a
     constant; None where too few archs are known, or where the archs that it
-    has not seen are ordered no better than by the supernet's loss alone.
+    has not seen are ordered no better than by the supernet's loss alone. That
+    is asked of the archs near the target, among which the choice is made, if
+    there are enough of these, and else of all.
   """
   rows, errors = [], []
   for name in GROUPS:
@@ -111,8 +113,11 @@ def learn(
     return None
   known, truth = scored.select(np.concatenate(rows)), np.concatenate(errors)
   said = predict(known, truth)
+  asked = known.source == "near_target"
+  if asked.sum() < _LEAST_FOR_RIDGE:
+    asked[:] = True
   ours, its = (
-    kendall(said[name], truth, np.ones((1, len(truth))))[0]
+    kendall(said[name][asked], truth[asked], np.ones((1, asked.sum())))[0]
     for name in (RIDGE[-1], _JUDGED)
   )
   if not ours > its:

@@ -21,8 +21,8 @@ def penalty_weight(
 
   A space off the target by a share d pays `weight * d`, and gains or loses
   what the loss changes with its cost. Early, a small weight leaves the choice
-  to the loss; at the end a large one holds to the target where the loss falls
-  steeply with the cost, as it does for small networks.
+  to the loss; at the end a large one decides between spaces that the loss does
+  not tell apart. What a distribution is sure of by then it does not undo.
 
   Args:
     weight: of the first arch step, a scalar or `[C]`.
