@@ -300,5 +300,11 @@ def test_programs_compute_the_same(build, num_devices):
     states[mode] = jax.device_get((state, losses))
   found, expected = states["always"], states["never"]
   assert np.isfinite(expected[1]).all()
-  # To the bit where XLA optimises: `test_streamed_runs.py`, with --slow.
-  chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
+  # Last bits differ, and grow in what few images see, to 0.001 of a leaf; an
+  # image too few or another crop would be more. To the bit where XLA optimises:
+  # `test_streamed_runs.py`, with --slow.
+  chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+  for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    bound = 0.01 * np.linalg.norm(other) + 1e-6 * other.size**0.5
+    assert np.linalg.norm(one - other) <= bound

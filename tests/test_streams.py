@@ -52,16 +52,18 @@ def test_streams_take_any_text(filters, monkeypatch, tmp_path):
   assert (tmp_path / "out").read_text() == "w\\xf6rk \\udcf6\n"
 
 
-def test_filters_of_a_test_change_nothing(monkeypatch):
-  expected = runs.run("--dry_run")
+def test_filters_of_a_test_change_nothing(monkeypatch, tmp_path):
+  # Not the workdir of the README's command, which may have been run here.
+  flags = "--dry_run", f"--workdir={tmp_path}"
+  expected = runs.run(*flags)
   assert expected[0] == 0
   monkeypatch.setenv("PYTHONWARNINGS", "error")
-  assert runs.run("--dry_run") == expected
+  assert runs.run(*flags) == expected
 
 
 @pytest.mark.parametrize("flag", ["--help", "--dry_run"])
-def test_nobody_reads_the_output(flag):
-  with runs.start(flag) as process:
+def test_nobody_reads_the_output(flag, tmp_path):
+  with runs.start(flag, f"--workdir={tmp_path}") as process:
     process.stdout.close()
     assert process.wait(100) == 141
     assert process.stderr.read() == ""
