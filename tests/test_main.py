@@ -119,6 +119,11 @@ WRONG = {
   f"{FIELD}search.warmup_epochs=99": ("warmup_epochs: 99", "fewer than the 30"),
   f"{FIELD}search.keep_checkpoints=1": ("keep_checkpoints: 1", "2 or more"),
   f"{FIELD}search.temperature_end=9": ("temperature_end: 9", "at most"),
+  f"{FIELD}evaluate.largest_epochs=99": (
+    "largest_epochs: 99",
+    "at most the 30",
+  ),
+  f"{FIELD}evaluate.own_kernel_epochs=99": ("own_kernel_epochs: 99", "at most"),
   f"{FIELD}weights.clip_norm=inf": ("clip_norm: inf", "above 0"),
   f"{FIELD}name=a/b": ("config.name: a/b", "a plain folder name"),
   "--phases=search,dance": ("--phases: 'dance'", "list of search"),

@@ -111,6 +111,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "3 or more with evaluate.sandwich",
       )
     )
+  for field in ("largest_epochs", "own_kernel_epochs"):
+    value, epochs = config.evaluate[field], config.evaluate.epochs
+    if value > epochs:
+      raise ConfigError(
+        _message(
+          f"evaluate.{field}",
+          value,
+          f"at most the {epochs} of config.evaluate.epochs",
+        )
+      )
   name = config.name
   if not name.strip() or "/" in name or name.startswith("."):
     raise ConfigError(_message("name", name, "a plain folder name"))
@@ -257,6 +267,10 @@ _RANGES = {
   "evaluate.num_spaces": (_count, "1 or more"),
   "evaluate.archs_per_space": (_count, "1 or more"),
   "evaluate.archs_per_batch": (_count, "1 or more"),
+  "evaluate.largest_epochs": _NOT_NEGATIVE,
+  "evaluate.own_norms": (_count, "1 or more"),
+  "evaluate.own_kernels": (_count, "1 or more"),
+  "evaluate.own_kernel_epochs": _NOT_NEGATIVE,
   "evaluate.oracle_archs": (_count, "1 or more"),
   "evaluate.oracle_finalists": (_count, "1 or more"),
   "evaluate.oracle_final_archs": (_count, "1 or more"),

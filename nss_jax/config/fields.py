@@ -166,6 +166,16 @@ def base() -> ml_collections.ConfigDict:
         "batch_size": 64,
         "archs_per_batch": 1,
         "sandwich": False,  # largest, smallest, draws; distilled in place
+        # The archs of a batch have other depths and widths in every stage, as
+        # far as there are enough.
+        "fair": False,
+        "largest_epochs": 0,  # first, of the largest network alone
+        # Groups of a stage's widths that have scales and offsets, or kernels,
+        # of their own, as deviations from the shared ones; 1: none. Kernels in
+        # the last epochs; 0: in all.
+        "own_norms": 1,
+        "own_kernels": 1,
+        "own_kernel_epochs": 0,
         "cache": "",  # folder of trained supernets; empty: beside the workdir
         # Scores, on training images that are held out.
         "holdout_fraction": 0.2,

@@ -92,8 +92,13 @@ def _of_evaluator(
 ) -> Iterator[ChipProgram]:
   settings = config.evaluate
   program = supernet_program.build_supernet(config, space, dataset, mesh)
-  share = settings.coin_epochs / settings.epochs * _NUM_DRAWS
-  draws = _draw(space, lambda step: jnp.maximum(0, 1 - step / max(share, 1)))
+  first, coins = (
+    epochs / settings.epochs * _NUM_DRAWS
+    for epochs in (settings.largest_epochs, settings.coin_epochs)
+  )
+  draws = _draw(
+    space, lambda step: jnp.clip(1 - (step - first) / max(coins, 1), 0, 1)
+  )
   steps = slice(0, program.schedule.num_steps)
   yield _of_loop("evaluate, supernet", program, steps, True, config, draws)
   score_fn = scoring.make_score_fn(config, space, dataset, mesh)

@@ -11,7 +11,7 @@ from nss_jax.runtime import augment, space_file
 from nss_jax.runtime.artifacts import ArtifactError, Path, read_json
 from nss_jax.runtime.report import fields
 from nss_jax.spaces.search_space import Array, SearchSpace
-from nss_jax.supernet import network
+from nss_jax.supernet import network, sharing
 
 _RESULT = "result.json"
 _USED = {"mean": [fields.NUMBER], "std": [fields.POSITIVE]}
@@ -74,6 +74,9 @@ def load_network(path: Path) -> TrainedNetwork:
 def load_supernet(path: Path, search_space: SearchSpace) -> Any:
   """Reads the weights of a supernet, as `init_weights` makes them.
 
+  Those of an evaluator with `evaluate.own_norms` or `own_kernels` have groups:
+  `nss_jax.supernet.sharing.weights_of` makes from them what an arch runs with.
+
   Args:
     path: folder of the supernet: `search` of a work folder, or of one that is
       kept in `supernets` beside it.
@@ -120,10 +123,13 @@ def _load(
   weights = state.get("weights") if isinstance(state, dict) else None
   weights = weights if isinstance(weights, dict) else {}
   found = {name: weights.get(name) for name in make}
+  groups = sharing.count_groups(found["params"])
   expected = {
     name: jax.eval_shape(functools.partial(one, space))
     for name, one in make.items()
   }
+  add_groups = functools.partial(sharing.add_groups, **groups)
+  expected["params"] = jax.eval_shape(add_groups, expected["params"])
   if difference := checkpoint.find_difference(found, expected):
     raise checkpoint.CheckpointError(
       f"{folder}: weights of another network: {difference}"

@@ -18,7 +18,7 @@ from nss_jax.phases.supernet_program import split as split_images
 from nss_jax.runtime import augment, data, sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps.evaluate import Counts, evaluate_archs, evaluate_images
-from nss_jax.supernet import engine, sliced
+from nss_jax.supernet import engine, sharing, sliced
 
 # Archs of one call on each device: enough that a call costs nothing beside
 # them, few enough that SIGTERM is heard and little is lost.
@@ -268,6 +268,7 @@ def _calibrated(
   )
 
   def apply_fn(seen, params, images, arch):
+    params = sharing.weights_of(search_space, params, arch)
     return apply(params, jnp.concatenate([seen, images]), arch)[count:]
 
   return apply_fn, _prepare(config, dataset, chosen)

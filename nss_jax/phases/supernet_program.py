@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from nss_jax.phases.work import supernet_work
 from nss_jax.runtime import data, optimizers, sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps import losses, weight_step
-from nss_jax.supernet import masks, network
+from nss_jax.supernet import masks, network, sharing
 
 
 def build_supernet(
@@ -37,28 +38,67 @@ def build_supernet(
 
   Single-path draws, uniform over the search space, with the coins of warmup
   until `evaluate.coin_epochs`; `evaluate.archs_per_batch` of them a step, or
-  those of the sandwich rule.
+  those of the sandwich rule; before, `evaluate.largest_epochs` of the largest
+  network alone.
   """
   settings = config.evaluate
-  apply = training_fn(config, search_space)
-  coin_steps = settings.coin_epochs * _schedule(config, dataset, 1).num_steps
-  sampler = masks.warmup_sampler(
-    search_space, lambda step: jnp.maximum(0.0, 1 - step / max(coin_steps, 1))
-  )
+  apply = _apply_fn(config, search_space)
+  steps = _schedule(config, dataset, 1).num_steps
+  first, coins = settings.largest_epochs * steps, settings.coin_epochs * steps
   weights = class_weights(config, dataset, search_space.num_classes)
-  loss_fn = losses.single_loss(apply, weights)
-  count = settings.archs_per_batch
+  single = losses.single_loss(apply, weights)
+  given = _draws(
+    search_space,
+    settings,
+    lambda step: jnp.clip(1 - (step - first) / max(coins, 1), 0.0, 1.0),
+  )
+  loss_fn = single
   if settings.sandwich:
-    sampler = masks.sandwich_sampler(search_space, sampler, count)
     loss_fn = losses.distilled_loss(apply, weights)
-  elif count > 1:
-    sampler = masks.repeat_sampler(sampler, count)
+  elif settings.archs_per_batch > 1:
     loss_fn = losses.mean_loss(apply, weights)
+  largest = single, masks.largest_sampler(search_space)
   program = _build(
-    config, search_space, dataset, mesh, settings.epochs, loss_fn, sampler
+    config,
+    search_space,
+    dataset,
+    mesh,
+    settings.epochs,
+    (loss_fn, given),
+    (first, largest) if first else None,
   )
   work = supernet_work(config, search_space, program.schedule)
   return dataclasses.replace(program, work=work)
+
+
+def _draws(
+  search_space: SearchSpace, settings: Any, coins: Callable
+) -> masks.SampleFn:
+  """What a step trains: an arch, or several `[A, S]`."""
+  count, sandwich = settings.archs_per_batch, settings.sandwich
+  drawn = count - 2 if sandwich else count
+  if settings.fair:
+    sampler = masks.fair_sampler(search_space, drawn)
+    sampler = masks.coin_sampler(search_space, sampler, coins)
+  else:
+    sampler = masks.warmup_sampler(search_space, coins)
+    if count == 1:
+      return sampler
+    sampler = masks.repeat_sampler(sampler, drawn)
+  return masks.sandwich_sampler(search_space, sampler) if sandwich else sampler
+
+
+def _apply_fn(
+  config: ml_collections.ConfigDict, search_space: SearchSpace
+) -> Callable:
+  """As `training_fn`, of weights that may have groups."""
+  apply = training_fn(config, search_space)
+
+  def grouped(weights, images, arch):
+    weights = sharing.weights_of(search_space, weights, arch)
+    return apply(weights, images, arch)
+
+  return grouped
 
 
 def build_alone(
@@ -78,11 +118,14 @@ def build_alone(
     dataset,
     mesh,
     epochs,
-    losses.single_loss(
-      training_fn(config, search_space),
-      class_weights(config, dataset, search_space.num_classes),
+    (
+      losses.single_loss(
+        training_fn(config, search_space),
+        class_weights(config, dataset, search_space.num_classes),
+      ),
+      lambda rng, given, step: masks.Sample(None, given["arch"]),
     ),
-    lambda rng, given, step: masks.Sample(None, given["arch"]),
+    grouped=False,
   )
 
 
@@ -104,16 +147,22 @@ def _build(
   dataset: data.Dataset,
   mesh: jax.sharding.Mesh,
   epochs: int,
-  loss_fn: losses.LossFn,
-  sample_fn: losses.SampleFn,
+  rule: tuple[losses.LossFn, losses.SampleFn],
+  first: tuple[int, tuple[losses.LossFn, losses.SampleFn]] | None = None,
+  *,
+  grouped: bool = True,
 ) -> Program:
+  """Trains by a loss and a sampler; the `first` so many steps by others."""
   settings = config.evaluate
   train, _ = split(config, dataset.train_labels)
   schedule = _schedule(config, dataset, epochs)
   optimizer = optimizers.weight_optimizer(
     **config.weights, num_steps=schedule.num_steps
   )
-  loss_fn = losses.microbatched(loss_fn, config.supernet.microbatches)
+  if grouped and settings.own_kernel_epochs:
+    late = settings.epochs - settings.own_kernel_epochs
+    late *= schedule.steps_per_epoch
+    optimizer = optimizers.late(optimizer, late, sharing.label_kernels)
 
   def keys_of(given: Any) -> dict[str, jax.Array]:
     return base_keys(settings.seed if given is None else given["seed"])
@@ -125,23 +174,36 @@ def _build(
     params = jax.jit(network.init_weights, static_argnums=1)(
       keys_of(given)["init"], search_space
     )
+    if grouped:
+      params = sharing.add_groups(
+        params, norms=settings.own_norms, kernels=settings.own_kernels
+      )
     return weight_step.init_weight_state(params, optimizer), given
 
   def update_fn(state, part, indices, positions):
     keys = keys_of(state.search)
     make_batch = make_batch_fn(config, dataset, keys["augment"])
     batch = make_batch(part, indices, positions, 0, state.weights.step)
-    return weight_step.weight_step(
-      state.weights,
-      state.search,
-      batch,
-      keys["weight"],
-      loss_fn=loss_fn,
-      sample_fn=sample_fn,
-      optimizer=optimizer,
-      axis_name=sharding.AXIS,
-      own_draws=config.supernet.draws == "per_device",
-    )
+
+    def step_by(rule):
+      loss_fn, sample_fn = rule
+      return weight_step.weight_step(
+        state.weights,
+        state.search,
+        batch,
+        keys["weight"],
+        loss_fn=losses.microbatched(loss_fn, config.supernet.microbatches),
+        sample_fn=sample_fn,
+        optimizer=optimizer,
+        axis_name=sharding.AXIS,
+        own_draws=config.supernet.draws == "per_device",
+      )
+
+    if first is None:
+      return step_by(rule)
+    until, other = first
+    is_first = state.weights.step < until
+    return jax.lax.cond(is_first, lambda: step_by(other), lambda: step_by(rule))
 
   return make_program(
     search_space,
@@ -227,6 +289,11 @@ def cache_key(
     "batch_size",
     "archs_per_batch",
     "sandwich",
+    "fair",
+    "largest_epochs",
+    "own_norms",
+    "own_kernels",
+    "own_kernel_epochs",
     "seed",
     "split_seed",
     "holdout_fraction",

@@ -25,7 +25,7 @@ from nss_jax.runtime.report.networks import (
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
-from nss_jax.supernet import network
+from nss_jax.supernet import network, sharing
 
 _LINE = {
   "train_loss": fields.NON_NEGATIVE,
@@ -68,7 +68,10 @@ def _start(job: Job, preemption: Preemption) -> Callable[[Arch], Any]:
   if job.config.train.start == "fresh":
     return lambda arch: None
   params = evaluate.train_supernet(job, preemption)
-  return functools.partial(network.extract_subnet, job.search_space, params)
+  space = job.search_space
+  return lambda arch: network.extract_subnet(
+    space, sharing.weights_of(space, params, arch), arch
+  )
 
 
 def _train_seeds(

@@ -45,17 +45,23 @@ def supernet_work(
   config: ml_collections.ConfigDict, space: SearchSpace, schedule: Schedule
 ) -> np.ndarray:
   """Of each step of the stand-alone supernet, for one image, `[num_steps]`."""
-  settings = config.evaluate
+  settings, largest = config.evaluate, float(cost.largest_macs(space))
+  first, coins = (
+    epochs * schedule.steps_per_epoch
+    for epochs in (settings.largest_epochs, settings.coin_epochs)
+  )
   if config.supernet.engine == "masked":
-    drawn = np.full(schedule.num_steps, float(cost.largest_macs(space)))
+    drawn = np.full(schedule.num_steps, largest)
   else:
-    coin_steps = settings.coin_epochs * schedule.steps_per_epoch
-    steps = np.arange(schedule.num_steps)
-    drawn = _drawn(space, np.maximum(0, 1 - steps / max(coin_steps, 1)))
-  if not settings.sandwich:
-    return _PASSES * settings.archs_per_batch * drawn
-  both = cost.largest_macs(space) + cost.macs_range(space)[0]
-  return _PASSES * ((settings.archs_per_batch - 2) * drawn + both)
+    steps = np.arange(schedule.num_steps) - first
+    drawn = _drawn(space, np.clip(1 - steps / max(coins, 1), 0, 1))
+  if settings.sandwich:
+    both = largest + cost.macs_range(space)[0]
+    work = (settings.archs_per_batch - 2) * drawn + both
+  else:
+    work = settings.archs_per_batch * drawn
+  work[:first] = largest
+  return _PASSES * work
 
 
 def _drawn(space: SearchSpace, coins: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
 """The optimizers: of the search as in DARTS (paper 6.4.1), and of training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 
@@ -47,6 +49,24 @@ def train_optimizer(
     optax.add_decayed_weights(weight_decay),
     optax.sgd(schedule, momentum=momentum, nesterov=True),
   )
+
+
+def late(
+  optimizer: optax.GradientTransformation,
+  first: int,
+  mask_fn: Callable[[Any], Any],
+) -> optax.GradientTransformation:
+  """An optimizer that sees no gradient of some weights before a step.
+
+  Args:
+    optimizer: of all weights.
+    first: the first step in which it sees all.
+    mask_fn: from the weights to a pytree of bool, which these are.
+  """
+  begin = optax.scale_by_schedule(
+    lambda step: jnp.greater_equal(step, first).astype(jnp.float32)
+  )
+  return optax.chain(optax.masked(begin, mask_fn), optimizer)
 
 
 def logit_optimizer(

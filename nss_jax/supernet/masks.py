@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from nss_jax.spaces import distribution
+from nss_jax.spaces.bins import bin_edges, bin_exists
 from nss_jax.spaces.cost import largest_arch, smallest_arch
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.sampling import sample_bin_archs
@@ -197,14 +198,28 @@ def warmup_sampler(
     'd4-4-4_w64-64-64'
   """
   uniform = arch_sampler(search_space)
+  even = distribution.init_logits(search_space)
+  return coin_sampler(
+    search_space,
+    lambda rng, logits, step: uniform(rng, even, step),
+    probability_fn,
+  )
+
+
+def coin_sampler(
+  search_space: SearchSpace,
+  sample_fn: SampleFn,
+  probability_fn: Callable[[jax.Array], jax.Array],
+) -> SampleFn:
+  """Draws archs by `sample_fn`, one or `[A, S]`, with the coins of warmup."""
 
   def sample(rng, logits, step):
     draw_rng, depth_rng, width_rng = jax.random.split(rng, 3)
-    drawn = uniform(draw_rng, distribution.init_logits(search_space), step)
+    drawn = sample_fn(draw_rng, logits, step)
     whole = largest_arch(search_space)
     # float32, or where jax's default is float64 the draws would be others.
     p = jnp.asarray(probability_fn(step), jnp.float32)
-    shape = (search_space.num_stages,)
+    shape = drawn.choice.depth.shape
     arch = Arch(
       depth=jnp.where(
         jax.random.bernoulli(depth_rng, p, shape),
@@ -222,6 +237,48 @@ def warmup_sampler(
   return sample
 
 
+def fair_sampler(search_space: SearchSpace, num_draws: int) -> SampleFn:
+  """Draws archs `[A, S]` whose depths and widths are spread over what there is.
+
+  Each is uniform, as by `arch_sampler` from even logits, and of the A of one
+  step each has another A-th of the distribution, in every stage by itself: with
+  as many draws as a stage has widths, each width once.
+
+  Source: strict fairness of Chu et al. 2021, FairNAS, section 3.1, for choices
+  that need not divide the draws.
+
+  Args:
+    search_space: the bins.
+    num_draws: A.
+  """
+  kinds = search_space.depth_bins, search_space.width_bins
+
+  def draw(rng, bins):
+    low, high = bin_edges(bins)
+    count = bin_exists(bins).sum(-1)[None]
+    order_rng, place_rng = jax.random.split(rng)
+    shape = num_draws, len(bins)
+    parts = jnp.broadcast_to(jnp.arange(num_draws)[:, None], shape)
+    parts = jax.random.permutation(order_rng, parts, 0, independent=True)
+    places = jax.random.uniform(place_rng, shape, jnp.float32)
+    # From [0, 1) to a bin, and what is left over to a number inside it.
+    places = (parts + places) / num_draws * count
+    index = jnp.minimum(places.astype(jnp.int32), count - 1)
+    low, high = (
+      jnp.take_along_axis(jnp.asarray(x).T, index, 0) for x in (low, high)
+    )
+    size = high - low + 1
+    inside = ((places - index) * size).astype(jnp.int32)
+    return low + jnp.clip(inside, 0, size - 1)
+
+  def sample(rng, logits, step):
+    keys = jax.random.split(rng)
+    depth, width = (draw(*pair) for pair in zip(keys, kinds, strict=True))
+    return Sample(None, Arch(depth=depth, width=width))
+
+  return sample
+
+
 def repeat_sampler(sample_fn: SampleFn, num_draws: int) -> SampleFn:
   """Several independent draws: every leaf of the sample is `[A, ...]`."""
 
@@ -233,37 +290,32 @@ def repeat_sampler(sample_fn: SampleFn, num_draws: int) -> SampleFn:
 
 
 def sandwich_sampler(
-  search_space: SearchSpace, sample_fn: SampleFn, num_draws: int
+  search_space: SearchSpace, sample_fn: SampleFn
 ) -> SampleFn:
-  """The largest arch, the smallest and draws between them.
+  """The largest arch, the smallest, and the `[A - 2, S]` that are drawn.
 
   Source: Yu and Huang 2019, Universally Slimmable Networks, section 3.
-
-  Args:
-    search_space: the bins.
-    sample_fn: draws an arch.
-    num_draws: A, 3 or more, with the largest and the smallest.
-
-  Raises:
-    ValueError: for fewer than three draws.
   """
-  if num_draws < 3:
-    raise ValueError(f"num_draws must be 3 or more; got {num_draws}")
   ends = jax.tree.map(
     lambda *x: jnp.stack([jnp.asarray(y) for y in x]),
     largest_arch(search_space),
     smallest_arch(search_space),
   )
-  draw = repeat_sampler(sample_fn, num_draws - 2)
 
   def sample(rng, logits, step):
-    drawn = draw(rng, logits, step)
+    drawn = sample_fn(rng, logits, step)
     choice = jax.tree.map(
       lambda end, x: jnp.concatenate([end, x]), ends, drawn.choice
     )
     return Sample(drawn.weights, choice)
 
   return sample
+
+
+def largest_sampler(search_space: SearchSpace) -> SampleFn:
+  """The largest arch in every step."""
+  whole = jax.tree.map(jnp.asarray, largest_arch(search_space))
+  return lambda rng, logits, step: Sample(None, whole)
 
 
 def _offers(rng: jax.Array, search_space: SearchSpace) -> Arch:
