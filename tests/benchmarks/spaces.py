@@ -253,11 +253,11 @@ def read(path):
     return list(csv.DictReader(file))
 
 
-def append(path, row):
+def append(path, row, columns=COLUMNS):
   path.parent.mkdir(parents=True, exist_ok=True)
   new = not path.exists()
   with path.open("a", newline="") as file:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     if new:
       writer.writeheader()
     writer.writerow(
