@@ -287,7 +287,10 @@ def _resident(
 ) -> Lowerable:
   """A dispatch that picks from images on the devices."""
 
-  @functools.partial(jax.jit, static_argnames=("length", "warmup"))
+  # The old state makes room for the new one.
+  @functools.partial(
+    jax.jit, static_argnames=("length", "warmup"), donate_argnames="state"
+  )
   def run(state, parts, epoch, first, *, length, warmup):
     key = order_key(state)
     indices = {
@@ -321,7 +324,10 @@ def _streamed(
 ) -> Lowerable:
   """A dispatch that is given its images, each device its own."""
 
-  @functools.partial(jax.jit, static_argnames=("length", "warmup"))
+  # The old state makes room for the new one.
+  @functools.partial(
+    jax.jit, static_argnames=("length", "warmup"), donate_argnames="state"
+  )
   def run(state, window, first, *, length, warmup):
     share = batch_size // mesh.size
     # Of the images of a device, those of a step are together.
