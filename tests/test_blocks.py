@@ -81,23 +81,26 @@ TWO_STAGES = "d1-2_w2-3", "d3-1_w5-4", "d2-2_w6-5", "d2-2_w1-2"
 # Of those that stay, the first has every kind of layer, and channels of both
 # widths; the second a projection and fractions of channels.
 @pytest.mark.parametrize(
-  ("block", "stages", "buckets", "texts"),
+  ("block", "platform", "stages", "buckets", "texts"),
   [
     pytest.param(
-      *(name, 2, ((6,), (3, 5)), TWO_STAGES),
-      marks=[pytest.mark.slow] * (name != "inverted_residual"),
-      id=name,
+      *(name, platform, 2, ((6,), (3, 5)), TWO_STAGES),
+      marks=[pytest.mark.slow]
+      * ((name, platform) != ("inverted_residual", "cpu")),
+      id=f"{name}, {platform}",
     )
     for name in BLOCKS
+    for platform in ("cpu", "tpu")
   ]
   + [
     pytest.param(
-      *("bottleneck", 1, ((3, 5),), ("d1_w2", "d2_w3", "d1_w4", "d2_w5")),
+      *("bottleneck", "tpu", 1, ((3, 5),)),
+      ("d1_w2", "d2_w3", "d1_w4", "d2_w5"),
       id="bottleneck, one stage",
     )
   ],
 )
-def test_masked_is_sliced_is_small(block, stages, buckets, texts):
+def test_masked_is_sliced_is_small(block, platform, stages, buckets, texts):
   """Logits and all gradients, in float64."""
   space = _space(block, stages)
   with jax.enable_x64(True):
@@ -108,7 +111,9 @@ def test_masked_is_sliced_is_small(block, stages, buckets, texts):
       )
     )
     sliced = _with_gradient(
-      lambda w, x, arch: nss.apply_sliced(space, w, x, arch, buckets=buckets)
+      lambda w, x, arch: nss.apply_sliced(
+        space, w, x, arch, buckets=buckets, platform=platform
+      )
     )
     for text in texts:
       arch = nss.parse_arch(text)

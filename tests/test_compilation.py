@@ -184,10 +184,10 @@ def test_programs_are_handed_out_and_compile():
   assert both.macs == pytest.approx(16 * 6 * whole, rel=0.01)
   found = compilation.compile_program(both, CPU, config, search.search_space)
   assert found.seconds is None
-  # State and images go in, the state comes out.
+  # State and images go in; the state comes out in their place.
   leaves = jax.tree.leaves(jax.eval_shape(search.init))
   state = sum(x.size * x.dtype.itemsize for x in leaves)
-  assert found.outputs == pytest.approx(state, rel=0.05)
+  assert found.outputs < 0.05 * state
   images = IMAGES.train_images.nbytes + IMAGES.train_labels.nbytes
   assert found.arguments == pytest.approx(state + images, rel=0.05)
   assert found.memory == found.arguments + found.outputs + found.temporaries

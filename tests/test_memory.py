@@ -30,10 +30,8 @@ FIELDS = {
 
 def _compiled(program):
   """Bytes of a dispatch of arch and weight steps, by the compiler."""
-  lowered = jax.jit(
-    lambda state: program.dispatch(state, 0, 0, 2, False)
-  ).lower(jax.eval_shape(program.init))
-  found = lowered.compile().memory_analysis()
+  state = sharding.abstract(jax.eval_shape(program.init), program.mesh)
+  found = program.dispatch.lower(state, 2, False).compile().memory_analysis()
   return (
     found.argument_size_in_bytes
     + found.output_size_in_bytes

@@ -28,8 +28,8 @@ _AGAIN = {
 # XLA on CPU gives the two masked steps memory of their own; in a sequence, as
 # on accelerators or in microbatches, the second reuses that of the first.
 _IN_SEQUENCE = 0.62
-# Weights and momentum, given and returned, and the gradient.
-_COPIES = 5
+# Weights and momentum, which are updated in place, and the gradient.
+_COPIES = 3
 
 
 def estimate(

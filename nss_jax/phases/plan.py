@@ -7,7 +7,7 @@ import ml_collections
 from nss_jax import config as config_lib
 from nss_jax.phases import complexity, evaluate, memory
 from nss_jax.phases.program import Program
-from nss_jax.runtime import data
+from nss_jax.runtime import data, sharding
 from nss_jax.runtime.log import format_macs
 from nss_jax.spaces import constraints, cost
 from nss_jax.spaces.feasible import feasible_spaces
@@ -59,7 +59,7 @@ def describe(
   for phase in phases:
     if phase in _PLANS:
       yield f"{phase:10} {_PLANS[phase](config, space)}"
-  platform = program.mesh.devices.flat[0].platform
+  platform = sharding.platform(program.mesh)
   needed = memory.estimate(config, space, program.mesh.size, platform)
   if not isinstance(dataset.train_images, data.StreamedImages):
     needed += dataset.train_images.size  # they live on the devices

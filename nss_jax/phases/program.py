@@ -198,7 +198,9 @@ def base_keys(seed: int) -> dict[str, jax.Array]:
 
 
 def training_fn(
-  config: ml_collections.ConfigDict, search_space: SearchSpace
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  mesh: jax.sharding.Mesh,
 ) -> Callable[[Any, jax.Array, Any], jax.Array]:
   """`(weights, images, choice) -> logits` of training steps."""
   shares = config.supernet.bucket_shares
@@ -208,6 +210,7 @@ def training_fn(
     buckets=sliced.default_buckets(search_space, shares),
     axis_name=sharding.AXIS if config.search.sync_batch_norm else None,
     remat=config.supernet.remat,
+    platform=sharding.platform(mesh),
   )
 
 

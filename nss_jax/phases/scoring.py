@@ -112,7 +112,7 @@ def make_score_fn(
   those of one device.
   """
   images = images or held_out_images(config, dataset)
-  apply_fn, seen = _calibrated(config, search_space, dataset, images.seen)
+  apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
   weights = class_weights(config, dataset, search_space.num_classes)
 
   def on_device(by, params, archs, seen, batches):
@@ -176,7 +176,7 @@ def make_image_fn(
   `evaluate_images`.
   """
   images = held_out_images(config, dataset)
-  apply_fn, seen = _calibrated(config, search_space, dataset, images.seen)
+  apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
   weights = class_weights(config, dataset, search_space.num_classes)
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
@@ -254,6 +254,7 @@ def _calibrated(
   config: ml_collections.ConfigDict,
   search_space: SearchSpace,
   dataset: data.Dataset,
+  mesh: jax.sharding.Mesh,
   chosen: np.ndarray,
 ) -> tuple[Callable, jax.Array]:
   """`(seen, params, images, arch) -> logits`, and `seen`: whose statistics."""
@@ -265,6 +266,7 @@ def _calibrated(
       search_space, config.evaluate.score_bucket_shares
     ),
     num_calibration=count or None,
+    platform=sharding.platform(mesh),
   )
 
   def apply_fn(seen, params, images, arch):

@@ -115,7 +115,7 @@ def build(
     )
 
   loss_fn = losses.single_loss(
-    training_fn(config, search_space),
+    training_fn(config, search_space, mesh),
     class_weights(config, dataset, search_space.num_classes),
   )
   steps = _make_steps(

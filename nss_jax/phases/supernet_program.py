@@ -42,7 +42,7 @@ def build_supernet(
   network alone.
   """
   settings = config.evaluate
-  apply = _apply_fn(config, search_space)
+  apply = _apply_fn(config, search_space, mesh)
   steps = _schedule(config, dataset, 1).num_steps
   first, coins = settings.largest_epochs * steps, settings.coin_epochs * steps
   weights = class_weights(config, dataset, search_space.num_classes)
@@ -89,10 +89,12 @@ def _draws(
 
 
 def _apply_fn(
-  config: ml_collections.ConfigDict, search_space: SearchSpace
+  config: ml_collections.ConfigDict,
+  search_space: SearchSpace,
+  mesh: jax.sharding.Mesh,
 ) -> Callable:
   """As `training_fn`, of weights that may have groups."""
-  apply = training_fn(config, search_space)
+  apply = training_fn(config, search_space, mesh)
 
   def grouped(weights, images, arch):
     weights = sharing.weights_of(search_space, weights, arch)
@@ -120,7 +122,7 @@ def build_alone(
     epochs,
     (
       losses.single_loss(
-        training_fn(config, search_space),
+        training_fn(config, search_space, mesh),
         class_weights(config, dataset, search_space.num_classes),
       ),
       lambda rng, given, step: masks.Sample(None, given["arch"]),

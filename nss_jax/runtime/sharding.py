@@ -23,6 +23,11 @@ def is_there(mesh: jax.sharding.Mesh) -> bool:
   return set(mesh.devices.flat) <= set(jax.devices())
 
 
+def platform(mesh: jax.sharding.Mesh) -> str:
+  """What the devices are: cpu, gpu or tpu."""
+  return mesh.devices.flat[0].platform
+
+
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   """Puts a copy of every array of a pytree on every device.
 

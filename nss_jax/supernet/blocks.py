@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from nss_jax.spaces.blocks import Block, Channels, Depthwise, SqueezeExcite
@@ -87,6 +88,7 @@ class ConvNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, *one)
     offset = self.param("offset", nn.initializers.zeros, *one)
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
+    x = checkpoint_name(x, KEPT)
     norm = batch_norm if self.norm is None else self.norm
     if self.norm_scope.averages:
       return self._averaged_norm(norm, x, scale, offset)
@@ -241,6 +243,9 @@ _ACTIVATIONS = {
   "silu": nn.silu,
 }
 EPSILON = 1e-5
+# What a gradient has to have, or else convolve again: outputs of convolutions,
+# and statistics.
+KEPT = "kept"
 AVERAGES = "averages"  # flax's collection of running averages
 AVERAGE_RATE = 0.1  # the share of a new batch
 
@@ -318,6 +323,7 @@ def _batch_norm(
   x: jax.Array, scale: jax.Array, offset: jax.Array, scope: NormScope
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
   statistics = batch_statistics(x, scale.dtype, scope)
+  statistics = checkpoint_name(statistics, KEPT)
   return normalise(x, scale, offset, statistics), (x, scale, statistics)
 
 

@@ -22,6 +22,7 @@ def make_apply(
   num_calibration: int | None = None,
   remat: bool = False,
   autodiff: bool = False,
+  platform: str | None = None,
 ) -> Callable[[Any, jax.Array, Arch | Masks], jax.Array]:
   """`(weights, images, choice) -> logits`; both engines give the same numbers.
 
@@ -37,14 +38,26 @@ def make_apply(
     remat: of masks, see `apply_masked`; the sliced engine always does so.
     autodiff: of masks, see `apply_masked`; the sliced engine refuses second
       derivatives.
+    platform: that it is to run on, as jax names them (cpu, gpu, tpu), where it
+      is not jax's default one: it decides what is kept for the gradient, and
+      how, and no number.
   """
 
-  shared = {"axis_name": axis_name, "num_calibration": num_calibration}
+  shared: dict[str, Any] = {
+    "axis_name": axis_name,
+    "num_calibration": num_calibration,
+    "platform": platform,
+  }
 
   def apply(weights, images, choice):
     if isinstance(choice, Arch) and engine == "sliced":
       return apply_sliced(
-        search_space, weights, images, choice, buckets=buckets, **shared
+        search_space,
+        weights,
+        images,
+        choice,
+        buckets=buckets,
+        **shared,
       )
     if isinstance(choice, Arch):
       choice = arch_masks(search_space, choice)

@@ -7,7 +7,7 @@ arch.
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from nss_jax.spaces.blocks import Block, find_block
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
 from nss_jax.supernet.blocks import (
   AVERAGES,
+  KEPT,
   OWN_BATCH,
   ConvNorm,
   NormScope,
@@ -27,6 +28,18 @@ from nss_jax.supernet.blocks import (
 from nss_jax.supernet.conv import plain_conv2d
 from nss_jax.supernet.masks import Masks, all_masks, check_masks
 from nss_jax.supernet.precision import multiply, widen
+
+Keep = Literal["all", "outputs", "ends"]
+
+
+def kept_on(platform: str) -> Keep:
+  """What blocks keep for their gradients on a platform: cpu, gpu or tpu.
+
+  `all` that autodiff asks for; `outputs` of convolutions, with the statistics,
+  so that only elementwise arithmetic is done again: less to write and to read,
+  where a convolution takes no longer than that; or the `ends` of each block.
+  """
+  return "all" if platform == "cpu" else "outputs"
 
 
 class Stage(nn.Module):
@@ -43,7 +56,7 @@ class Stage(nn.Module):
     stride: stride of the first block.
     project: whether the identity does not fit block 1.
     norm_scope: of the normalisations' statistics.
-    remat: see `apply_masked`.
+    keep: what a block keeps for its gradient, see `kept_on`.
     parts: convolution and normalisation, if not those of `ResidualBlock`.
   """
 
@@ -53,7 +66,7 @@ class Stage(nn.Module):
   stride: int
   project: bool = True
   norm_scope: NormScope = OWN_BATCH
-  remat: bool = False
+  keep: Keep = "all"
   parts: tuple[Callable, ...] = ()
 
   @nn.compact
@@ -69,10 +82,13 @@ class Stage(nn.Module):
     `before` is the `[Cin]` mask of what comes in; all of it by default.
     """
     once = looped = ResidualBlock
-    if self.remat:
+    if self.keep != "all":
+      policy = None
+      if self.keep == "outputs":
+        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
       # The loop keeps XLA from merging the two computations of a block.
-      once = nn.remat(ResidualBlock)
-      looped = nn.remat(ResidualBlock, prevent_cse=False)
+      once = nn.remat(ResidualBlock, policy=policy)
+      looped = nn.remat(ResidualBlock, policy=policy, prevent_cse=False)
     first = once(
       self.block,
       self.features,
@@ -117,13 +133,13 @@ class Supernet(nn.Module):
   Attributes:
     search_space: depths, widths, strides, classes.
     norm_scope: of the normalisations' statistics.
-    remat: see `apply_masked`.
+    keep: what blocks keep for their gradients, see `kept_on`.
     autodiff: see `apply_masked`.
   """
 
   search_space: SearchSpace
   norm_scope: NormScope = OWN_BATCH
-  remat: bool = False
+  keep: Keep = "all"
   autodiff: bool = False
 
   @nn.compact
@@ -148,7 +164,7 @@ class Supernet(nn.Module):
         stride,
         space.projects(stage),
         self.norm_scope,
-        self.remat,
+        self.keep,
         parts,
         name=f"stage_{stage + 1}",
       )(x, blocks, width, before)
@@ -179,6 +195,7 @@ def apply_masked(
   num_calibration: int | None = None,
   remat: bool = False,
   autodiff: bool = False,
+  platform: str | None = None,
 ) -> jax.Array:
   """Logits `[B, C]` of the supernet under masks.
 
@@ -200,6 +217,7 @@ def apply_masked(
       same numbers.
     autodiff: leave all gradients to jax, instead of those written by hand:
       the same numbers, in forward mode too, slower on CPU.
+    platform: see `make_apply`; it decides what blocks keep, without `remat`.
 
   Raises:
     TypeError: if the images are not of a floating type.
@@ -208,7 +226,8 @@ def apply_masked(
   check_images(images)
   check_masks(search_space, masks)
   scope = NormScope(axis_name, num_calibration)
-  network = Supernet(search_space, scope, remat, autodiff)
+  keep = "ends" if remat else kept_on(platform or jax.default_backend())
+  network = Supernet(search_space, scope, keep, autodiff)
   return cast(jax.Array, network.apply({"params": weights}, images, masks))
 
 

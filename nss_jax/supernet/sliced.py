@@ -7,8 +7,8 @@ are static and a mask cuts the rest. One traced program serves every arch:
 * The blocks of a bucket run in a loop of dynamic length, zero for all buckets
   but one. XLA updates the carry of a loop in place, where a `switch` copies the
   results of its branches and fills the residuals of the others with zeros.
-* Activations go from loop to loop at the front of a flat buffer, so that
-  nothing is padded channel by channel.
+* Activations go from loop to loop at the front of a buffer, flat on CPUs, so
+  that nothing is padded channel by channel; see `buffers.py`.
 * The outputs of convolutions are kept for the backward pass in one such buffer
   (the tape); the rest is cheap and computed again, see `replay.py`.
 """
@@ -24,6 +24,7 @@ import numpy as np
 
 from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
+from nss_jax.supernet import buffers
 from nss_jax.supernet.blocks import ConvNorm, NormScope, check_images
 from nss_jax.supernet.precision import widen
 from nss_jax.supernet.sliced_stage import (
@@ -47,6 +48,7 @@ def apply_sliced(
   buckets: Buckets | None = None,
   axis_name: str | None = None,
   num_calibration: int | None = None,
+  platform: str | None = None,
 ) -> jax.Array:
   """Logits `[B, C]` of one arch of the supernet.
 
@@ -65,6 +67,7 @@ def apply_sliced(
       `default_buckets` by default.
     axis_name: device axis over which batch statistics are shared.
     num_calibration: batch statistics of the first so many images only.
+    platform: see `make_apply`; it decides the layout of buffers.
 
   Raises:
     TypeError: if the images are not of a floating type.
@@ -80,7 +83,8 @@ def apply_sliced(
   stem = ConvNorm(search_space.stem_width, norm_scope=scope)
   x = cast(jax.Array, stem.apply({"params": weights["stem"]}, images))
   x = nn.relu(x)
-  flat, shape = x.reshape(-1), x.shape[:3]
+  layout = buffers.layout_for(platform or jax.default_backend())
+  flat, shape = x.reshape(-1) if layout == "flat" else x, x.shape[:3]
   entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
   before = jnp.asarray(search_space.stem_width, jnp.int32)
   for stage, size in enumerate(stage_shapes(search_space)):
@@ -96,6 +100,7 @@ def apply_sliced(
       exits=_exits(buckets[stage], last),
       inputs=shape,
       outputs=(shape[0], *size),
+      layout=layout,
     )
     depth, width = (
       jnp.asarray(x[stage], jnp.int32) for x in (arch.depth, arch.width)
@@ -106,7 +111,7 @@ def apply_sliced(
     entries, entry = plan.exits, width_index(plan.exits, width)
     before = width
     shape = plan.outputs
-  x = flat.reshape(*shape, entries[-1])
+  x = buffers.load(flat, (*shape, entries[-1]))
   # At least float32 from here on, whatever the activations are.
   x = widen(x).mean((1, 2))
   head = nn.Dense(search_space.num_classes, dtype=x.dtype)

@@ -17,7 +17,7 @@ from nss_jax.spaces.blocks import find_block
 from nss_jax.spaces.search_space import Array
 from nss_jax.supernet import buffers, replay
 from nss_jax.supernet.blocks import NormScope, ResidualBlock
-from nss_jax.supernet.buffers import Tape
+from nss_jax.supernet.buffers import Layout, Tape
 
 # The arguments of a stage, and the tape.
 Saved = tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Tape]
@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     exits: widths in which this stage hands over.
     inputs: `(B, H, W)` before the stage.
     outputs: `(B, H, W)` inside it.
+    layout: of activations between and inside loops.
   """
 
   block: str
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
   exits: tuple[int, ...]
   inputs: tuple[int, ...]
   outputs: tuple[int, ...]
+  layout: Layout
 
   def first(self, features: int, *parts: Callable) -> ResidualBlock:
     """The first block, with so many channels."""
@@ -78,12 +80,12 @@ def run_stage(
   depth: jax.Array,
   width: jax.Array,
 ) -> jax.Array:
-  """The output of a stage, flat, in the exit's width.
+  """The output of a stage, in a buffer, in the exit's width.
 
   Args:
     plan: static shapes.
     params: of the stage.
-    flat: input `[B * H * W * largest entry]`, in the width of the entry.
+    flat: input, in a buffer for the largest entry, in the width of the entry.
     entry: index of that width.
     before: channels that are used of it, a scalar.
     depth: blocks, a scalar.
@@ -120,7 +122,8 @@ def _forward(
   tape: Tape | None,
 ) -> tuple[jax.Array, Tape | None]:
   index = width_index(plan.buckets, width)
-  out = jnp.zeros(buffers.size((*plan.outputs, plan.buckets[-1])), flat.dtype)
+  widest = *plan.outputs, plan.buckets[-1]
+  out = buffers.empty(plan.layout, widest, flat.dtype)
 
   def first(entered, bucket, operands, carry):
     (params, flat), (out, tape) = operands, carry
@@ -129,7 +132,7 @@ def _forward(
     params = replay.cut(params, corners)
     masks = _mask(bucket, width), _mask(entered, before)
     y, kept = replay.run(plan.first, params, x, masks)
-    return buffers.store(out, y), buffers.store_row(tape, 0, kept)
+    return buffers.store(out, y), buffers.store_first(tape, kept)
 
   def rest(bucket, row, carry):
     out, tape = carry
@@ -137,7 +140,7 @@ def _forward(
     corners, _ = replay.shapes(plan.rest, bucket, x)
     cut = replay.cut(params["blocks_rest"], corners, row)
     y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
-    return buffers.store(out, y), buffers.store_row(tape, row + 1, kept, x)
+    return buffers.store(out, y), buffers.store_rest(tape, row, kept, x)
 
   carry = out, tape
   for e, b in _pairs(plan):
@@ -165,7 +168,7 @@ def _backward(
     row, shape = depth - 2 - i, (*plan.outputs, bucket)
     spec = jax.ShapeDtypeStruct(shape, flat.dtype)
     corners, kept = replay.shapes(plan.rest, bucket, spec)
-    (x,), kept = buffers.load_row(tape, row + 1, kept, spec)
+    x, kept = buffers.load_rest(tape, row, kept, spec)
     found, down = replay.run_back(
       plan.rest,
       replay.cut(params["blocks_rest"], corners, row),
@@ -185,7 +188,7 @@ def _backward(
       replay.cut(params, corners),
       x,
       (_mask(bucket, width), _mask(entered, before)),
-      buffers.load_row(tape, 0, kept)[1],
+      buffers.load_first(tape, kept),
       buffers.load(upstream, (*plan.outputs, bucket)),
     )
     return buffers.store(down, below), replay.paste(gradients, found)
@@ -199,7 +202,7 @@ def _backward(
     upstream, gradients["blocks_rest"] = _loop(
       rest_loop(bucket), times, body, carry
     )
-  carry = jnp.zeros_like(flat), gradients["block_1"]
+  carry = lax.empty(flat.shape, flat.dtype), gradients["block_1"]
   for e, b in _pairs(plan):
     body = functools.partial(first, plan.entries[e], plan.buckets[b])
     operands = params["block_1"], flat, tape, upstream
@@ -289,6 +292,8 @@ def _change_width(
       flat, jnp.pad(buffers.load(flat, (*plan.outputs, bucket)), pad)
     )
 
+  if plan.layout == "shaped" and not widen:
+    return flat  # its front channels are there
   for b, bucket in enumerate(plan.buckets):
     if plan.exit(bucket) != bucket:
       body = functools.partial(change, bucket)
@@ -306,21 +311,8 @@ def _mask(bucket: int, width: jax.Array) -> jax.Array:
 
 
 def _empty_tape(plan: Plan, dtype: DTypeLike, wide: DTypeLike) -> Tape:
-  """Activations and statistics, a row per block.
-
-  A row begins with the block's input, save for the first block, whose input
-  is at hand anyway.
-  """
   x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
   y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
   _, first = replay.shapes(plan.first, plan.buckets[-1], x)
   _, rest = replay.shapes(plan.rest, plan.buckets[-1], y)
-
-  def zeros(dtype, *rows):
-    longest = max(sum(c.size for c in row) for row in rows)
-    return jnp.zeros((plan.max_depth, longest), dtype)
-
-  return (
-    zeros(dtype, first.outputs, (y, *rest.outputs)),
-    zeros(wide, first.statistics, rest.statistics),
-  )
+  return buffers.make_tape(plan.layout, plan.max_depth, first, rest, y, wide)

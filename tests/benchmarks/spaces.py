@@ -10,6 +10,9 @@ has are not run again: by another Python, or with another `--variants`, it adds
 to it. `--configs=notebook --seeds=0,1,2,3,4` are the runs of the notebook.
 `--summary` prints the table of what the CSV has and runs nothing.
 
+`--agree=OTHER_DIR` says how far two evaluators, those of two Pythons say, agree
+about the random spaces that both have scored: percentiles are as sure as that.
+
 Columns: the deviation of the mean cost from the target (of two budgets, the
 binding one), of the chosen space and of the paper's choice (the closest of five
 draws of the same search); the probability of the chosen space, and that over
@@ -30,6 +33,9 @@ import statistics
 import subprocess
 import sys
 from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Of digits 0.6, 4 and 16 % of the largest network; of Fashion-MNIST 1.1, 4 and
@@ -341,6 +347,49 @@ def print_goals(rows, variant):
       )
 
 
+def losses(path):
+  """Mean losses by source and space, and the archs they are of."""
+  found = collections.defaultdict(list)
+  for row in read(path):
+    if row["source"] in ("random_spaces", "hard_random_spaces"):
+      found[row["source"], row["space"]].append(row)
+  return {
+    key: (
+      statistics.mean(float(row["loss"]) for row in rows),
+      [row["flops"] for row in rows],
+    )
+    for key, rows in found.items()
+  }
+
+
+def print_agreement(folders):
+  """Kendall's tau, and where the best four by one are by the other."""
+  name = "*_default_0/evaluate/scores.csv"
+  for path in sorted(folders[0].glob(name)):
+    other = folders[1] / path.relative_to(folders[0])
+    one, two = losses(path), losses(other)
+    for source in ("random_spaces", "hard_random_spaces"):
+      same = [
+        (one[key][0], two[key][0])
+        for key in one
+        if key[0] == source and key in two and one[key][1] == two[key][1]
+      ]
+      if len(same) < 4:
+        continue
+      ours, theirs = map(np.asarray, zip(*same, strict=True))
+      places = [
+        " ".join(
+          f"{100 * (there < there[i]).mean():.0f}" for i in here.argsort()[:4]
+        )
+        for here, there in ((ours, theirs), (theirs, ours))
+      ]
+      print(
+        f"{path.parts[-3]}, {len(same)} {source}: tau "
+        f"{scipy.stats.kendalltau(ours, theirs)[0]:.2f}; percentiles of the "
+        f"best four by one evaluator by the other: {', '.join(places)}"
+      )
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--workdir", type=pathlib.Path)
@@ -350,7 +399,11 @@ def main():
   parser.add_argument("--seeds", default="0,1,2")
   parser.add_argument("--goals", default="targets,equal,at_most")
   parser.add_argument("--summary", action="store_true")
+  parser.add_argument("--agree", type=pathlib.Path)
   flags = parser.parse_args()
+  if flags.agree:
+    print_agreement((flags.workdir, flags.agree))
+    return
   if flags.summary:
     print_summary(read(flags.csv))
     return
