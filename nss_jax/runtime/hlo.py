@@ -5,6 +5,7 @@ instruction. Summed with the lengths of loops they are an estimate of its time.
 """
 
 import collections
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -27,6 +28,7 @@ class Instruction(NamedTuple):
   """One line of a program.
 
   Attributes:
+    variable: what it is called.
     kind: the operation.
     result: its type, such as `f32[64,512]{1,0}`.
     cycles: the compiler's estimate; 0 if there is none.
@@ -36,6 +38,7 @@ class Instruction(NamedTuple):
     text: all of it.
   """
 
+  variable: str
   kind: str
   result: str
   cycles: int
@@ -69,7 +72,7 @@ class Module:
           current = self._computations[found[2]] = []
           self._entry = found[2] if found[1] else self._entry
       elif current is not None and (found := _INSTRUCTION.match(line)):
-        current.append(_read(found[3]))
+        current.append(_read(found[2], found[3]))
 
   def instructions(self) -> Iterator[Instruction]:
     """All that there are, each once."""
@@ -86,6 +89,23 @@ class Module:
   def num_host_transfers(self) -> int:
     """Of instructions that make a device wait for the host."""
     return sum(one.kind in _HOST for one in self.instructions())
+
+  def sums(self, dtype: str) -> list[str]:
+    """The instructions that sum numbers of a type, such as `bf16`.
+
+    One that only drops axes of length 1 is none of them.
+    """
+    found = []
+    for computation in self._computations.values():
+      for one in computation:
+        if one.kind != "reduce" or not one.result.startswith(f"{dtype}["):
+          continue
+        operand = _operand(one.text)
+        (given,) = (x for x in computation if x.variable == operand)
+        adds = self._computations[one.called["to_apply"]][-1].kind == "add"
+        if adds and _size(given.result) > _size(one.result):
+          found.append(one.text)
+    return found
 
   def _cycles(self, computation: str, trips: Trips, known: dict) -> Cycles:
     if computation not in known:
@@ -159,7 +179,7 @@ def _count(total: Cycles, part: Cycles, times: float = 1) -> None:
     total[kind] += times * cycles
 
 
-def _read(text: str) -> Instruction:
+def _read(variable: str, text: str) -> Instruction:
   result, rest = _split(text)
   kind = re.match(r"[a-z][\w\-]*", rest)
   called = dict(_CALLED.findall(rest))
@@ -170,6 +190,7 @@ def _read(text: str) -> Instruction:
     pattern.search(rest) for pattern in (_CYCLES, _TRIPS, _NAME)
   )
   return Instruction(
+    variable=variable,
     kind=kind[0] if kind else "",
     result=result,
     cycles=int(cycles[1]) if cycles else 0,
@@ -188,3 +209,14 @@ def _split(text: str) -> tuple[str, str]:
     if letter == " " and depth == 0:
       return text[:place], text[place + 1 :]
   return text, ""
+
+
+def _operand(text: str) -> str:
+  """The name of the first operand."""
+  return text.partition("(")[2].split(",")[0].strip().lstrip("%")
+
+
+def _size(result: str) -> int:
+  """How many numbers an array has, by its type."""
+  shape = result.partition("[")[2].partition("]")[0]
+  return math.prod(int(n) for n in shape.split(",") if n)
