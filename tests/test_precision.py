@@ -1,11 +1,14 @@
 """bfloat16 is for what is stored; what is summed is summed in float32."""
 
 import collections
+import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import rounded
 
@@ -91,8 +94,8 @@ def _loss(space, labels, apply=nss.apply_masked):
   return loss
 
 
-def _masks(space):
-  draw = nss.gumbel_sampler(space, lambda step: 5.0)
+def _masks(space, hard=False):
+  draw = nss.gumbel_sampler(space, lambda step: 5.0, hard=hard)
   return draw(jax.random.key(3), nss.init_logits(space), 0).choice
 
 
@@ -102,7 +105,15 @@ def _masks(space):
 _CHANNELS, _PIXELS, _ALL = "0, 1, 2", "1, 2", "0, 1, 2, 3"
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+# The others differ in a few convolutions.
+PLATFORMS = (
+  pytest.param("cpu", marks=pytest.mark.slow),
+  pytest.param("cuda", marks=pytest.mark.slow),
+  "tpu",
+)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_no_sum_over_pixels_is_in_bfloat16(block, platform):
   """In what the compiler of each platform is given, of soft masks."""
@@ -129,7 +140,7 @@ def test_no_sum_over_pixels_is_in_bfloat16(block, platform):
   assert found["f32", _CHANNELS] >= 4 + 5 * (6 * len(layers) + shortcuts)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_no_sum_of_the_sliced_engine_is_in_bfloat16(platform):
   space = _space("inverted_residual", 2, 8, 8, bins=2)
   weights = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
@@ -188,10 +199,11 @@ def _batches(space, count):
     yield images, labels
 
 
-def _gradients(block, count):
+def _gradients(block, count, hard=False):
   """Of masks, with images in float32 and bfloat16."""
   space = _space(block, 4, 32, 32)
-  weights, masks = nss.init_weights(jax.random.key(0), space), _masks(space)
+  weights = nss.init_weights(jax.random.key(0), space)
+  masks = _masks(space, hard)
 
   @jax.jit
   def run(images, labels):
@@ -231,13 +243,51 @@ def _rms(rows):
   return np.sqrt(np.square(rows).sum(1).mean())
 
 
-def test_gradients_of_masks_are_near_those_of_float32():
-  exact, half = _gradients("basic", 1)
+# Mixed masks, and the hard ones of the straight-through estimator.
+@pytest.mark.parametrize(
+  "hard", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_gradients_of_masks_are_near_those_of_float32(hard):
+  exact, half = _gradients("basic", 1, hard)
   for field, most in (("depth", 0.05), ("width", 0.14)):
     (want,), (got,) = _rows(exact, field), _rows(half, field)
     sizes = np.linalg.norm(want), np.linalg.norm(got)
     assert np.linalg.norm(got - want) < most * sizes[0]
     assert got @ want / np.prod(sizes) > 0.99
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_gradient_of_the_cost_does_not_see_the_activations(hard):
+  """The logits move alike where the loss says nothing."""
+  space = _space("basic", 2, 8, 8, bins=2)
+  weights = nss.init_weights(jax.random.key(0), space)
+  optimizer = optax.sgd(1.0)
+
+  def loss_fn(weights, masks, images):
+    logits = nss.apply_masked(space, weights, images, masks)
+    return 0 * logits.sum(), {}
+
+  @jax.jit
+  def step(images):
+    state = nss.init_search_state(nss.init_logits(space), optimizer)
+    state, _ = nss.search_step(
+      state,
+      weights,
+      images,
+      jax.random.key(1),
+      loss_fn=loss_fn,
+      cost_fn=functools.partial(nss.mean_macs, space),
+      sample_fn=nss.gumbel_sampler(space, lambda step: 5.0, hard=hard),
+      optimizer=optimizer,
+      target=2e5,
+      cost_weight=1.0,
+    )
+    return state.logits
+
+  images = jax.random.normal(jax.random.key(2), (4, *space.image_shape))
+  whole, half = step(images), step(images.astype(jnp.bfloat16))
+  chex.assert_trees_all_close(whole, half, rtol=1e-6)
+  assert all(np.ptp(leaf) > 0 for leaf in jax.tree.leaves(whole))
 
 
 @pytest.mark.slow

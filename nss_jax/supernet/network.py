@@ -99,14 +99,14 @@ class Stage(nn.Module):
       name="block_1",
     )
     x = first(x, width, before)
-    mixed = multiply(x, depth[0])
     if self.max_depth == 1:
-      return mixed
+      return multiply(x, depth[0])
 
+    # A block's input is mixed in, not its output: one is kept for the gradient.
     def body(block, carry, weight):
       x, mixed = carry
-      x = block(x, width, width)
-      return (x, mixed + multiply(x, weight)), None
+      mixed = mixed + multiply(x, weight)
+      return (block(x, width, width), mixed), None
 
     scan = nn.scan(
       body,
@@ -123,8 +123,8 @@ class Stage(nn.Module):
       *self.parts,
       name="blocks_rest",
     )
-    (_, mixed), _ = scan(rest, (x, mixed), depth[1:])
-    return mixed
+    (x, mixed), _ = scan(rest, (x, jnp.zeros_like(x)), depth[:-1])
+    return mixed + multiply(x, depth[-1])
 
 
 class Supernet(nn.Module):
