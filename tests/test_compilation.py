@@ -103,7 +103,9 @@ def test_cycles_of_a_program_by_hand():
   module = hlo.Module(MODULE)
   once = module.cycles()
   assert once == {"conv": 3 * 10 + 10, "fill": 7 + 5}
-  trips = compilation._trips({"stage_1/rest_12": 100.0, "stage_1/rest_128": 4})
+  trips = compilation.trips_of(
+    {"stage_1/rest_12": 100.0, "stage_1/rest_128": 4}
+  )
   assert module.cycles(trips)["conv"] == 3 * 10 + 4 * 10
   assert module.num_host_transfers() == 1
 

@@ -106,7 +106,7 @@ def compile_program(
     raise _does_not_fit(program, chips, needed, config, space)
   cycles: hlo.Cycles = {}
   if chips.clock:
-    cycles = hlo.Module(text).cycles(_trips(program.loop_counts))
+    cycles = hlo.Module(text).cycles(trips_of(program.loop_counts))
   total = sum(cycles.values())
   return Compiled(
     program=program,
@@ -120,7 +120,7 @@ def compile_program(
   )
 
 
-def _trips(counts: dict[str, float]) -> hlo.Trips:
+def trips_of(counts: dict[str, float]) -> hlo.Trips:
   """Of loops that the compiler knows no length of, by their names."""
 
   def trips(loop: hlo.Instruction) -> float:

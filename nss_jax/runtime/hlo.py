@@ -20,6 +20,7 @@ _CALLED = re.compile(
   r"%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_WIDTHS = {"bf16": 2, "f16": 2, "f64": 8, "s8": 1, "u8": 1, "pred": 1}
 # What a device waits for its host with.
 _HOST = ("infeed", "outfeed", "send", "recv")
 
@@ -90,6 +91,17 @@ class Module:
     """Of instructions that make a device wait for the host."""
     return sum(one.kind in _HOST for one in self.instructions())
 
+  def reduced_bytes(self) -> int:
+    """What the devices sum among each other, each instruction once."""
+    return sum(
+      sum(
+        _WIDTHS.get(dtype, 4) * _size(f"[{shape}]")
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", one.result)
+      )
+      for one in self.instructions()
+      if one.kind == "all-reduce"
+    )
+
   def sums(self, dtype: str) -> list[str]:
     """The instructions that sum numbers of a type, such as `bf16`.
 
@@ -153,7 +165,7 @@ class Module:
   def _kind(self, one: Instruction) -> str:
     """Of a fusion what it does: `conv` with anything, `fill` with nothing."""
     if one.kind not in ("fusion", "convolution", "dot"):
-      return one.kind
+      return "fill" if one.kind == "broadcast" else one.kind
     kinds, waiting = set(), [one]
     while waiting:
       here = waiting.pop()

@@ -1,0 +1,149 @@
+r"""What compilers say of the paper's programs on chips that are not there.
+
+  JAX_PLATFORMS=cpu python tests/benchmarks/accelerators.py \
+    --csv=configs/results/accelerators.csv
+
+Needs libtpu. Five to fifteen minutes a program on two cores; rows that the CSV
+has are not compiled again, and `--rows` names those to compile. Of the sliced
+engine there is a row for the largest arch and one for an arch of the target,
+from the lengths that their loops have.
+
+Columns: GiB of a chip (arguments, temporaries, outputs); millions of cycles of
+a step, of which convolutions and fills with a constant are these shares;
+seconds; the share of the chip's peak; the bytes that chips sum among each other
+in a step, and the bytes of the gradients. Cycles are the compiler's estimates.
+"""
+
+import argparse
+import pathlib
+import time
+
+import jax
+import numpy as np
+from spaces import append, read, versions
+
+import nss_jax as nss
+from nss_jax import config as config_lib
+from nss_jax.phases import chip_programs, compilation, search_program
+from nss_jax.runtime import chips, data, hlo
+from nss_jax.spaces.cost import largest_arch
+from nss_jax.supernet import sliced
+
+GIB = 2**30
+# Chip, phase, a part of the program's name, and fields.
+ROWS = {
+  "soft pair": ("v5e-1", "search", "both steps", {}),
+  "soft pair, remat": (
+    *("v5e-1", "search", "both steps"),
+    {"supernet.remat": True},
+  ),
+  "soft pair, v6e-1": ("v6e-1", "search", "both steps", {}),
+  "soft pair, v5e-8": ("v5e-8", "search", "both steps", {}),
+  "warmup": ("v5e-1", "search", "warmup", {}),
+  "masked weight step": (
+    *("v5e-1", "evaluate", "supernet"),
+    {"supernet.engine": "masked"},
+  ),
+  "sliced weight step": ("v5e-1", "evaluate", "supernet", {}),
+  "scores": ("v5e-1", "evaluate", "scores", {}),
+}
+COLUMNS = (
+  *("jax", "commit", "row", "arch", "chip", "arguments", "temporaries"),
+  *("outputs", "cycles", "conv", "fill", "seconds", "peak", "reduced"),
+  *("gradients", "compiled_in"),
+)
+
+
+def compile_row(name):
+  """`Compiled`, with its config's search space, buckets and archs."""
+  chip, phase, part, fields = ROWS[name]
+  config = config_lib.paper("cifar100_600mf")
+  config.update_from_flattened_dict(fields)
+  found = chips.find(chip)
+  options = {key: config.data[key] for key in data.OPTIONS}
+  made_up = data.Synthetic(**config.data.synthetic)
+  dataset = data.load(
+    config.data.source, **options, synthetic=made_up, fetch=False
+  )
+  search = search_program.build(config, dataset, chips.make_mesh(found))
+  space = search.search_space
+  (program,) = (
+    one
+    for one in chip_programs.programs(config, dataset, search, [phase], None)
+    if part in one.name
+  )
+  return compilation.compile_program(program, found, config, space), space
+
+
+def rows_of(name):
+  began = time.monotonic()
+  compiled, space = compile_row(name)
+  module = hlo.Module(compiled.text)
+  archs = {"": None}
+  if compiled.program.loop_counts:
+    target = {"metric": "flops", "target": 600e6}
+    archs = {
+      "largest": largest_arch(space),
+      "target": nss.proportional_arch(space, [nss.Constraint(**target)]),
+    }
+  clock, steps = compiled.chips.clock, compiled.program.steps
+  for arch_name, arch in archs.items():
+    counts = {}
+    if arch is not None:
+      buckets = sliced.default_buckets(space)
+      stacked = jax.tree.map(lambda x: np.asarray(x)[None], arch)
+      counts = {
+        key: float(count[0])
+        for key, count in sliced.loop_counts(space, buckets, stacked).items()
+      }
+    cycles = module.cycles(compilation.trips_of(counts))
+    total = sum(cycles.values())
+    yield {
+      "row": name,
+      "arch": arch_name,
+      "chip": compiled.chips.name,
+      "arguments": compiled.arguments / GIB,
+      "temporaries": compiled.temporaries / GIB,
+      "outputs": compiled.outputs / GIB,
+      "cycles": total / steps / 1e6,
+      "conv": cycles.get("conv", 0) / total,
+      "fill": cycles.get("fill", 0) / total,
+      "seconds": total / clock / steps,
+      "peak": compiled.share_of_peak if arch is None else "",
+      "reduced": module.reduced_bytes(),
+      "gradients": 4 * int(nss.arch_params(space, largest_arch(space))),
+      "compiled_in": round(time.monotonic() - began),
+    }
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--csv", type=pathlib.Path, required=True)
+  parser.add_argument("--rows", default=",".join(ROWS))
+  flags = parser.parse_args()
+  origin = versions()
+  names = [name for name in ROWS if name in flags.rows]
+  for name in names:
+    if any(row["row"] == name for row in read(flags.csv)):
+      continue
+    for row in rows_of(name):
+      row = {"jax": origin["jax"], "commit": origin["commit"], **row}
+      append(flags.csv, row, COLUMNS)
+      print(row, flush=True)
+  print(
+    "| program | arch | chip | GiB | M cycles | convolution | fills | seconds |"
+  )
+  print("|---|---|---|---|---|---|---|---|")
+  for row in read(flags.csv):
+    memory = sum(
+      float(row[key]) for key in ("arguments", "temporaries", "outputs")
+    )
+    print(
+      f"| {row['row']} | {row['arch']} | {row['chip']} | {memory:.2f} | "
+      f"{float(row['cycles']):.0f} | {100 * float(row['conv']):.0f} % | "
+      f"{100 * float(row['fill']):.1f} % | {float(row['seconds']):.3f} |"
+    )
+
+
+if __name__ == "__main__":
+  main()
