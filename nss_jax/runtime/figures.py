@@ -130,7 +130,7 @@ def draw_pareto(
     path: of the picture; its suffix is the format.
     scores: rows of `evaluate/scores.csv`; other groups are not drawn.
     target_flops: a vertical line; None where they are no budget.
-    marks: single networks.
+    marks: single networks, of which the first matters most.
     size: of the picture, in inches.
 
   Raises:
@@ -139,7 +139,13 @@ def draw_pareto(
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout="constrained")
     draw_pareto_panel(figure.subplots(), scores, target_flops, marks)
-    legend = figure.legend(loc="outside upper center", ncols=2)
+    legend = figure.legend(
+      loc="outside upper center",
+      ncols=2,
+      fontsize="small",
+      handlelength=1.5,
+      columnspacing=1,
+    )
     for handle in filter(None, legend.legend_handles):
       handle.set_alpha(1)
     figure.savefig(path, dpi=130)
@@ -178,16 +184,17 @@ def draw_pareto_panel(
       )
   _draw_medians(axes, scores.group(scores_lib.EXPANDED), floor)
   _draw_front(axes, both.select(pareto_front(both)), floor)
-  for mark in marks:
+  # The first is on top, and larger: others may be in the same place.
+  for rank, mark in enumerate(marks):
     axes.plot(
       mark.flops,
       100 * max(mark.error, floor),
       mark.marker,
       color="black",
       markerfacecolor="white",
-      markersize=7,
+      markersize=7 if rank else 12,
       label=mark.label,
-      zorder=4,
+      zorder=4 if rank else 5,
     )
   if target_flops is not None:
     axes.axvline(
