@@ -61,10 +61,9 @@ def test_a_width_has_the_weights_of_its_group():
   chex.assert_trees_all_equal(chosen["head"], weights["shared"]["head"])
 
 
-@pytest.mark.parametrize("engine", ["sliced", "masked"])
-def test_gradients_reach_what_all_share_and_one_group(engine):
+def test_gradients_reach_what_all_share_and_one_group():
   weights = _weights(norms=4, kernels=2)
-  apply = nss.make_apply(SPACE, engine)
+  apply = nss.make_apply(SPACE, "masked")
   images = jax.random.normal(jax.random.key(2), (4, *SPACE.image_shape))
 
   def loss(weights):
@@ -82,6 +81,7 @@ def test_gradients_reach_what_all_share_and_one_group(engine):
     assert not np.delete(own, group, 0).any()
 
 
+@pytest.mark.slow
 def test_extracted_networks_have_the_weights_of_their_groups():
   weights = _weights(norms=8, kernels=4)
   images = jax.random.normal(jax.random.key(2), (4, *SPACE.image_shape))
