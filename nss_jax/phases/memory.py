@@ -28,8 +28,8 @@ _AGAIN = {
 # XLA on CPU gives the two masked steps memory of their own; in microbatches the
 # second reuses that of the first.
 _IN_SEQUENCE = 0.62
-# So it does on accelerators, where blocks keep the outputs of convolutions only.
-# By two programs of the paper's size that were compiled for a v5e, in bfloat16.
+# So it does on accelerators, where blocks keep outputs of convolutions only. By
+# two programs of the paper's size that were compiled for a v5e, in bfloat16.
 _ON_ACCELERATORS = {"masked": 0.308, "masked, remat": 0.445}
 # Weights and momentum, which are updated in place, and the gradient.
 _COPIES = 3
@@ -45,10 +45,10 @@ def estimate(
 
   Within 15 % of what XLA on CPU says of the compiled steps, in the cases of
   `tests/test_memory.py`, which are of a small size and of the paper's. On
-  accelerators within 1 % of the two programs that it was fitted to; no other was
-  compiled. Sliced inverted residuals are not among them, and were seen up to a
-  third off. jax 0.10 needs up to 1.8 times as much
-  for bfloat16 on CPU, jax 0.12 does not. The images are not counted.
+  accelerators within 1 % of the two programs that it was fitted to; no other
+  was compiled. Sliced inverted residuals are not among them, and were seen up
+  to a third off. jax 0.10 needs up to 1.8 times as much for bfloat16 on CPU,
+  jax 0.12 does not. The images are not counted.
   """
   settings = config.supernet
   parts = num_devices * settings.microbatches
