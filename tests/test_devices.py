@@ -60,6 +60,7 @@ def test_sliced_engine_shares_statistics():
   chex.assert_trees_all_close(one, eight, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_microbatches_equal_devices():
   """Two parts of a batch on one device, and a part on each of two devices.
 

@@ -439,6 +439,8 @@ def test_float_images_and_one_hot_labels_are_converted_if_asked(tmp_path):
     ({"y_train": np.ones((9, 3), int)}, "(9, 3)"),
     ({"y_train": np.zeros((9, 3), int)}, "(9, 3)"),
     ({"y_train": np.arange(9) % 3 + 0.5}, "float64"),
+    ({"y_train": np.full((9, 3), "cat")}, "<U3"),
+    ({"y_test": np.full((0, 0), "cat")}, "<U3"),
   ],
 )
 def test_other_arrays_are_not_converted(changed, word, tmp_path):

@@ -119,6 +119,7 @@ def test_a_kill_loses_one_interval_however_slow_the_disk(
   assert losses.seen == [3, 6, 9, 3, 6, 9, 3]
 
 
+@pytest.mark.slow
 def test_other_calls_of_the_device(job, tmp_path):
   """Between the ends of which the run before has stopped; the same numbers."""
   whole, cut = tmp_path / "whole", tmp_path / "cut"

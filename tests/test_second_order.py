@@ -84,7 +84,10 @@ def _assert_derivatives(loss, weights):
   assert forward == _slope(slope, weights, v) == backward
 
 
-@pytest.mark.parametrize("block", ["basic", "inverted_residual"])
+@pytest.mark.parametrize(
+  "block",
+  ["basic", pytest.param("inverted_residual", marks=pytest.mark.slow)],
+)
 def test_unrolled_darts(block):
   """d/ds of loss(w - 0.1 d/dw loss(w, s), s), soft masks of the logits s."""
   space, weights, (images, labels) = _setup(block)

@@ -209,6 +209,7 @@ def test_kernels_of_their_own_begin_late(tmp_path):
   chex.assert_trees_all_equal(loaded, late)
 
 
+@pytest.mark.slow
 def test_the_largest_network_is_trained_first():
   """By itself, and as single draws whose coins all come up."""
   fields = {"evaluate.archs_per_batch": 3, "evaluate.fair": True}

@@ -76,6 +76,7 @@ def test_nobody_reads_what_is_wrong():
     assert process.stdout.read() == ""
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_its_reader_and_goes_on(tmp_path):
   flags = f"--workdir={tmp_path / 'w'}", "--log_every=0"
   with runs.start(*flags) as process:

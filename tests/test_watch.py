@@ -187,6 +187,7 @@ def test_work_of_a_search_falls_in_warmup_and_is_dense_after():
   np.testing.assert_allclose(masked[: 8 * 22], found[0])
 
 
+@pytest.mark.slow
 def test_what_is_shown_changes_no_result(tmp_path):
   """With TensorBoard, a trace and lines at every step, and without."""
   flags = ("--config.search.epochs=2", "--config.search.warmup_epochs=0")

@@ -172,6 +172,7 @@ def _lines(folder):
   return found
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_for_longer(tmp_path):
   """As one that was that long from the start, to the last bit."""
   fields = {**CONSTANT, "space.strides": (1,), "search.warmup_epochs": 1}

@@ -6,6 +6,7 @@ from harness import PHASES, assert_same, search_lines
 _DAY = 86400.0
 
 
+@pytest.mark.slow
 def test_clock_set_back_between_and_within_runs(harness, tmp_path):
   """Each look at the clock is a day before the one before it."""
   whole = harness.finished("search")

@@ -191,8 +191,9 @@ def _labels(
   # Keras and MedMNIST keep them as a column.
   if array.ndim != 2 or array.shape[1] == 1:
     return array[:, 0] if array.ndim == 2 else array
-  is_one_hot = np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all()
-  if is_one_hot and convert:
+  is_number = array.dtype.kind in "biuf"  # texts have no sum
+  is_one_hot = is_number and np.isin(array, (0, 1)).all()
+  if is_one_hot and (array.sum(1) == 1).all() and convert:
     return array.argmax(1)
   raise DataError(
     f"{where}: {name} is {array.dtype} of shape {array.shape}; accepted are "
