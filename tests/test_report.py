@@ -440,6 +440,17 @@ def test_no_network_is_missed_that_the_evaluator_does_not_search(light):
   )
 
 
+def test_a_network_of_several_runs_says_which_it_is_of(light):
+  path = light.workdir / "nas" / "elite" / "architecture.json"
+  elite = read(light, "nas", "elite", "architecture.json")
+  del elite["learning_rate"]
+  write(path, elite)
+  with pytest.raises(ArtifactError) as caught:
+    report.run(light)
+  assert str(caught.value).startswith(f"{path}: ")
+  assert "learning_rate" in str(caught.value)
+
+
 def test_the_race_is_shown(reported):
   first, second = rows(reported, "race")
   assert (first["arch"], first["rounds"]) == (ELITE, "2")

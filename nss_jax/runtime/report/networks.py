@@ -90,7 +90,7 @@ def read_architecture(
     ArtifactError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
-  fields.check(path, content, _RUN)
+  fields.check(path, content, {**_RUN, "chosen": fields.TEXT})
   _check_network(path, content, search_space)
   return content
 
@@ -126,6 +126,8 @@ def read_nas(
     path = folder / name / "architecture.json"
     content = fields.read(path, {**_ARCHITECTURE, "runs?": [_RUN]})
     if content is not None:
+      if "runs" in content:  # it is one of them
+        fields.check(path, content, {"learning_rate": fields.POSITIVE})
       for network in (content, *content.get("runs", [])):
         _check_network(path, network, search_space)
       found[name] = content
