@@ -139,8 +139,8 @@ def draw_pareto(
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=size, layout="constrained")
     draw_pareto_panel(figure.subplots(), scores, target_flops, marks)
-    place = {"loc": "outside upper center", "ncols": 2, "columnspacing": 1}
-    legend = figure.legend(**place, fontsize="small", handlelength=1.5)
+    tight = {"fontsize": "small", "handlelength": 1.5, "columnspacing": 1}
+    legend = figure.legend(loc="outside upper center", ncols=2, **tight)
     for handle in filter(None, legend.legend_handles):
       handle.set_alpha(1)
     figure.savefig(path, dpi=130)
