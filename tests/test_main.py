@@ -124,6 +124,11 @@ WRONG = {
     "at most the 30",
   ),
   f"{FIELD}evaluate.own_kernel_epochs=99": ("own_kernel_epochs: 99", "at most"),
+  f"{FIELD}evaluate.own_kernel_epochs=2": (
+    "own_kernel_epochs: 2",
+    "and 0 where",
+  ),
+  f"{FIELD}evaluate.fair=True": ("archs_per_batch: 1", "2 or more with"),
   f"{FIELD}weights.clip_norm=inf": ("clip_norm: inf", "above 0"),
   f"{FIELD}name=a/b": ("config.name: a/b", "a plain folder name"),
   "--phases=search,dance": ("--phases: 'dance'", "list of search"),

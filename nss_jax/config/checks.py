@@ -103,27 +103,29 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "statistics in common",
       )
     )
-  if config.evaluate.sandwich and config.evaluate.archs_per_batch < 3:
-    raise ConfigError(
-      _message(
-        "evaluate.archs_per_batch",
-        config.evaluate.archs_per_batch,
-        "3 or more with evaluate.sandwich",
-      )
-    )
-  for field in ("largest_epochs", "own_kernel_epochs"):
-    value, epochs = config.evaluate[field], config.evaluate.epochs
-    if value > epochs:
-      raise ConfigError(
-        _message(
-          f"evaluate.{field}",
-          value,
-          f"at most the {epochs} of config.evaluate.epochs",
-        )
-      )
+  _check_recipe(config.evaluate)
   name = config.name
   if not name.strip() or "/" in name or name.startswith("."):
     raise ConfigError(_message("name", name, "a plain folder name"))
+
+
+def _check_recipe(recipe: ml_collections.ConfigDict) -> None:
+  """Refuses ways of training the evaluator that contradict each other."""
+  how, least = ("sandwich", 3) if recipe.sandwich else ("fair", 1 + recipe.fair)
+  most, late = recipe.epochs, recipe.epochs * (recipe.own_kernels > 1)
+  of_late = f"at most {late}, and 0 where evaluate.own_kernels is 1"
+  for field, low, high, words in (
+    (
+      "archs_per_batch",
+      least,
+      math.inf,
+      f"{least} or more with evaluate.{how}",
+    ),
+    ("largest_epochs", 0, most, f"at most the {most} of evaluate.epochs"),
+    ("own_kernel_epochs", 0, late, of_late),
+  ):
+    if not low <= recipe[field] <= high:
+      raise ConfigError(_message(f"evaluate.{field}", recipe[field], words))
 
 
 def differences(old: Any, new: Any, path: str = "config") -> list[str]:

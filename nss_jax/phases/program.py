@@ -119,7 +119,8 @@ class Program:
     work: multiply-adds of one image in each step, about, `[num_steps]`.
     init: `() -> LoopState` at step 0.
     dispatch: `(state, epoch, first, length, warmup) -> (state, losses)`;
-      losses `[length, 2]`: of the weight step and of the arch step. Its `lower`
+      losses `[length, 2]`: of the weight step and of the arch step. The state
+      that is given is used up: the new one is in its place. Its `lower`
       takes `(state, length, warmup)`, where shapes of the state are enough.
     measure: `(state, step, means) -> line`: what the log says of a state, from
       the means of its epoch's metrics.

@@ -119,11 +119,10 @@ def rows_of(name):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--csv", type=pathlib.Path, required=True)
-  parser.add_argument("--rows", default=",".join(ROWS))
+  parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
   flags = parser.parse_args()
   origin = versions()
-  names = [name for name in ROWS if name in flags.rows]
-  for name in names:
+  for name in flags.rows:
     if any(row["row"] == name for row in read(flags.csv)):
       continue
     for row in rows_of(name):
