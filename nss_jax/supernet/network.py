@@ -25,9 +25,10 @@ from nss_jax.supernet.blocks import (
   check_images,
   plain_batch_norm,
 )
-from nss_jax.supernet.conv import plain_conv2d
+from nss_jax.supernet.conv import conv2d, plain_conv2d
 from nss_jax.supernet.masks import Masks, all_masks, check_masks
 from nss_jax.supernet.precision import multiply, widen
+from nss_jax.supernet.scan import scan_in_place
 
 Keep = Literal["all", "outputs", "ends"]
 
@@ -81,50 +82,65 @@ class Stage(nn.Module):
 
     `before` is the `[Cin]` mask of what comes in; all of it by default.
     """
-    once = looped = ResidualBlock
-    if self.keep != "all":
-      policy = None
-      if self.keep == "outputs":
-        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
-      # The loop keeps XLA from merging the two computations of a block.
-      once = nn.remat(ResidualBlock, policy=policy)
-      looped = nn.remat(ResidualBlock, policy=policy, prevent_cse=False)
-    first = once(
+    conv, norm = self.parts or (conv2d, None)
+    block = functools.partial(
+      _keeping(self.keep),
       self.block,
       self.features,
-      self.stride,
-      self.project,
-      self.norm_scope,
-      *self.parts,
-      name="block_1",
+      norm_scope=self.norm_scope,
+      conv=conv,
+      norm=norm,
     )
+    first = block(stride=self.stride, project=self.project, name="block_1")
+    rest = block(name="blocks_rest")
     x = first(x, width, before)
     if self.max_depth == 1:
       return multiply(x, depth[0])
+    start = x, jnp.zeros_like(x)
+    if self.keep == "all" or self.parts:  # the parts are for forward mode too
 
-    # A block's input is mixed in, not its output: one is kept for the gradient.
-    def body(block, carry, weight):
-      x, mixed = carry
-      mixed = mixed + multiply(x, weight)
-      return (block(x, width, width), mixed), None
+      def body(module, carry, weight):
+        return _mix_and_run(module, carry, weight, width), None
 
-    scan = nn.scan(
-      body,
-      variable_axes={"params": 0, AVERAGES: 0},
-      split_rngs={"params": True},
-      length=self.max_depth - 1,
-    )
-    rest = looped(
-      self.block,
-      self.features,
-      1,
-      False,
-      self.norm_scope,
-      *self.parts,
-      name="blocks_rest",
-    )
-    (x, mixed), _ = scan(rest, (x, jnp.zeros_like(x)), depth[:-1])
+      scan = nn.scan(
+        body,
+        variable_axes={"params": 0, AVERAGES: 0},
+        split_rngs={"params": True},
+        length=self.max_depth - 1,
+      )
+      (x, mixed), _ = scan(rest, start, depth[:-1])
+    else:
+      alone = rest.clone(parent=None, name=None)
+
+      def run(width, carry, row):
+        params, weight = row
+        apply = functools.partial(alone.apply, {"params": params})
+        return _mix_and_run(apply, carry, weight, width)
+
+      rows = self.variables["params"]["blocks_rest"], depth[:-1]
+      x, mixed = scan_in_place(run, width, start, rows)
     return mixed + multiply(x, depth[-1])
+
+
+def _keeping(keep: Keep) -> type[ResidualBlock]:
+  if keep == "all":
+    return ResidualBlock
+  policy = None
+  if keep == "outputs":
+    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+  return nn.remat(ResidualBlock, policy=policy)
+
+
+def _mix_and_run(
+  block: Callable[..., Any],
+  carry: tuple[jax.Array, jax.Array],
+  weight: jax.Array,
+  width: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  # A block's input is mixed in, not its output: one is kept for the gradient.
+  x, mixed = carry
+  mixed = mixed + multiply(x, weight)
+  return block(x, width, width), mixed
 
 
 class Supernet(nn.Module):

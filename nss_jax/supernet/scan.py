@@ -1,0 +1,152 @@
+"""A loop over blocks that puts what their gradients need where it finds room.
+
+`lax.scan` fills with zeros what it stacks, before it writes every number of it:
+on a v5e an eighth of the soft steps, by the compiler's estimates.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_Carry = TypeVar("_Carry")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scan_in_place(
+  body: Callable[[Any, _Carry, Any], _Carry],
+  shared: Any,
+  carry: _Carry,
+  xs: Any,
+) -> _Carry:
+  """The carry after `carry = body(shared, carry, x)` for each of `xs`.
+
+  As `lax.scan` without outputs, and the same numbers. Nothing is filled, and
+  neither what is `shared` nor `xs` is stacked again. It can be differentiated
+  again and again, in reverse mode.
+
+  Args:
+    body: a pure function, which closes over no arrays.
+    shared: of all iterations, a pytree of floating type.
+    carry: a pytree of floating type.
+    xs: one row for each iteration, a pytree `[N, ...]` of floating type.
+  """
+
+  def step(carry, x):
+    return body(shared, carry, x), None
+
+  return lax.scan(step, carry, xs)[0]
+
+
+class _Split(NamedTuple):
+  """What the gradient of an iteration needs, without its static parts.
+
+  Attributes:
+    kept: the arrays that are nowhere else.
+    places: for each array, its place among those of `shared` and of `x`, which
+      are at hand, or None.
+    tree: of the function that all of them make.
+  """
+
+  kept: list[jax.Array]
+  places: list[int | None]
+  tree: Any
+
+
+def _split(back: Any, shared: Any, x: Any) -> _Split:
+  at_hand = jax.tree.leaves((shared, x))
+  leaves, tree = jax.tree.flatten(back)
+  places = [
+    next((i for i, one in enumerate(at_hand) if leaf is one), None)
+    for leaf in leaves
+  ]
+  kept = [
+    leaf for leaf, place in zip(leaves, places, strict=True) if place is None
+  ]
+  return _Split(kept, places, tree)
+
+
+def _join(split: _Split, shared: Any, x: Any) -> Any:
+  at_hand, kept = jax.tree.leaves((shared, x)), iter(split.kept)
+  leaves = [
+    next(kept) if place is None else at_hand[place] for place in split.places
+  ]
+  return jax.tree.unflatten(split.tree, leaves)
+
+
+def _shapes(body: Callable, shared: Any, carry: Any, xs: Any) -> _Split:
+  found = []
+
+  def run(shared, carry, x):
+    _, back = jax.vjp(body, shared, carry, x)
+    found.append(_split(back, shared, x))
+    return found[0].kept
+
+  kept = jax.eval_shape(run, shared, carry, _row(xs, 0))
+  return found[0]._replace(kept=kept)
+
+
+def _forward(
+  body: Callable, shared: Any, carry: Any, xs: Any
+) -> tuple[Any, tuple[Any, Any, Any, list[jax.Array]]]:
+  length = len(jax.tree.leaves(xs)[0])
+  buffers = [
+    lax.empty((length, *one.shape), one.dtype)
+    for one in _shapes(body, shared, carry, xs).kept
+  ]
+
+  def step(i, state):
+    carry, buffers = state
+    x = _row(xs, i)
+    carry, back = jax.vjp(body, shared, carry, x)
+    return carry, _put(buffers, _split(back, shared, x).kept, i)
+
+  out, buffers = lax.fori_loop(0, length, step, (carry, buffers))
+  return out, (shared, carry, xs, buffers)
+
+
+def _backward(
+  body: Callable,
+  saved: tuple[Any, Any, Any, list[jax.Array]],
+  upstream: Any,
+) -> tuple[Any, Any, Any]:
+  shared, carry, xs, buffers = saved
+  length = len(jax.tree.leaves(xs)[0])
+  shapes = _shapes(body, shared, carry, xs)
+
+  def step(i, state):
+    upstream, total, gradients = state
+    row = length - 1 - i
+    x = _row(xs, row)
+    back = _join(shapes._replace(kept=_row(buffers, row)), shared, x)
+    found, down, gradient = back(upstream)
+    total = jax.tree.map(jnp.add, total, found)
+    return down, total, _put(gradients, gradient, row)
+
+  start = (
+    upstream,
+    jax.tree.map(jnp.zeros_like, shared),
+    jax.tree.map(lambda x: lax.empty(x.shape, x.dtype), xs),
+  )
+  down, total, gradients = lax.fori_loop(0, length, step, start)
+  return total, down, gradients
+
+
+scan_in_place.defvjp(_forward, _backward)
+
+
+def _row(tree: Any, index: jax.Array | int) -> Any:
+  return jax.tree.map(
+    lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), tree
+  )
+
+
+def _put(buffers: Any, tree: Any, index: jax.Array | int) -> Any:
+  return jax.tree.map(
+    lambda buffer, x: lax.dynamic_update_index_in_dim(buffer, x, index, 0),
+    buffers,
+    tree,
+  )
