@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from nss_jax.spaces.blocks import SqueezeExcite, find_block
-from nss_jax.supernet.blocks import plain_batch_norm
 from nss_jax.supernet.conv import conv2d
+from nss_jax.supernet.norm import plain_batch_norm
 
 _ACTIVATIONS = {"none": lambda x: x, "relu": jax.nn.relu, "relu6": jax.nn.relu6}
 

@@ -84,7 +84,7 @@ backend_config={"estimated_cycles":"7"}
   %known = (s32[], f32[8]{0}) while(%fill), condition=%cond, body=%body, \
 backend_config={"known_trip_count":{"n":"3"}}
   %unknown = (s32[], f32[8]{0}) while(%fill), condition=%cond, body=%body, \
-metadata={op_name="jit(f)/stage_1/rest_128/while"}
+metadata={op_name="jit(f)/transpose(jvp(stage_1))/rest_128/while"}
   %send = f32[8]{0} send(%x), channel_id=1
   ROOT %branch = f32[8]{0} conditional(%x, %x), branch_computations=\
 {%cheap, %fill_two}

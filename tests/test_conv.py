@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nss_jax.runtime import canary
-from nss_jax.supernet import blocks, conv
+from nss_jax.supernet import conv, norm
 
 SHAPES = [
   (5, 8, 8, 3, 17),
@@ -88,7 +88,7 @@ def test_same_bits_every_time():
   def call(x, kernel, scale, offset):
     def layer(*inputs):
       x, kernel, scale, offset = inputs
-      return blocks.batch_norm(conv.conv2d(x, kernel), scale, offset)
+      return norm.batch_norm(conv.conv2d(x, kernel), scale, offset)
 
     outputs, vjp = jax.vjp(layer, x, kernel, scale, offset)
     return outputs, *vjp(upstream)
@@ -107,7 +107,7 @@ def _layer_in_float64(*inputs):
   x, kernel, scale, offset, upstream = (np.asarray(x, float) for x in inputs)
   y, *_ = canary.in_float64(x, kernel, upstream, 1)
   axes = (0, 1, 2)
-  deviation = np.sqrt(y.var(axes) + blocks.EPSILON)
+  deviation = np.sqrt(y.var(axes) + norm.EPSILON)
   unit = (y - y.mean(axes)) / deviation
   inner = upstream * scale / deviation
   inner = inner - inner.mean(axes) - unit * (inner * unit).mean(axes)

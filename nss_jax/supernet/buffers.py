@@ -1,6 +1,6 @@
 """Buffers whose front is used, whatever the width, and the tape of a stage.
 
-Two layouts, each the faster one where `layout_for` chooses it:
+Two layouts, each the faster one where `platforms.py` chooses it:
 
 * `flat`, for CPUs: a buffer is `[N]`, what is stored is contiguous, nothing is
   padded channel by channel, and loops update the buffers in place.
@@ -15,7 +15,7 @@ statistics of normalisations in their own precision.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from nss_jax.supernet import replay
+from nss_jax.supernet.platforms import Layout
 
-Layout = Literal["flat", "shaped"]
 Row = jax.Array | int
-
-
-def layout_for(platform: str) -> Layout:
-  """The faster layout on a platform, as jax names them: cpu, gpu, tpu."""
-  return "flat" if platform == "cpu" else "shaped"
 
 
 class Tape(NamedTuple):

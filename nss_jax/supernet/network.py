@@ -7,7 +7,7 @@ arch.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -17,30 +17,21 @@ from nss_jax.spaces.blocks import Block, find_block
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
 from nss_jax.supernet.blocks import (
   AVERAGES,
-  KEPT,
-  OWN_BATCH,
   ConvNorm,
-  NormScope,
   ResidualBlock,
   check_images,
-  plain_batch_norm,
 )
 from nss_jax.supernet.conv import conv2d, plain_conv2d
 from nss_jax.supernet.masks import Masks, all_masks, check_masks
+from nss_jax.supernet.norm import (
+  KEPT,
+  OWN_BATCH,
+  NormScope,
+  plain_batch_norm,
+)
+from nss_jax.supernet.platforms import Keep, ways
 from nss_jax.supernet.precision import multiply, widen
 from nss_jax.supernet.scan import scan_in_place
-
-Keep = Literal["all", "outputs", "ends"]
-
-
-def kept_on(platform: str) -> Keep:
-  """What blocks keep for their gradients on a platform: cpu, gpu or tpu.
-
-  `all` that autodiff asks for; `outputs` of convolutions, with the statistics,
-  so that only elementwise arithmetic is done again: less to write and to read,
-  where a convolution takes no longer than that; or the `ends` of each block.
-  """
-  return "all" if platform == "cpu" else "outputs"
 
 
 class Stage(nn.Module):
@@ -57,7 +48,7 @@ class Stage(nn.Module):
     stride: stride of the first block.
     project: whether the identity does not fit block 1.
     norm_scope: of the normalisations' statistics.
-    keep: what a block keeps for its gradient, see `kept_on`.
+    keep: what a block keeps for its gradient, see `platforms.Ways`.
     parts: convolution and normalisation, if not those of `ResidualBlock`.
   """
 
@@ -83,16 +74,14 @@ class Stage(nn.Module):
     `before` is the `[Cin]` mask of what comes in; all of it by default.
     """
     conv, norm = self.parts or (conv2d, None)
-    block = functools.partial(
-      _keeping(self.keep),
-      self.block,
-      self.features,
-      norm_scope=self.norm_scope,
-      conv=conv,
-      norm=norm,
-    )
-    first = block(stride=self.stride, project=self.project, name="block_1")
-    rest = block(name="blocks_rest")
+
+    def make(name, stride=1, project=False, *, looped):
+      block = _keeping(self.keep, looped)
+      fixed = self.block, self.features, stride, project, self.norm_scope
+      return block(*fixed, conv, norm, name=name)
+
+    first = make("block_1", self.stride, self.project, looped=False)
+    rest = make("blocks_rest", looped=True)
     x = first(x, width, before)
     if self.max_depth == 1:
       return multiply(x, depth[0])
@@ -122,13 +111,14 @@ class Stage(nn.Module):
     return mixed + multiply(x, depth[-1])
 
 
-def _keeping(keep: Keep) -> type[ResidualBlock]:
+def _keeping(keep: Keep, looped: bool) -> type[ResidualBlock]:
   if keep == "all":
     return ResidualBlock
   policy = None
   if keep == "outputs":
     policy = jax.checkpoint_policies.save_only_these_names(KEPT)
-  return nn.remat(ResidualBlock, policy=policy)
+  # A loop keeps XLA from merging the two computations of a block.
+  return nn.remat(ResidualBlock, policy=policy, prevent_cse=not looped)
 
 
 def _mix_and_run(
@@ -149,7 +139,7 @@ class Supernet(nn.Module):
   Attributes:
     search_space: depths, widths, strides, classes.
     norm_scope: of the normalisations' statistics.
-    keep: what blocks keep for their gradients, see `kept_on`.
+    keep: what blocks keep for their gradients, see `platforms.Ways`.
     autodiff: see `apply_masked`.
   """
 
@@ -241,8 +231,9 @@ def apply_masked(
   """
   check_images(images)
   check_masks(search_space, masks)
-  scope = NormScope(axis_name, num_calibration)
-  keep = "ends" if remat else kept_on(platform or jax.default_backend())
+  chosen = ways(platform)
+  scope = NormScope(axis_name, num_calibration, one_pass=chosen.one_pass)
+  keep: Keep = "ends" if remat else chosen.keep
   network = Supernet(search_space, scope, keep, autodiff)
   return cast(jax.Array, network.apply({"params": weights}, images, masks))
 

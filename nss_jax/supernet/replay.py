@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nss_jax.supernet.blocks import (
+from nss_jax.supernet.conv import Pair, conv2d
+from nss_jax.supernet.norm import (
   NormScope,
   batch_norm_gradient,
   batch_statistics,
   normalise,
 )
-from nss_jax.supernet.conv import Pair, conv2d
 
 # `(features, conv, norm) -> module`, called as `module(x, mask, before)`.
 MakeBlock = Callable[..., nn.Module]

@@ -25,7 +25,9 @@ import numpy as np
 from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
 from nss_jax.supernet import buffers
-from nss_jax.supernet.blocks import ConvNorm, NormScope, check_images
+from nss_jax.supernet.blocks import ConvNorm, check_images
+from nss_jax.supernet.norm import NormScope
+from nss_jax.supernet.platforms import ways
 from nss_jax.supernet.precision import widen
 from nss_jax.supernet.sliced_stage import (
   Plan,
@@ -79,11 +81,12 @@ def apply_sliced(
   check_archs(search_space, arch, one=True)
   buckets = default_buckets(search_space) if buckets is None else buckets
   _check(search_space, buckets)
-  scope = NormScope(axis_name, num_calibration)
+  chosen = ways(platform)
+  layout = chosen.layout
+  scope = NormScope(axis_name, num_calibration, one_pass=chosen.one_pass)
   stem = ConvNorm(search_space.stem_width, norm_scope=scope)
   x = cast(jax.Array, stem.apply({"params": weights["stem"]}, images))
   x = nn.relu(x)
-  layout = buffers.layout_for(platform or jax.default_backend())
   flat, shape = x.reshape(-1) if layout == "flat" else x, x.shape[:3]
   entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
   before = jnp.asarray(search_space.stem_width, jnp.int32)
@@ -101,6 +104,7 @@ def apply_sliced(
       inputs=shape,
       outputs=(shape[0], *size),
       layout=layout,
+      switched=chosen.switched,
     )
     depth, width = (
       jnp.asarray(x[stage], jnp.int32) for x in (arch.depth, arch.width)

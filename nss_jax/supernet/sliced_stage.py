@@ -5,7 +5,8 @@ See `sliced.py` for the loops and the buffers; the static shape of a stage is a
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -16,12 +17,16 @@ from jax.typing import DTypeLike
 from nss_jax.spaces.blocks import find_block
 from nss_jax.spaces.search_space import Array
 from nss_jax.supernet import buffers, replay
-from nss_jax.supernet.blocks import NormScope, ResidualBlock
-from nss_jax.supernet.buffers import Layout, Tape
+from nss_jax.supernet.blocks import ResidualBlock
+from nss_jax.supernet.buffers import Tape
+from nss_jax.supernet.norm import NormScope
+from nss_jax.supernet.platforms import Layout
 
 # The arguments of a stage, and the tape.
 Saved = tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Tape]
 _Carry = TypeVar("_Carry")
+# What loops do, `carry = body(i, carry)`, by their names, for each width.
+Bodies = Mapping[str, Callable[[Any, Any], Any] | None]
 
 
 class Plan(NamedTuple):
@@ -39,6 +44,7 @@ class Plan(NamedTuple):
     inputs: `(B, H, W)` before the stage.
     outputs: `(B, H, W)` inside it.
     layout: of activations between and inside loops.
+    switched: see `platforms.Ways`.
   """
 
   block: str
@@ -52,6 +58,7 @@ class Plan(NamedTuple):
   inputs: tuple[int, ...]
   outputs: tuple[int, ...]
   layout: Layout
+  switched: bool
 
   def first(self, features: int, *parts: Callable) -> ResidualBlock:
     """The first block, with so many channels."""
@@ -142,18 +149,10 @@ def _forward(
     y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
     return buffers.store(out, y), buffers.store_rest(tape, row, kept, x)
 
-  carry = out, tape
-  for e, b in _pairs(plan):
-    body = functools.partial(first, plan.entries[e], plan.buckets[b])
-    operands = params["block_1"], flat
-    name = first_loop(plan.entries[e], plan.buckets[b])
-    carry = _once(name, (entry == e) & (index == b), body, operands, carry)
-  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
-    times = jnp.where(index == b, depth - 1, 0)
-    body = functools.partial(rest, bucket)
-    carry = _loop(rest_loop(bucket), times, body, carry)
-  out, tape = carry
-  return _change_width(plan, out, index, widen=True), tape
+  carry = _first(
+    plan, entry, index, first, (params["block_1"], flat), (out, tape)
+  )
+  return _rest(plan, index, depth, rest, carry, _widen)
 
 
 def _backward(
@@ -194,20 +193,15 @@ def _backward(
     return buffers.store(down, below), replay.paste(gradients, found)
 
   gradients = jax.tree.map(jnp.zeros_like, params)
-  upstream = _change_width(plan, upstream, index, widen=False)
-  for b, bucket in enumerate(plan.buckets if plan.max_depth > 1 else ()):
-    times = jnp.where(index == b, depth - 1, 0)
-    body = functools.partial(rest, bucket)
+  if plan.layout == "flat":  # else its front channels are there
+    upstream = _one_of(plan, index, [(1, _exits(plan, _narrow))], upstream)
+  if plan.max_depth > 1:
     carry = upstream, gradients["blocks_rest"]
-    upstream, gradients["blocks_rest"] = _loop(
-      rest_loop(bucket), times, body, carry
-    )
+    carry = _rest(plan, index, depth, rest, carry)
+    upstream, gradients["blocks_rest"] = carry
+  operands = params["block_1"], flat, tape, upstream
   carry = lax.empty(flat.shape, flat.dtype), gradients["block_1"]
-  for e, b in _pairs(plan):
-    body = functools.partial(first, plan.entries[e], plan.buckets[b])
-    operands = params["block_1"], flat, tape, upstream
-    name = first_loop(plan.entries[e], plan.buckets[b])
-    carry = _once(name, (entry == e) & (index == b), body, operands, carry)
+  carry = _first(plan, entry, index, first, operands, carry)
   down, gradients["block_1"] = carry
   return gradients, down, None, None, None, None
 
@@ -229,12 +223,6 @@ def _refuse(primals: Any, tangents: Any) -> Any:
   )
 
 
-def _pairs(plan: Plan) -> list[tuple[int, int]]:
-  return [
-    (e, b) for e in range(len(plan.entries)) for b in range(len(plan.buckets))
-  ]
-
-
 def first_loop(entry: int, bucket: int) -> str:
   """What a program calls the loop of a first block, by its widths."""
   return f"first_{entry}_{bucket}"
@@ -250,55 +238,111 @@ def exit_loop(bucket: int) -> str:
   return f"exit_{bucket}"
 
 
-def _once(
-  name: str,
-  condition: jax.Array,
-  body: Callable[[Any, _Carry], _Carry],
+def _first(
+  plan: Plan,
+  entry: jax.Array,
+  index: jax.Array,
+  body: Callable[[int, int, Any, _Carry], _Carry],
   operands: Any,
   carry: _Carry,
 ) -> _Carry:
-  """`body(operands, carry)` if the condition holds, in place: a named loop.
+  """`body(entry, bucket, operands, carry)` of the widths that are drawn.
 
   The barrier ties the operands to the loop: XLA moves what is the same in all
   iterations out of a loop, and would run it for every bucket.
   """
 
-  def iteration(i, carry):
+  def iteration(entered, bucket, i, carry):
     _, tied = lax.optimization_barrier((i, operands))
-    return body(tied, carry)
+    return body(entered, bucket, tied, carry)
 
-  return _loop(name, jnp.asarray(condition, jnp.int32), iteration, carry)
+  bodies = {
+    first_loop(*pair): functools.partial(iteration, *pair)
+    for pair in itertools.product(plan.entries, plan.buckets)
+  }
+  drawn = entry * len(plan.buckets) + index
+  return _one_of(plan, drawn, [(1, bodies)], carry)
+
+
+def _rest(
+  plan: Plan,
+  index: jax.Array,
+  depth: jax.Array,
+  body: Callable[[int, jax.Array, _Carry], _Carry],
+  carry: _Carry,
+  leave: Callable[[Plan, int, Any, _Carry], _Carry] | None = None,
+) -> _Carry:
+  """`body(bucket, i, carry)` for each further block, and then `leave`."""
+  groups: list[tuple[jax.Array | int, Bodies]] = []
+  if plan.max_depth > 1:
+    bodies = {rest_loop(b): functools.partial(body, b) for b in plan.buckets}
+    groups.append((depth - 1, bodies))
+  if leave is not None:
+    groups.append((1, _exits(plan, leave)))
+  return _one_of(plan, index, groups, carry)
+
+
+def _exits(plan: Plan, change: Callable) -> Bodies:
+  """For buckets that do not hand over as they are."""
+  return {
+    exit_loop(bucket): functools.partial(change, plan, bucket)
+    if plan.exit(bucket) != bucket
+    else None
+    for bucket in plan.buckets
+  }
+
+
+def _widen(plan: Plan, bucket: int, _: Any, carry: Any) -> Any:
+  """From the bucket's width to that of its exit, in place."""
+  out, tape = carry
+  x = buffers.load(out, (*plan.outputs, bucket))
+  pad = ((0, 0),) * 3 + ((0, plan.exit(bucket) - bucket),)
+  return buffers.store(out, jnp.pad(x, pad)), tape
+
+
+def _narrow(plan: Plan, bucket: int, _: Any, out: jax.Array) -> jax.Array:
+  x = buffers.load(out, (*plan.outputs, plan.exit(bucket)))
+  return buffers.store(out, x[..., :bucket])
+
+
+def _one_of(
+  plan: Plan,
+  index: jax.Array,
+  groups: Iterable[tuple[jax.Array | int, Bodies]],
+  carry: _Carry,
+) -> _Carry:
+  """Of each group so many times `carry = body(i, carry)`, in place.
+
+  The body is the `index`-th of the group; one that is None changes nothing.
+  """
+  if not plan.switched:
+    for times, bodies in groups:
+      for place, (name, body) in enumerate(bodies.items()):
+        if body is not None:
+          here = jnp.where(index == place, times, 0)
+          carry = _loop(name, here, body, carry)
+    return carry
+
+  def branch(loops, carry):
+    for times, (name, body) in loops:
+      if body is not None:
+        carry = _loop(name, times, body, carry)
+    return carry
+
+  columns = [
+    [(times, one) for one in bodies.items()] for times, bodies in groups
+  ]
+  rows = zip(*columns, strict=True)
+  branches = [functools.partial(branch, loops) for loops in rows]
+  return lax.switch(index, branches, carry)
 
 
 def _loop(
-  name: str, times: jax.Array, body: Callable[..., _Carry], carry: _Carry
+  name: str, times: jax.Array | int, body: Callable[..., _Carry], carry: _Carry
 ) -> _Carry:
   """`carry = body(i, carry)` so many times."""
   with jax.named_scope(name):
     return lax.fori_loop(0, times, body, carry)
-
-
-def _change_width(
-  plan: Plan, flat: jax.Array, index: jax.Array, *, widen: bool
-) -> jax.Array:
-  """From the bucket's width to that of its exit, or back, in place."""
-
-  def change(bucket, _, flat):
-    wide = (*plan.outputs, plan.exit(bucket))
-    if not widen:
-      return buffers.store(flat, buffers.load(flat, wide)[..., :bucket])
-    pad = ((0, 0),) * 3 + ((0, wide[-1] - bucket),)
-    return buffers.store(
-      flat, jnp.pad(buffers.load(flat, (*plan.outputs, bucket)), pad)
-    )
-
-  if plan.layout == "shaped" and not widen:
-    return flat  # its front channels are there
-  for b, bucket in enumerate(plan.buckets):
-    if plan.exit(bucket) != bucket:
-      body = functools.partial(change, bucket)
-      flat = _once(exit_loop(bucket), index == b, body, (), flat)
-  return flat
 
 
 def width_index(widths: tuple[int, ...], width: Array) -> jax.Array:

@@ -76,10 +76,13 @@ def compile_row(name):
   return compiled, config, space
 
 
-def rows_of(name):
+def rows_of(name, texts):
   began = time.monotonic()
   compiled, config, space = compile_row(name)
   module = hlo.Module(compiled.text)
+  if texts is not None:
+    texts.mkdir(parents=True, exist_ok=True)
+    (texts / f"{name}.txt").write_text(compiled.text)
   archs = {"": None}
   if compiled.program.loop_counts:
     archs = {
@@ -90,7 +93,12 @@ def rows_of(name):
   for arch_name, arch in archs.items():
     counts = {}
     if arch is not None:
-      buckets = sliced.default_buckets(space)
+      shares = (
+        config.evaluate.score_bucket_shares
+        if name == "scores"
+        else config.supernet.bucket_shares
+      )
+      buckets = sliced.default_buckets(space, shares)
       stacked = jax.tree.map(lambda x: np.asarray(x)[None], arch)
       counts = {
         key: float(count[0])
@@ -119,13 +127,14 @@ def rows_of(name):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--csv", type=pathlib.Path, required=True)
+  parser.add_argument("--texts", type=pathlib.Path, help="where programs go")
   parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
   flags = parser.parse_args()
   origin = versions()
   for name in flags.rows:
     if any(row["row"] == name for row in read(flags.csv)):
       continue
-    for row in rows_of(name):
+    for row in rows_of(name, flags.texts):
       row = {"jax": origin["jax"], "commit": origin["commit"], **row}
       append(flags.csv, row, COLUMNS)
       print(row, flush=True)
