@@ -108,6 +108,8 @@ def test_cycles_of_a_program_by_hand():
   )
   assert module.cycles(trips)["conv"] == 3 * 10 + 4 * 10
   assert module.num_host_transfers() == 1
+  # Four iterations, the end of them, and the conditional.
+  assert module.num_host_reads(trips) == 4 + 1 + 1
 
 
 def test_loops_of_an_arch_are_those_of_the_program():

@@ -91,6 +91,15 @@ class Module:
     """Of instructions that make a device wait for the host."""
     return sum(one.kind in _HOST for one in self.instructions())
 
+  def num_host_reads(self, trips: Trips = lambda _: 1) -> float:
+    """How often the host waits to be told where a program goes on, on GPUs.
+
+    For each iteration of a loop whose length is not known, once more at its
+    end, and once for each conditional. Of branches the one counts that waits
+    most often.
+    """
+    return self._reads(self._entry, trips, {})
+
   def reduced_bytes(self) -> int:
     """What the devices sum among each other, each instruction once."""
     return sum(
@@ -125,6 +134,29 @@ class Module:
       for one in self._computations[computation]:
         self._add(one, trips, known, total)
     return known[computation]
+
+  def _reads(self, computation: str, trips: Trips, known: dict) -> float:
+    if computation not in known:
+      known[computation] = sum(
+        self._reads_of(one, trips, known)
+        for one in self._computations[computation]
+      )
+    return known[computation]
+
+  def _reads_of(self, one: Instruction, trips: Trips, known: dict) -> float:
+    if one.kind == "while":
+      count = one.trips if one.trips is not None else self._trips(one)
+      inside = self._reads(one.called["body"], trips, known)
+      if count is not None:
+        return count * inside
+      count = trips(one)
+      return count * (inside + 1) + 1
+    if one.kind == "conditional":
+      roles = [role for role in one.called if role != "to_apply"]
+      return 1 + max(self._reads(one.called[r], trips, known) for r in roles)
+    if one.kind == "call":
+      return self._reads(one.called["to_apply"], trips, known)
+    return 0
 
   def _add(
     self,

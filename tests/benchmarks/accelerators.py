@@ -3,8 +3,9 @@ r"""What compilers say of the paper's programs on chips that are not there.
   JAX_PLATFORMS=cpu python tests/benchmarks/accelerators.py \
     --csv=configs/results/accelerators.csv
 
-Needs libtpu. Five to fifteen minutes a program on two cores; rows that the CSV
-has are not compiled again, and `--rows` names those to compile. Of the sliced
+Needs libtpu, and for GPUs jax-cuda13-plugin and jax-cuda13-pjrt. Five to
+fifteen minutes a program on two cores; rows that the CSV has are not compiled
+again, and `--rows` names those to compile. Of the sliced
 engine there is a row for the largest arch and one for an arch of the target,
 from the lengths that their loops have.
 
@@ -12,6 +13,8 @@ Columns: GiB of a chip (arguments, temporaries, outputs); millions of cycles of
 a step, of which convolutions and fills with a constant are these shares;
 seconds; the share of the chip's peak; the bytes that chips sum among each other
 in a step, and the bytes of the gradients. Cycles are the compiler's estimates.
+Of GPUs, for which there are none: how often the host waits in a step to be told
+where the program goes on, and how many of the convolutions cuDNN has.
 """
 
 import argparse
@@ -46,11 +49,15 @@ ROWS = {
   ),
   "sliced weight step": ("v5e-1", "evaluate", "supernet", {}),
   "scores": ("v5e-1", "evaluate", "scores", {}),
+  "soft pair, h100": ("h100", "search", "both steps", {}),
+  "soft pair, a100": ("a100", "search", "both steps", {}),
+  "soft pair, t4": ("t4", "search", "both steps", {}),
+  "sliced weight step, h100": ("h100", "evaluate", "supernet", {}),
 }
 COLUMNS = (
   *("jax", "commit", "row", "arch", "chip", "arguments", "temporaries"),
   *("outputs", "cycles", "conv", "fill", "seconds", "peak", "reduced"),
-  *("gradients", "compiled_in"),
+  *("gradients", "compiled_in", "reads", "convolutions", "cudnn"),
 )
 
 
@@ -104,8 +111,18 @@ def rows_of(name, texts):
         key: float(count[0])
         for key, count in sliced.loop_counts(space, buckets, stacked).items()
       }
-    cycles = module.cycles(compilation.trips_of(counts))
+    trips = compilation.trips_of(counts)
+    cycles = module.cycles(trips)
     total = sum(cycles.values())
+    on_gpu = {}
+    if not clock:
+      cudnn = compiled.text.count('custom_call_target="__cudnn$conv')
+      others = sum(x.kind == "convolution" for x in module.instructions())
+      on_gpu = {
+        "reads": module.num_host_reads(trips) / steps,
+        "convolutions": cudnn + others,
+        "cudnn": cudnn,
+      }
     yield {
       "row": name,
       "arch": arch_name,
@@ -113,14 +130,15 @@ def rows_of(name, texts):
       "arguments": compiled.arguments / GIB,
       "temporaries": compiled.temporaries / GIB,
       "outputs": compiled.outputs / GIB,
-      "cycles": total / steps / 1e6,
-      "conv": cycles.get("conv", 0) / total,
-      "fill": cycles.get("fill", 0) / total,
-      "seconds": total / clock / steps,
-      "peak": compiled.share_of_peak if arch is None else "",
+      "cycles": total / steps / 1e6 if clock else "",
+      "conv": cycles.get("conv", 0) / total if clock else "",
+      "fill": cycles.get("fill", 0) / total if clock else "",
+      "seconds": total / clock / steps if clock else "",
+      "peak": compiled.share_of_peak if arch is None and clock else "",
       "reduced": module.reduced_bytes(),
       "gradients": 4 * int(nss.arch_params(space, largest_arch(space))),
       "compiled_in": round(time.monotonic() - began),
+      **on_gpu,
     }
 
 
@@ -146,6 +164,13 @@ def main():
     memory = sum(
       float(row[key]) for key in ("arguments", "temporaries", "outputs")
     )
+    if not row["cycles"]:
+      print(
+        f"| {row['row']} | {row['arch']} | {row['chip']} | {memory:.2f} | | "
+        f"{row['cudnn']} of {row['convolutions']} by cuDNN | | "
+        f"{row['reads']} waits of the host |"
+      )
+      continue
     print(
       f"| {row['row']} | {row['arch']} | {row['chip']} | {memory:.2f} | "
       f"{float(row['cycles']):.0f} | {100 * float(row['conv']):.0f} % | "
