@@ -492,7 +492,7 @@ def test_unknown_blocks_are_refused():
   config.space.block = "resnext"
   with pytest.raises(
     config_lib.ConfigError,
-    match=r"^config.space.block: resnext .* one of basic, .*, custom$",
+    match=r"^config.space.block: 'resnext' .* one of basic, .*, custom$",
   ):
     config_lib.validate(config)
 

@@ -14,7 +14,10 @@ import nss_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "nss_jax"
-ROOMS = ("spaces", "supernet", "steps", "runtime", "config", "phases", "main")
+ROOMS = (
+  *("errors", "spaces", "supernet", "steps", "runtime", "config", "phases"),
+  "main",
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -46,7 +49,7 @@ def test_imports_go_down(path):
     assert ROOMS.index(parts[1]) <= ROOMS.index(room), f"{path}: {name}"
     # Steps know nothing of the outside world, nor the outside of the steps.
     if room == "runtime":
-      assert parts[1] in ("spaces", "runtime"), f"{path}: {name}"
+      assert parts[1] in ("errors", "spaces", "runtime"), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -1,5 +1,6 @@
 """The config of a run."""
 
+from nss_jax.config.bounds import PHASES, PHASES_OF_A_TARGET
 from nss_jax.config.checks import (
   differences,
   record,
@@ -15,19 +16,15 @@ from nss_jax.config.constraints import (
   validate_target,
   wants_latency,
 )
-from nss_jax.config.fields import (
-  PHASES,
-  PHASES_OF_A_TARGET,
-  ConfigError,
-  base,
-)
-from nss_jax.config.names import (
+from nss_jax.config.files import (
   NoFileError,
   fields_named,
   find_file,
   unknown_field,
 )
 from nss_jax.config.paper import PAPER_TARGETS_MF, paper
+from nss_jax.config.schema import base
+from nss_jax.errors import ConfigError
 
 __all__ = [
   "PAPER_TARGETS_MF",

@@ -5,20 +5,14 @@ from typing import Any
 
 import ml_collections
 
-from nss_jax.config.fields import ConfigError
+from nss_jax.config.bounds import LATENCY
+from nss_jax.errors import ConfigError
 from nss_jax.runtime import latency_file
-from nss_jax.spaces.constraints import MODES, UNITS, Constraint
+from nss_jax.spaces.constraints import UNITS, Constraint
 from nss_jax.spaces.cost import cost_range, cost_tables
 from nss_jax.spaces.feasible import feasible_indices
 from nss_jax.spaces.metrics import METRICS, Metric
 from nss_jax.spaces.search_space import SearchSpace
-
-LATENCY = "latency"
-_METRICS = (*METRICS, LATENCY)
-_FIELDS = ("metric", "target", "weight", "mode")
-_FORM = "{'metric': 'params', 'target': 2e5, 'weight': 1.0, 'mode': 'equal'}"
-# So large that no cost comes near, and it is still a float.
-_LARGEST = 1e300
 
 
 def constraints(config: ml_collections.ConfigDict) -> tuple[Constraint, ...]:
@@ -83,38 +77,6 @@ def wants_latency(config: ml_collections.ConfigDict) -> bool:
   return any(x["metric"] == LATENCY for x in config.objective.constraints)
 
 
-def check_constraints(config: ml_collections.ConfigDict) -> None:
-  """Refuses constraints that are none.
-
-  Raises:
-    ConfigError: naming the field, the value and what is accepted.
-  """
-  for index, fields in enumerate(config.objective.constraints):
-    path = f"config.objective.constraints[{index}]"
-    keys = set(fields) if isinstance(fields, Mapping) else set()
-    if not {"metric", "target"} <= keys <= {*_FIELDS}:
-      raise ConfigError(f"{path}: {fields!r} is not accepted; expected {_FORM}")
-    for name, accepts, words in (
-      ("metric", lambda v: v in _METRICS, f"one of {', '.join(_METRICS)}"),
-      ("target", lambda v: _is_within(v) and v > 0, "a number above 0"),
-      ("weight", _is_within, "a number of 0 or more"),
-      ("mode", lambda v: v in MODES, f"one of {', '.join(MODES)}"),
-    ):
-      if name in fields and not accepts(fields[name]):
-        raise ConfigError(
-          f"{path}.{name}: {fields[name]!r} is not accepted; expected {words}"
-        )
-  names = [fields["metric"] for fields in config.objective.constraints]
-  names += ["flops"] if config.objective.cost_weight else []
-  for name in names:
-    if names.count(name) > 1:
-      raise ConfigError(
-        f"config.objective.constraints: two budgets of {name} are not accepted;"
-        " expected each metric once, and flops only where "
-        "config.objective.cost_weight is 0, in place of target_flops"
-      )
-
-
 def validate_target(
   config: ml_collections.ConfigDict, search_space: SearchSpace
 ) -> None:
@@ -169,8 +131,3 @@ def _field(config: ml_collections.ConfigDict, constraint: Constraint) -> str:
     if fields["metric"] == constraint.name:
       return f"constraints[{index}].target"
   return "target_flops"
-
-
-def _is_within(value: Any) -> bool:
-  number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  return number and 0 <= value < _LARGEST

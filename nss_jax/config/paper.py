@@ -4,7 +4,8 @@ import re
 
 import ml_collections
 
-from nss_jax.config.fields import ConfigError, base
+from nss_jax.config.schema import base
+from nss_jax.errors import ConfigError
 
 # In MF (1e6 multiply-adds), of Figs. 3, 4, 9 and 10 and Tables 1 and 2.
 PAPER_TARGETS_MF = (

@@ -4,7 +4,8 @@ import difflib
 import os
 import pathlib
 
-from nss_jax.config.fields import ConfigError, base
+from nss_jax.config.schema import base
+from nss_jax.errors import ConfigError
 
 
 class NoFileError(ConfigError):
