@@ -31,7 +31,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from nss_jax import config as config_lib
-from nss_jax.runtime import artifacts, preemption, streams
+from nss_jax.errors import UserError, one_line
+from nss_jax.runtime import preemption, streams
 from nss_jax.runtime.preemption import EXIT_SAVED
 
 # EX_SOFTWARE. Python's own code of an exception is that of a divergence.
@@ -115,7 +116,7 @@ class _ConfigParser(flags.ArgumentParser):
   def parse(self, argument: str) -> Any:
     try:
       return self._load(config_lib.find_file(argument))
-    except config_lib.NoFileError as error:
+    except UserError as error:
       raise flags.Error(str(error)) from error
     except SystemExit as error:  # which --help raises too
       raise flags.Error(f"--config: {argument} calls {error!r}") from error
@@ -196,7 +197,7 @@ def _join_processes() -> None:
     explicit = None
   else:
     missing = ", ".join(f"--{name}" for name in values if name not in given)
-    raise processes.ProcessesError(
+    raise UserError(
       f"--{given[0]}: {values[given[0]]} alone is not accepted; expected "
       f"{missing} too"
     )
@@ -259,7 +260,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
 
 
 def _explain_value(text: str) -> str:
-  """absl's `flag --name=value: reason`, in the words of a ConfigError."""
+  """absl's `flag --name=value: reason`, in the words of a UserError."""
   parts = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL)
   if parts is None:
     return text
@@ -297,7 +298,7 @@ def _explain_write(error: Exception, workdir: pathlib.Path) -> str:
   text = str(error)
   if isinstance(error, OSError):
     text = f"{error.filename or workdir}: {error.strerror or error}"
-  return f"{artifacts.one_line(text, 800)}; run the same command to go on"
+  return f"{one_line(text, 800)}; run the same command to go on"
 
 
 def _refuse(line: str) -> int:
@@ -305,7 +306,7 @@ def _refuse(line: str) -> int:
 
 
 def _fail(line: str, code: int) -> int:
-  print(f"error: {artifacts.one_line(line)}", file=sys.stderr)
+  print(f"error: {one_line(line)}", file=sys.stderr)
   return code
 
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import ANY_JSON, change, places
 
+from nss_jax.errors import UserError, one_line
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
 
@@ -134,7 +134,7 @@ def test_atomic_path(tmp_path):
 def test_read_json_refuses_in_one_line(tmp_path, data):
   path = tmp_path / "a.json"
   path.write_bytes(data)
-  with pytest.raises(ArtifactError) as error:
+  with pytest.raises(UserError) as error:
     artifacts.read_json(path)
   check_one_line(error.value, path)
 
@@ -144,17 +144,17 @@ def test_read_json_refuses_in_one_line(tmp_path, data):
 )
 def test_missing_file_and_folder_are_named(tmp_path, read):
   for path in (tmp_path / "none", tmp_path):
-    with pytest.raises(ArtifactError) as error:
+    with pytest.raises(UserError) as error:
       read(path)
     check_one_line(error.value, path)
-  with pytest.raises(ArtifactError, match="null byte"):
+  with pytest.raises(UserError, match="null byte"):
     read("a\0b")
 
 
 def test_one_line_is_printable():
-  assert artifacts.one_line("a\n\x1b[31m \ud800b") == "a [31m b"
-  assert len(artifacts.one_line("x" * 5000)) == 1000
-  assert str(ArtifactError("a\nb")) == "a b"
+  assert one_line("a\n\x1b[31m \ud800b") == "a [31m b"
+  assert len(one_line("x" * 5000)) == 1000
+  assert str(UserError("a\nb")) == "a b"
 
 
 # JSON lines.
@@ -199,7 +199,7 @@ def test_garbage_line(tmp_path, garbage):
     artifacts.read_lines,
     lambda p: artifacts.trim_lines(p, lambda _: True),
   ):
-    with pytest.raises(ArtifactError, match="line 3: ") as error:
+    with pytest.raises(UserError, match="line 3: ") as error:
       read(path)
     check_one_line(error.value, path)
   assert path.read_bytes() == before
@@ -277,7 +277,7 @@ def test_load_space_from_file_search_folder_and_workdir(tmp_path):
 def test_load_space_names_file_and_field(tmp_path, path, value, field):
   file = tmp_path / "elite_space.json"
   artifacts.write_json(file, change(ELITE, path, value))
-  with pytest.raises(ArtifactError, match=field) as error:
+  with pytest.raises(UserError, match=field) as error:
     load_space(file)
   check_one_line(error.value, file)
 
@@ -298,7 +298,7 @@ def test_load_space_fuzzed(tmp_path, where, value, whole):
   path.write_text(json.dumps(obj), encoding="utf-8")
   try:
     search_space, space = load_space(path)
-  except ArtifactError as error:
+  except UserError as error:
     check_one_line(error, path)
     return
   # What passes must be of use.
@@ -313,7 +313,7 @@ def test_load_space_survives_cuts(tmp_path):
   data = path.read_bytes()
   for end in range(0, len(data) - 2, 5):
     path.write_bytes(data[:end])
-    with pytest.raises(ArtifactError):
+    with pytest.raises(UserError):
       load_space(path)
   path.write_bytes(data)
   check_elite(load_space(pathlib.Path(path)))

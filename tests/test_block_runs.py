@@ -10,8 +10,9 @@ import runs
 from orbax.checkpoint import v1 as ocp
 
 import nss_jax as nss
+from nss_jax.errors import UserError
 from nss_jax.phases import pipeline
-from nss_jax.runtime import artifacts, checkpoint, data, sharding
+from nss_jax.runtime import artifacts, data, sharding
 from nss_jax.spaces import blocks
 
 TINY = {
@@ -117,7 +118,7 @@ def test_a_supernet_is_loaded(workdir):
 
 
 def test_what_can_not_be_loaded_is_named(workdir, tmp_path, monkeypatch):
-  with pytest.raises(artifacts.ArtifactError, match="it holds none"):
+  with pytest.raises(UserError, match="it holds none"):
     nss.load_network(tmp_path)
   copy = tmp_path / "copy"
   shutil.copytree(workdir / "train" / "d2_w5" / "seed_0", copy)
@@ -128,31 +129,31 @@ def test_what_can_not_be_loaded_is_named(workdir, tmp_path, monkeypatch):
     ({"std": [0]}, r"result.json: std\[0\]: expected a number above 0"),
   ):
     artifacts.write_json(copy / "result.json", {**content, **change})
-    with pytest.raises(artifacts.ArtifactError, match=message):
+    with pytest.raises(UserError, match=message):
       nss.load_network(copy)
   space, _ = nss.load_space(workdir)
   wide = space.only(nss.parse_arch("d2_w6")).to_dict()
   artifacts.write_json(copy / "result.json", {**content, "search_space": wide})
   with pytest.raises(
-    checkpoint.CheckpointError,
+    UserError,
     match=r"of another network: averages.*\[2, 5\].* and .*\[2, 6\]",
   ):
     nss.load_network(copy)
-  with pytest.raises(checkpoint.CheckpointError, match="another network: para"):
+  with pytest.raises(UserError, match="another network: para"):
     nss.load_supernet(workdir / "search", space.only(nss.parse_arch("d2_w6")))
   artifacts.write_json(copy / "result.json", content)
   edited = blocks.find_block(space.block)._replace(activation="silu")
   with monkeypatch.context() as patch:
     patch.setitem(blocks._BLOCKS, space.block, edited)
-    with pytest.raises(artifacts.ArtifactError, match="is another one here"):
+    with pytest.raises(UserError, match="is another one here"):
       nss.load_network(copy)
   for path in (copy / "checkpoints").rglob("*"):
     if path.is_file() and "sha256" not in path.name:
       path.write_bytes(path.read_bytes() + b"x")
-  with pytest.raises(checkpoint.CheckpointError, match="every checkpoint is"):
+  with pytest.raises(UserError, match="every checkpoint is"):
     nss.load_network(copy)
   shutil.rmtree(copy / "checkpoints")
-  with pytest.raises(artifacts.ArtifactError, match="copy: no weights in"):
+  with pytest.raises(UserError, match="copy: no weights in"):
     nss.load_network(copy)
 
 

@@ -12,6 +12,7 @@ from jax import lax
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import supernet_program, workdir
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import arch_activations
@@ -491,7 +492,7 @@ def test_unknown_blocks_are_refused():
   config_lib.validate(config)
   config.space.block = "resnext"
   with pytest.raises(
-    config_lib.ConfigError,
+    UserError,
     match=r"^config.space.block: 'resnext' .* one of basic, .*, custom$",
   ):
     config_lib.validate(config)
@@ -546,7 +547,7 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
     nss.SearchSpace.from_dict(kept)
   assert supernet_program.cache_key(config, space) != key
   with pytest.raises(
-    workdir.WorkdirError, match=f"block_digest: '{before}' is now '{now}'"
+    UserError, match=f"block_digest: '{before}' is now '{now}'"
   ):
     workdir.check(config, tmp_path)
   # What is written by hand, or was by an earlier version, names the block.

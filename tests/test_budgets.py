@@ -20,6 +20,7 @@ from strategies import (
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import (
   elite,
   loop,
@@ -346,7 +347,7 @@ def test_constraints_of_a_config():
   ],
 )
 def test_wrong_constraints(constraints, words):
-  with pytest.raises(config_lib.ConfigError) as error:
+  with pytest.raises(UserError) as error:
     config_lib.validate(load(*constraints))
   line = str(error.value)
   assert words in line
@@ -372,7 +373,7 @@ def test_targets_out_of_range(mode, target, words):
     config_lib.validate_target(config, space)
     return
   low, high = np.sort(every_cost(space, "params"))[[0, -1]]
-  with pytest.raises(config_lib.ConfigError) as error:
+  with pytest.raises(UserError) as error:
     config_lib.validate_target(config, space)
   assert f"expected {low:.6g} to {high:.6g} parameters" in str(error.value)
   assert f"constraints[0].target: {target:g} is not" in str(error.value)
@@ -382,7 +383,7 @@ def test_budgets_that_exclude_each_other_are_refused():
   config = load({**PARAMS, "target": 1000.0}, **{"search.elite": "scored"})
   space = config_lib.search_space(config, (8, 8, 1))
   with pytest.raises(
-    config_lib.ConfigError,
+    UserError,
     match=r"config.search.elite_tolerance: no space has .* 40000 multiply-adds "
     "and at most 1000 parameters; the nearest has .* and ",
   ):

@@ -18,8 +18,9 @@ from flax import struct
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from nss_jax.errors import NotWritten, UserError
 from nss_jax.runtime import artifacts, checkpoint
-from nss_jax.runtime.checkpoint import CheckpointError, Checkpoints
+from nss_jax.runtime.checkpoint import Checkpoints
 
 
 @struct.dataclass
@@ -121,7 +122,7 @@ def test_round_trip_is_bit_exact(tmp_path):
   assert_same(state, make_state(7))
   digest = artifacts.read_json(tmp_path / "a" / "b" / "00000007.sha256.json")
   assert all(len(value) == 64 for value in digest.values())
-  assert str(CheckpointError("a\nb")) == "a b"
+  assert str(UserError("a\nb")) == "a b"
 
 
 def test_restore_takes_arrays_and_shapes_without_sharding(two):
@@ -171,7 +172,7 @@ def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
 
   monkeypatch.setattr(artifacts, "write_bytes", write)
   checkpoints.save(2, make_state(2))
-  with pytest.raises(CheckpointError, match=r"commit_success.txt: damaged"):
+  with pytest.raises(NotWritten, match=r"commit_success.txt: damaged"):
     checkpoints.wait()
   (step, state), warned = restore(tmp_path)
   assert step == 1 and not warned
@@ -246,7 +247,7 @@ def test_all_damaged_is_an_error_and_no_new_start(two):
   for step in (1, 2):
     path = two / f"{step:08d}" / "state" / "manifest.ocdbt"
     path.write_bytes(path.read_bytes()[:-1])
-  with pytest.raises(CheckpointError, match="every checkpoint is dam") as error:
+  with pytest.raises(UserError, match="every checkpoint is dam") as error:
     restore(two)
   assert str(error.value).startswith(f"{two}: ")
   assert str(error.value).isprintable()
@@ -328,9 +329,7 @@ def test_background_failure_surfaces_once(two, monkeypatch, where, name):
     with monkeypatch.context() as patch:
       patch.setattr(where, name, fail)
       checkpoints.save(3, make_state(3))
-      with pytest.raises(
-        CheckpointError, match=r"00000003: .*No space"
-      ) as error:
+      with pytest.raises(NotWritten, match=r"00000003: .*No space") as error:
         surface()
     assert str(error.value).isprintable()
     assert checkpoints.latest_step == 2
@@ -347,14 +346,14 @@ def test_failure_in_orbax_surfaces(two, monkeypatch):
 
   checkpoints = Checkpoints(two)
   monkeypatch.setattr(checkpoint.ocp, "save_async", lambda *_: Response())
-  with pytest.raises(CheckpointError, match=r"00000003: .*No space"):
+  with pytest.raises(NotWritten, match=r"00000003: .*No space"):
     checkpoints.save(3, make_state(3), block=True)
 
   def fail(*_):
     raise PermissionError(13, "Permission denied")
 
   monkeypatch.setattr(checkpoint.ocp, "save_async", fail)
-  with pytest.raises(CheckpointError, match=r"00000003: .*Permission denied"):
+  with pytest.raises(NotWritten, match=r"00000003: .*Permission denied"):
     checkpoints.save(3, make_state(3))
   checkpoints.wait()
   assert checkpoints.latest_step == 2
@@ -363,7 +362,7 @@ def test_failure_in_orbax_surfaces(two, monkeypatch):
 def test_folder_that_can_not_be_made(tmp_path):
   (tmp_path / "file").write_text("")
   checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
-  with pytest.raises(CheckpointError, match="could not be saved"):
+  with pytest.raises(NotWritten, match="could not be saved"):
     checkpoints.save(1, make_state(), block=True)
 
 
@@ -390,7 +389,7 @@ def test_folder_that_can_not_be_made(tmp_path):
   ],
 )
 def test_other_structure_is_an_error(two, change, message):
-  with pytest.raises(CheckpointError, match=message) as error:
+  with pytest.raises(UserError, match=message) as error:
     Checkpoints(two).restore(change(make_state()))
   assert str(error.value).startswith(f"{two / '00000002'}: ")
   assert str(error.value).isprintable()

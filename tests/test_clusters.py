@@ -18,6 +18,7 @@ import yaml
 from jax._src import distributed
 from jax._src.clusters import cloud_tpu_cluster, cluster, k8s_cluster
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import processes
 
 # Ports that jax takes, from its documentation.
@@ -119,7 +120,7 @@ def test_first_process_of_slurm_serves_the_others(found):
 @pytest.mark.parametrize("missing", _slurm())
 def test_slurm_outside_of_srun_is_refused(missing, found):
   environment = {k: v for k, v in _slurm().items() if k != missing}
-  with pytest.raises(processes.ProcessesError, match="started by srun") as e:
+  with pytest.raises(UserError, match="started by srun") as e:
     found(**environment)
   assert str(e.value).isprintable()
 
@@ -134,7 +135,7 @@ def test_open_mpi(found):
 def test_open_mpi_5_does_not_say_where_the_first_is(found):
   environment = _open_mpi()
   del environment["OMPI_MCA_orte_hnp_uri"]
-  with pytest.raises(processes.ProcessesError, match="--coordinator"):
+  with pytest.raises(UserError, match="--coordinator"):
     found(**environment)
 
 
@@ -240,9 +241,7 @@ def test_jobset(found, pod):
 
 
 def test_nothing_is_found(found):
-  with pytest.raises(
-    processes.ProcessesError, match="srun, mpirun or on a TPU"
-  ):
+  with pytest.raises(UserError, match="srun, mpirun or on a TPU"):
     found()
 
 

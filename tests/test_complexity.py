@@ -11,6 +11,7 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
 from nss_jax.runtime import artifacts, logits_file, panels, scores
 from nss_jax.runtime import complexity as groups
@@ -235,7 +236,7 @@ def test_other_sources_are_no_space(name):
 def test_what_no_space_has_is_refused(finished, overrides, message):
   job, _ = finished
   config = _config(**overrides)
-  with pytest.raises(config_lib.ConfigError, match=message):
+  with pytest.raises(UserError, match=message):
     pipeline.run(config, job.workdir.parent / "none", ["search", "complexity"])
   assert not (job.workdir.parent / "none").exists()
 
@@ -252,16 +253,12 @@ def test_what_no_space_has_is_refused(finished, overrides, message):
 )
 def test_fields(field, value):
   config = runs.load_config(**{f"complexity.{field}": value})
-  with pytest.raises(
-    config_lib.ConfigError, match=f"config.complexity.{field}"
-  ):
+  with pytest.raises(UserError, match=f"config.complexity.{field}"):
     config_lib.validate(config)
 
 
 def test_it_needs_a_search(tmp_path):
-  with pytest.raises(
-    pipeline.WorkdirError, match="'complexity' needs a finished search"
-  ):
+  with pytest.raises(UserError, match="'complexity' needs a finished search"):
     pipeline.run(_config(), tmp_path, ["complexity"])
   assert not any(tmp_path.iterdir())
 
@@ -277,5 +274,5 @@ def test_logits_are_read_with_suspicion(finished, tmp_path):
   for width in ([[0.0]], "x", None, [[1e60] * 4], [[0.0, 0.0], [0.0]]):
     content = {"depth": good.depth, "width": width}
     artifacts.write_json(path, content)
-    with pytest.raises(artifacts.ArtifactError, match="width: expected finite"):
+    with pytest.raises(UserError, match="width: expected finite"):
       logits_file.read_logits(path, space)

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import data, processes
 from nss_jax.runtime.data import dataset as dataset_lib
 
@@ -621,10 +622,10 @@ def test_the_others_wait_and_read(disk, remote, server, tmp_path, monkeypatch):
 
 def test_the_others_fail_with_the_first(remote, server, tmp_path, monkeypatch):
   def first(work):
-    raise processes.FirstFailed("process 0: could not fetch")
+    raise UserError("process 0: could not fetch")
 
   monkeypatch.setattr(processes, "first", first)
-  with pytest.raises(processes.FirstFailed):
+  with pytest.raises(UserError):
     data.load("cifar10_binary", cache_dir=str(tmp_path), progress=False)
   assert server.requests == 0
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import nss_jax as nss
-from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, search_program
 from nss_jax.runtime import data, sharding
 from nss_jax.steps import losses
@@ -79,14 +79,14 @@ def test_microbatches_equal_devices():
   ],
 )
 def test_batch_must_divide(fields, message):
-  with pytest.raises(config_lib.ConfigError, match=message):
+  with pytest.raises(UserError, match=message):
     _two_dispatches(8, **fields)
 
 
 @pytest.mark.parametrize("group", ["evaluate", "train"])
 def test_batches_of_other_phases_must_divide(group, tmp_path):
   fields = {**runs.TINY, f"{group}.batch_size": 60}
-  with pytest.raises(config_lib.ConfigError, match=rf"{group}.batch_size: 60 "):
+  with pytest.raises(UserError, match=rf"{group}.batch_size: 60 "):
     pipeline.run(
       runs.load_config(**fields),
       tmp_path / "run",

@@ -12,6 +12,7 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import (
   evaluate,
   loop,
@@ -260,10 +261,10 @@ def test_ledger_repeats_nothing(tmp_path):
   _ledger(path, score_fn).score("elite", archs)
   assert len(calls) == 5
   # Other archs in their place are refused, and nothing is lost.
-  with pytest.raises(artifacts.ArtifactError, match="not those of this run"):
+  with pytest.raises(UserError, match="not those of this run"):
     _ledger(path, score_fn).score("elite", jax.tree.map(np.flipud, archs))
   # SIGTERM is heard between calls.
-  with pytest.raises(loop.Interrupted, match="13 archs"):
+  with pytest.raises(Interrupted, match="13 archs"):
     ledger = _ledger(path, score_fn, requested=True)
     ledger.score("elite", archs)
     ledger.score("expanded", archs)
@@ -360,7 +361,7 @@ def _without_dispatch(program, dispatch):
 
 
 def test_evaluate_needs_a_search(tmp_path):
-  with pytest.raises(pipeline.WorkdirError, match=r"expected search,evaluate"):
+  with pytest.raises(UserError, match=r"expected search,evaluate"):
     pipeline.run(_config(), tmp_path, ["evaluate"])
 
 
@@ -373,7 +374,7 @@ def test_evaluate_needs_a_search(tmp_path):
 )
 def test_what_cannot_be_evaluated_is_refused(tmp_path, overrides, message):
   config = _config(**overrides)
-  with pytest.raises(config_lib.ConfigError, match=message):
+  with pytest.raises(UserError, match=message):
     pipeline.run(config, tmp_path, ["search", "evaluate"])
   assert not any(tmp_path.iterdir())
 
@@ -478,6 +479,6 @@ def test_truths_that_are_none_are_refused(ranked, tmp_path, edit, message):
   path.write_text("".join(f"{line}\n" for line in edit(kept)))
   config = job.config.copy_and_resolve_references()
   config.rank_check.truths = str(path)
-  with pytest.raises(artifacts.ArtifactError, match=message):
+  with pytest.raises(UserError, match=message):
     pipeline.run(config, tmp_path / "run", ["rank_check"])
   assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ import rich.console
 import runs
 
 from nss_jax import main
-from nss_jax.runtime import artifacts, log
+from nss_jax.errors import UserError
+from nss_jax.runtime import log
 
 HOST = socket.gethostname()
 
@@ -72,7 +73,7 @@ def call(monkeypatch, capsys):
 # Python deprecates how ml_collections loads a file.
 @pytest.mark.filterwarnings("ignore:.*load_module.*")
 def test_only_what_is_unexpected_is_told_at_length(call, capsys):
-  code, err = call(artifacts.ArtifactError("a file: is wrong"))
+  code, err = call(UserError("a file: is wrong"))
   assert (code, err) == (2, "error: a file: is wrong\n")
   with pytest.raises(ZeroDivisionError):  # Python tells the rest
     call(ZeroDivisionError("never"))

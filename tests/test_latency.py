@@ -13,6 +13,7 @@ from strategies import random_logits, softmax
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import latency_budget, latency_table, pipeline
 from nss_jax.runtime import artifacts, latency_file, stopwatch
 from nss_jax.spaces import blocks
@@ -176,7 +177,7 @@ def test_networks_of_the_table_do_not_check_it():
   assert len(checked["networks"]) == 4
   settings.num_widths = 3
   with pytest.raises(
-    config_lib.ConfigError, match=r"num_widths: 3 is not .* expected fewer"
+    UserError, match=r"num_widths: 3 is not .* expected fewer"
   ):
     small = dataclasses.replace(space, width_bins=(((3, 3),), ((5, 7),)))
     latency_table.held_out(small, settings)
@@ -308,7 +309,7 @@ def test_budget_of_latency(folder):
   assert (costs > 1e-3).all() and (costs < 1.2e-3).all()
   config.objective.constraints = ({**constraint, "target": 1e-4},)
   with pytest.raises(
-    config_lib.ConfigError,
+    UserError,
     match=r"constraints\[0\].target: 0.0001 is not .* to .* seconds, the mean",
   ):
     config_lib.validate_target(config, space)
@@ -330,14 +331,14 @@ def test_budget_of_latency(folder):
 def test_a_table_of_another_search_space_is_refused(folder, change, words):
   space = config_lib.search_space(runs.load_config(**TINY), (8, 8, 1))
   latency_file.read_metric(folder, space)
-  with pytest.raises(artifacts.ArtifactError, match=words):
+  with pytest.raises(UserError, match=words):
     latency_file.read_metric(folder, dataclasses.replace(space, **change))
 
 
 def test_a_table_of_an_edited_block_is_refused(folder, monkeypatch):
   edited = blocks.find_block("basic")._replace(activation="silu")
   monkeypatch.setitem(blocks._BLOCKS, "basic", edited)
-  with pytest.raises(artifacts.ArtifactError, match="basic is another one"):
+  with pytest.raises(UserError, match="basic is another one"):
     latency_file.read_metric(folder, None)
 
 
@@ -355,7 +356,7 @@ def test_a_broken_table_is_refused(folder, name, value, words):
   content = artifacts.read_json(folder / "summary.json")
   content["table"][name] = value
   artifacts.write_json(folder / "summary.json", content)
-  with pytest.raises(artifacts.ArtifactError, match=words):
+  with pytest.raises(UserError, match=words):
     latency_file.read_metric(folder, None)
 
 
@@ -394,7 +395,7 @@ def test_a_table_of_another_device_is_refused(
   config.sweep.targets, config.sweep.phases = (4e4,), ("search",)
   assert pipeline.run(config, workdir, [phase], dry_run=True) == 0
   _edit(folder, **changes)
-  with pytest.raises(artifacts.ArtifactError) as error:
+  with pytest.raises(UserError) as error:
     pipeline.run(config, workdir, [phase], dry_run=True)
   line, (name, value) = str(error.value), next(iter(changes.items()))
   here = latency_file.origin("float32")[name]
@@ -431,7 +432,7 @@ def wanted():
 @pytest.mark.parametrize("phases", [["search"], ["search", "latency_table"]])
 def test_search_needs_a_table(wanted, tmp_path, phases):
   with pytest.raises(
-    artifacts.ArtifactError, match=r"no latency table.*--phases=latency_table"
+    UserError, match=r"no latency table.*--phases=latency_table"
   ):
     pipeline.run(wanted, tmp_path / "w", phases)
   assert not (tmp_path / "w").exists()
@@ -479,7 +480,7 @@ def test_a_target_that_the_table_shows_to_be_out_of_reach(
     lambda *_: np.full(5, time_of_layers(_[1])),
   )
   wanted.objective.constraints = ({"metric": "latency", "target": 1.0},)
-  with pytest.raises(config_lib.ConfigError, match=r"\[0\].target: 1 is not"):
+  with pytest.raises(UserError, match=r"\[0\].target: 1 is not"):
     pipeline.run(wanted, tmp_path / "w", ["latency_table", "search"])
   assert (tmp_path / "w" / "latency_table" / "summary.json").exists()
   assert not (tmp_path / "w" / "search").exists()

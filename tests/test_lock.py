@@ -12,6 +12,7 @@ import threading
 import pytest
 import runs
 
+from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import loop, pipeline
 from nss_jax.runtime import lock, preemption
 
@@ -171,7 +172,7 @@ def test_a_phase_that_another_process_runs_is_refused(tmp_path):
   config = runs.load_config(**runs.TINY)
   with (
     lock.exclusive(tmp_path / "run" / "search"),
-    pytest.raises(pipeline.WorkdirError, match=f"by process {os.getpid()} on"),
+    pytest.raises(UserError, match=f"by process {os.getpid()} on"),
   ):
     pipeline.run(config, tmp_path / "run", ["search"])
   assert not (tmp_path / "run" / "search" / "metrics.jsonl").exists()
@@ -183,6 +184,6 @@ def test_the_shared_supernet_is_waited_for(tmp_path):
   with preemption.Preemption() as stopped, lock.exclusive(tmp_path / "net"):
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    with pytest.raises(loop.Interrupted, match="waiting for"):
+    with pytest.raises(Interrupted, match="waiting for"):
       loop.run_shared(job, job.search, tmp_path / "net", stopped)
     timer.join()

@@ -16,6 +16,7 @@ from absl import flags
 import nss_jax
 from nss_jax import config as config_lib
 from nss_jax import main, version
+from nss_jax.errors import UserError
 
 CONFIGS = runs.ROOT / "configs"
 FIELD = "--config."
@@ -611,7 +612,7 @@ def test_number_of_outputs():
     config.space.num_classes = given
     space = config_lib.search_space(config, shape, data_has)
     assert space.num_classes == given
-  with pytest.raises(config_lib.ConfigError, match="at least the 8 classes"):
+  with pytest.raises(UserError, match="at least the 8 classes"):
     config_lib.search_space(config, shape, 8)
 
 

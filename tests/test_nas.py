@@ -10,7 +10,7 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import loop, nas, pipeline, race, search, train
 from nss_jax.runtime import artifacts, scores
 from nss_jax.runtime.report import networks
@@ -327,7 +327,7 @@ def test_evaluator_says_when_none_meets(evaluated, tmp_path):
 
 def test_evaluator_is_checked_before_anything_is_compiled(tmp_path):
   config = _config(**{**EVALUATOR, "evaluate.holdout_fraction": 0.99})
-  with pytest.raises(config_lib.ConfigError, match=r"holdout_fraction: 0\.99"):
+  with pytest.raises(UserError, match=r"holdout_fraction: 0\.99"):
     pipeline.run(config, tmp_path, ["search", "nas"])
   assert not any(tmp_path.iterdir())
   config.nas.method = "gradient"  # which needs none held out
@@ -449,7 +449,7 @@ def test_training_starts_from_the_supernet(searched, monkeypatch):
   ],
 )
 def test_what_is_missing_is_named(tmp_path, phases, archs, message):
-  with pytest.raises(pipeline.WorkdirError, match=message):
+  with pytest.raises(UserError, match=message):
     pipeline.run(_config(), tmp_path, phases, archs=archs)
   assert not any(tmp_path.iterdir())
 

@@ -9,6 +9,7 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, principles, scoring
 from nss_jax.runtime import artifacts, populations, scores
 from nss_jax.spaces.search_space import space_ranges
@@ -189,6 +190,6 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_drawn_is_refused(tmp_path, overrides):
   config = runs.load_config(**{**SETTINGS, **overrides})
-  with pytest.raises(config_lib.ConfigError, match=r"config.principles: "):
+  with pytest.raises(UserError, match=r"config.principles: "):
     pipeline.run(config, tmp_path, ["principles"])
   assert not any(tmp_path.iterdir())

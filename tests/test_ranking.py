@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from nss_jax.errors import UserError
 from nss_jax.phases import ranking
-from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.scores import Scores
 from nss_jax.runtime.truths import by_seed, seed_source
 
@@ -238,18 +238,18 @@ def test_truths_of_other_archs_are_refused():
   scored = table("spread", rng, 5)
   other = table("spread", rng, 5)
   errors = rng.uniform(size=(5, 2))
-  with pytest.raises(ArtifactError, match="spread_0: expected the 5 archs"):
+  with pytest.raises(UserError, match="spread_0: expected the 5 archs"):
     ranking.summarize(scored, truths(other, "spread", errors))
   whole = truths(scored, "spread", errors)
   mixed = join(
     whole.group("spread_0"), truths(other, "spread", errors).group("spread_1")
   )
-  with pytest.raises(ArtifactError, match="spread_1: expected the 5 archs"):
+  with pytest.raises(UserError, match="spread_1: expected the 5 archs"):
     ranking.summarize(scored, mixed)
   part = whole.select(np.arange(8))
   assert np.isnan(by_seed(part, "spread", scored)).sum() == 2
   for few in (part, truths(scored, "near_target", errors)):
-    with pytest.raises(ArtifactError, match="spread: not all of its 5 archs"):
+    with pytest.raises(UserError, match="spread: not all of its 5 archs"):
       ranking.summarize(scored, few)
 
 

@@ -17,6 +17,7 @@ import pytest
 import runs
 from PIL import Image
 
+from nss_jax.errors import UserError
 from nss_jax.phases import (
   pipeline,
   ranking,
@@ -27,7 +28,6 @@ from nss_jax.phases import (
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, data, log, scores, sharding, truths
-from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report import train_tables, words
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results
@@ -445,7 +445,7 @@ def test_a_network_of_several_runs_says_which_it_is_of(light):
   elite = read(light, "nas", "elite", "architecture.json")
   del elite["learning_rate"]
   write(path, elite)
-  with pytest.raises(ArtifactError) as caught:
+  with pytest.raises(UserError) as caught:
     report.run(light)
   assert str(caught.value).startswith(f"{path}: ")
   assert "learning_rate" in str(caught.value)
@@ -690,14 +690,14 @@ def test_weights_of_another_arch_are_not_shown(light):
 
 
 def test_nothing_to_report(job, tmp_path):
-  with pytest.raises(ArtifactError, match="nothing to report") as error:
+  with pytest.raises(UserError, match="nothing to report") as error:
     report.run(job._replace(workdir=tmp_path, config_flags=("--config=a b",)))
   command = (
     f"python -m nss_jax.main '--config=a b' --workdir={tmp_path} "
     "--phases=search"
   )
   assert str(error.value).endswith(command)
-  with pytest.raises(ArtifactError, match=r"--config=CONFIG\.py"):
+  with pytest.raises(UserError, match=r"--config=CONFIG\.py"):
     pipeline.run(job.config, tmp_path / "new", ["report"])
   assert not list(tmp_path.iterdir())
 
@@ -750,7 +750,7 @@ def test_hand_edited_file(copied, file, keys, value, words):
     parent[keys[-1]] = value
   # json itself refuses to write such a number again.
   path.write_text(json.dumps(content))
-  with pytest.raises(ArtifactError, match=words) as error:
+  with pytest.raises(UserError, match=words) as error:
     report.run(copied)
   assert str(error.value).startswith(str(path))
   assert str(error.value).isprintable() and len(str(error.value)) <= 1000
@@ -763,7 +763,7 @@ def test_hand_edited_file(copied, file, keys, value, words):
 @pytest.mark.parametrize("content", [b"{}\n" * 3, b"\xff\0\n" * 3])
 def test_corrupt_file(copied, file, content):
   (copied.workdir / file).write_bytes(content)
-  with pytest.raises(ArtifactError, match=file):
+  with pytest.raises(UserError, match=file):
     report.run(copied)
   assert not (copied.workdir / "report").exists()
 
@@ -773,7 +773,7 @@ def test_probabilities_of_another_search_space(copied):
   lines = artifacts.read_lines(path)
   lines[1]["probabilities"]["width"][0].pop()
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  with pytest.raises(ArtifactError, match=r"line 2: probabilities.width"):
+  with pytest.raises(UserError, match=r"line 2: probabilities.width"):
     report.run(copied)
 
 
@@ -782,9 +782,7 @@ def test_other_archs_alone(copied):
   lines = path.read_text().splitlines(keepends=True)
   lines[-1], lines[-2] = lines[-2], lines[-1]
   path.write_text("".join(lines))
-  with pytest.raises(
-    ArtifactError, match="near_target_1: expected the 6 archs"
-  ):
+  with pytest.raises(UserError, match="near_target_1: expected the 6 archs"):
     report.run(copied)
 
 

@@ -9,9 +9,8 @@ import experiments
 import pytest
 import runs
 
+from nss_jax.errors import UserError
 from nss_jax.phases import report
-from nss_jax.runtime import scores
-from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report.workdir import is_empty, read_results
 
 TARGET = 1.6e5
@@ -153,7 +152,7 @@ def test_hand_edited_file(copied, folder, keys, value, words):
     parent = parent[key]
   parent[keys[-1]] = value
   path.write_text(json.dumps(content))
-  with pytest.raises(ArtifactError, match=words) as error:
+  with pytest.raises(UserError, match=words) as error:
     report.run(copied)
   assert str(error.value).startswith(str(path))
   assert not (copied.workdir / "report").exists()
@@ -163,5 +162,5 @@ def test_scores_of_another_search_space(copied):
   path = copied.workdir / "complexity" / "scores.csv"
   text = path.read_text().replace("w4_d1,,1,", "w4_d1,,7,", 1)
   path.write_text(text)
-  with pytest.raises(scores.ArtifactError, match="not in the search space"):
+  with pytest.raises(UserError, match="not in the search space"):
     report.run(copied)

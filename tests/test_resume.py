@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import runs
 
+from nss_jax.errors import Interrupted
 from nss_jax.phases import loop
 from nss_jax.runtime.checkpoint import Checkpoints
 
@@ -79,7 +80,7 @@ def test_cut_anywhere_is_the_uninterrupted_search(job, tmp_path):
   expected = loop.run(job, job.search, whole, _StopAt(10**6))
   at = 0
   for step in CUTS:
-    with pytest.raises(loop.Interrupted, match=f"saved at step {step} of 63"):
+    with pytest.raises(Interrupted, match=f"saved at step {step} of 63"):
       loop.run(job, job.search, cut, _StopAt(step, at))
     at = step
   found = loop.run(job, job.search, cut, _StopAt(10**6))
@@ -114,7 +115,7 @@ def test_a_kill_loses_one_interval_however_slow_the_disk(
 
   monkeypatch.setattr(Checkpoints, "_finish", finish_late)
   losses = _Losses(tmp_path, calls=7)
-  with pytest.raises(loop.Interrupted, match="saved at step 21"):
+  with pytest.raises(Interrupted, match="saved at step 21"):
     loop.run(job, job.search, tmp_path, losses)
   assert losses.seen == [3, 6, 9, 3, 6, 9, 3]
 
@@ -124,7 +125,7 @@ def test_other_calls_of_the_device(job, tmp_path):
   """Between the ends of which the run before has stopped; the same numbers."""
   whole, cut = tmp_path / "whole", tmp_path / "cut"
   expected = loop.run(job, job.search, whole, _StopAt(10**6))
-  with pytest.raises(loop.Interrupted, match="saved at step 21 of 63"):
+  with pytest.raises(Interrupted, match="saved at step 21 of 63"):
     loop.run(job, job.search, cut, _StopAt(21))
   config = runs.load_config(**FIELDS)
   # Calls of 5 and 4 steps; the first is one of 2, from step 21 to 23.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from strategies import RAGGED
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts, figures
 from nss_jax.runtime import scores as scores_lib
-from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.scores import (
   append_scores,
   make_scores,
@@ -156,7 +156,7 @@ def check_refused(path, match):
   """One line that names the file, which stays as it is."""
   before = path.read_bytes()
   for read in (read_scores, resume_scores):
-    with pytest.raises(ArtifactError, match=match) as error:
+    with pytest.raises(UserError, match=match) as error:
       read(path, SEARCH_SPACE)
     text = str(error.value)
     assert text.startswith(f"{path}: ") and text.isprintable()
@@ -205,7 +205,7 @@ def test_foreign_file_is_refused(tmp_path):
   other = dataclasses.replace(SEARCH_SPACE, image_shape=(8, 8, 1))
   append_scores(path, other, table("elite", 3, search_space=other))
   check_refused(path, "line 2: not the flops of this arch in this search")
-  with pytest.raises(ArtifactError, match="no such file"):
+  with pytest.raises(UserError, match="no such file"):
     read_scores(tmp_path / "none", SEARCH_SPACE)
 
 

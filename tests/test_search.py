@@ -13,7 +13,8 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax.phases import loop, search, search_program
+from nss_jax.errors import Diverged
+from nss_jax.phases import search, search_program
 
 # Three stages take three times as long to compile; one shows the same.
 _ONE_STAGE = {"space.strides": (1,)}
@@ -340,7 +341,7 @@ def test_diverged_loss_names_step_and_checkpoint(job, tmp_path, value):
     return state, losses
 
   broken = dataclasses.replace(job.search, dispatch=dispatch)
-  with pytest.raises(loop.Diverged) as raised:
+  with pytest.raises(Diverged) as raised:
     search.run(job._replace(search=broken))
   assert "the loss at step 14 is" in str(raised.value)
   good = tmp_path / "search" / "checkpoints" / "00000009"
@@ -358,7 +359,7 @@ def test_diverged_weights_are_never_saved(job, tmp_path):
     return state, np.ones((length, 2))
 
   broken = dataclasses.replace(job.search, dispatch=dispatch)
-  with pytest.raises(loop.Diverged, match=r"after step 18.*00000009"):
+  with pytest.raises(Diverged, match=r"after step 18.*00000009"):
     search.run(job._replace(search=broken))
   folder = tmp_path / "search" / "checkpoints"
   assert [p.name for p in folder.iterdir() if p.is_dir()] == ["00000009"]

@@ -13,6 +13,7 @@ import pytest
 import runs
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import (
   program,
   search_program,
@@ -240,7 +241,7 @@ def test_held_out_images_that_fit_no_device_are_refused(monkeypatch):
   monkeypatch.setattr(supernet_program, "image_memory", lambda: needed)
   supernet_program.check(config, space, labels)
   monkeypatch.setattr(supernet_program, "image_memory", lambda: needed - 1)
-  with pytest.raises(config_lib.ConfigError) as caught:
+  with pytest.raises(UserError) as caught:
     supernet_program.check(config, space, labels)
   message = str(caught.value)
   assert "config.evaluate.holdout_fraction: 0.2 is not accepted" in message

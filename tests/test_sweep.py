@@ -15,10 +15,10 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import (
   elite,
   evaluate,
-  loop,
   pipeline,
   report,
   scoring,
@@ -146,7 +146,7 @@ def test_one_target_is_built_at_a_time(quick, tmp_path, monkeypatch):
   wrong = _config(**{"sweep.targets": (6e4, 9e12)})
   replaced = types.SimpleNamespace(build=build)
   monkeypatch.setattr(sweep, "search_program", replaced)
-  with pytest.raises(config_lib.ConfigError, match=r"9e.12 is not"):
+  with pytest.raises(UserError, match=r"9e.12 is not"):
     pipeline.run(wrong, tmp_path / "wrong", ["sweep"])
   assert alive == []
   assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == 0
@@ -193,7 +193,7 @@ def test_stopped_and_resumed_is_uninterrupted(quick, tmp_path, monkeypatch):
     append(*args)
     written.append(args)
     if len(written) == 7:
-      raise loop.Interrupted("some archs are scored")
+      raise Interrupted("some archs are scored")
 
   monkeypatch.setattr(scores, "append_scores", stop)
   workdir = tmp_path / "stopped"
@@ -296,15 +296,11 @@ def test_tasks_of_an_array_run_at_once(quick, tmp_path, monkeypatch):
 def test_a_target_has_one_task_at_a_time(quick, tmp_path):
   sweep_folder = tmp_path / "sweep"
   with lock.exclusive(sweep_folder / "0.06mf" / "search"):
-    with pytest.raises(
-      pipeline.WorkdirError, match="search: in use by process"
-    ):
+    with pytest.raises(UserError, match="search: in use by process"):
       pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=0)
     assert quick["searched"] == []
     assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=1) == 0
-    with pytest.raises(
-      pipeline.WorkdirError, match="search: in use by process"
-    ):
+    with pytest.raises(UserError, match="search: in use by process"):
       pipeline.run(_config(), tmp_path, ["sweep"])
   assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=0) == 0
   assert quick["searched"] == ["0.12mf", "0.06mf"]
@@ -380,7 +376,7 @@ def test_what_cannot_run_is_refused(tmp_path, overrides, message):
 )
 def test_fields(field, value):
   config = runs.load_config(**{f"sweep.{field}": value})
-  with pytest.raises(config_lib.ConfigError, match=f"config.sweep.{field}"):
+  with pytest.raises(UserError, match=f"config.sweep.{field}"):
     config_lib.validate(config)
 
 

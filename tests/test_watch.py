@@ -8,6 +8,7 @@ import pytest
 import rich.console
 import runs
 
+from nss_jax.errors import UserError
 from nss_jax.phases import program, work
 from nss_jax.runtime import log, profile, tensorboard, watch
 from nss_jax.runtime.time_left import TimeLeft, format_seconds
@@ -242,5 +243,5 @@ def test_tensorboard_that_is_missing_is_said_at_once(monkeypatch):
   monkeypatch.setattr(
     tensorboard.importlib.util, "find_spec", lambda name: None
   )
-  with pytest.raises(tensorboard.TensorBoardError, match="pip install"):
+  with pytest.raises(UserError, match="pip install"):
     tensorboard.check()

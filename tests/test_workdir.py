@@ -6,8 +6,8 @@ import pytest
 import runs
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import loop, search, workdir
-from nss_jax.phases.workdir import WorkdirError
 from nss_jax.runtime.preemption import Preemption
 
 
@@ -122,7 +122,7 @@ def test_what_contradicts_nothing(begun, files, changes, before):
 @pytest.mark.parametrize(("files", "changes", "before", "words"), REFUSED)
 def test_what_contradicts_a_result(begun, files, changes, before, words):
   folder = begun(*files, **{**BEFORE, **before})
-  with pytest.raises(WorkdirError) as error:
+  with pytest.raises(UserError) as error:
     workdir.check(_config(**{**BEFORE, **before, **changes}), folder)
   line = str(error.value)
   assert words in line and "\n" not in line
@@ -148,7 +148,7 @@ def test_more_epochs_of_training_until_the_rate_falls(begun, epochs, accepted):
   if accepted:
     workdir.check(config, folder)
   else:
-    with pytest.raises(WorkdirError, match="10 is now 20, but the learning"):
+    with pytest.raises(UserError, match="10 is now 20, but the learning"):
       workdir.check(config, folder)
 
 
@@ -160,7 +160,7 @@ def test_an_edited_record_is_refused(begun, name, value):
   group, field = name.split(".")
   record[group][field] = value
   (folder / "config.json").write_text(json.dumps(record))
-  with pytest.raises(WorkdirError, match=f"config.{name}"):
+  with pytest.raises(UserError, match=f"config.{name}"):
     workdir.check(_config(**BEFORE), folder)
 
 

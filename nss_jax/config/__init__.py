@@ -17,21 +17,17 @@ from nss_jax.config.constraints import (
   wants_latency,
 )
 from nss_jax.config.files import (
-  NoFileError,
   fields_named,
   find_file,
   unknown_field,
 )
 from nss_jax.config.paper import PAPER_TARGETS_MF, paper
 from nss_jax.config.schema import base
-from nss_jax.errors import ConfigError
 
 __all__ = [
   "PAPER_TARGETS_MF",
   "PHASES",
   "PHASES_OF_A_TARGET",
-  "ConfigError",
-  "NoFileError",
   "base",
   "check_phases",
   "constraints",

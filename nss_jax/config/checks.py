@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from nss_jax.config import schema
 from nss_jax.config.files import unknown_field
-from nss_jax.errors import ConfigError
+from nss_jax.errors import UserError
 from nss_jax.spaces.blocks import block_digest
 from nss_jax.spaces.search_space import SearchSpace
 
@@ -31,7 +31,7 @@ def search_space(
       if they are not known, and `config.space` says how many.
 
   Raises:
-    ConfigError: if the fields do not make one.
+    UserError: if the fields do not make one.
   """
   fields = dict(config.space)
   given = fields["num_classes"] = config.space.num_classes or num_classes
@@ -46,21 +46,21 @@ def search_space(
       **fields, image_shape=tuple(int(n) for n in image_shape)
     )
   except ValueError as error:
-    raise ConfigError(f"config.space: {error}") from error
+    raise UserError(f"config.space: {error}") from error
 
 
 def validate(config: ml_collections.ConfigDict) -> schema.Config:
   """Checks every field that can be checked without the data.
 
   Raises:
-    ConfigError: naming the field, the value and what is accepted.
+    UserError: naming the field, the value and what is accepted.
   """
   try:
     checked = schema.Config.model_validate(to_json(config))
   except pydantic.ValidationError as error:
-    raise ConfigError(_line(error.errors()[0], config)) from None
+    raise UserError(_line(error.errors()[0], config)) from None
   if missing := next(_missing(checked, "config"), ""):
-    raise ConfigError(missing)
+    raise UserError(missing)
   for path, value, fits, words in _together(checked):
     if not fits:
       raise _refused(f"config.{path}", value, words)
@@ -132,7 +132,7 @@ def _check_budgets(objective: schema.Objective) -> None:
   names += ["flops"] if objective.cost_weight else []
   for name in names:
     if names.count(name) > 1:
-      raise ConfigError(
+      raise UserError(
         f"config.objective.constraints: two budgets of {name} are not accepted;"
         " expected each metric once, and flops only where "
         "config.objective.cost_weight is 0, in place of target_flops"
@@ -214,8 +214,8 @@ def _words(field: FieldInfo | None) -> str:
   return low + joined + high
 
 
-def _refused(path: str, value: Any, accepted: str) -> ConfigError:
-  return ConfigError(_refusal(path, value, accepted))
+def _refused(path: str, value: Any, accepted: str) -> UserError:
+  return UserError(_refusal(path, value, accepted))
 
 
 def _refusal(path: str, value: Any, accepted: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 
 from nss_jax.config.bounds import LATENCY
-from nss_jax.errors import ConfigError
+from nss_jax.errors import UserError
 from nss_jax.runtime import latency_file
 from nss_jax.spaces.constraints import UNITS, Constraint
 from nss_jax.spaces.cost import cost_range, cost_tables
@@ -58,13 +58,13 @@ def check_phases(
   """Refuses phases that could not follow the budgets.
 
   Raises:
-    ConfigError: naming them, and the phases that can.
+    UserError: naming them, and the phases that can.
   """
   refused = refused_phases(config)
   wrong = [name for name in phases if name in refused]
   if wrong:
     rest = [name for name in phases if name not in wrong] or ["search"]
-    raise ConfigError(
+    raise UserError(
       f"--phases: {', '.join(wrong)} with config.objective.cost_weight 0 is "
       "not accepted: multiply-adds are the only targets known there, and "
       "target_flops is no budget of this config; expected others, "
@@ -83,8 +83,8 @@ def validate_target(
   """Refuses targets that no space can meet.
 
   Raises:
-    ConfigError: with the range that can be met, or the nearest cost to it.
-    ArtifactError: if the latency table is missing, broken, or of other blocks.
+    UserError: with the range that can be met, or the nearest cost to it.
+    UserError: if the latency table is missing, broken, or of other blocks.
   """
   if wants_latency(config):
     latency_file.read_metric(config.objective.latency_table, search_space)
@@ -94,7 +94,7 @@ def validate_target(
     low, high = cost_range(search_space, tables)
     if low <= one.target and (one.target <= high or one.mode == "at_most"):
       continue
-    raise ConfigError(
+    raise UserError(
       f"config.objective.{_field(config, one)}: {one.target:g} is not accepted;"
       f" expected {low:.6g} to {high:.6g} {UNITS[one.name]}, the mean costs "
       "that a space of this search space can have"
@@ -103,7 +103,7 @@ def validate_target(
     try:
       feasible_indices(search_space, budgets, config.search.elite_tolerance)
     except ValueError as error:
-      raise ConfigError(f"config.search.elite_tolerance: {error}") from None
+      raise UserError(f"config.search.elite_tolerance: {error}") from None
 
 
 def _constraint(

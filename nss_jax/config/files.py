@@ -5,12 +5,7 @@ import os
 import pathlib
 
 from nss_jax.config.schema import base
-from nss_jax.errors import ConfigError
-
-
-class NoFileError(ConfigError):
-  """No file is meant by that name."""
-
+from nss_jax.errors import UserError
 
 # A link to the checkout's `configs/`; a folder of files once installed.
 _SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
@@ -25,7 +20,7 @@ def find_file(argument: str) -> str:
       nss_jax.
 
   Raises:
-    NoFileError: with the nearest file or name, if it is neither.
+    UserError: with the nearest file or name, if it is neither.
   """
   path, colon, rest = argument.partition(":")
   if os.path.isfile(path):
@@ -44,7 +39,7 @@ def find_file(argument: str) -> str:
       "expected a Python file, or one that comes with nss_jax: "
       f"{', '.join(_shipped_names())}"
     )
-  raise NoFileError(f"--config: {path!r}: {what}; {accepted}")
+  raise UserError(f"--config: {path!r}: {what}; {accepted}")
 
 
 def unknown_field(path: str) -> str:

@@ -5,7 +5,7 @@ import re
 import ml_collections
 
 from nss_jax.config.schema import base
-from nss_jax.errors import ConfigError
+from nss_jax.errors import UserError
 
 # In MF (1e6 multiply-adds), of Figs. 3, 4, 9 and 10 and Tables 1 and 2.
 PAPER_TARGETS_MF = (
@@ -27,13 +27,13 @@ def paper(run: str) -> ml_collections.ConfigDict:
       `PAPER_TARGETS_MF` or any other.
 
   Raises:
-    ConfigError: if it is no such name.
+    UserError: if it is no such name.
   """
   match = re.fullmatch(r"(cifar10|cifar100)_(\d+(?:\.\d+)?)mf", run, re.ASCII)
   target = float(match[2]) * 1e6 if match else 0.0
   if match is None or not target:
     names = " or ".join(f"{dataset}_600mf" for dataset in _DATASETS)
-    raise ConfigError(
+    raise UserError(
       f"config file: {run!r} is not accepted; expected a data set and a target "
       f"in MF, like {names}; the paper's targets are "
       f"{', '.join(map(str, PAPER_TARGETS_MF))}"

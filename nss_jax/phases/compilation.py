@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import ml_collections
 
+from nss_jax.errors import UserError
 from nss_jax.phases import chip_programs, memory
 from nss_jax.phases.chip_programs import ChipProgram
 from nss_jax.phases.job import Job
@@ -22,10 +23,6 @@ from nss_jax.spaces.text import parse_arch
 _GIB = 2**30
 # Seconds between lines of a compilation.
 _ALIVE = 30.0
-
-
-class DoesNotFit(ValueError):
-  """A program needs more memory than the chip has, in one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +80,7 @@ def compile_program(
   """Compiles a program; a line now and then tells that it is at it.
 
   Raises:
-    DoesNotFit: by how much, and which fields need less.
+    UserError: by how much, and which fields need less.
   """
   with _tell_alive(program.name, tell):
     lowered = program.lower()
@@ -124,8 +121,9 @@ def trips_of(counts: dict[str, float]) -> hlo.Trips:
   """Of loops that the compiler knows no length of, by their names."""
 
   def trips(loop: hlo.Instruction) -> float:
-    # Without what jax did to them: `transpose(jvp(stage_1))/rest_128/while`.
-    named = re.sub(r"[\w.]+\(|\)", "", loop.name)
+    # Without what jax has done to them, and the conditional that they are in:
+    # `transpose(jvp(stage_1))/cond/branch_1_fun/rest_128/while`.
+    named = re.sub(r"[\w.]+\(|\)|cond/branch_\d+_fun/", "", loop.name)
     for name, count in counts.items():
       if re.search(rf"{re.escape(name)}(?!\d)", named):
         return count
@@ -165,9 +163,9 @@ def _does_not_fit(
   needed: float,
   config: ml_collections.ConfigDict,
   space: SearchSpace,
-) -> DoesNotFit:
+) -> UserError:
   less = "; ".join(memory.what_helps(config, space, chips.count))
-  return DoesNotFit(
+  return UserError(
     f"--topology: {program.name} does not fit {chips.name}: "
     f"{needed / _GIB:.1f} GiB of {chips.memory / _GIB:.1f}, "
     f"{(needed - chips.memory) / _GIB:.1f} too much; a search with one field "
@@ -214,7 +212,7 @@ def run(
   """Tells what the compiler says of the phases' programs, one by one.
 
   Raises:
-    DoesNotFit: at the first that does not.
+    UserError: at the first that does not.
   """
 
   def tell(line: str) -> None:

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import evaluate, nas, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
@@ -95,7 +96,7 @@ def search_spaces(
   Every bin has size one, and what else makes a network is as it was.
 
   Raises:
-    ConfigError: if a share of the largest is no whole number of at least 1.
+    UserError: if a share of the largest is no whole number of at least 1.
   """
   settings, spaces = config.complexity, {}
   for width in _shares(settings, "width_shares", search_space.max_width):
@@ -116,7 +117,7 @@ def _shares(
   for share in settings[name]:
     number = share * largest
     if number < 1 or abs(number - round(number)) > 1e-9 * largest:
-      raise config_lib.ConfigError(
+      raise UserError(
         f"config.complexity.{name}: {share:g} is not accepted; expected a "
         f"share of {largest} that is a whole number, 1 or more"
       )
@@ -130,15 +131,15 @@ def check(
   """Refuses a target that a space has no arch for, before compilation.
 
   Raises:
-    ConfigError: naming the space and what it can cost.
-    ConfigError, DataError: if the labels cannot be split for the evaluator.
+    UserError: naming the space and what it can cost.
+    UserError, DataError: if the labels cannot be split for the evaluator.
   """
   supernet_program.check(config, search_space, labels)
   target = target_flops(config)
   for name, space in search_spaces(config, search_space).items():
     low, high = macs_range(space)
     if not low <= target <= high:
-      raise config_lib.ConfigError(
+      raise UserError(
         f"config.complexity.target_flops: {target:g} is not accepted; expected "
         f"{low:.6g} to {high:.6g} multiply-adds, what archs of {name} cost; or "
         "other config.complexity.width_shares and depth_shares"

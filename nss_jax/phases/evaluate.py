@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger, open_ledger
@@ -102,15 +103,13 @@ def check(
   """Refuses what cannot be evaluated, before anything is compiled.
 
   Raises:
-    ConfigError, DataError: naming the field, the value and what is accepted.
+    UserError, DataError: naming the field, the value and what is accepted.
   """
   supernet_program.check(config, search_space, labels)
   try:
     feasible_indices(search_space, *_window(config))
   except ValueError as error:
-    raise config_lib.ConfigError(
-      f"config.evaluate.tolerance: {error}"
-    ) from None
+    raise UserError(f"config.evaluate.tolerance: {error}") from None
 
 
 # Phases that train or use the stand-alone supernet.
@@ -121,7 +120,7 @@ def check_phases(job: Job, phases: Sequence[str]) -> None:
   """Refuses what those of the phases that use the supernet cannot do.
 
   Raises:
-    ConfigError, DataError: as `check`.
+    UserError, DataError: as `check`.
   """
   config = job.config
   parts = config, job.search_space, job.dataset.train_labels

@@ -7,8 +7,9 @@ import jax
 import ml_collections
 import rich.console
 
+from nss_jax.errors import UserError
 from nss_jax.phases.program import Program
-from nss_jax.runtime import artifacts, data, space_file
+from nss_jax.runtime import data, space_file
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 from nss_jax.spaces.search_space import SearchSpace, Space
 
@@ -50,12 +51,12 @@ class Job(NamedTuple):
     """The Elite Space that the search phase has written.
 
     Raises:
-      ArtifactError: if there is none, or it is of another search space.
+      UserError: if there is none, or it is of another search space.
     """
     path = self.workdir / "search" / space_file.ELITE_SPACE
     search_space, space = space_file.load_space(path)
     if search_space != self.search_space:
-      raise artifacts.ArtifactError(
+      raise UserError(
         f"{path}: search_space: is not that of the config and the images"
       )
     return space

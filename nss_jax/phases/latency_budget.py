@@ -33,7 +33,7 @@ def check_origin(
   What has begun goes on, and is evaluated and reported, anywhere.
 
   Raises:
-    ArtifactError: naming both devices, and how to accept the table.
+    UserError: naming both devices, and how to accept the table.
   """
   searches = {"search", "sweep"} & set(phases)
   if any((workdir / phase).exists() for phase in searches):

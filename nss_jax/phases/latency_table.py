@@ -11,8 +11,7 @@ import ml_collections
 import numpy as np
 from scipy import stats
 
-from nss_jax import config as config_lib
-from nss_jax.phases import loop
+from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, latency_file
 from nss_jax.runtime.log import say
@@ -63,7 +62,7 @@ def run(job: Job) -> dict[str, Any]:
     @functools.cache
     def seconds(probe: SearchSpace) -> float:
       if preemption.requested():
-        raise loop.Interrupted(lost)
+        raise Interrupted(lost)
       times = network_seconds(job.config, probe)
       low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
       spreads.append((high - low) / median)
@@ -167,7 +166,7 @@ def held_out(space: SearchSpace, settings: ml_collections.ConfigDict) -> Arch:
   As many as `num_networks`, or as are left in a small search space.
 
   Raises:
-    ConfigError: if fewer than two are left.
+    UserError: if fewer than two are left.
   """
   timed: set[SearchSpace] = set()
 
@@ -188,7 +187,7 @@ def held_out(space: SearchSpace, settings: ml_collections.ConfigDict) -> Arch:
       if only not in timed and len(kept) < settings.num_networks:
         kept.setdefault(only, arch)
   if len(kept) < _FEWEST:
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.latency_table.num_widths: {settings.num_widths} is not accepted;"
       " expected fewer: the table would hold nearly all networks of the search "
       "space, and none would be left to check it by"

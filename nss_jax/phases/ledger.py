@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from nss_jax.phases import loop, scoring
+from nss_jax.errors import Interrupted, UserError
+from nss_jax.phases import scoring
 from nss_jax.phases.job import Job
 from nss_jax.runtime import scores
 from nss_jax.runtime.log import Progress, say
@@ -60,7 +61,7 @@ class Ledger:
     """Error and loss `[N]` of archs `[N, S]` that are asked for a source.
 
     Raises:
-      ArtifactError: if the file has other archs in their place.
+      UserError: if the file has other archs in their place.
       Interrupted: after SIGTERM; all that was scored is on disk.
     """
     self._preemption.tell(lambda: f"{self._done} archs are scored")
@@ -91,7 +92,7 @@ class Ledger:
       self._advance(source, len(rows), timed=split in self._compiled)
       self._compiled.add(split)
       if self._preemption.requested():
-        raise loop.Interrupted(f"{self._done} archs are scored")
+        raise Interrupted(f"{self._done} archs are scored")
     error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
     return error, loss
 
@@ -105,7 +106,7 @@ class Ledger:
     for field in ("depth", "width"):
       wanted = np.asarray(getattr(archs, field))[:count]
       if not np.array_equal(getattr(known, field), wanted):
-        raise scores.ArtifactError(
+        raise UserError(
           f"{self._path}: the archs of {source!r} are not those of this run; "
           "move the file away to score anew"
         )

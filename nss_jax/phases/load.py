@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import augment, space_file
-from nss_jax.runtime.artifacts import ArtifactError, Path, read_json
+from nss_jax.runtime.artifacts import Path, read_json
 from nss_jax.runtime.report import fields
 from nss_jax.spaces.search_space import Array, SearchSpace
 from nss_jax.supernet import network, sharing
@@ -51,8 +52,8 @@ def load_network(path: Path) -> TrainedNetwork:
       folder if it holds one only.
 
   Raises:
-    ArtifactError: one line with the file and the field, whatever is in it.
-    CheckpointError: likewise, if the weights are damaged or of another network.
+    UserError: one line with the file and the field, whatever is in it.
+    UserError: likewise, if the weights are damaged or of another network.
   """
   folder = _find_network(path)
   result = read_json(folder / _RESULT)
@@ -60,7 +61,7 @@ def load_network(path: Path) -> TrainedNetwork:
   fields.check(folder / _RESULT, result, _USED)
   for name in _USED:
     if len(result[name]) != space.image_shape[-1]:
-      raise ArtifactError(
+      raise UserError(
         f"{folder / _RESULT}: {name}: expected {space.image_shape[-1]} "
         f"channels, got {len(result[name])}"
       )
@@ -83,8 +84,8 @@ def load_supernet(path: Path, search_space: SearchSpace) -> Any:
     search_space: of the search, see `load_space`.
 
   Raises:
-    ArtifactError: one line with the folder, if no weights are in it.
-    CheckpointError: likewise, if they are damaged or of another search space.
+    UserError: one line with the folder, if no weights are in it.
+    UserError: likewise, if they are damaged or of another search space.
   """
   folder = pathlib.Path(path)
   return _load(folder, search_space, {"params": _init})["params"]
@@ -99,7 +100,7 @@ def _find_network(path: Path) -> pathlib.Path:
   )
   if len(found) != 1:
     names = ", ".join(str(x.relative_to(folder)) for x in found) or "none"
-    raise ArtifactError(
+    raise UserError(
       f"{folder}: expected a folder of one trained network, as "
       f"train/<name>/seed_<k>; it holds {names}"
     )
@@ -119,7 +120,7 @@ def _load(
 
   state = checkpoint.Checkpoints(folder / "checkpoints").read()
   if state is None:
-    raise ArtifactError(f"{folder}: no weights in its folder checkpoints")
+    raise UserError(f"{folder}: no weights in its folder checkpoints")
   weights = state.get("weights") if isinstance(state, dict) else None
   weights = weights if isinstance(weights, dict) else {}
   found = {name: weights.get(name) for name in make}
@@ -131,7 +132,5 @@ def _load(
   add_groups = functools.partial(sharing.add_groups, **groups)
   expected["params"] = jax.eval_shape(add_groups, expected["params"])
   if difference := checkpoint.find_difference(found, expected):
-    raise checkpoint.CheckpointError(
-      f"{folder}: weights of another network: {difference}"
-    )
+    raise UserError(f"{folder}: weights of another network: {difference}")
   return jax.tree.map(jax.numpy.asarray, found)

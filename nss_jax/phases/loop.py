@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import rich.console
 
+from nss_jax.errors import Diverged, Interrupted
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program, Schedule
 from nss_jax.runtime import artifacts, lock, sharding
@@ -16,14 +17,6 @@ from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report import fields
 from nss_jax.runtime.watch import Watch
-
-
-class Diverged(RuntimeError):
-  """A loss is not finite; the message names the step and the checkpoint."""
-
-
-class Interrupted(Exception):
-  """SIGTERM came and the state is saved; run again to go on."""
 
 
 def run(
@@ -113,7 +106,7 @@ def trim(path: pathlib.Path, step: int) -> None:
   """Cuts the lines of `metrics.jsonl` after a step.
 
   Raises:
-    ArtifactError: if a line before that has no whole number of a step.
+    UserError: if a line before that has no whole number of a step.
   """
 
   def keep(line):

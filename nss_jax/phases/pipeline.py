@@ -10,13 +10,13 @@ import ml_collections
 import rich.console
 
 from nss_jax import config as config_lib
+from nss_jax.errors import Diverged, Interrupted, NotWritten, UserError
 from nss_jax.phases import (
   compilation,
   complexity,
   evaluate,
   latency_budget,
   latency_table,
-  loop,
   nas,
   plan,
   principles,
@@ -32,7 +32,6 @@ from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
 from nss_jax.phases.streaming import image_memory
-from nss_jax.phases.workdir import WorkdirError
 from nss_jax.runtime import (
   artifacts,
   canary,
@@ -44,28 +43,14 @@ from nss_jax.runtime import (
   sharding,
   tensorboard,
 )
-from nss_jax.runtime.checkpoint import CheckpointError
 from nss_jax.runtime.log import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED, Preemption, sigterm_line
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 from nss_jax.supernet import conv
 
-USER_ERRORS = (
-  config_lib.ConfigError,
-  data.DataError,
-  artifacts.ArtifactError,
-  canary.BrokenBackend,
-  chips.NoDevice,
-  chips.TopologyError,
-  compilation.DoesNotFit,
-  CheckpointError,
-  WorkdirError,
-  processes.FirstFailed,
-  processes.ProcessesError,
-  tensorboard.TensorBoardError,
-)
+USER_ERRORS = (UserError, data.DataError)
 # A disk that is full or read-only. Caught first: some are user errors too.
-WRITE_ERRORS = (OSError, processes.NotWritten)
+WRITE_ERRORS = (OSError, NotWritten)
 
 
 def run(
@@ -105,7 +90,7 @@ def run(
   """
   target = chips.find(topology) if topology else None
   if target and not dry_run:
-    raise chips.TopologyError(f"--topology: {topology} needs --dry_run too")
+    raise UserError(f"--topology: {topology} needs --dry_run too")
   if target:  # its compiler is all that is needed of it
     jax.config.update("jax_platforms", "cpu")
   chips.check_platform()
@@ -153,10 +138,10 @@ def run(
         return 0
       job, planned = prepare(config, rest)
     _run_phases(job, planned)
-  except loop.Interrupted as interrupted:
+  except Interrupted as interrupted:
     say(console, sigterm_line(str(interrupted)))
     return EXIT_SAVED
-  except loop.Diverged as diverged:
+  except Diverged as diverged:
     say(console, f"error: {diverged}")
     return 1
   return 0
@@ -202,7 +187,7 @@ def _prepare(
 def _check_index(index: int | None, phases: Sequence[str]) -> None:
   """One target is for processes side by side: no other phase may be theirs."""
   if index is not None and list(phases) != ["sweep"]:
-    raise WorkdirError(
+    raise UserError(
       f"--sweep_index: {index} is not accepted with --phases="
       f"{','.join(phases)}; expected --phases=sweep alone"
     )
@@ -234,7 +219,7 @@ def _check_order(
     result = _PHASES[needed].result
     if result is None or not (workdir / needed / result).exists():
       other = " or --arch" if phase == "train" else ""
-      raise WorkdirError(
+      raise UserError(
         f"--phases: {phase!r} needs a finished {needed}, and {workdir} holds "
         f"none; expected {needed},{phase}{other}"
       )
@@ -264,12 +249,12 @@ def _check_training(job: Job) -> None:
   try:
     train.check(config, job.archs, job.search_space)
   except ValueError as error:
-    raise WorkdirError(f"--arch: {error}") from None
+    raise UserError(f"--arch: {error}") from None
   train_program.check(config, job.search_space)
   check_batch(config, job.mesh, "train")
   batch, images = config.train.batch_size, len(job.dataset.train_labels)
   if batch > images:
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.train.batch_size: {batch} is not accepted; expected at most the "
       f"{images} images"
     )
@@ -302,7 +287,7 @@ def _run_phases(job: Job, phases: Sequence[str]) -> None:
     workdirs.claim(job.config, job.workdir)
     for phase in phases:
       if preemption.requested():
-        raise loop.Interrupted(f"stopped before {phase}")
+        raise Interrupted(f"stopped before {phase}")
       preemption.tell(lambda phase=phase: f"{phase} has saved nothing yet")
       _run_phase(phase, job)
 
@@ -341,7 +326,7 @@ def _run_phase(name: str, job: Job) -> None:
       with lock.exclusive(job.workdir / name, take_over=job.take_over):
         result = phase.run(job)
     except lock.InUse as error:
-      raise WorkdirError(f"--workdir: {error}") from None
+      raise UserError(f"--workdir: {error}") from None
     if job.viewing.tensorboard:
       folder = job.workdir / name
       processes.first(lambda: tensorboard.write_pictures(folder))
@@ -359,10 +344,10 @@ def _report_again(phase: _Phase, path: pathlib.Path, job: Job) -> list[str]:
   result = artifacts.read_json(path)
   try:
     return phase.report(result, job)
-  except artifacts.ArtifactError:
+  except UserError:
     raise
   except _EDITED as error:
-    raise artifacts.ArtifactError(
+    raise UserError(
       f"{path}: is not as its phase has written it "
       f"({type(error).__name__}: {error}); expected the file untouched, or "
       "none, to run the phase again"

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import evaluate
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
@@ -121,7 +122,7 @@ def draw_populations(job: Job) -> Populations:
   some population in the window: those are missing.
 
   Raises:
-    ConfigError: if too few archs of either trend are in the window, or the
+    UserError: if too few archs of either trend are in the window, or the
       stages are not the three that the paper's trend orders.
   """
   config, search_space = job.config, job.search_space
@@ -146,7 +147,7 @@ def draw_populations(job: Job) -> Populations:
     if not isinstance(found, str):
       archs[f"{kind}_{cost}"] = found
     elif kind in _ORDERS:
-      raise config_lib.ConfigError(f"config.principles: {kind}: {found}")
+      raise UserError(f"config.principles: {kind}: {found}")
     else:
       missing[f"{kind}_{cost}"] = found
   return Populations(archs, missing, own)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
-from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases.batches import epoch_indices
 from nss_jax.phases.streaming import Batch, Feed
 from nss_jax.runtime import data, sharding
@@ -179,14 +179,14 @@ def check_batch(
     microbatches: of each device's share.
 
   Raises:
-    ConfigError: naming the field, the value and what is accepted.
+    UserError: naming the field, the value and what is accepted.
   """
   batch = config[group].batch_size
   if batch % (mesh.size * microbatches):
     parts = f"the {mesh.size} devices"
     if microbatches > 1:
       parts += f" times {microbatches} microbatches"
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.{group}.batch_size: {batch} is not accepted; expected a "
       f"multiple of {parts}"
     )

@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import alone, evaluate, ranking
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
@@ -68,17 +69,15 @@ def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
   Before anything is compiled.
 
   Raises:
-    ConfigError: naming the field and how many there are.
-    ArtifactError: naming the file of the truths and what is wrong.
+    UserError: naming the field and how many there are.
+    UserError: naming the file of the truths and what is wrong.
   """
   try:
     choose_archs(config, search_space)
-  except artifacts.ArtifactError:
+  except UserError:
     raise
   except ValueError as error:
-    raise config_lib.ConfigError(
-      f"config.rank_check.num_near_archs: {error}"
-    ) from None
+    raise UserError(f"config.rank_check.num_near_archs: {error}") from None
 
 
 def choose_archs(
@@ -117,7 +116,7 @@ def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
   """The archs of truths that are kept.
 
   Raises:
-    ArtifactError: if there are no two of a group, or the seeds differ in them.
+    UserError: if there are no two of a group, or the seeds differ in them.
   """
   table, groups = scores.read_scores(file, search_space), {}
   for name in truths.GROUPS:
@@ -126,17 +125,17 @@ def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
       continue
     try:
       whole = not np.isnan(truths.by_seed(table, name, archs)).any()
-    except artifacts.ArtifactError as error:
-      raise artifacts.ArtifactError(f"{file}: {error}") from None
+    except UserError as error:
+      raise UserError(f"{file}: {error}") from None
     if not whole:
-      raise artifacts.ArtifactError(
+      raise UserError(
         f"{file}: not all seeds have the {len(archs)} archs of {name}"
       )
     groups[name] = Arch(
       depth=archs.depth.astype(np.int32), width=archs.width.astype(np.int32)
     )
   if not groups:
-    raise artifacts.ArtifactError(
+    raise UserError(
       f"{file}: expected two archs or more of the source "
       f"{' or '.join(truths.seed_source(name, 0) for name in truths.GROUPS)}"
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.artifacts import ArtifactError
+from nss_jax.errors import UserError
 from nss_jax.runtime.scores import Scores
 from nss_jax.runtime.truths import GROUPS, PREDICTORS, by_seed
 from nss_jax.spaces.search_space import Arch
@@ -53,13 +53,13 @@ def summarize(
     `verdict` in words. The ridge regressions learn from both groups.
 
   Raises:
-    ArtifactError: if the truths are of other archs, or not of all.
+    UserError: if the truths are of other archs, or not of all.
   """
   groups = [name for name in GROUPS if name in scored.source]
   errors = {name: by_seed(truths, name, scored.group(name)) for name in groups}
   for name in groups:
     if not errors[name].size or np.isnan(errors[name]).any():
-      raise ArtifactError(
+      raise UserError(
         f"truths of {name}: not all of its {len(scored.group(name))} archs are "
         "trained alone with each seed"
       )

@@ -13,6 +13,7 @@ import ml_collections
 from flax import traverse_util
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, budgets, processes, space_file
 from nss_jax.runtime.report import (
@@ -61,7 +62,7 @@ def run(job: Job) -> dict[str, Any]:
     The content of `report/report.json`.
 
   Raises:
-    ArtifactError: if there is nothing to report, or a file is not what it
+    UserError: if there is nothing to report, or a file is not what it
       should be; the report that was there is as it was.
   """
   check(job)
@@ -85,9 +86,9 @@ def _write(job: Job) -> None:
 
 
 def check(job: Job) -> None:
-  """Raises ArtifactError, naming the command, if there is nothing to report."""
+  """Raises UserError, naming the command, if there is nothing to report."""
   if is_empty(job.workdir):
-    raise artifacts.ArtifactError(
+    raise UserError(
       f"{job.workdir}: nothing to report; run {_command(job, 'search', ' ')}"
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import schedules
 from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import (
@@ -65,7 +66,7 @@ def build(
       target, by default.
 
   Raises:
-    ConfigError, DataError: if config and data do not make a search.
+    UserError, DataError: if config and data do not make a search.
   """
   check_data(config, dataset, mesh)
   if search_space is None:
@@ -333,11 +334,11 @@ def check_data(
   """Refuses crops or batches that do not fit.
 
   Raises:
-    ConfigError: naming the field, the value and what is accepted.
+    UserError: naming the field, the value and what is accepted.
   """
   side = min(dataset.train_images.shape[1:3])
   if config.data.crop_padding >= side:
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.data.crop_padding: {config.data.crop_padding} is not accepted; "
       f"expected less than the {side} pixels of the images' shorter side, or a "
       "crop may hold nothing of one"

@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
 from nss_jax.phases.streaming import image_memory
@@ -235,7 +236,7 @@ def split(
     Sorted disjoint indices that cover all.
 
   Raises:
-    ConfigError: if too few images are left to train on.
+    UserError: if too few images are left to train on.
     DataError: if a class of a balanced split is too small.
   """
   settings, num_images = config.evaluate, len(labels)
@@ -244,7 +245,7 @@ def split(
   count = max(wanted, 1) * batch
   least = max(settings.batch_size, settings.calibration_images)
   if num_images - count < least:
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.evaluate.holdout_fraction: {settings.holdout_fraction} is not "
       f"accepted; expected to leave {least} of {num_images} images to train "
       f"on, after whole batches of {batch}"
@@ -267,13 +268,13 @@ def check(
   Scores need all of it on each device, whether the rest is streamed or not.
 
   Raises:
-    ConfigError, DataError: naming the field, the value and what is accepted.
+    UserError, DataError: naming the field, the value and what is accepted.
   """
   _, held_out = split(config, labels)
   numbers = len(held_out) * math.prod(search_space.image_shape)
   needed = numbers * jnp.dtype(config.supernet.activations).itemsize
   if needed > (memory := image_memory()):
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.evaluate.holdout_fraction: {config.evaluate.holdout_fraction} "
       f"is not accepted; expected less: {len(held_out):,} images are "
       f"{needed / 2**30:.1f} GiB, and a device has {memory / 2**30:.1f} GiB"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import search_program
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, panels
@@ -69,19 +70,19 @@ def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
       all then finds every target done, and sums up.
 
   Raises:
-    ConfigError: if there is no target, no such one, or one that no space can
+    UserError: if there is no target, no such one, or one that no space can
       meet.
   """
   accepted = "multiply-adds, ascending, such as (2e8, 6e8)"
   if not job.config.sweep.targets:
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.sweep.targets: () is not accepted; expected {accepted}"
     )
   found = {}
   for target in job.config.sweep.targets:
     name = f"{target / 1e6:g}mf"
     if name in found:
-      raise config_lib.ConfigError(
+      raise UserError(
         f"config.sweep.targets: two are {name}, the name of their folder; "
         f"expected {accepted}"
       )
@@ -89,7 +90,7 @@ def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
   if index is None:
     return found
   if not 0 <= index < len(found):
-    raise config_lib.ConfigError(
+    raise UserError(
       f"--sweep_index: {index} is not accepted; expected 0 to "
       f"{len(found) - 1}, a place in the {len(found)} config.sweep.targets"
     )
@@ -102,8 +103,8 @@ def _job_of(job: Job, target: float, name: str) -> Job:
   config.sweep.targets = ()  # or one target more would be another config
   try:
     config_lib.validate_target(config, job.search_space)
-  except config_lib.ConfigError as error:
-    raise config_lib.ConfigError(f"config.sweep.targets: {error}") from None
+  except UserError as error:
+    raise UserError(f"config.sweep.targets: {error}") from None
   own = ("--config.sweep.targets", "--config.objective.target_flops")
   return job._replace(
     config=config,

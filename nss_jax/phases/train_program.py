@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
-from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.training import make_program, training_schedule
@@ -25,11 +25,11 @@ def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
   """Refuses to cut out whole images.
 
   Raises:
-    ConfigError: naming the field, the value and what is accepted.
+    UserError: naming the field, the value and what is accepted.
   """
   side = min(search_space.image_shape[:2])
   if config.train.cutout >= side:
-    raise config_lib.ConfigError(
+    raise UserError(
       f"config.train.cutout: {config.train.cutout} is not accepted; expected "
       f"less than the {side} pixels of the images' shorter side"
     )

@@ -8,14 +8,11 @@ from typing import Any
 import ml_collections
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.report import fields
 
 Record = dict[str, Any]
-
-
-class WorkdirError(ValueError):
-  """A workdir that cannot be used, in one line."""
 
 
 # No number depends on them.
@@ -54,7 +51,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   where what has run would have been the same, and has not ended.
 
   Raises:
-    WorkdirError: naming the fields that differ and those that may, or the
+    UserError: naming the fields that differ and those that may, or the
       folder.
   """
   _check_name(workdir)
@@ -62,7 +59,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _check_folders(workdir)
     claimed = (workdir / "config.json").exists()
   except OSError as error:  # a name too long, a folder that is not ours
-    raise WorkdirError(
+    raise UserError(
       f"--workdir: {workdir} cannot be used: {error.strerror}"
     ) from error
   if not claimed:
@@ -75,7 +72,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       f"config.{name}.*" for name in _READERS if not _readers(new, name, begun)
     ]
     free = [f"config.{name}" for name in _FREE]
-    raise WorkdirError(
+    raise UserError(
       f"--workdir: {workdir} holds a run of another config "
       f"({'; '.join(wrong)}); choose another workdir; in this one may change: "
       f"{', '.join([*free, *groups])}"
@@ -98,7 +95,7 @@ def _check_name(workdir: pathlib.Path) -> None:
   except UnicodeEncodeError:
     same = False
   if not same:
-    raise WorkdirError(
+    raise UserError(
       f"--workdir: {path!r} is not accepted, as it is not UTF-8; expected a "
       "name that is, and a locale such as LC_ALL=C.UTF-8"
     )
@@ -117,7 +114,7 @@ def _check_folders(workdir: pathlib.Path) -> None:
     elif not os.access(existing, os.W_OK | os.X_OK):
       reason = f"no permission to write to {existing}"
     if reason:
-      raise WorkdirError(f"--workdir: {workdir} cannot be written: {reason}")
+      raise UserError(f"--workdir: {workdir} cannot be written: {reason}")
 
 
 def _contradictions(

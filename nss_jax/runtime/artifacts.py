@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import processes
 
 Path = str | os.PathLike[str]
@@ -42,19 +43,6 @@ class LineFormat(NamedTuple):
 
   decode: Callable[[bytes], Any]
   header: bytes = b""
-
-
-class ArtifactError(ValueError):
-  """A file is missing or is not what it should be; one line that names it."""
-
-  def __init__(self, message: str):
-    super().__init__(one_line(message))
-
-
-def one_line(text: str, limit: int = 1000) -> str:
-  """Text that is safe to print on one line, whatever a file put into it."""
-  text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-  return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 @contextlib.contextmanager
@@ -161,14 +149,14 @@ def read_json(path: Path) -> dict[str, Any]:
   """Reads a JSON object.
 
   Raises:
-    ArtifactError: if the file is missing, is not JSON or is not an object.
+    UserError: if the file is missing, is not JSON or is not an object.
   """
   try:
     return _decode(pathlib.Path(path).read_bytes())
   except FileNotFoundError as error:
-    raise ArtifactError(f"{path}: no such file") from error
+    raise UserError(f"{path}: no such file") from error
   except _UNREADABLE as error:
-    raise ArtifactError(f"{path}: {reason(error)}") from error
+    raise UserError(f"{path}: {reason(error)}") from error
 
 
 def append_line(path: Path, obj: Any) -> None:
@@ -217,7 +205,7 @@ def read_lines(path: Path, form: LineFormat | None = None) -> list[Any]:
   """Reads lines, of JSON by default. A torn last line is dropped.
 
   Raises:
-    ArtifactError: if the file is missing or has another header, or a line
+    UserError: if the file is missing or has another header, or a line
       before the last is not an object; names the line.
   """
   return [obj for _, obj in _lines(path, form)]
@@ -237,7 +225,7 @@ def trim_lines(
     form: of the lines; JSON objects by default.
 
   Raises:
-    ArtifactError: if the header is another, or a line between those kept is
+    UserError: if the header is another, or a line between those kept is
       not an object.
     OSError: if the file can not be written; the old content stays.
   """
@@ -303,13 +291,13 @@ def _lines(path: Path, form: LineFormat | None) -> Iterator[tuple[bytes, Any]]:
   try:
     data = pathlib.Path(path).read_bytes()
   except FileNotFoundError as error:
-    raise ArtifactError(f"{path}: no such file") from error
+    raise UserError(f"{path}: no such file") from error
   except _UNREADABLE as error:
-    raise ArtifactError(f"{path}: {reason(error)}") from error
+    raise UserError(f"{path}: {reason(error)}") from error
   # A crash may have torn the header as well.
   if not data.startswith(header) and not header.startswith(data):
     found = data.partition(b"\n")[0].decode(errors="replace")
-    raise ArtifactError(
+    raise UserError(
       f"{path}: line 1: expected {header.decode().strip()}; got {found[:200]}"
     )
   lines = list(io.BytesIO(data[len(header) :]))
@@ -321,5 +309,5 @@ def _lines(path: Path, form: LineFormat | None) -> Iterator[tuple[bytes, Any]]:
     except (ValueError, RecursionError) as error:
       if number + 1 == first + len(lines):
         return
-      raise ArtifactError(f"{path}: line {number}: {reason(error)}") from error
+      raise UserError(f"{path}: line {number}: {reason(error)}") from error
     yield line, obj

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nss_jax.errors import UserError
+
 # Smaller ones come out right; the square of the last is still exact, 2^30.
 _NUM_ROWS = 2**15 + 1
 # Kernels and strides; in the second no window sees the last row and column.
@@ -16,10 +18,6 @@ _CONVOLUTIONS = ((3, 1), (1, 2))
 _TOLERANCE = 1e-2
 
 Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
-
-
-class BrokenBackend(ValueError):
-  """The installed jaxlib computes wrong numbers, in one line."""
 
 
 def check(convolve: Convolve) -> None:
@@ -39,7 +37,7 @@ def check(convolve: Convolve) -> None:
       [B, ceil(H / stride), ceil(W / stride), Cout]`.
 
   Raises:
-    BrokenBackend: naming the version and what to install.
+    UserError: naming the version and what to install.
   """
   got, expected = _last_square(), float((_NUM_ROWS - 1) ** 2)
   if got != expected:
@@ -103,8 +101,8 @@ def in_float64(
   return outputs, back[:, *inner], kernel_gradient
 
 
-def _broken(what: str) -> BrokenBackend:
-  return BrokenBackend(
+def _broken(what: str) -> UserError:
+  return UserError(
     f"jaxlib {jax.lib.__version__} computes wrong numbers here ({what}); "
     "install another version, such as 0.10.1 or the newest"
   )

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from nss_jax.errors import NotWritten, UserError, one_line
 from nss_jax.runtime import artifacts, processes
 
 # A checkpoint, its digest, or what a killed save has left of it.
@@ -31,17 +32,6 @@ _NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
 
 # Of names and descriptions, which a save writes before any array.
 _NEEDED_BYTES = 2**16
-
-
-class CheckpointError(ValueError):
-  """A checkpoint can not be written or used; one line that names it."""
-
-  def __init__(self, message: str):
-    super().__init__(artifacts.one_line(message))
-
-
-class SaveError(CheckpointError, processes.NotWritten):
-  """A checkpoint can not be written: the disk is full, or not to be written."""
 
 
 class Checkpoints:
@@ -96,7 +86,7 @@ class Checkpoints:
 
     Raises:
       ValueError: if the step is negative.
-      SaveError: if this save can not start, or the one before (with
+      NotWritten: if this save can not start, or the one before (with
         `block`, this one) has failed. Older checkpoints are as they were.
     """
     if step < 0:
@@ -122,7 +112,7 @@ class Checkpoints:
     """Returns when the last save and its digest are on disk.
 
     Raises:
-      SaveError: if that save has failed; once, so that a caller may
+      NotWritten: if that save has failed; once, so that a caller may
         try another.
     """
     if self._thread is None:
@@ -151,7 +141,7 @@ class Checkpoints:
       The step and the state, or None if there is no checkpoint.
 
     Raises:
-      CheckpointError: if every checkpoint is damaged, if the state is not of
+      UserError: if every checkpoint is damaged, if the state is not of
         the saved structure, shapes and types, or if a save has failed.
     """
     self.wait()
@@ -166,7 +156,7 @@ class Checkpoints:
     """The state that `restore` would load, as dicts, lists and numpy arrays.
 
     Raises:
-      CheckpointError: if every checkpoint is damaged, or orbax can not read it.
+      UserError: if every checkpoint is damaged, or orbax can not read it.
     """
     step = processes.agree(processes.first(self._find_newest))
     return None if step is None else self._load(step)
@@ -181,14 +171,12 @@ class Checkpoints:
         return step
       self._damaged.add(step)
       if before is None:
-        raise CheckpointError(
+        raise UserError(
           f"{self._directory}: every checkpoint is damaged (the oldest: "
           f"{damage}); delete the folder to start anew"
         )
       self._warn(
-        artifacts.one_line(
-          f"{damage}; using the checkpoint before, of step {before}"
-        )
+        one_line(f"{damage}; using the checkpoint before, of step {before}")
       )
     return None
 
@@ -237,7 +225,7 @@ class Checkpoints:
     artifacts.write_bytes(self._digest_file(step), digest)
     if damage := self._find_damage(step):
       self._digest_file(step).unlink()
-      raise CheckpointError(f"{damage} (right after it was written)")
+      raise UserError(f"{damage} (right after it was written)")
 
   def _find_damage(self, step: int) -> str | None:
     """What is wrong with a checkpoint, file first; None if nothing is."""
@@ -245,7 +233,7 @@ class Checkpoints:
     try:
       expected = artifacts.read_json(self._digest_file(step))
       actual = _digest(folder)
-    except artifacts.ArtifactError as error:
+    except UserError as error:
       return str(error)
     except OSError as error:
       return f"{error.filename or folder}: {error.strerror}"
@@ -300,13 +288,13 @@ class Checkpoints:
         place = jax.tree.map(_place, abstract_state)
         return ocp.load(str(folder), place)
     except Exception as error:  # orbax has no common type of error
-      raise CheckpointError(f"{folder}: can not be loaded: {error}") from error
-    raise CheckpointError(
+      raise UserError(f"{folder}: can not be loaded: {error}") from error
+    raise UserError(
       f"{folder}: is of another program or config than this: {difference}"
     )
 
-  def _save_error(self, step: int, error: Exception) -> SaveError:
-    return SaveError(
+  def _save_error(self, step: int, error: Exception) -> NotWritten:
+    return NotWritten(
       f"{self.path(step)}: could not be saved: {type(error).__name__}: {error}"
     )
 

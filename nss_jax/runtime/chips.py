@@ -10,15 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
+from nss_jax.errors import UserError
 from nss_jax.runtime.sharding import AXIS
-
-
-class TopologyError(ValueError):
-  """Chips that cannot be compiled for here, in one line."""
-
-
-class NoDevice(ValueError):
-  """The platform that was asked for is not there, in one line."""
 
 
 class Chips(NamedTuple):
@@ -91,14 +84,14 @@ def check_platform() -> None:
   """Refuses a `JAX_PLATFORMS` that jax does not find here.
 
   Raises:
-    NoDevice: with what to install.
+    UserError: with what to install.
   """
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
     asked = jax.config.values["jax_platforms"]
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    raise NoDevice(
+    raise UserError(
       f"JAX_PLATFORMS={asked}: jax finds no such device here ({reason}); "
       "expected cpu, or `pip install -e '.[tpu]'` or '.[cuda]' where there is "
       "one"
@@ -109,7 +102,7 @@ def find(name: str) -> Chips:
   """The chips of a name.
 
   Raises:
-    TopologyError: if there are none.
+    UserError: if there are none.
   """
   if name in _SLICES:
     topology, count = _SLICES[name]
@@ -119,7 +112,7 @@ def find(name: str) -> Chips:
     *_, bandwidth, _, memory, _ = _GPUS[name]
     peak, share = _GPUS[name][0], _GPU_SHARE * memory
     return Chips(name, "cuda", name, 1, peak, share, bandwidth)
-  raise TopologyError(
+  raise UserError(
     f"--topology: {name!r} is not accepted; expected one of {', '.join(NAMES)}"
   )
 
@@ -128,7 +121,7 @@ def make_mesh(chips: Chips) -> jax.sharding.Mesh:
   """The mesh of chips that programs are compiled for.
 
   Raises:
-    TopologyError: if their compiler is not installed.
+    UserError: if their compiler is not installed.
   """
   devices = np.array(_devices(chips)[: chips.count])
   return jax.sharding.Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
@@ -153,7 +146,7 @@ def _devices(chips: Chips) -> list:
   except Exception as error:  # of whatever type a plug-in that lacks has
     needed = _PACKAGES[chips.platform]
     reason = str(error).partition("\n")[0]
-    raise TopologyError(
+    raise UserError(
       f"--topology: {chips.name} needs the compiler of its maker, "
       f"`pip install {needed}` ({type(error).__name__}: {reason})"
     ) from error

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import ArtifactError, Path
+from nss_jax.runtime.artifacts import Path
 from nss_jax.runtime.report import fields
 from nss_jax.spaces.latency import LatencyTable, latency_metric
 from nss_jax.spaces.metrics import Metric
@@ -86,12 +87,12 @@ def check_origin(folder: Path, activations: str) -> None:
   """Refuses a table that was measured on another device, or another way.
 
   Raises:
-    ArtifactError: naming both, and how to accept it; and as `read_metric`.
+    UserError: naming both, and how to accept it; and as `read_metric`.
   """
   found, here = _open(folder).origin, origin(activations)
   for name, value in found.items():
     if value is not None and here[name] is not None and value != here[name]:
-      raise ArtifactError(
+      raise UserError(
         f"{pathlib.Path(folder) / SUMMARY}: measured with {name} {value!r}; "
         f"expected {here[name]!r}, that of this run: measure again, or accept "
         "it by --config.objective.foreign_latency_table=True"
@@ -134,7 +135,7 @@ def read_metric(folder: Path, search_space: SearchSpace | None) -> Metric:
     search_space: that it has to fit; None: any.
 
   Raises:
-    ArtifactError: if there is no table, or it is broken, or of other blocks.
+    UserError: if there is no table, or it is broken, or of other blocks.
   """
   file = _open(folder)
   if search_space is not None:
@@ -148,7 +149,7 @@ def _open(folder: Path) -> _File:
   try:
     changed = path.stat().st_mtime_ns
   except (OSError, ValueError):
-    raise ArtifactError(
+    raise UserError(
       f"{path}: no latency table; expected one that --phases={FOLDER}, by "
       "itself or before all others, has written"
     ) from None
@@ -163,7 +164,7 @@ def _read(path: str, changed: int) -> _File:
   try:
     search_space = SearchSpace.from_dict(content["search_space"])
   except ValueError as error:
-    raise ArtifactError(f"{path}: search_space: {error}") from None
+    raise UserError(f"{path}: search_space: {error}") from None
   tables = {
     name: tuple(map(_array, content["table"][name]))
     for name in LatencyTable._fields[:-1]
@@ -182,7 +183,7 @@ def _read(path: str, changed: int) -> _File:
     and all(np.all(np.diff(x) > 0) for x in (*table.before, *table.widths))
   )
   if not good:
-    raise ArtifactError(
+    raise UserError(
       f"{path}: table: its parts do not fit each other and the search space"
     )
   measured = {
@@ -204,14 +205,14 @@ def _check_fits(
   for name in _SAME:
     one, other = getattr(measured, name), getattr(wanted, name)
     if one != other:
-      raise ArtifactError(
+      raise UserError(
         f"{path}: measured for {name} {one}; expected {other}, that of the "
         "config and the images"
       )
   for stage, bins in enumerate(wanted.width_bins):
     known = measured.width_bins[stage]
     if not known[0][0] <= bins[0][0] <= bins[-1][1] <= known[-1][1]:
-      raise ArtifactError(
+      raise UserError(
         f"{path}: measured for widths {known[0][0]} to {known[-1][1]} of stage "
         f"{stage + 1}; expected to hold {bins[0][0]} to {bins[-1][1]}"
       )

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts
 from nss_jax.spaces.distribution import SpaceLogits, init_logits
 from nss_jax.spaces.search_space import SearchSpace
@@ -23,7 +24,7 @@ def read_logits(path: artifacts.Path, space: SearchSpace) -> SpaceLogits:
   """The logits that a search of the space has written.
 
   Raises:
-    ArtifactError: if the file does not hold finite logits of that shape.
+    UserError: if the file does not hold finite logits of that shape.
   """
   content, expected = artifacts.read_json(path), init_logits(space)
   fields = {}
@@ -35,7 +36,7 @@ def read_logits(path: artifacts.Path, space: SearchSpace) -> SpaceLogits:
       values = np.empty(0)
     # Far above the logit of a bin that does not exist.
     if values.shape != shape or not (np.abs(values) < 1e30).all():
-      raise artifacts.ArtifactError(
+      raise UserError(
         f"{path}: {name}: expected finite numbers of the shape {shape}"
       )
     fields[name] = jnp.asarray(values, jnp.float32)

@@ -18,27 +18,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nss_jax.errors import NotWritten, UserError
+
 T = TypeVar("T")
 
 # Of what the first process tells the others; a longer error is cut.
 _MESSAGE_BYTES = 4096
 _ADDRESS = re.compile(r".+:\d{1,5}")
-
-
-class ProcessesError(ValueError):
-  """The processes of a run did not come together; one line."""
-
-
-class NotWritten(Exception):
-  """A file cannot be written; the next time there may be space."""
-
-
-class FirstFailed(RuntimeError):
-  """What the first process was to do for all has failed; one line."""
-
-
-class FirstNotWritten(FirstFailed, NotWritten):
-  """As `FirstFailed`, where it was a file that could not be written."""
 
 
 class Explicit(NamedTuple):
@@ -55,7 +41,7 @@ class Explicit(NamedTuple):
   process_id: int
 
 
-_FAILURES = {kind.__name__: kind for kind in (FirstFailed, FirstNotWritten)}
+_FAILURES = {kind.__name__: kind for kind in (UserError, NotWritten)}
 # Whether this process is in the middle of `first`: what it calls is its own.
 _is_alone = False
 
@@ -72,7 +58,7 @@ def join(
       the run.
 
   Raises:
-    ProcessesError: if they do not come together.
+    UserError: if they do not come together.
   """
   if explicit is not None:
     _check(explicit)
@@ -87,7 +73,7 @@ def join(
       )
   except (RuntimeError, ValueError) as error:
     reason = " ".join(str(error).split())
-    raise ProcessesError(
+    raise UserError(
       f"--distributed: the processes did not come together: {reason}; expected "
       "to be started by srun, mpirun or on a TPU pod, or with --coordinator, "
       "--num_processes and --process_id"
@@ -110,17 +96,17 @@ def _without_proxies() -> Iterator[None]:
 
 def _check(explicit: Explicit) -> None:
   if not _ADDRESS.fullmatch(explicit.coordinator):
-    raise ProcessesError(
+    raise UserError(
       f"--coordinator: {explicit.coordinator!r} is not accepted; expected "
       "host:port of process 0"
     )
   if explicit.num_processes < 1:
-    raise ProcessesError(
+    raise UserError(
       f"--num_processes: {explicit.num_processes} is not accepted; expected 1 "
       "or more"
     )
   if not 0 <= explicit.process_id < explicit.num_processes:
-    raise ProcessesError(
+    raise UserError(
       f"--process_id: {explicit.process_id} is not accepted; expected 0 to "
       f"{explicit.num_processes - 1}"
     )
@@ -156,9 +142,9 @@ def first(work: Callable[[], T]) -> T | None:
     What the function returns, in the first process; None in the others.
 
   Raises:
-    FirstNotWritten: in the others, if the function raises OSError or NotWritten
+    NotWritten: in the others, if the function raises OSError or NotWritten
       in the first.
-    FirstFailed: in the others, if it raises something else there.
+    UserError: in the others, if it raises something else there.
   """
   global _is_alone
   if not are_many():
@@ -174,7 +160,7 @@ def first(work: Callable[[], T]) -> T | None:
     result = work()
   except Exception as error:
     not_written = isinstance(error, (OSError, NotWritten))
-    failure = FirstNotWritten if not_written else FirstFailed
+    failure = NotWritten if not_written else UserError
     _send(f"{failure.__name__}:process 0: {error}")
     raise
   finally:

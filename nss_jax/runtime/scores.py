@@ -17,8 +17,9 @@ from typing import Any
 import moocore
 import numpy as np
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import ArtifactError, LineFormat, Path
+from nss_jax.runtime.artifacts import LineFormat, Path
 from nss_jax.spaces import cost
 from nss_jax.spaces.bins import held
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -143,14 +144,14 @@ def read_scores(path: Path, search_space: SearchSpace) -> Scores:
   """Reads the file; a last line that a crash has torn is dropped.
 
   Raises:
-    ArtifactError: one line, if the file is missing or is not the scores of
+    UserError: one line, if the file is missing or is not the scores of
       archs of this search space; names the line of the file.
   """
   rows = artifacts.read_lines(path, _line_format(search_space))
   scores = _from_rows(rows, search_space.num_stages)
   if problem := _find_problem(search_space, scores):
     row, text = problem
-    raise ArtifactError(f"{path}: line {row + 2}: {text}")
+    raise UserError(f"{path}: line {row + 2}: {text}")
   return scores
 
 
@@ -160,7 +161,7 @@ def resume_scores(path: Path, search_space: SearchSpace) -> Scores:
   A torn last line is cut from it. No file is an empty table.
 
   Raises:
-    ArtifactError: as `read_scores`; the file is as it was.
+    UserError: as `read_scores`; the file is as it was.
     OSError: if the file can not be written.
   """
   if not os.path.exists(path):

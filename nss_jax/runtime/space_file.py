@@ -4,7 +4,8 @@ import os
 import pathlib
 from typing import Any
 
-from nss_jax.runtime.artifacts import ArtifactError, Path, read_json, reason
+from nss_jax.errors import UserError
+from nss_jax.runtime.artifacts import Path, read_json, reason
 from nss_jax.spaces.search_space import SearchSpace, Space, space_from_ranges
 
 ELITE_SPACE = "elite_space.json"
@@ -26,7 +27,7 @@ def load_space(path: Path) -> tuple[SearchSpace, Space]:
     The search space and the space in it.
 
   Raises:
-    ArtifactError: one line with the file and the field, whatever is in it.
+    UserError: one line with the file and the field, whatever is in it.
   """
   path = _find_elite_space(path)
   fields = read_json(path)
@@ -36,7 +37,7 @@ def load_space(path: Path) -> tuple[SearchSpace, Space]:
     _check_ranges(ranges)
     space = space_from_ranges(search_space, ranges)
   except _INVALID as error:
-    raise ArtifactError(f"{path}: space: {reason(error)}") from error
+    raise UserError(f"{path}: space: {reason(error)}") from error
   return search_space, space
 
 
@@ -44,12 +45,12 @@ def read_search_space(path: Path, content: dict[str, Any]) -> SearchSpace:
   """The field `search_space` of a JSON object.
 
   Raises:
-    ArtifactError: one line with the file and the field, whatever is in it.
+    UserError: one line with the file and the field, whatever is in it.
   """
   try:
     return _read_search_space(_object(content, "search_space"))
   except _INVALID as error:
-    raise ArtifactError(f"{path}: search_space: {reason(error)}") from error
+    raise UserError(f"{path}: search_space: {reason(error)}") from error
 
 
 def _find_elite_space(path: Path) -> pathlib.Path:
@@ -59,7 +60,7 @@ def _find_elite_space(path: Path) -> pathlib.Path:
   for candidate in (folder / ELITE_SPACE, folder / "search" / ELITE_SPACE):
     if os.path.exists(candidate):
       return candidate
-  raise ArtifactError(
+  raise UserError(
     f"{folder}: no {ELITE_SPACE} in it nor in its folder search; has the "
     "search ended?"
   )

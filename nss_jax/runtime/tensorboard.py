@@ -6,20 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nss_jax.errors import UserError
+
 if TYPE_CHECKING:
   import tensorboardX
 
 FOLDER = "tensorboard"
 
 
-class TensorBoardError(ValueError):
-  """TensorBoard is asked for and cannot be written; one line."""
-
-
 def check() -> None:
-  """Raises TensorBoardError if the package that writes for it is missing."""
+  """Raises UserError if the package that writes for it is missing."""
   if importlib.util.find_spec("tensorboardX") is None:
-    raise TensorBoardError(
+    raise UserError(
       "--tensorboard: needs tensorboardX, which is not installed; try pip "
       "install 'nss_jax[tensorboard]'"
     )

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from nss_jax.runtime.artifacts import ArtifactError
+from nss_jax.errors import UserError
 from nss_jax.runtime.scores import Scores
 
 # Archs at all costs, evenly in the logarithm, and archs near the target, with
@@ -42,7 +42,7 @@ def by_seed(truths: Scores, group: str, archs: Scores) -> np.ndarray:
     archs: the N archs, such as what the supernet says of them.
 
   Raises:
-    ArtifactError: if the archs are others.
+    UserError: if the archs are others.
   """
   columns = []
   for seed in itertools.count():
@@ -55,7 +55,7 @@ def by_seed(truths: Scores, group: str, archs: Scores) -> np.ndarray:
       for kind in ("depth", "width")
     )
     if not same:
-      raise ArtifactError(
+      raise UserError(
         f"truths of {source}: expected the {len(archs)} archs of {group}, in "
         f"their order; got {len(known)} archs"
       )

@@ -136,7 +136,7 @@ def _forward(
     (params, flat), (out, tape) = operands, carry
     x = buffers.load(flat, (*plan.inputs, entered))
     corners, _ = replay.shapes(plan.first, bucket, x)
-    params = replay.cut(params, corners)
+    params = _cut(plan, params, corners)
     masks = _mask(bucket, width), _mask(entered, before)
     y, kept = replay.run(plan.first, params, x, masks)
     return buffers.store(out, y), buffers.store_first(tape, kept)
@@ -145,7 +145,7 @@ def _forward(
     out, tape = carry
     x = buffers.load(out, (*plan.outputs, bucket))
     corners, _ = replay.shapes(plan.rest, bucket, x)
-    cut = replay.cut(params["blocks_rest"], corners, row)
+    cut = _cut(plan, params["blocks_rest"], corners, row)
     y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
     return buffers.store(out, y), buffers.store_rest(tape, row, kept, x)
 
@@ -170,7 +170,7 @@ def _backward(
     x, kept = buffers.load_rest(tape, row, kept, spec)
     found, down = replay.run_back(
       plan.rest,
-      replay.cut(params["blocks_rest"], corners, row),
+      _cut(plan, params["blocks_rest"], corners, row),
       x,
       (_mask(bucket, width),) * 2,
       kept,
@@ -184,7 +184,7 @@ def _backward(
     corners, kept = replay.shapes(plan.first, bucket, x)
     found, below = replay.run_back(
       plan.first,
-      replay.cut(params, corners),
+      _cut(plan, params, corners),
       x,
       (_mask(bucket, width), _mask(entered, before)),
       buffers.load_first(tape, kept),
@@ -290,6 +290,18 @@ def _exits(plan: Plan, change: Callable) -> Bodies:
     else None
     for bucket in plan.buckets
   }
+
+
+def _cut(
+  plan: Plan, params: Any, corners: Any, row: jax.Array | None = None
+) -> Any:
+  """The weights that are used, of all.
+
+  Where activations are narrower than weights XLA would convert all kernels of
+  a stage before the loop, and slice then.
+  """
+  params = replay.cut(params, corners, row)
+  return lax.optimization_barrier(params) if plan.layout == "shaped" else params
 
 
 def _widen(plan: Plan, bucket: int, _: Any, carry: Any) -> Any:

@@ -57,6 +57,7 @@ VARIANTS = {
   "constant_penalty": ("search.penalty_growth=1.0",),
   "score": ("search.estimator=score",),
   "straight_through": ("search.estimator=straight_through",),
+  "bfloat16": ("supernet.activations=bfloat16",),
 }
 # Without the oracle, which no column asks for.
 FEWER = ("evaluate.oracle_spaces=0", "evaluate.num_archs=64")
@@ -117,13 +118,8 @@ class Run(NamedTuple):
     ]
 
   @property
-  def group(self):
-    """Runs whose random spaces are the same."""
-    return f"{self.config}_{self.goal}"
-
-  @property
   def name(self):
-    return f"{self.group}_{self.variant}_{self.seed}"
+    return f"{self.config}_{self.goal}_{self.variant}_{self.seed}"
 
 
 def notebook_fields():
@@ -163,8 +159,10 @@ def share_scores(one, folder):
   own = folder / one.name / "evaluate" / "scores.csv"
   done = [
     path
-    for path in folder.glob(f"{one.group}_*/evaluate/summary.json")
+    for path in folder.glob(f"{one.config}_{one.goal}_*/evaluate/summary.json")
     if path.parent != own.parent
+    # Of bfloat16 the evaluator is another.
+    and ("_bfloat16_" in str(path)) == (one.variant == "bfloat16")
   ]
   if own.exists() or not done:
     return

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import ANY_JSON, change, places
 
+from nss_jax.errors import UserError
 from nss_jax.phases import report
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.report.workdir import read_results
@@ -147,7 +148,7 @@ def test_edited_file_in_a_report(config, finished, workdir):
     (workdir / file).write_text(edited(data.draw, finished / file))
     try:
       results = read_results(workdir, job.search_space)
-    except artifacts.ArtifactError as error:
+    except UserError as error:
       assert str(error).startswith(str(workdir)) and str(error).isprintable()
       return
     # What passes must be of use.

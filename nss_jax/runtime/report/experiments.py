@@ -65,7 +65,7 @@ def read_principles(
   """Reads `principles/`.
 
   Raises:
-    ArtifactError: as `read_results`.
+    UserError: as `read_results`.
   """
   found = _read_experiment(folder, search_space, _PRINCIPLES)
   if found.summary is not None:
@@ -99,7 +99,7 @@ def read_complexity(
   """Reads `complexity/`.
 
   Raises:
-    ArtifactError: as `read_results`.
+    UserError: as `read_results`.
   """
   found = _read_experiment(folder, search_space, _COMPLEXITY)
   if found.summary is not None:
@@ -115,7 +115,7 @@ def read_target(path: pathlib.Path) -> float:
   """The target in the `config.json` of a run, in multiply-adds.
 
   Raises:
-    ArtifactError: if it is not there.
+    UserError: if it is not there.
   """
   content = artifacts.read_json(path)
   shape = {"objective": {"target_flops": fields.POSITIVE}}

@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import ArtifactError, Path
+from nss_jax.runtime.artifacts import Path
 
 # Beyond it floats are no longer whole numbers, and int64 is soon full.
 _LARGEST = 2**53
@@ -76,7 +77,7 @@ def read(path: Path, shape: Any) -> dict[str, Any] | None:
 
 
 def check(path: Path, value: Any, shape: Any, name: str = "") -> None:
-  """Raises ArtifactError, naming file and field, if a value has another shape.
+  """Raises UserError, naming file and field, if a value has another shape.
 
   Args:
     path: of the file, for the message.
@@ -105,7 +106,7 @@ def _check_object(path: Path, value: Any, shape: dict, name: str) -> None:
     if field in value:
       check(path, value[field], inner, full)
     elif field == key:
-      raise ArtifactError(f"{path}: {full}: this field is missing")
+      raise UserError(f"{path}: {full}: this field is missing")
 
 
 def check_each(
@@ -119,9 +120,9 @@ def check_each(
     check(path, value[key], shape, f"{name}.{key}")
 
 
-def _wrong(path: Path, name: str, words: str, value: Any) -> ArtifactError:
+def _wrong(path: Path, name: str, words: str, value: Any) -> UserError:
   shown = repr(value)[:80] if _is_small(value) else type(value).__name__
-  return ArtifactError(
+  return UserError(
     f"{path}: {name or 'the file'}: expected {words}, got {shown}"
   )
 

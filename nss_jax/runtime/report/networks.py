@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report import fields
 from nss_jax.spaces import cost
 from nss_jax.spaces.constraints import UNITS
@@ -87,7 +87,7 @@ def read_architecture(
   """The `architecture.json` of one search by gradient in the nas phase.
 
   Raises:
-    ArtifactError: as `read_nas`, or if there is no file.
+    UserError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
   fields.check(path, content, {**_RUN, "chosen": fields.TEXT})
@@ -101,7 +101,7 @@ def read_found_archs(
   """What `nas/summary.json` says was found, by name, in words.
 
   Raises:
-    ArtifactError: as `read_nas`, or if there is no file.
+    UserError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
   shape: dict[str, Any] = {FOUND: _CONTROL, "expanded?": _CONTROL}
@@ -119,7 +119,7 @@ def read_nas(
   """The content of `nas/*/architecture.json` by `NAMES`, of those there are.
 
   Raises:
-    ArtifactError: one line with the file and the field.
+    UserError: one line with the file and the field.
   """
   found = {}
   for name in _SEARCHED:
@@ -155,7 +155,7 @@ def read_trained(
   """The `result.json` of one network in the train phase.
 
   Raises:
-    ArtifactError: as `read_nas`, or if there is no file.
+    UserError: as `read_nas`, or if there is no file.
   """
   content = artifacts.read_json(path)
   fields.check(path, content, _TRAINED)
@@ -169,7 +169,7 @@ def read_all_trained(
   """The content of `train/<name>/seed_<k>/result.json` by name.
 
   Raises:
-    ArtifactError: as `read_nas`, or if a file is not that of its folder.
+    UserError: as `read_nas`, or if a file is not that of its folder.
   """
   found: dict[str, list] = {}
   for path in sorted(folder.glob("*/seed_*/result.json")):
@@ -177,13 +177,13 @@ def read_all_trained(
     name, seed = path.parts[-3], path.parts[-2].removeprefix("seed_")
     for field, expected in (("name", name), ("seed", seed)):
       if str(content[field]) != expected:
-        raise ArtifactError(
+        raise UserError(
           f"{path}: {field}: expected {expected} as its folder, got "
           f"{content[field]}"
         )
     others = found.setdefault(name, [])
     if others and others[0]["arch"] != content["arch"]:
-      raise ArtifactError(
+      raise UserError(
         f"{path}: arch: {content['arch']}, but another seed of {name} has "
         f"{others[0]['arch']}"
       )
@@ -214,15 +214,15 @@ def _check_network(
       "params": int(cost.arch_params(search_space, arch)),
     }
   except (ValueError, IndexError) as error:
-    raise ArtifactError(f"{path}: arch: {error}") from error
+    raise UserError(f"{path}: arch: {error}") from error
   if len(arch.depth) != search_space.num_stages:
-    raise ArtifactError(
+    raise UserError(
       f"{path}: arch: expected {search_space.num_stages} stages, got "
       f"{format_arch(arch)}"
     )
   for field, value in expected.items():
     if network[field] != value:
-      raise ArtifactError(
+      raise UserError(
         f"{path}: {field}: {network[field]} is not that of the arch "
         f"{network['arch']}, {value}"
       )

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import artifacts, scores, space_file, truths
-from nss_jax.runtime.artifacts import ArtifactError
 from nss_jax.runtime.report import experiments, fields, networks
 from nss_jax.runtime.report.experiments import Experiment
 from nss_jax.runtime.scores import Scores
@@ -210,7 +210,7 @@ def read_results(
     sweep: whether to read the targets of a sweep too.
 
   Raises:
-    ArtifactError: one line with the file and the field, if something is there
+    UserError: one line with the file and the field, if something is there
       and is not what it should be.
   """
   space, elite = None, None
@@ -265,7 +265,7 @@ def _read_elite(path: pathlib.Path) -> dict[str, Any] | None:
       path, content["argmax_space"], {"costs": costs}, "argmax_space"
     )
     if not names:
-      raise ArtifactError(f"{path}: constraints: expected one or more, got []")
+      raise UserError(f"{path}: constraints: expected one or more, got []")
   return content
 
 
@@ -275,7 +275,7 @@ def read_epochs(
   """The lines of `search/metrics.jsonl`; none where there is no file.
 
   Raises:
-    ArtifactError: as `read_results`.
+    UserError: as `read_results`.
   """
   if not path.exists():
     return []
@@ -286,7 +286,7 @@ def read_epochs(
     budgets = line.get("constraints", {})
     fields.check_each(place, budgets, _METRIC, _COSTS, "constraints")
     if [*budgets] != [*lines[0].get("constraints", {})]:
-      raise ArtifactError(f"{place}: constraints: not those of line 1")
+      raise UserError(f"{place}: constraints: not those of line 1")
     for kind in ("depth", "width"):
       expected = [len(bins) for bins in getattr(search_space, f"{kind}_bins")]
       found = [len(stage) for stage in line["probabilities"][kind]]
@@ -294,7 +294,7 @@ def read_epochs(
       if len(found) != len(expected) or any(
         have < need for have, need in zip(found, expected, strict=True)
       ):
-        raise ArtifactError(
+        raise UserError(
           f"{path}: line {number}: probabilities.{kind}: expected {expected} "
           f"bins, got {found}"
         )
@@ -329,8 +329,8 @@ def _read_rank_scores(
   for name in truths.GROUPS:
     try:
       truths.by_seed(known, name, scored.group(name))
-    except ArtifactError as error:
-      raise ArtifactError(f"{path}: {error}") from None
+    except UserError as error:
+      raise UserError(f"{path}: {error}") from None
   return RankScores(scored, known)
 
 
