@@ -121,11 +121,11 @@ def trips_of(counts: dict[str, float]) -> hlo.Trips:
   """Of loops that the compiler knows no length of, by their names."""
 
   def trips(loop: hlo.Instruction) -> float:
-    # Without what jax has done to them, and the conditional that they are in:
-    # `transpose(jvp(stage_1))/cond/branch_1_fun/rest_128/while`.
-    named = re.sub(r"[\w.]+\(|\)|cond/branch_\d+_fun/", "", loop.name)
     for name, count in counts.items():
-      if re.search(rf"{re.escape(name)}(?!\d)", named):
+      # jax puts what it has done to a loop, and where it is, around and between
+      # the two: `transpose(jvp(stage_1))/cond/branch_1_fun/rest_128/while`.
+      stage, part = name.split("/")
+      if re.search(rf"\b{stage}\b.*/{part}/", loop.name):
         return count
     return 1.0
 

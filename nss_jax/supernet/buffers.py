@@ -20,12 +20,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout as JaxLayout
+from jax.experimental.layout import with_layout_constraint
 from jax.typing import DTypeLike
 
 from nss_jax.supernet import replay
 from nss_jax.supernet.platforms import Layout
 
 Row = jax.Array | int
+# The one that most convolutions on TPUs want: channels, then images, innermost.
+_ORDER = JaxLayout(major_to_minor=(1, 2, 0, 3))
 
 
 class Tape(NamedTuple):
@@ -64,7 +68,12 @@ def store(buffer: jax.Array, x: jax.Array) -> jax.Array:
   if buffer.ndim == 1:
     # Behind a barrier: what is fused with the update runs on one core.
     x = lax.optimization_barrier(x).reshape(-1)
-  return lax.dynamic_update_slice(buffer, x, (0,) * buffer.ndim)
+  buffer = lax.dynamic_update_slice(buffer, x, (0,) * buffer.ndim)
+  if buffer.ndim == 1:
+    return buffer
+  # Or else XLA copies whole buffers from one loop to the next: convolutions of
+  # few channels want another order of the axes than those of many.
+  return with_layout_constraint(buffer, _ORDER)
 
 
 def make_tape(

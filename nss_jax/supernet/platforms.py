@@ -23,8 +23,7 @@ class Ways(NamedTuple):
     switched: whether the sliced engine chooses a bucket by a conditional, or
       by loops of which all but one are empty. On CPU a conditional copies the
       results of its branches. On GPUs the host waits for the length of every
-      loop, and for a conditional once; compiled for an H100 it copies one
-      activation of a stage.
+      loop, and for a conditional once.
     one_pass: how variances are computed, see `norm.batch_statistics`.
   """
 

@@ -29,14 +29,14 @@ from nss_jax.supernet.blocks import ConvNorm, check_images
 from nss_jax.supernet.norm import NormScope
 from nss_jax.supernet.platforms import ways
 from nss_jax.supernet.precision import widen
-from nss_jax.supernet.sliced_stage import (
+from nss_jax.supernet.sliced_loops import (
   Plan,
   exit_loop,
   first_loop,
   rest_loop,
-  run_stage,
   width_index,
 )
+from nss_jax.supernet.sliced_stage import run_stage
 
 Buckets = tuple[tuple[int, ...], ...]
 
