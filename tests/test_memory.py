@@ -1,5 +1,8 @@
 """The memory that a plan promises is what the compiler asks for."""
 
+import csv
+import pathlib
+
 import jax
 import pytest
 import runs
@@ -7,8 +10,11 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import memory, search_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import chips, data, sharding
 
+COMPILED = (
+  pathlib.Path(__file__).parents[1] / "configs/results/accelerators.csv"
+)
 IMAGES = data.load(
   "synthetic",
   image_size=16,
@@ -55,6 +61,25 @@ def test_estimate_is_what_the_compiler_says(fields):
   program = search_program.build(config, IMAGES, sharding.make_mesh(1))
   needed = memory.estimate(config, program.search_space)
   assert needed == pytest.approx(_compiled(program), rel=0.15)
+
+
+def test_estimate_is_what_compilers_say_of_chips():
+  """Of the paper's soft search, by the file of the programs compiled."""
+  config = config_lib.paper("cifar100_600mf")
+  space = config_lib.search_space(config, (32, 32, 3), 100)
+  images = 50_000 * 32 * 32 * 3  # which are not counted
+  seen = set()
+  with COMPILED.open(newline="") as file:
+    rows = [row for row in csv.DictReader(file) if "soft" in row["row"]]
+  for row in rows:
+    config.supernet.remat = "remat" in row["row"]
+    found = chips.find(row["chip"])
+    parts = (row[x] for x in ("arguments", "temporaries", "outputs"))
+    compiled = 2**30 * sum(map(float, parts)) - images
+    needed = memory.estimate(config, space, found.count, found.platform)
+    assert needed == pytest.approx(compiled, rel=0.15), row["row"]
+    seen.add(row["row"])
+  assert len(seen) >= 6
 
 
 SMALL_TYPE = {"supernet.activations": "bfloat16"}
