@@ -13,8 +13,9 @@ import numpy as np
 import quick
 from absl.testing import flagsaver
 
+from nss_jax import data
 from nss_jax.phases import job, search_program
-from nss_jax.runtime import data, log, sharding
+from nss_jax.runtime import log, sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Inputs of each fuzzed reader in `faults/`; set by --cases.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import nss_jax as nss
-from nss_jax.runtime import augment, optimizers
+from nss_jax.data import augment
+from nss_jax.runtime import optimizers
 from nss_jax.steps import train_step
 from nss_jax.supernet import conv
 

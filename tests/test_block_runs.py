@@ -10,8 +10,9 @@ import runs
 from orbax.checkpoint import v1 as ocp
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.phases import pipeline
-from nss_jax.runtime import artifacts, checkpoint, data, sharding
+from nss_jax.runtime import artifacts, checkpoint, sharding
 from nss_jax.spaces import blocks
 
 TINY = {

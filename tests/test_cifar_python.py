@@ -13,8 +13,8 @@ import runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nss_jax.runtime import data
-from nss_jax.runtime.data import pickled
+from nss_jax import data
+from nss_jax.data import pickled
 
 SIZES = {"train": 6, "test": 4}
 # In Python 2's protocol 2, as numpy of then wrote an array of uint8.

@@ -8,13 +8,14 @@ import pytest
 import runs
 
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import (
   scoring,
   search_program,
   supernet_program,
   train_program,
 )
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch
 from nss_jax.steps import evaluate, losses
 from nss_jax.supernet import network

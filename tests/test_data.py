@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nss_jax.runtime import data, processes
-from nss_jax.runtime.data import dataset as dataset_lib
+from nss_jax import data
+from nss_jax.data import dataset as dataset_lib
+from nss_jax.runtime import processes
 
 CIFAR10 = data.ARCHIVES["cifar10_binary"]
 CIFAR100 = data.ARCHIVES["cifar100_binary"]
@@ -191,7 +192,7 @@ def test_unknown_source_names_the_accepted_ones():
 
 def test_import_loads_no_data_set_library():
   code = (
-    "import sys, nss_jax.runtime.data; "
+    "import sys, nss_jax.data; "
     "print({'sklearn', 'tensorflow_datasets', 'tensorflow', 'pooch', 'PIL'}"
     " & set(sys.modules))"
   )

@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import pipeline, search_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.steps import losses
 from nss_jax.supernet import engine as engine_lib
 

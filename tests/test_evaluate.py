@@ -12,6 +12,8 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data import augment
 from nss_jax.phases import (
   evaluate,
   loop,
@@ -22,15 +24,7 @@ from nss_jax.phases import (
   supernet_program,
 )
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime import (
-  artifacts,
-  augment,
-  checkpoint,
-  data,
-  preemption,
-  scores,
-  sharding,
-)
+from nss_jax.runtime import artifacts, checkpoint, preemption, scores, sharding
 from nss_jax.spaces.search_space import space_ranges
 
 DIGITS = data.load("digits")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 from test_tfds import in_any_order
 
-from nss_jax.runtime import data
-from nss_jax.runtime.data import images
+from nss_jax import data
+from nss_jax.data import images
 
 WIDTH, HEIGHT = 7, 4
 ORIENTATION = 0x112

@@ -14,7 +14,10 @@ import nss_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "nss_jax"
-ROOMS = ("spaces", "supernet", "steps", "runtime", "config", "phases", "main")
+ROOMS = (
+  *("spaces", "supernet", "steps", "runtime"),
+  *("data", "config", "phases", "main"),
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -47,6 +50,8 @@ def test_imports_go_down(path):
     # Steps know nothing of the outside world, nor the outside of the steps.
     if room == "runtime":
       assert parts[1] in ("spaces", "runtime"), f"{path}: {name}"
+    if room == "data":
+      assert parts[1] in ("spaces", "runtime", "data"), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -16,7 +16,7 @@ from test_sources import (
   write_idx,
 )
 
-from nss_jax.runtime import data
+from nss_jax import data
 
 # Axes in another order.
 
@@ -488,7 +488,7 @@ def test_tfds_path_that_is_a_file_is_no_folder(tmp_path):
 
 
 def test_tfds_without_test_needs_a_fraction():
-  from nss_jax.runtime.data import tfds
+  from nss_jax.data import tfds
 
   assert tfds._splits("x", ["train", "test", "extra"], 0) == ["train", "test"]
   assert tfds._splits("x", ["train", "validation"], 0)[1] == "validation"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nss_jax.runtime import data
+from nss_jax import data
 
 SEEDED = np.random.default_rng(0)
 
@@ -551,7 +551,7 @@ def test_streamed_folder_of_another_form_is_refused(case, tmp_path):
 
 
 def test_streamed_file_is_refused_when_it_is_used(tmp_path, monkeypatch):
-  monkeypatch.setattr("nss_jax.runtime.data.dataset._MAX_SAMPLED", 2)
+  monkeypatch.setattr("nss_jax.data.dataset._MAX_SAMPLED", 2)
   tree(tmp_path)
   for name in ("cat", "dog"):
     _write(f"train/{name}/2.png", b"<html>")(tmp_path)
@@ -569,7 +569,7 @@ def test_statistics_of_a_large_set_are_of_the_same_images_however_it_is_held(
   tmp_path, monkeypatch
 ):
   made = data.load("digits")
-  monkeypatch.setattr("nss_jax.runtime.data.dataset._MAX_SAMPLED", 500)
+  monkeypatch.setattr("nss_jax.data.dataset._MAX_SAMPLED", 500)
   whole, streamed = (
     data.load("digits", stream=mode) for mode in ("never", "always")
   )
@@ -584,7 +584,7 @@ def test_memory_is_that_of_the_container(limit, tmp_path, monkeypatch):
   file = tmp_path / "memory.max"
   if limit is not None:
     file.write_text(f"{limit}\n")
-  monkeypatch.setattr("nss_jax.runtime.data.dataset._CONTAINER_LIMIT", file)
+  monkeypatch.setattr("nss_jax.data.dataset._CONTAINER_LIMIT", file)
   pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   assert data.host_memory() == (300 if limit == "300" else pages)
 

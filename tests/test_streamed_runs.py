@@ -12,8 +12,9 @@ import pytest
 import runs
 from PIL import Image
 
+from nss_jax import data
 from nss_jax.phases import pipeline
-from nss_jax.runtime import artifacts, data
+from nss_jax.runtime import artifacts
 
 FIELDS = {
   **runs.TINY,

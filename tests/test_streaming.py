@@ -13,14 +13,15 @@ import pytest
 import runs
 
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data import streaming
 from nss_jax.phases import (
   program,
   search_program,
-  streaming,
   supernet_program,
   train_program,
 )
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 
 BATCH = 8
 ROWS = {"train": np.arange(50)[::-2], "validation": np.arange(0, 50, 2)}

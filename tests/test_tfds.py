@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nss_jax.runtime import data
+from nss_jax import data
 
 LABELS = {"train": [2, 0, 1, 2, 0, 1, 1], "test": [1, 2, 0, 2]}
 
@@ -164,7 +164,7 @@ def test_streamed_data_set_is_that_of_one_in_memory(tmp_path):
 
 def test_streamed_example_that_is_lost_is_named(tmp_path, monkeypatch):
   # More images than are read for the statistics.
-  monkeypatch.setattr("nss_jax.runtime.data.dataset._MAX_SAMPLED", 2)
+  monkeypatch.setattr("nss_jax.data.dataset._MAX_SAMPLED", 2)
   name = prepare(tmp_path)
   made = data.load("tfds", name=name, path=str(tmp_path), stream="always")
   for file in tmp_path.rglob("*train.array_record*"):

@@ -11,7 +11,7 @@ import pytest
 from strategies import RAGGED
 
 import nss_jax as nss
-from nss_jax.runtime import augment
+from nss_jax.data import augment
 from nss_jax.steps import losses
 
 SPACE = nss.SearchSpace(

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from nss_jax.runtime import augment, space_file
+from nss_jax.data import augment
+from nss_jax.runtime import space_file
 from nss_jax.runtime.artifacts import ArtifactError, Path, read_json
 from nss_jax.runtime.report import fields
 from nss_jax.spaces.search_space import Array, SearchSpace

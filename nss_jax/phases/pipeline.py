@@ -10,6 +10,8 @@ import ml_collections
 import rich.console
 
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data.streaming import image_memory
 from nss_jax.phases import (
   compilation,
   complexity,
@@ -31,14 +33,12 @@ from nss_jax.phases import (
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
-from nss_jax.phases.streaming import image_memory
 from nss_jax.phases.workdir import WorkdirError
 from nss_jax.runtime import (
   artifacts,
   canary,
   chips,
   compile_cache,
-  data,
   lock,
   processes,
   sharding,

@@ -11,11 +11,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nss_jax.phases.batches import class_weights
+from nss_jax import data
+from nss_jax.data import augment
+from nss_jax.data.batches import class_weights
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Lowerable
 from nss_jax.phases.supernet_program import split as split_images
-from nss_jax.runtime import augment, data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps.evaluate import Counts, evaluate_archs, evaluate_images
 from nss_jax.supernet import engine, sharing, sliced

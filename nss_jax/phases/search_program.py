@@ -11,8 +11,10 @@ import numpy as np
 import optax
 
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data.batches import class_weights, make_batch_fn
+from nss_jax.data.streaming import Batch
 from nss_jax.phases import schedules
-from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
   Program,
@@ -23,9 +25,8 @@ from nss_jax.phases.program import (
   make_schedule,
   training_fn,
 )
-from nss_jax.phases.streaming import Batch
 from nss_jax.phases.work import search_work
-from nss_jax.runtime import data, optimizers, sharding
+from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces import constraints, distribution
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import (

@@ -17,12 +17,13 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases.batches import class_weights, make_batch_fn
+from nss_jax import data
+from nss_jax.data.batches import class_weights, make_batch_fn
+from nss_jax.data.streaming import image_memory
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
-from nss_jax.phases.streaming import image_memory
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.phases.work import supernet_work
-from nss_jax.runtime import data, optimizers, sharding
+from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps import losses, weight_step
 from nss_jax.supernet import masks, network, sharing

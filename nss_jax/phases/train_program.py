@@ -12,10 +12,12 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from nss_jax import config as config_lib
-from nss_jax.phases.batches import class_weights, make_batch_fn
+from nss_jax import data
+from nss_jax.data import augment
+from nss_jax.data.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.training import make_program, training_schedule
-from nss_jax.runtime import augment, data, optimizers, sharding
+from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, train_step
 from nss_jax.supernet import network

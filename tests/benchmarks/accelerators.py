@@ -27,8 +27,9 @@ from spaces import append, read, versions
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import chip_programs, compilation, search_program
-from nss_jax.runtime import chips, data, hlo
+from nss_jax.runtime import chips, hlo
 from nss_jax.spaces.cost import largest_arch
 from nss_jax.supernet import sliced
 

@@ -25,8 +25,9 @@ import numpy as np
 from PIL import Image
 
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import train_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import parse_arch
 

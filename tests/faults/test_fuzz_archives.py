@@ -16,8 +16,8 @@ import runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nss_jax.runtime import data
-from nss_jax.runtime.data import dataset
+from nss_jax import data
+from nss_jax.data import dataset
 
 FOLDER = data.ARCHIVES["cifar10_binary"].folder
 NAMES = ("x_train", "y_train", "x_test", "y_test")

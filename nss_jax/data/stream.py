@@ -9,8 +9,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError, allocate
-from nss_jax.runtime.data.split import draw_test
+from nss_jax.data.dataset import DataError, allocate
+from nss_jax.data.split import draw_test
 
 # Of memory, that images may take before `auto` streams them: the parts of a
 # phase are copies, on the host and then on the devices, and phases add up.

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError
+from nss_jax.data.dataset import DataError
 
 if TYPE_CHECKING:
   import PIL.Image

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nss_jax.phases.batches import epoch_order
-from nss_jax.runtime import data, sharding
+from nss_jax import data
+from nss_jax.data.batches import epoch_order
+from nss_jax.runtime import sharding
 
 # Images and labels of each part, by its name.
 Batch = dict[str, tuple[Any, Any]]

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data import images as images_lib
-from nss_jax.runtime.data.dataset import (
+from nss_jax.data import images as images_lib
+from nss_jax.data.dataset import (
   DataError,
   Dataset,
   allocate,
   make,
 )
-from nss_jax.runtime.data.stream import (
+from nss_jax.data.stream import (
   StreamedImages,
   read_ahead,
   split_test,

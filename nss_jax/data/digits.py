@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import Dataset, make
+from nss_jax.data.dataset import Dataset, make
 
 # About a fifth of the 1,797 images.
 _NUM_TEST = 360

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import (
+from nss_jax.data.dataset import (
   DataError,
   Dataset,
   allocate,
@@ -15,7 +15,7 @@ from nss_jax.runtime.data.dataset import (
   given_path,
   make,
 )
-from nss_jax.runtime.data.stream import split_test
+from nss_jax.data.stream import split_test
 
 # Names of images and labels of training, and of what may be their test.
 _NAMES = (

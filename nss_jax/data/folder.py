@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data import images
-from nss_jax.runtime.data.dataset import (
+from nss_jax.data import images
+from nss_jax.data.dataset import (
   DataError,
   Dataset,
   given_path,
   make,
 )
-from nss_jax.runtime.data.listing import LAYOUT, Listing
-from nss_jax.runtime.data.split import draw_test
-from nss_jax.runtime.data.stream import StreamedImages, read_ahead
+from nss_jax.data.listing import LAYOUT, Listing
+from nss_jax.data.split import draw_test
+from nss_jax.data.stream import StreamedImages, read_ahead
 
 
 def load(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data import (
+from nss_jax.data import (
   cifar,
   digits,
   folder,
@@ -17,19 +17,19 @@ from nss_jax.runtime.data import (
   synthetic,
   tfds,
 )
-from nss_jax.runtime.data.archives import ARCHIVES, Archive
-from nss_jax.runtime.data.dataset import DataError, Dataset, host_memory
-from nss_jax.runtime.data.split import (
+from nss_jax.data.archives import ARCHIVES, Archive
+from nss_jax.data.dataset import DataError, Dataset, host_memory
+from nss_jax.data.split import (
   balanced_weights,
   draw_balanced,
   split_halves,
 )
-from nss_jax.runtime.data.stream import (
+from nss_jax.data.stream import (
   StreamedImages,
   is_streamed,
   read_ahead,
 )
-from nss_jax.runtime.data.synthetic import Synthetic
+from nss_jax.data.synthetic import Synthetic
 
 __all__ = [
   "ARCHIVES",

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from nss_jax.runtime import augment, data
+from nss_jax import data
+from nss_jax.data import augment
 
 
 def epoch_order(

@@ -17,15 +17,15 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from nss_jax.runtime import processes
-from nss_jax.runtime.data import pickled
-from nss_jax.runtime.data.archives import ARCHIVES, PIXELS, Archive
-from nss_jax.runtime.data.dataset import (
+from nss_jax.data import pickled
+from nss_jax.data.archives import ARCHIVES, PIXELS, Archive
+from nss_jax.data.dataset import (
   DataError,
   Dataset,
   given_path,
   make,
 )
+from nss_jax.runtime import processes
 
 _SHAPE = (3, 32, 32)
 # What the archive holds besides the data, headers included.

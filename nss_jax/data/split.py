@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError
+from nss_jax.data.dataset import DataError
 
 
 def split_halves(

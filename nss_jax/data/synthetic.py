@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError, Dataset, allocate, make
+from nss_jax.data.dataset import DataError, Dataset, allocate, make
 
 # Patterns are this many blocks wide and high.
 _BLOCKS = 4

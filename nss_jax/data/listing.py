@@ -4,8 +4,8 @@ import collections
 import os
 import pathlib
 
-from nss_jax.runtime.data import images
-from nss_jax.runtime.data.dataset import DataError
+from nss_jax.data import images
+from nss_jax.data.dataset import DataError
 
 # Names of the folder of test images; the first that is there is read.
 _TESTS = ("test", "val", "valid", "validation")

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import (
+from nss_jax.data.dataset import (
   DataError,
   Dataset,
   given_path,
   make,
 )
-from nss_jax.runtime.data.stream import split_test
+from nss_jax.data.stream import split_test
 
 # Where Debian's package dataset-fashion-mnist puts them.
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
