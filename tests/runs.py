@@ -68,8 +68,7 @@ def saved_flags():
   It takes away those that are new, also of libraries that are imported within
   it for good, and ask for their own when they are used next.
   """
-  for library in ("grain", "array_record.python.array_record_data_source"):
-    importlib.import_module(library)
+  importlib.import_module("array_record.python.array_record_data_source")
   return flagsaver.flagsaver()
 
 

@@ -13,7 +13,7 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.data import augment
+from nss_jax.data import batches
 from nss_jax.phases import (
   evaluate,
   loop,
@@ -170,7 +170,7 @@ def test_scores_are_those_of_a_plain_loop():
   chosen = np.random.default_rng(0).choice(train, 60, replace=False)
 
   def normal(rows):
-    return augment.normalize(DIGITS.train_images[rows], DIGITS.mean, DIGITS.std)
+    return batches.normalize(DIGITS.train_images[rows], DIGITS.mean, DIGITS.std)
 
   both = jnp.concatenate([normal(chosen), normal(held_out)])
   labels = DIGITS.train_labels[held_out]

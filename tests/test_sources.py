@@ -74,7 +74,7 @@ def test_npz_of_grey_images_has_one_channel(tmp_path):
 
 # name: (arrays that differ, word in the message)
 BAD_ARRAYS = {
-  "objects": ({"y_train": np.array([{}] * 9)}, "holds objects"),
+  "objects": ({"y_train": np.array([{}] * 9)}, "Object arrays"),
   "float images": ({"x_train": np.zeros((9, 4, 5, 3))}, "float64"),
   "float labels": ({"y_test": np.zeros(6)}, "test labels are float64"),
   "one-hot labels": ({"y_train": np.eye(9, 3, dtype=int)}, "(9, 3)"),
@@ -122,7 +122,7 @@ def test_npz_member_that_claims_a_huge_array_is_refused(tmp_path):
   with zipfile.ZipFile(path, "w") as file:
     for name in made:
       file.writestr(f"{name}.npy", header.getvalue())
-  assert "is damaged" in refusal("npz", path=str(path))
+  assert "cannot be read (" in refusal("npz", path=str(path))
 
 
 @pytest.mark.parametrize("path", ["", "no_file", "~no_user/x", "a\0b", "."])
@@ -250,11 +250,19 @@ DOG = ("test", "dog")
 BAD_FOLDERS = {
   "grey among RGB": (
     lambda root: picture(root.joinpath(*DOG), 3, mode="L"),
-    ("'test/dog/2.png' is grey", "'train/cat/0.png' is RGB", "data.channels"),
+    (
+      "'test/dog/2.png' is uint8 of shape (4, 6, 1)",
+      "of (4, 6, 3)",
+      "data.channels",
+    ),
   ),
   "odd size": (
     lambda root: picture(root.joinpath(*DOG), size=(6, 5)),
-    ("'test/dog/2.png' is 5 high and 6 wide", "4 high", "data.image_size"),
+    (
+      "'test/dog/2.png' is uint8 of shape (5, 6, 3)",
+      "of (4, 6, 3)",
+      "data.image_size",
+    ),
   ),
   "16 bits": (
     lambda root: picture(root.joinpath(*DOG), 3, mode="I;16"),
@@ -280,7 +288,7 @@ BAD_FOLDERS = {
   ),
   "pipe": (
     lambda root: os.mkfifo(root / "train" / "dog" / "x.png"),
-    ("'train/dog/x.png' is no image but",),
+    ("'train/dog/x.png' is a pipe, a link",),
   ),
   "a link to itself": (
     lambda root: (root / "train" / "loop").symlink_to("loop"),
@@ -288,7 +296,7 @@ BAD_FOLDERS = {
   ),
   "a link to nothing": (
     lambda root: (root / "train" / "dog" / "x.png").symlink_to("nothing"),
-    ("'train/dog/x.png' is no image but",),
+    ("'train/dog/x.png' is a pipe, a link",),
   ),
   "eps": (
     _write("train/dog/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
@@ -307,7 +315,8 @@ def test_folder_of_another_form_is_refused(case, tmp_path):
 
 
 def test_folder_without_parts_is_refused(tmp_path):
-  assert "'train' cannot be listed" in refusal("folder", path=str(tmp_path))
+  message = refusal("folder", path=str(tmp_path))
+  assert str(tmp_path / "train") in message and "train/<class>" in message
   (tmp_path / "train").mkdir()
   assert "train/ holds no class" in refusal("folder", path=str(tmp_path))
 
@@ -407,11 +416,11 @@ def test_idx_of_ones_own(tmp_path):
   [
     (
       {"train_images": gzip.compress(bytes(500))[:-6]},
-      ("train-images-idx3-ubyte.gz' cannot be read",),
+      ("train-images-idx3-ubyte.gz is damaged",),
     ),
     (
       {"t10k_labels": idx_labels(0, 1, 2)[:-12]},
-      ("t10k-labels-idx1-ubyte.gz' cannot be read",),
+      ("t10k-labels-idx1-ubyte.gz is damaged",),
     ),
     ({"t10k_labels": idx_labels(0, 1, 2, 0, 1)}, ("6 images", "5 labels")),
     ({"t10k_labels": idx_labels(0, 1, 2, 0, 1, 3)}, ("test labels", "0..2")),
@@ -509,9 +518,7 @@ def test_streamed_folder_is_that_of_one_in_memory(tmp_path):
   whole = data.load("folder", **fields)
   made = data.load("folder", **fields, stream="always")
   assert isinstance(made.train_images, data.StreamedImages)
-  assert (
-    made.train_images.shape == (20, 4, 4, 3) and made.train_images.ndim == 4
-  )
+  assert made.train_images.shape == (20, 4, 4, 3)
   assert len(made.train_images) == 20 and made.train_images.dtype == np.uint8
   for part in ("train", "test"):
     images = getattr(whole, f"{part}_images")

@@ -213,7 +213,7 @@ def test_memory_does_not_grow_with_the_set():
 def test_reading_ends_with_the_run_and_at_an_error():
   def readers():
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith("grain-prefetch")]
+    return [name for name in names if name.startswith("nss-read")]
 
   class Broken(Counted):
     def __getitem__(self, index):

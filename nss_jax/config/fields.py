@@ -37,7 +37,7 @@ def base() -> ml_collections.ConfigDict:
       "data": {
         # digits | cifar10_binary | cifar100_binary | cifar10_python
         # | cifar100_python | fashion_mnist | idx | npz | folder | tfds
-        # | synthetic
+        # | synthetic, or what nss_jax.register_source has been given
         # What a source has no use for is refused, but for cache_dir.
         "source": "digits",
         "path": "",  # archive, file or folder; empty: cache, fetched once

@@ -3,33 +3,33 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nss_jax.data import (
-  cifar,
-  digits,
-  folder,
-  idx,
-  npz,
-  synthetic,
-  tfds,
+from nss_jax.data import arrays, builtin, cifar, folder, tfds
+from nss_jax.data import dataset as dataset_lib
+from nss_jax.data.builtin import Synthetic
+from nss_jax.data.cifar import ARCHIVES, Archive
+from nss_jax.data.dataset import (
+  DataError,
+  Dataset,
+  Images,
+  Part,
+  Parts,
+  host_memory,
+  refusing,
 )
-from nss_jax.data.archives import ARCHIVES, Archive
-from nss_jax.data.dataset import DataError, Dataset, host_memory
+from nss_jax.data.images import BadImage, ImageError
+from nss_jax.data.reading import StreamedImages, streams_in
 from nss_jax.data.split import (
-  balanced_weights,
+  class_weights,
   draw_balanced,
+  draw_test,
+  draws_test,
   split_halves,
 )
-from nss_jax.data.stream import (
-  StreamedImages,
-  is_streamed,
-  read_ahead,
-)
-from nss_jax.data.synthetic import Synthetic
 
 __all__ = [
   "ARCHIVES",
@@ -38,30 +38,89 @@ __all__ = [
   "Archive",
   "DataError",
   "Dataset",
+  "Parts",
+  "Source",
   "StreamedImages",
   "Synthetic",
-  "balanced_weights",
+  "class_weights",
   "draw_balanced",
   "host_memory",
   "load",
-  "read_ahead",
+  "register_source",
   "split_halves",
 ]
 
-# A source takes the arguments of `load` and names those that it uses.
-SOURCES: dict[str, Callable[..., Dataset]] = {
-  "digits": digits.load,
-  "cifar10_binary": functools.partial(cifar.load, "cifar10_binary"),
-  "cifar100_binary": functools.partial(cifar.load, "cifar100_binary"),
-  "cifar10_python": functools.partial(cifar.load, "cifar10_python"),
-  "cifar100_python": functools.partial(cifar.load, "cifar100_python"),
-  "fashion_mnist": functools.partial(idx.load, "fashion_mnist"),
-  "idx": functools.partial(idx.load, "idx"),
-  "npz": npz.load,
-  "folder": folder.load,
-  "tfds": tfds.load,
-  "synthetic": synthetic.load,
+# Fields of `config.data` that `load` takes as they are.
+OPTIONS = (
+  *("path", "name", "cache_dir", "image_size", "channels", "background"),
+  *("skip_bad", "test_fraction", "test_seed", "convert_arrays", "stream"),
+)
+
+_FIELDS = (*OPTIONS, "synthetic", "progress", "fetch")
+_MADE_UP = Synthetic()
+
+
+class Source(NamedTuple):
+  """Reads a kind of data.
+
+  Attributes:
+    load: see `register_source`.
+    accepted: what a refusal says is accepted; empty: the error says it.
+  """
+
+  load: Callable[..., Parts | Dataset | tuple[Part, Part]]
+  accepted: str = ""
+
+  @property
+  def options(self) -> set[str]:
+    """Arguments of `load` that have an effect."""
+    options = {*inspect.signature(self.load).parameters}
+    return options | ({"test_seed"} if "test_fraction" in options else set())
+
+
+SOURCES: dict[str, Source] = {
+  "digits": Source(builtin.load_digits),
+  **{
+    name: Source(functools.partial(cifar.load, name), archive.accepted)
+    for name, archive in ARCHIVES.items()
+  },
+  "fashion_mnist": Source(arrays.load_fashion_mnist, arrays.ACCEPTED_IDX),
+  "idx": Source(arrays.load_idx, arrays.ACCEPTED_IDX),
+  "npz": Source(arrays.load_npz, arrays.ACCEPTED_NPZ),
+  "folder": Source(folder.load, folder.ACCEPTED),
+  "tfds": Source(tfds.load),
+  "synthetic": Source(builtin.load_synthetic),
 }
+
+
+def register_source(
+  name: str,
+  load: Callable[..., Parts | Dataset | tuple[Part, Part]],
+  accepted: str = "",
+) -> None:
+  """Makes data of another kind known as `config.data.source`.
+
+  Args:
+    name: of the source.
+    load: takes by their names those fields of `config.data` that it has a use
+      for; others are refused where they are given. It returns images `[N, H, W,
+      C]` uint8 and integer labels `[N]` of training, and those of test: a tuple
+      of two pairs, or `Parts`, which may say more. Images can also be anything
+      of a length that gives one `[H, W, C]` for an index, and is then read when
+      it is used. With an argument `test_fraction` it may leave out the test
+      where that is not 0. It raises what it raises; a `ValueError` of one line
+      is shown as it is.
+    accepted: what it reads, for the end of what is told of an error.
+
+  Raises:
+    ValueError: if the name is taken, or an argument is no field.
+  """
+  if name in SOURCES:
+    raise ValueError(f"the source {name!r} is there already")
+  made = Source(load, accepted)
+  if unknown := made.options - {*_FIELDS}:
+    raise ValueError(f"{min(unknown)!r} is no field of a source: {_FIELDS}")
+  SOURCES[name] = made
 
 
 def load(
@@ -77,46 +136,40 @@ def load(
   test_fraction: float = 0.0,
   test_seed: int = 0,
   convert_arrays: bool = False,
-  synthetic: Synthetic | None = None,
+  synthetic: Synthetic = _MADE_UP,
   stream: str = "auto",
   memory: int | None = None,
   progress: bool = True,
   fetch: bool = True,
 ) -> Dataset:
-  """Reads a data set whole into host memory, or opens it to be streamed.
+  """Reads a data set into host memory, or opens it to be streamed.
 
   Of a streamed set, `folder` and `tfds` read images as they are used; the other
-  sources hold all in host memory, and batches leave it for the devices.
+  sources hold all in host memory, and batches leave it for the devices. An
+  argument that is given and that the source has no use for is refused.
 
   Args:
     source: a name in `SOURCES`. `digits` and `synthetic` need no file and no
       network.
-    path: CIFAR: the official archive or a folder that holds it, empty to
-      fetch it once; fashion_mnist, idx: the folder of the four IDX files,
-      empty for that of Debian's package of Fashion-MNIST; npz: the file;
-      folder: what holds `train` and `test`; tfds: the data folder, empty for
-      its default.
-    name: tfds: name of the data set.
-    cache_dir: CIFAR: where to keep a fetched archive, empty for the user's
-      cache folder.
-    image_size: pixels of a side; folder, tfds: 0 to leave images as they are;
-      synthetic: 0 for 32.
-    channels: 1 grey, 3 RGB; folder, tfds: 0 for those of the files; synthetic:
-      0 for 3.
-    background: folder, tfds: grey level behind what is transparent, 255 for
-      white.
-    skip_bad: folder: leave out images that cannot be read, with a note for
+    path: of the file or folder; empty for what a source fetches, or where it
+      looks by itself.
+    name: of a data set of TensorFlow Datasets.
+    cache_dir: where to keep what is fetched; empty for the user's cache folder.
+    image_size: pixels of a side; 0: as the files, 32 of made-up images.
+    channels: 1 grey, 3 RGB; 0: as the files, 3 of made-up images.
+    background: grey level behind what is transparent, 255 for white.
+    skip_bad: whether to leave out images that cannot be read, with a note for
       each.
-    test_fraction: folder, npz, idx, fashion_mnist, tfds: share of every class
-      for test, if there are no test images; 0: there are.
+    test_fraction: share of every class for test, if there are no test images;
+      0: there are.
     test_seed: of the draw of these.
-    convert_arrays: npz: scale float images in [0, 1] and booleans to 0..255,
-      and take one-hot labels.
-    synthetic: numbers and seed of the made-up data set; None for its defaults.
+    convert_arrays: whether to scale float images in [0, 1] and booleans to
+      0..255, and to take one-hot labels.
+    synthetic: numbers and seed of made-up images.
     stream: `always`, `never`, or `auto`: if the training images take more than
       a quarter of the memory.
     memory: bytes, for `auto`; None: those of the host.
-    progress: CIFAR: whether to show a bar while fetching.
+    progress: whether to show a bar while fetching.
     fetch: whether what would be fetched is; else the set is of its shapes and
       classes, without content, and nothing is read or written.
 
@@ -125,67 +178,95 @@ def load(
     The training images of a streamed set are `StreamedImages`.
 
   Raises:
-    DataError: in one line, if the source is unknown or has no use for an
-      argument that is given, its data cannot be had, or they are not what they
+    DataError: in one line, if the data cannot be had or are not what they
       should be.
   """
+  given = dict(locals())
   if source not in SOURCES:
     raise DataError(
       f"config.data.source={source!r} is unknown; accepted are "
       f"{', '.join(SOURCES)}"
     )
-  options = {
-    "path": path,
-    "name": name,
-    "image_size": image_size,
-    "channels": channels,
-    "background": background,
-    "skip_bad": skip_bad,
-    "test_fraction": test_fraction,
-    "test_seed": test_seed,
-    "convert_arrays": convert_arrays,
-    "synthetic": synthetic or Synthetic(),
-  }
-  _check_used(source, options)
-  streams = functools.partial(is_streamed, stream, memory or host_memory())
-  dataset = SOURCES[source](
-    **options,
-    cache_dir=cache_dir,
-    streams=streams,
-    progress=progress,
-    fetch=fetch,
-  )
-  images = dataset.train_images
-  if isinstance(images, np.ndarray) and streams(images.nbytes):
-    images = StreamedImages(
-      images, images.shape, f"config.data.source={source!r}"
-    )
-  return dataclasses.replace(dataset, train_images=images)
+  options = _options(source, given)
+  field = next((x for x in ("name", "path") if x in options), "source")
+  where = f"config.data.{field}={given[field]!r}"
+  streams = functools.partial(streams_in, stream, memory or host_memory())
+  opened: list[Part] = []
+  try:
+    with refusing(where, SOURCES[source].accepted):
+      found = SOURCES[source].load(**options)
+      if isinstance(found, Dataset):
+        images = found.train_images
+        images = _hold(images, streams(images.size), where)
+        return dataclasses.replace(found, train_images=images)
+      parts = found if isinstance(found, Parts) else Parts(found[0], found[1])
+      opened = _open(parts, where, test_fraction, test_seed)
+      is_streamed = streams(opened[0][0].size)
+      train, test = ((_hold(x, is_streamed, where), y) for x, y in opened)
+      parts = parts._replace(train=train, test=test)
+      return dataset_lib.make(name or source, where, parts)
+  except DataError as error:
+    is_image = isinstance(error.__cause__, ImageError)
+    if opened and is_image and "skip_bad" in options:
+      raise _list_bad(error, opened) from error
+    raise
 
 
-# Fields of `config.data` that `load` takes as they are.
-OPTIONS = (
-  *("path", "name", "cache_dir", "image_size", "channels", "background"),
-  *("skip_bad", "test_fraction", "test_seed", "convert_arrays", "stream"),
-)
+def _options(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a source takes, and refuses what would have no effect.
 
-
-def _check_used(source: str, options: dict[str, Any]) -> None:
-  """Refuses what is given and would have no effect.
-
-  A cache is a place for what may be fetched, and may be named always.
+  A cache is for what may be fetched, and may be named always.
   """
-  defaults = inspect.signature(load).parameters
-  for field, value in options.items():
-    default = Synthetic() if field == "synthetic" else defaults[field].default
-    users = [
-      name
-      for name, function in SOURCES.items()
-      if field in inspect.signature(function).parameters
-    ]
-    if value != default and source not in users:
+  fields = inspect.signature(load).parameters
+  for field in (*OPTIONS, "synthetic"):
+    default = fields[field].default
+    if field in ("cache_dir", "stream") or given[field] == default:
+      continue
+    users = [name for name in SOURCES if field in SOURCES[name].options]
+    if source not in users:
       raise DataError(
-        f"config.data.{field}={value!r} is not accepted with "
+        f"config.data.{field}={given[field]!r} is not accepted with "
         f"config.data.source={source!r}, which does not use it; accepted is "
         f"{default!r}, or a source of {', '.join(users)}"
       )
+  taken = inspect.signature(SOURCES[source].load).parameters
+  return {field: value for field, value in given.items() if field in taken}
+
+
+def _open(parts: Parts, where: str, fraction: float, seed: int) -> list[Part]:
+  """Returns both parts, of images in arrays or streamed; may draw the test."""
+  opened = [
+    (images, labels)
+    if isinstance(images, np.ndarray | StreamedImages)
+    else (StreamedImages.of(images, where), labels)
+    for images, labels in filter(None, (parts.train, parts.test))
+  ]
+  if parts.test is not None:
+    draws_test(fraction, "a test part")
+    return opened
+  images, labels = opened[0]
+  dataset_lib.check_part("train", images, labels)
+  take = images.__getitem__ if isinstance(images, np.ndarray) else images.take
+  rows = draw_test(labels, fraction, seed)
+  return [(take(part), labels[part]) for part in rows]
+
+
+def _hold(images: Images, is_streamed: bool, where: str) -> Images:
+  """Returns images in memory, or streamed."""
+  if isinstance(images, np.ndarray) and is_streamed:
+    return StreamedImages(images, images.shape, where)
+  if isinstance(images, np.ndarray) or is_streamed:
+    return images
+  return images[:]
+
+
+def _list_bad(error: DataError, opened: list[Part]) -> DataError:
+  """Adds a line for each image that is to be mended to the error of one."""
+  faults = [fault for images, _ in opened for fault in images.faults()]
+  lines = [fault for fault in faults if fault]
+  text = str(error)
+  if isinstance(error.__cause__, BadImage):
+    text += ", or config.data.skip_bad=True to leave it out"
+  if len(lines) > 1:
+    text += f"; and {len(lines) - 1} more of the {len(faults)} images"
+  return DataError(text, lines if len(lines) > 1 else ())

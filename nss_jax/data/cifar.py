@@ -1,162 +1,159 @@
 """CIFAR-10 and CIFAR-100 from their official archives, binary or for Python.
 
-The archive is never extracted: its members are read in memory, those with the
-known names at their sizes, and nothing else is trusted. A folder that someone
-has unpacked is read in the same way. Pickles are not executed.
+An archive has to have the official sha256. It is never extracted: its members
+are read in memory. A folder that someone has unpacked is read in the same way.
+Pickles are not executed.
 """
 
+import dataclasses
 import functools
-import gzip
 import hashlib
-import io
-import os
 import pathlib
+import pickletools
 import tarfile
-from collections.abc import Callable, Mapping
-from typing import IO, Any, cast
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from nss_jax.data import pickled
-from nss_jax.data.archives import ARCHIVES, PIXELS, Archive
-from nss_jax.data.dataset import (
-  DataError,
-  Dataset,
-  given_path,
-  make,
-)
+from nss_jax.data.dataset import DataError, Dataset, Part, Parts, refusing
 from nss_jax.runtime import processes
 
-_SHAPE = (3, 32, 32)
-# What the archive holds besides the data, headers included.
-_MAX_EXTRA = 2**20
-_CHUNK = 2**16
+_PIXELS = 3 * 32 * 32
+# Instructions that add numbers to a list, or do nothing.
+_IN_LIST = {"EMPTY_LIST", "MARK", "APPEND", "APPENDS", "BINPUT", "LONG_BINPUT"}
+_NUMBERS = {"BININT", "BININT1", "BININT2"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+  """Holds what is known of an official archive.
+
+  Attributes:
+    url: official address; its last part is the name of the file.
+    sha256: of the file, in hex.
+    folder: the one folder in the archive.
+    train: `{name: images}` of the files of training images, in order.
+    test: `{name: images}` of the files of test images, in order.
+    num_classes: number of classes.
+    label_bytes: bytes before the pixels of a record; the last is the label.
+    label_key: of the labels in a file for Python; empty: it is binary.
+  """
+
+  url: str
+  sha256: str
+  folder: str
+  train: Mapping[str, int]
+  test: Mapping[str, int]
+  num_classes: int
+  label_bytes: int = 1
+  label_key: str = ""
+
+  @property
+  def filename(self) -> str:
+    """The name of the file."""
+    return self.url.rpartition("/")[2]
+
+  @property
+  def accepted(self) -> str:
+    """What `config.data.path` may be."""
+    return (
+      f"{self.filename}, the folder that it is in, or what it was unpacked to, "
+      f"{self.folder}/"
+    )
+
+
+_URL = "https://www.cs.toronto.edu/~kriz/cifar-{}-{}.tar.gz"
+ARCHIVES: dict[str, Archive] = {
+  "cifar10_binary": Archive(
+    _URL.format(10, "binary"),
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    folder="cifar-10-batches-bin",
+    train={f"data_batch_{i}.bin": 10_000 for i in range(1, 6)},
+    test={"test_batch.bin": 10_000},
+    num_classes=10,
+  ),
+  "cifar100_binary": Archive(
+    _URL.format(100, "binary"),
+    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    folder="cifar-100-binary",
+    train={"train.bin": 50_000},
+    test={"test.bin": 10_000},
+    num_classes=100,
+    label_bytes=2,  # the coarse label, then the fine one
+  ),
+  # What torchvision and Keras fetch and unpack.
+  "cifar10_python": Archive(
+    _URL.format(10, "python"),
+    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    folder="cifar-10-batches-py",
+    train={f"data_batch_{i}": 10_000 for i in range(1, 6)},
+    test={"test_batch": 10_000},
+    num_classes=10,
+    label_key="labels",
+  ),
+  "cifar100_python": Archive(
+    _URL.format(100, "python"),
+    "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    folder="cifar-100-python",
+    train={"train": 50_000},
+    test={"test": 10_000},
+    num_classes=100,
+    label_key="fine_labels",
+  ),
+}
 
 
 def load(
-  source: str,
-  *,
-  path: str,
-  cache_dir: str,
-  progress: bool,
-  fetch: bool,
-  **_: Any,
-) -> Dataset:
+  source: str, *, path: str, cache_dir: str, progress: bool, fetch: bool
+) -> Parts | Dataset:
   """Reads the archive of `source`, fetching it first if no path is given.
 
-  A fetched archive must have the official sha256. One given by path must
-  have it only if it has the official size in bytes: a file of the same
-  format with other content is accepted on its structure.
-
-  Args:
-    source: a key of `ARCHIVES`.
-    path: the archive, or a folder that holds it under its official name, or
-      the folder that it was unpacked to; empty to fetch it: of many processes
-      the first does, before the others.
-    cache_dir: folder to fetch to; empty for the user's cache folder.
-    progress: whether to show a bar while fetching.
-    fetch: whether to; else no file and no network is looked at, and all images
-      are black.
-
-  Returns:
-    32x32x3 images; CIFAR-100 with its fine labels.
-
-  Raises:
-    DataError: if the archive cannot be found, fetched or read, or is not
-      what it should be.
+  A path is that of the archive, of a folder that holds it under its official
+  name, or of what it was unpacked to. Of many processes the first fetches,
+  before the others. CIFAR-100 has its fine labels.
   """
   archive = ARCHIVES[source]
   if path:
-    file = _given(archive, path)
+    place = _find(archive, pathlib.Path(path).expanduser())
   elif not fetch:
     return _blank(source, archive)
   else:
     fetch_it = functools.partial(_fetch, archive, cache_dir, progress)
     # The others find it there; or fetch it too, to a disk of their own.
-    file = processes.first(fetch_it) or fetch_it()
-  try:
-    if file.is_dir():
-      parts = _read_folder(archive, file)
-    else:
-      with file.open("rb") as raw:
-        _check_digest(archive, file, raw)
-        parts = _read(archive, file, raw)
-  except OSError as error:
-    raise _refused(file, f"cannot be read ({error.strerror})") from error
-  train, test = ([parts[n] for n in names] for names in _names(archive))
-  return make(
-    source,
-    _join(train),
-    _join(test),
-    num_classes=archive.num_classes,
-    field=f"config.data.path={str(file)!r}",
+    place = processes.first(fetch_it) or fetch_it()
+  files = {**archive.train, **archive.test}
+  read = {}
+  for name, content in _contents(archive, place, files):
+    where = f"config.data.path={str(place)!r}: {name}"
+    with refusing(where, archive.accepted):
+      read[name] = _decode(archive, files[name], content)
+  train, test = (
+    [np.concatenate(x) for x in zip(*map(read.pop, part), strict=True)]
+    for part in (archive.train, archive.test)
   )
+  return Parts((train[0], train[1]), (test[0], test[1]), archive.num_classes)
 
 
 def _blank(source: str, archive: Archive) -> Dataset:
-  """As the archive, which has as many images of each class, without it."""
-
-  def part(counts: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    count = sum(counts.values())
-    # Takes no memory.
-    images = np.broadcast_to(np.uint8(0), (count, *_SHAPE[1:], _SHAPE[0]))
-    return images, np.arange(count, dtype=np.int32) % archive.num_classes
-
-  parts = *part(archive.train), *part(archive.test)
-  return Dataset(source, *parts, archive.num_classes, (0.0,) * 3, (1.0,) * 3)
+  """Makes the data set, which has as many images of each class, without it."""
+  count, num_test = (sum(x.values()) for x in (archive.train, archive.test))
+  labels = np.arange(count, dtype=np.int32) % archive.num_classes
+  images = np.broadcast_to(np.uint8(0), (count, 32, 32, 3))  # takes no memory
+  test = images[:num_test], labels[:num_test]
+  numbers = archive.num_classes, (0.0,) * 3, (1.0,) * 3
+  return Dataset(source, images, labels, *test, *numbers)
 
 
-def _names(archive: Archive) -> tuple[list[str], list[str]]:
-  """Names in the archive of the training and of the test files."""
-  names = list(archive.members)
-  return names[: len(archive.train)], names[len(archive.train) :]
-
-
-def _join(
-  parts: list[tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray]:
-  # A single part is returned as it is: a copy would double the peak memory.
-  if len(parts) == 1:
-    return parts[0]
-  images, labels = zip(*parts, strict=True)
-  return np.concatenate(images), np.concatenate(labels)
-
-
-def _refused(file: pathlib.Path, reason: str) -> DataError:
-  return DataError(f"config.data.path={str(file)!r} {reason}")
-
-
-def _given(archive: Archive, path: str) -> pathlib.Path:
-  """The archive at `path` or in that folder, or the folder it has become."""
-  accepted = f"{archive.filename}, its folder, or {archive.folder}/"
-  given = given_path(path, accepted)
-  file = given / archive.filename if _is(os.path.isdir, given) else given
+def _find(archive: Archive, given: pathlib.Path) -> pathlib.Path:
+  """Finds the archive at a path or in a folder, or what it was unpacked to."""
   # A pipe or a device would block or never end.
-  others = {name: one for name, one in ARCHIVES.items() if one != archive}
-  is_other = file.name in [other.filename for other in others.values()]
-  if _is(os.path.isfile, file) and not is_other:
-    return file
+  for file in (given, given / archive.filename):
+    if file.is_file():
+      return file
   for folder in (given / archive.folder, given):
-    first = next(iter(archive.train))
-    if _is(os.path.isfile, folder / first):
+    if (folder / next(iter(archive.train))).is_file():
       return folder
-  hints = "".join(
-    f"; there is what config.data.source={name!r} reads"
-    for name, other in others.items()
-    if given.name in (other.folder, other.filename)
-    or _is(os.path.isdir, given / other.folder)
-    or _is(os.path.isfile, given / other.filename)
-  )
-  raise _refused(
-    given, f"holds no {archive.filename}; accepted is {accepted}{hints}"
-  )
-
-
-def _is(kind: Callable[[pathlib.Path], bool], path: pathlib.Path) -> bool:
-  try:
-    return kind(path)
-  except (OSError, ValueError):  # a name too long, a null byte
-    return False
+  raise ValueError(f"holds no {archive.filename}")
 
 
 def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
@@ -184,187 +181,72 @@ def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
   return pathlib.Path(file)
 
 
-def _check_digest(
-  archive: Archive, file: pathlib.Path, raw: io.BufferedReader
-) -> None:
-  """Refuses a file of the official size and another sha256; rewinds it."""
-  if os.fstat(raw.fileno()).st_size != archive.bytes:
+def _contents(
+  archive: Archive, place: pathlib.Path, names: Iterable[str]
+) -> Iterator[tuple[str, bytes]]:
+  """Yields names and contents of files that are packed or unpacked there."""
+  if place.is_dir():
+    for name in names:
+      if not (place / name).is_file():
+        raise ValueError(f"lacks {name}")
+      yield name, (place / name).read_bytes()
     return
-  found = hashlib.file_digest(raw, "sha256").hexdigest()
-  raw.seek(0)
-  if found != archive.sha256:
-    raise _refused(
-      file,
-      f"is damaged: its sha256 is {found}; accepted is {archive.sha256} "
-      f"for a file of {archive.bytes:,} bytes",
-    )
-
-
-class _Bounded:
-  """Reads a file up to a limit, so that a gzip bomb ends early."""
-
-  def __init__(self, file: gzip.GzipFile, limit: int):
-    self._file, self._left = file, limit
-
-  def read(self, size: int) -> bytes:
-    data = self._file.read(size)
-    self._left -= len(data)
-    if self._left < 0:
-      raise tarfile.ReadError("more data than the official archive")
-    return data
-
-
-def _read(
-  archive: Archive, file: pathlib.Path, raw: io.BufferedReader
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Images and labels of every known member, by name."""
-  parts = {}
-  limit = sum(archive.sizes(name)[1] for name in archive.members)
-  limit += 2 * _MAX_EXTRA
-  try:
-    with gzip.GzipFile(fileobj=raw) as unzipped:
-      # tarfile calls nothing but `read` in this mode.
-      stream = cast(IO[bytes], _Bounded(unzipped, limit))
-      # "r|": one pass in order, no seeking back, no member visited twice.
-      with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as tar:
-        for member in tar:
-          _check_member(archive, file, member, parts)
-          if member.name in archive.members:
-            parts[member.name] = _read_member(archive, file, tar, member)
-      # Only the end of the file shows a truncated or altered one (its CRC).
-      while stream.read(_CHUNK):
-        pass
-  except DataError:
-    raise
-  # Hostile headers and streams make gzip, zlib and tarfile raise errors of
-  # many types, RecursionError and ValueError among them.
-  except Exception as error:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    raise _refused(
-      file,
-      f"is damaged or no archive ({reason}); accepted is {archive.filename}",
-    ) from error
-  missing = [name for name in archive.members if name not in parts]
-  if missing:
-    raise _refused(
-      file, f"lacks {missing[0]!r}; accepted is {archive.filename}"
-    )
-  return parts
-
-
-def _check_member(
-  archive: Archive,
-  file: pathlib.Path,
-  member: tarfile.TarInfo,
-  parts: Mapping[str, Any],
-) -> None:
-  """Refuses all but the known files once each and small company.
-
-  Nothing is ever written, so a strange member could do no harm; but an
-  archive that holds one is not the official archive.
-  """
-  names = member.name.split("/")
-  plain = (member.isreg() and not member.issparse()) or member.isdir()
-  is_known = member.name in archive.members
-  least, most = archive.sizes(member.name) if is_known else (0, _MAX_EXTRA)
-  if names[0] != archive.folder or ".." in names or not plain:
-    reason = f"plain files in {archive.folder}/"
-  elif member.name in parts:
-    reason = "one member of that name"
-  elif not least <= member.size <= most or (is_known and not member.isreg()):
-    reason = f"{_in_words(least, most)} of it"
-  else:
-    return
-  raise _refused(
-    file,
-    f"holds the member {member.name[:80]!r} of {member.size:,} bytes and "
-    f"type {member.type!r}; accepted is {reason}",
-  )
-
-
-def _in_words(least: int, most: int) -> str:
-  return f"{least:,} bytes" if least == most else f"{least:,} to {most:,} bytes"
-
-
-def _read_member(
-  archive: Archive,
-  file: pathlib.Path,
-  tar: tarfile.TarFile,
-  member: tarfile.TarInfo,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Images `[N, 32, 32, 3]` uint8 and labels `[N]` of a member."""
-  stream = tar.extractfile(member)
-  data = stream.read(member.size + 1) if stream else b""
-  if len(data) != member.size:
-    raise _refused(
-      file,
-      f"ends early: {member.name!r} has {len(data):,} bytes; accepted is "
-      f"{member.size:,}",
-    )
-  return _decode(archive, file, member.name, data)
-
-
-def _read_folder(
-  archive: Archive, folder: pathlib.Path
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """As `_read`, of files that someone has unpacked."""
-  parts = {}
-  for name in archive.members:
-    file = folder / name.rpartition("/")[2]
-    if not _is(os.path.isfile, file):
-      raise _refused(
-        folder, f"lacks {file.name!r}; accepted is all of {archive.folder}/"
+  with place.open("rb") as raw:
+    found = hashlib.file_digest(raw, "sha256").hexdigest()
+    if found != archive.sha256:
+      raise ValueError(
+        f"is damaged or not {archive.filename}: its sha256 is {found}; "
+        f"accepted is {archive.sha256}"
       )
-    least, most = archive.sizes(name)
-    with file.open("rb") as raw:
-      data = raw.read(most + 1)
-    if not least <= len(data) <= most:
-      size = os.path.getsize(file)
-      raise _refused(
-        folder,
-        f"holds {file.name!r} of {size:,} bytes; accepted is "
-        f"{_in_words(least, most)}",
-      )
-    parts[name] = _decode(archive, folder, name, data)
-  return parts
+    raw.seek(0)
+    with tarfile.open(fileobj=raw, mode="r:gz") as tar:
+      for name in names:
+        member = tar.extractfile(f"{archive.folder}/{name}")
+        assert member is not None
+        yield name, member.read()
 
 
-def _decode(
-  archive: Archive, file: pathlib.Path, name: str, data: bytes
-) -> tuple[np.ndarray, np.ndarray]:
-  """Images `[N, 32, 32, 3]` uint8 and labels `[N]` of the bytes of a file."""
-  count = archive.members[name]
+def _decode(archive: Archive, count: int, content: bytes) -> Part:
+  """Reads images `[N, 32, 32, 3]` uint8 and labels `[N]` of a file."""
   if archive.label_key:
-    pixels, labels = _unpickle(archive, file, name, data)
+    pixels, labels = read_pickle(content, archive.label_key, count)
   else:
-    records = np.frombuffer(data, np.uint8).reshape(count, -1)
+    size = count * (archive.label_bytes + _PIXELS)
+    if len(content) != size:
+      raise ValueError(f"has {len(content):,} bytes; accepted are {size:,}")
+    records = np.frombuffer(content, np.uint8).reshape(count, -1)
     pixels = records[:, archive.label_bytes :]
     labels = records[:, archive.label_bytes - 1].copy()
   # Planar, each plane row by row, to channels last.
-  images = pixels.reshape(count, *_SHAPE).transpose(0, 2, 3, 1)
+  images = pixels.reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
   return np.ascontiguousarray(images), labels
 
 
-def _unpickle(
-  archive: Archive, file: pathlib.Path, name: str, data: bytes
-) -> tuple[np.ndarray, np.ndarray]:
-  """Pixels `[N, 3072]` uint8 and labels `[N]` int64 of a file for Python."""
-  count = archive.members[name]
-  try:
-    found = pickled.read(data)
-    pixels, labels = found["data"], found[archive.label_key]
-    if not isinstance(pixels, np.ndarray) or pixels.shape != (count, PIXELS):
-      raise ValueError(f"no data of shape {(count, PIXELS)}")
-    if not isinstance(labels, list) or {*map(type, labels)} != {int}:
-      raise ValueError(f"{archive.label_key} are no integers")
-    if len(labels) != count:
-      raise ValueError(f"{len(labels)} {archive.label_key} of {count} images")
-    return pixels, np.array(labels, np.int64)
-  # Hostile programs end in errors of many types.
-  except Exception as error:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    raise _refused(
-      file,
-      f"holds {name!r}, which is damaged or another program ({reason}); "
-      f"accepted is that of {archive.filename}",
-    ) from error
+def read_pickle(content: bytes, key: str, count: int) -> Part:
+  """Finds pixels `[N, 3072]` uint8 and labels `[N]` in what Python has pickled.
+
+  Such a file is a program, and Python's reader runs what it names. Here nothing
+  is run: of the instructions are read the numbers that follow the key of the
+  labels, and the one string that is as long as all pixels, before which the
+  order of the axes stands.
+  """
+  labels: list[int] = []
+  pixels, order, before, is_labels = b"", "C", "", False
+  for opcode, argument, _ in pickletools.genops(content):
+    name = opcode.name
+    if isinstance(argument, str):  # as which the strings of Python 2 are read
+      argument = argument.encode("latin-1", "replace")
+    if is_labels and isinstance(argument, int) and name in _NUMBERS:
+      labels.append(argument)
+    elif name not in _IN_LIST:
+      is_labels = argument == key.encode() and not labels
+    if isinstance(argument, bytes) and len(argument) == count * _PIXELS:
+      pixels, order = argument, "F" if before == "NEWTRUE" else "C"
+    before = name
+  if not pixels or len(labels) != count:
+    raise ValueError(
+      f"has {len(labels)} {key} and {len(pixels)} pixels; accepted are those "
+      f"of {count:,} images"
+    )
+  flat = np.frombuffer(pixels, np.uint8)
+  return flat.reshape((count, _PIXELS), order=order), np.array(labels)

@@ -5,10 +5,15 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+from nss_jax.runtime import processes
+
+if TYPE_CHECKING:
+  from nss_jax.data.reading import StreamedImages
 
 # Images and numbers summed at a time: bounds the memory of the statistics.
 _CHUNK = 1000
@@ -16,12 +21,14 @@ _CHUNK_NUMBERS = 2**24
 _CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 # The statistics of larger sets are those of so many of their images.
 _MAX_SAMPLED = 2**16
+# Characters of an error that are shown: of other libraries, and of our own.
+_THEIR_LENGTH, _OUR_LENGTH = 160, 700
 
 
 class DataError(ValueError):
-  """A data set that cannot be had or used; the message is one line.
+  """Says in one line why a data set cannot be had or used.
 
-  It names the field, its value and what is accepted.
+  The line names the field, its value and what is accepted.
 
   Attributes:
     details: further lines, such as one for each bad image, to be shown before.
@@ -32,32 +39,63 @@ class DataError(ValueError):
     self.details = tuple(details)
 
 
-class Images(Protocol):
-  """Images `[N, H, W, C]` uint8: an array, or `StreamedImages`.
+@contextlib.contextmanager
+def refusing(
+  where: str, accepted: str = "", joint: str = ": "
+) -> Generator[None]:
+  """Turns whatever is raised inside into a `DataError` of one line.
 
-  An index array `[n]` or a slice of the first dimension gives an array.
+  It begins with `where`, the field and its value, unless the error begins with
+  another field, and ends with what is accepted, unless the error says that. A
+  `ValueError` is taken to say what is wrong; of others the type is named.
+  """
+  try:
+    yield
+  except (DataError, processes.FirstFailed):
+    raise
+  except Exception as error:
+    text = " ".join(str(error).split())
+    if not isinstance(error, ValueError) or isinstance(error, UnicodeError):
+      text = f"cannot be read ({type(error).__name__}: {text[:_THEIR_LENGTH]})"
+    text = "".join(x if x.isprintable() else "?" for x in text[:_OUR_LENGTH])
+    if not text.startswith("config."):
+      text = f"{where}{joint}{text}"
+    if accepted and "accepted" not in text:
+      text = f"{text}; accepted is {accepted}"
+    raise DataError(text) from error
+
+
+# Images `[N, H, W, C]` uint8: an index array `[n]` or a slice gives an array.
+Images: TypeAlias = "np.ndarray | StreamedImages"
+# Images and integer labels `[N]`.
+Part = tuple[Any, np.ndarray]
+
+
+class Parts(NamedTuple):
+  """Holds what a source has read, not checked yet.
+
+  Images are an array `[N, H, W, C]` uint8, or anything of a length that gives
+  an image `[H, W, C]` for an index, to several threads at a time.
+
+  Attributes:
+    train: images and labels.
+    test: images and labels; None where they are to be drawn from `train`.
+    num_classes: number of classes, with training images or without; None: as
+      many as the training labels say, each with images.
+    class_names: of all classes, for messages; none: their numbers.
+    notes: what else is to be known of the data, in lines.
   """
 
-  @property
-  def shape(self) -> tuple[int, ...]: ...
-
-  @property
-  def dtype(self) -> np.dtype: ...
-
-  @property
-  def ndim(self) -> int: ...
-
-  @property
-  def size(self) -> int: ...
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, rows: np.ndarray | slice, /) -> np.ndarray: ...
+  train: Part
+  test: Part | None = None
+  num_classes: int | None = None
+  class_names: Sequence[str] = ()
+  notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """A data set in host memory, or of images that are read when asked for.
+  """Holds a data set in memory, or of images that are read when asked for.
 
   Attributes:
     name: name of the data set, for logs.
@@ -83,53 +121,15 @@ class Dataset:
   notes: tuple[str, ...] = ()
 
 
-def given_path(path: str, accepted: str) -> pathlib.Path:
-  """`config.data.path` with the home folder for `~`.
-
-  Raises:
-    DataError: if it is empty, or its user is unknown; with what is accepted.
-  """
-  reason = "is no path"
-  if path:
-    try:
-      return pathlib.Path(path).expanduser()
-    except RuntimeError as error:
-      reason = f"names no home folder ({error})"
-  raise DataError(f"config.data.path={path!r} {reason}; accepted is {accepted}")
-
-
-def allocate(field: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
-  """Memory for `count` images of a shape, uint8 `[count, *shape]`.
-
-  Linux grants more memory than there is and kills who uses it, so the refusal
-  has to come first.
-
-  Args:
-    field: the config field and value that asks for them, for the message.
-    count: number of images.
-    shape: of one.
-
-  Raises:
-    DataError: if they are larger than the memory of the machine.
-  """
-  needed = count * math.prod(shape)
-  check_memory(f"{field}: {count:,} images of {shape} are", needed)
-  return np.empty((count, *shape), np.uint8)
-
-
-def check_memory(claim: str, needed: int) -> None:
-  """Raises `DataError`, which begins with a claim, if so many bytes are more
-  than the memory of the machine."""
-  memory = host_memory()
-  if needed > memory:
-    raise DataError(
-      f"{claim} {needed / 2**30:.1f} GiB; accepted is what the "
-      f"{memory / 2**30:.1f} GiB of memory hold"
-    )
+def given_path(path: str) -> pathlib.Path:
+  """Returns `config.data.path`, with the home folder for `~`."""
+  if not path:
+    raise ValueError("is no path")
+  return pathlib.Path(path).expanduser()
 
 
 def host_memory() -> int:
-  """Bytes of memory of this machine, or of the container that we are in."""
+  """Returns the bytes of memory of this machine, or of our container."""
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   # No file, or the word max: no limit.
   with contextlib.suppress(OSError, ValueError):
@@ -137,92 +137,94 @@ def host_memory() -> int:
   return memory
 
 
-def make(
-  name: str,
-  train: tuple[Images, np.ndarray],
-  test: tuple[Images, np.ndarray],
-  num_classes: int | None = None,
-  *,
-  field: str = "",
-  unused_classes: bool = False,
-  class_names: Sequence[str] = (),
-  notes: Sequence[str] = (),
-) -> Dataset:
-  """Checks images and labels and adds the statistics.
+def check_memory(claim: str, needed: int) -> None:
+  """Refuses what is larger than the memory of the machine.
 
-  Args:
-    name: name of the data set.
-    train: images `[N, H, W, C]` uint8 and integer labels `[N]`.
-    test: images `[M, H, W, C]` uint8 and integer labels `[M]`.
-    num_classes: number of classes; None: one more than the largest label of a
-      training image.
-    field: the config field and value that gave the data, for messages.
-    unused_classes: whether a class may have no training images.
-    class_names: of all classes, for messages; none: their numbers.
-    notes: of the source, see `Dataset`.
+  Linux grants more than there is, and kills who uses it.
+  """
+  memory = host_memory()
+  if needed > memory:
+    raise ValueError(
+      f"{claim} {needed / 2**30:.1f} GiB; accepted is what the "
+      f"{memory / 2**30:.1f} GiB of memory hold"
+    )
+
+
+def allocate(claim: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Returns memory for images `[N, H, W, C]`, if the machine has it."""
+  check_memory(
+    f"{claim}: {shape[0]:,} images of {shape[1:]} are", math.prod(shape)
+  )
+  return np.empty(shape, np.uint8)
+
+
+def make(name: str, where: str, parts: Parts) -> Dataset:
+  """Checks images and labels, in arrays or streamed, and adds statistics.
 
   Raises:
-    DataError: if the arrays are not a data set (see `_check`), or all training
-      images are the same.
+    ValueError: if they are not a data set, or all training images are the same.
   """
-  where = field or f"config.data.source={name!r}"
-  for part, arrays in (("train", train), ("test", test)):
-    _check_part(f"{where}: {part}", *arrays)
-  if num_classes is None:
-    num_classes = max(int(train[1].max()) + 1, 1)
-  dataset = Dataset(name, *train, *test, num_classes, mean=(), std=())
-  _check(where, dataset, unused_classes)
-  mean, std, constant = _statistics(where, dataset.train_images)
-  seen = [*notes, *_describe_channels(where, dataset, constant)]
-  if missing := np.setdiff1d(range(num_classes), dataset.test_labels).tolist():
-    words = [class_names[i] if class_names else str(i) for i in missing[:10]]
-    more = ", ..." if len(missing) > 10 else ""
-    seen.append(
-      f"warning: {where}: test has no image of {len(missing)} of the "
-      f"{num_classes} classes ({', '.join(words)}{more}); test errors say "
-      "nothing of them"
+  assert parts.test is not None
+  (images, labels), (test_images, test_labels) = parts.train, parts.test
+  check_part("train", images, labels)
+  check_part("test", test_images, test_labels)
+  shape = test_images[:1].shape[1:]  # it is the first of them to be read
+  if images.shape[1:] != shape:
+    raise ValueError(
+      f"train images are {images.shape[1:]} and test images {shape}; accepted "
+      "is one size, or config.data.image_size where the source resizes"
     )
+  count = parts.num_classes or max(int(labels.max()) + 1, 1)
+  _check_classes(labels, test_labels, count, parts.num_classes is not None)
+  mean, std, constant = _statistics(images)
+  unusual = _describe(constant, test_labels, parts, count)
+  notes = *parts.notes, *(f"warning: {where}: {line}" for line in unusual)
   # Labels are cast after the check, so that a wild one cannot wrap around.
-  return dataclasses.replace(
-    dataset,
-    train_labels=dataset.train_labels.astype(np.int32),
-    test_labels=dataset.test_labels.astype(np.int32),
+  return Dataset(
+    name,
+    images,
+    labels.astype(np.int32),
+    test_images,
+    test_labels.astype(np.int32),
+    num_classes=count,
     mean=mean,
     std=std,
-    notes=tuple(seen),
+    notes=notes,
   )
 
 
-def _check_part(where: str, images: Images, labels: np.ndarray) -> None:
-  """Raises `DataError` unless these are images and their labels."""
-  if images.dtype != np.uint8 or images.ndim != 4:
-    raise DataError(
-      f"{where} images are {images.dtype} of shape {images.shape}; "
-      "accepted is uint8 of shape [N, H, W, C]"
+def check_part(part: str, images: Images, labels: np.ndarray) -> None:
+  """Refuses what are no images and their labels."""
+  shape = images.shape
+  if images.dtype != np.uint8 or len(shape) != 4:
+    raise ValueError(
+      f"{part} images are {images.dtype} of shape {shape}; accepted is uint8 "
+      "of shape [N, H, W, C]"
     )
-  if axes := _other_axes(images.shape, len(labels)):
-    raise DataError(
-      f"{where} images are of shape {images.shape}, whose axes are in another "
-      f"order; accepted is [N, H, W, C]: images.transpose({axes})"
+  if axes := _other_axes(*shape, num_labels=len(labels)):
+    raise ValueError(
+      f"{part} images are of shape {shape}, whose axes are in another order; "
+      f"accepted is [N, H, W, C]: images.transpose({axes})"
     )
-  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-    raise DataError(
-      f"{where} labels are {labels.dtype} of shape {labels.shape}; "
-      "accepted are integers of shape [N]"
+  if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    raise ValueError(
+      f"{part} labels are {labels.dtype} of shape {labels.shape}; accepted are "
+      "integers of shape [N]"
     )
-  if len(images) != len(labels) or images.size == 0:
-    raise DataError(
-      f"{where} has {len(images)} images of shape {images.shape[1:]} and "
-      f"{len(labels)} labels; accepted are equal numbers, at least one"
+  if len(images) != len(labels) or not images.size:
+    raise ValueError(
+      f"{part} has {len(images)} images of shape {shape[1:]} and {len(labels)} "
+      "labels; accepted are equal numbers, at least one"
     )
 
 
-def _other_axes(shape: tuple[int, ...], num_labels: int) -> str:
-  """The transpose that is meant, if images are not `[N, H, W, C]` by far.
+def _other_axes(
+  first: int, second: int, third: int, last: int, *, num_labels: int
+) -> str:
+  """Returns the transpose that is meant, if the axes are in another order.
 
   PyTorch has `[N, C, H, W]`, Matlab `[H, W, C, N]`.
   """
-  first, second, third, last = shape
   if first == num_labels:
     is_colour = second in (3, 4) and min(third, last) > 4
     is_grey = second == 1 and third == last > 4
@@ -230,109 +232,92 @@ def _other_axes(shape: tuple[int, ...], num_labels: int) -> str:
   return "3, 0, 1, 2" if last == num_labels and third in (1, 3, 4) else ""
 
 
-def _check(where: str, dataset: Dataset, unused_classes: bool) -> None:
-  """Raises `DataError` unless the two parts form a data set."""
-  shapes = dataset.train_images.shape[1:], dataset.test_images.shape[1:]
-  if shapes[0] != shapes[1]:
-    raise DataError(
-      f"{where}: train images are {shapes[0]} and test images {shapes[1]}; "
-      "accepted is one size"
-    )
-  found = {}
-  for part in ("train", "test"):
-    labels = getattr(dataset, f"{part}_labels")
-    if labels.min() < 0 or labels.max() >= dataset.num_classes:
-      raise DataError(
-        f"{where}: {part} labels lie in {labels.min()}..{labels.max()}; "
-        f"accepted is 0..{dataset.num_classes - 1}"
+def _check_classes(
+  train: np.ndarray, test: np.ndarray, count: int, may_lack: bool
+) -> None:
+  """Refuses labels that are not of so many classes, or of a single one."""
+  for part, labels in (("train", train), ("test", test)):
+    if labels.min() < 0 or labels.max() >= count:
+      raise ValueError(
+        f"{part} labels lie in {labels.min()}..{labels.max()}; accepted is "
+        f"0..{count - 1}"
       )
-    found[part] = np.unique(labels)
-  extra = np.setdiff1d(found["test"], found["train"])
-  if extra.size:
-    raise DataError(
-      f"{where}: test has classes that train lacks, {extra[:10].tolist()}; "
-      "accepted are classes of train"
+  classes = np.unique(train)
+  if extra := np.setdiff1d(test, classes)[:10].tolist():
+    raise ValueError(
+      f"test has classes that train lacks, {extra}; accepted are classes of "
+      "train"
     )
-  classes = found["train"]
-  if len(classes) < dataset.num_classes and not unused_classes:
+  if len(classes) < count and not may_lack:
     # They are sorted, so the first that is not at its place is missing.
     places = np.append(classes, -1) != np.arange(len(classes) + 1)
-    raise DataError(
-      f"{where}: train has no image of class {places.argmax()}; accepted is "
-      f"at least one of every class 0..{dataset.num_classes - 1}"
+    raise ValueError(
+      f"train has no image of class {places.argmax()}; accepted is at least "
+      f"one of every class 0..{count - 1}"
     )
   if len(classes) < 2:
-    raise DataError(
-      f"{where}: all training images are of one class; accepted are two "
-      "classes or more"
+    raise ValueError(
+      "all training images are of one class; accepted are two classes or more"
     )
 
 
-def _describe_channels(
-  where: str, dataset: Dataset, constant: Sequence[bool]
-) -> list[str]:
-  """Lines on channels that are not what images usually have."""
-  lines = []
+def _describe(
+  constant: Sequence[bool], test: np.ndarray, parts: Parts, num_classes: int
+) -> Generator[str]:
+  """Yields what is not as data sets usually are."""
   count = len(constant)
   if count not in (1, 3):
-    lines.append(
-      f"warning: {where}: images have {count} channels, and the network sees "
-      "all of them; opacity, if one is that, should be composited before"
+    yield (
+      f"images have {count} channels, and the network sees all of them; "
+      "opacity, if one is that, should be composited before"
     )
-  if any(constant):
-    which = ", ".join(str(i) for i, is_one in enumerate(constant) if is_one)
-    lines.append(
-      f"warning: {where}: channel {which} of {count} has the same value in all "
-      "training images"
+  for channel in np.flatnonzero(constant):
+    yield f"channel {channel} of {count} has one value in all training images"
+  if missing := np.setdiff1d(range(num_classes), test).tolist():
+    words = [
+      parts.class_names[i] if parts.class_names else str(i) for i in missing
+    ]
+    more = ", ..." if len(missing) > 10 else ""
+    yield (
+      f"test has no image of {len(missing)} of the {num_classes} classes "
+      f"({', '.join(words)}{more}); test errors say nothing of them"
     )
-  return lines
 
 
 def _statistics(
-  where: str, images: Images
+  images: Images,
 ) -> tuple[tuple[float, ...], tuple[float, ...], list[bool]]:
-  """Mean and standard deviation per channel, in units of pixel / 255, and
-  whether a channel is constant.
+  """Returns mean and deviation of each channel, and whether it is constant.
 
-  Sums are of integers, so the result is exact and the same everywhere. Of more
-  than 2^16 images, so many are drawn, the same ones whether they are in memory
-  or read from files: a streamed run has the numbers of one in memory, and does
-  not begin with a pass over all files.
-
-  Args:
-    where: of the data, for messages.
-    images: `[N, H, W, C]` uint8.
-
-  Raises:
-    DataError: if all of them are the same.
+  Sums are of integers, so the result is exact and the same everywhere. Of many
+  images some are drawn, the same whether they are in memory or streamed, so
+  that a streamed run does not begin with a pass over all files.
   """
   rows = np.arange(len(images))
   if len(rows) > _MAX_SAMPLED:
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(rows, _MAX_SAMPLED, replace=False))
-  count = len(rows) * math.prod(images.shape[1:-1])
-  sums = np.zeros((2, images.shape[-1]), np.uint64)
+  counts = np.zeros((images.shape[-1], 256), np.int64)
   first, alike = images[rows[:1]], True
   step = min(_CHUNK, max(_CHUNK_NUMBERS // math.prod(images.shape[1:]), 1))
   for start in range(0, len(rows), step):
     pixels = images[rows[start : start + step]]
     alike = alike and bool((pixels == first).all())
-    chunk = pixels.astype(np.uint32)
-    # Over the images first, which is fast and fits: 1000 * 255**2 < 2**32.
-    for row, values in enumerate((chunk, chunk * chunk)):
-      over_images = values.sum(0, dtype=np.uint32)
-      sums[row] += over_images.sum((0, 1), dtype=np.uint64)
-  # Python's integers do not overflow in count * squares.
-  totals, squares = sums.tolist()
+    for channel, count in enumerate(counts):
+      count += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
   if alike:
-    raise DataError(
-      f"{where}: all training images are the same, pixel by pixel; accepted "
-      "are images that differ (what is transparent is seen on "
-      "config.data.background)"
+    raise ValueError(
+      "all training images are the same, pixel by pixel; accepted are images "
+      "that differ (what is transparent is seen on config.data.background)"
     )
-  mean = tuple(total / count / 255 for total in totals)
-  spread = [
-    math.sqrt(count * square - total**2) / count / 255
-    for total, square in zip(totals, squares, strict=True)
+  values, count = np.arange(256), int(counts[0].sum())
+  # Python's integers do not overflow in count * squares.
+  sums = zip(
+    (counts @ values).tolist(), (counts @ values**2).tolist(), strict=True
+  )
+  numbers = [
+    (total / count / 255, math.sqrt(count * square - total**2) / count / 255)
+    for total, square in (map(int, x) for x in sums)
   ]
-  return mean, tuple(x or 1.0 for x in spread), [not x for x in spread]
+  mean, std = zip(*numbers, strict=True)
+  return mean, tuple(x or 1.0 for x in std), [not x for x in std]

@@ -58,11 +58,6 @@ def draw_balanced(
   A class of n of the N images gives `n * count / N`, rounded down or up: up
   where the rounding takes most, until there are `count`.
 
-  Args:
-    labels: `[N]`.
-    count: images to draw.
-    seed: of the draw; the same seed gives the same draw everywhere.
-
   Returns:
     Shuffled disjoint indices, `[count]` drawn and `[N - count]` left.
 
@@ -83,6 +78,19 @@ def draw_balanced(
   return _draw(places, sizes, quotas, seed)
 
 
+def draws_test(fraction: float, there: str) -> bool:
+  """Returns whether test images are to be drawn; refuses it if some are there.
+
+  What is there has a name, or there is none.
+  """
+  if fraction and there:
+    raise ValueError(
+      f"config.data.test_fraction={fraction} is not accepted where there is "
+      f"{there}; accepted is 0"
+    )
+  return fraction > 0
+
+
 def draw_test(
   labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -90,16 +98,8 @@ def draw_test(
 
   A class that is too small has none in test; all have some left.
 
-  Args:
-    labels: `[N]`.
-    fraction: share of the test images.
-    seed: of the draw; the same seed gives the same draw everywhere.
-
   Returns:
     Sorted disjoint indices that cover all, for training and for test.
-
-  Raises:
-    DataError: if no image would be drawn.
   """
   _, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
   count = round(len(labels) * fraction)
@@ -114,7 +114,7 @@ def draw_test(
 
 
 def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
-  """How many of `count` each class gives, by its size."""
+  """Returns how many of `count` each class gives, by its size."""
   # Integers: a share must not depend on how a product is rounded.
   quotas, remainders = np.divmod(sizes * count, sizes.sum())
   lacking = count - quotas.sum()
@@ -125,13 +125,9 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
 def _draw(
   places: np.ndarray, sizes: np.ndarray, quotas: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Shuffled disjoint indices: quotas of each class, and what is left.
+  """Draws the quota of each class; returns shuffled indices, drawn and left.
 
-  Args:
-    places: `[N]`, the class of each image as an index of the other two.
-    sizes: images of each class.
-    quotas: of these, how many to draw.
-    seed: of the draw.
+  Places are the class of each image, `[N]`, as an index of sizes and quotas.
   """
   order = np.random.default_rng(seed).permutation(len(places))
   # Of the shuffled images of a class, its first ones are drawn.
@@ -143,16 +139,20 @@ def _draw(
   return order[is_drawn[order]], order[~is_drawn[order]]
 
 
-def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-  """Weights of classes `[num_classes]`, float32, that make all count alike.
-
-  One over the images of a class, so scaled that the mean over all images is 1;
-  0 for a class without images.
+def class_weights(
+  mode: str, labels: np.ndarray, num_classes: int
+) -> np.ndarray | None:
+  """Returns weights of classes `[num_classes]`, float32, for losses.
 
   Args:
+    mode: `none`, which has no weights, or `balanced`, which makes all classes
+      count alike: one over the images of a class, so scaled that the mean over
+      all images is 1; 0 for a class without images.
     labels: `[N]`.
     num_classes: number of classes, with images or without.
   """
+  if mode == "none":
+    return None
   sizes = np.bincount(labels, minlength=num_classes)
   weights = len(labels) / (np.maximum(sizes, 1) * np.count_nonzero(sizes))
   return np.where(sizes > 0, weights, 0).astype(np.float32)

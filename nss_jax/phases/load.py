@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from nss_jax.data import augment
+from nss_jax.data.batches import normalize
 from nss_jax.runtime import space_file
 from nss_jax.runtime.artifacts import ArtifactError, Path, read_json
 from nss_jax.runtime.report import fields
@@ -37,7 +37,7 @@ class TrainedNetwork(NamedTuple):
 
   def logits(self, images: Array) -> jax.Array:
     """`[B, C]` in float32, of images `[B, H, W, channels]`, uint8."""
-    normal = augment.normalize(images, self.mean, self.std)
+    normal = normalize(images, self.mean, self.std)
     weights = self.params, self.averages
     return network.apply_alone(
       self.search_space, *weights, normal, train=False

@@ -12,8 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nss_jax import data
-from nss_jax.data import augment
-from nss_jax.data.batches import class_weights
+from nss_jax.data.batches import normalize
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Lowerable
 from nss_jax.phases.supernet_program import split as split_images
@@ -115,7 +114,9 @@ def make_score_fn(
   """
   images = images or held_out_images(config, dataset)
   apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
-  weights = class_weights(config, dataset, search_space.num_classes)
+  weights = data.class_weights(
+    config.data.class_weights, dataset.train_labels, search_space.num_classes
+  )
 
   def on_device(by, params, archs, seen, batches):
     counts = evaluate_archs(
@@ -179,7 +180,9 @@ def make_image_fn(
   """
   images = held_out_images(config, dataset)
   apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
-  weights = class_weights(config, dataset, search_space.num_classes)
+  weights = data.class_weights(
+    config.data.class_weights, dataset.train_labels, search_space.num_classes
+  )
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
   def run(params, archs, seen, batches):
@@ -300,9 +303,7 @@ def _prepare(
   config: ml_collections.ConfigDict, dataset: data.Dataset, rows: np.ndarray
 ) -> jax.Array:
   """Training images, normalised, in the type of the activations."""
-  images = augment.normalize(
-    dataset.train_images[rows], dataset.mean, dataset.std
-  )
+  images = normalize(dataset.train_images[rows], dataset.mean, dataset.std)
   return images.astype(config.supernet.activations)
 
 

@@ -12,7 +12,7 @@ import optax
 
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.data.batches import class_weights, make_batch_fn
+from nss_jax.data.batches import make_batch_fn
 from nss_jax.data.streaming import Batch
 from nss_jax.phases import schedules
 from nss_jax.phases.program import (
@@ -117,7 +117,9 @@ def build(
 
   loss_fn = losses.single_loss(
     training_fn(config, search_space, mesh),
-    class_weights(config, dataset, search_space.num_classes),
+    data.class_weights(
+      config.data.class_weights, dataset.train_labels, search_space.num_classes
+    ),
   )
   steps = _make_steps(
     config,
@@ -129,7 +131,13 @@ def build(
     weight_opt,
     logit_opt,
   )
-  make_batch = make_batch_fn(config, dataset, keys["augment"])
+  make_batch = make_batch_fn(
+    dataset,
+    keys["augment"],
+    crop_padding=config.data.crop_padding,
+    flip=config.data.flip,
+    dtype=config.supernet.activations,
+  )
   dispatch = make_dispatch(
     functools.partial(_pair_of_steps, steps, make_batch, keys),
     dataset,

@@ -18,7 +18,7 @@ import numpy as np
 
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.data.batches import class_weights, make_batch_fn
+from nss_jax.data.batches import make_batch_fn
 from nss_jax.data.streaming import image_memory
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
 from nss_jax.phases.training import make_program, training_schedule
@@ -46,7 +46,9 @@ def build_supernet(
   apply = _apply_fn(config, search_space, mesh)
   steps = _schedule(config, dataset, 1).num_steps
   first, coins = settings.largest_epochs * steps, settings.coin_epochs * steps
-  weights = class_weights(config, dataset, search_space.num_classes)
+  weights = data.class_weights(
+    config.data.class_weights, dataset.train_labels, search_space.num_classes
+  )
   single = losses.single_loss(apply, weights)
   given = _draws(
     search_space,
@@ -124,7 +126,11 @@ def build_alone(
     (
       losses.single_loss(
         training_fn(config, search_space, mesh),
-        class_weights(config, dataset, search_space.num_classes),
+        data.class_weights(
+          config.data.class_weights,
+          dataset.train_labels,
+          search_space.num_classes,
+        ),
       ),
       lambda rng, given, step: masks.Sample(None, given["arch"]),
     ),
@@ -185,7 +191,13 @@ def _build(
 
   def update_fn(state, part, indices, positions):
     keys = keys_of(state.search)
-    make_batch = make_batch_fn(config, dataset, keys["augment"])
+    make_batch = make_batch_fn(
+      dataset,
+      keys["augment"],
+      crop_padding=config.data.crop_padding,
+      flip=config.data.flip,
+      dtype=config.supernet.activations,
+    )
     batch = make_batch(part, indices, positions, 0, state.weights.step)
 
     def step_by(rule):
