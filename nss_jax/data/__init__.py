@@ -91,6 +91,7 @@ SOURCES: dict[str, Source] = {
   "tfds": Source(tfds.load),
   "synthetic": Source(builtin.load_synthetic),
 }
+_OWN = frozenset(SOURCES)
 
 
 def register_source(
@@ -99,6 +100,9 @@ def register_source(
   accepted: str = "",
 ) -> None:
   """Makes data of another kind known as `config.data.source`.
+
+  Do so in every process; a config file is Python and is a good place. What has
+  been registered may be again, as a file or a cell is run again.
 
   Args:
     name: of the source.
@@ -113,9 +117,9 @@ def register_source(
     accepted: what it reads, for the end of what is told of an error.
 
   Raises:
-    ValueError: if the name is taken, or an argument is no field.
+    ValueError: if the name is one of ours, or an argument is no field.
   """
-  if name in SOURCES:
+  if name in _OWN:
     raise ValueError(f"the source {name!r} is there already")
   made = Source(load, accepted)
   if unknown := made.options - {*_FIELDS}:
