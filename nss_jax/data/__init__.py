@@ -33,30 +33,29 @@ from nss_jax.data.split import (
 
 __all__ = [
   "ARCHIVES",
-  "OPTIONS",
   "SOURCES",
   "Archive",
   "DataError",
   "Dataset",
   "Parts",
-  "Source",
   "StreamedImages",
   "Synthetic",
   "class_weights",
   "draw_balanced",
   "host_memory",
   "load",
+  "load_settings",
   "register_source",
   "split_halves",
 ]
 
 # Fields of `config.data` that `load` takes as they are.
-OPTIONS = (
+_OPTIONS = (
   *("path", "name", "cache_dir", "image_size", "channels", "background"),
   *("skip_bad", "test_fraction", "test_seed", "convert_arrays", "stream"),
 )
 
-_FIELDS = (*OPTIONS, "synthetic", "progress", "fetch")
+_FIELDS = (*_OPTIONS, "synthetic", "progress", "fetch")
 _MADE_UP = Synthetic()
 
 
@@ -73,7 +72,7 @@ class Source(NamedTuple):
 
   @property
   def options(self) -> set[str]:
-    """Arguments of `load` that have an effect."""
+    """Names the arguments of `load` that have an effect."""
     options = {*inspect.signature(self.load).parameters}
     return options | ({"test_seed"} if "test_fraction" in options else set())
 
@@ -216,13 +215,20 @@ def load(
     raise
 
 
+def load_settings(settings: Mapping[str, Any], **more: Any) -> Dataset:
+  """Reads the data set of `config.data`; more arguments are those of `load`."""
+  options = {name: settings[name] for name in _OPTIONS}
+  made_up = Synthetic(**settings["synthetic"])
+  return load(settings["source"], **options, synthetic=made_up, **more)
+
+
 def _options(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what a source takes, and refuses what would have no effect.
 
   A cache is for what may be fetched, and may be named always.
   """
   fields = inspect.signature(load).parameters
-  for field in (*OPTIONS, "synthetic"):
+  for field in (*_OPTIONS, "synthetic"):
     default = fields[field].default
     if field in ("cache_dir", "stream") or given[field] == default:
       continue

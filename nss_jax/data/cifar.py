@@ -50,12 +50,12 @@ class Archive:
 
   @property
   def filename(self) -> str:
-    """The name of the file."""
+    """Returns the name of the file."""
     return self.url.rpartition("/")[2]
 
   @property
   def accepted(self) -> str:
-    """What `config.data.path` may be."""
+    """Says what `config.data.path` may be."""
     return (
       f"{self.filename}, the folder that it is in, or what it was unpacked to, "
       f"{self.folder}/"

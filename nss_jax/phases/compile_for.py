@@ -50,11 +50,7 @@ def compile_for(
   chips = chips_lib.find(topology)
   mesh = chips_lib.make_mesh(chips)
   if dataset is None:
-    options = {name: config.data[name] for name in data.OPTIONS}
-    made_up = data.Synthetic(**config.data.synthetic)
-    dataset = data.load(
-      config.data.source, **options, synthetic=made_up, fetch=False
-    )
+    dataset = data.load_settings(config.data, fetch=False)
   search = search_program.build(config, dataset, mesh)
   for program in chip_programs.programs(config, dataset, search, phases, arch):
     yield compilation.compile_program(

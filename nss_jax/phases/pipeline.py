@@ -121,7 +121,8 @@ def run(
   workdirs.check(config, workdir)
   _check_order(phases, workdir, archs)
   try:
-    dataset = _load_data(config.data, fetch=not dry_run)
+    memory = image_memory()
+    dataset = data.load_settings(config.data, memory=memory, fetch=not dry_run)
   except data.DataError as error:
     for line in error.details:
       say(console, line)
@@ -206,19 +207,6 @@ def _check_index(index: int | None, phases: Sequence[str]) -> None:
       f"--sweep_index: {index} is not accepted with --phases="
       f"{','.join(phases)}; expected --phases=sweep alone"
     )
-
-
-def _load_data(
-  settings: ml_collections.ConfigDict, *, fetch: bool = True
-) -> data.Dataset:
-  """The data set of `config.data`."""
-  return data.load(
-    settings.source,
-    **{name: settings[name] for name in data.OPTIONS},
-    synthetic=data.Synthetic(**settings.synthetic),
-    memory=image_memory(),
-    fetch=fetch,
-  )
 
 
 def _check_order(

@@ -68,11 +68,7 @@ def compile_row(name):
   config = config_lib.paper("cifar100_600mf")
   config.update_from_flattened_dict(fields)
   found = chips.find(chip)
-  options = {key: config.data[key] for key in data.OPTIONS}
-  made_up = data.Synthetic(**config.data.synthetic)
-  dataset = data.load(
-    config.data.source, **options, synthetic=made_up, fetch=False
-  )
+  dataset = data.load_settings(config.data, fetch=False)
   search = search_program.build(config, dataset, chips.make_mesh(found))
   space = search.search_space
   (program,) = (
