@@ -4,6 +4,7 @@ The names below are the library: search spaces and their cost, distributions
 over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
+from nss_jax.data import register_source
 from nss_jax.phases.compile_for import compile_for
 from nss_jax.phases.load import TrainedNetwork, load_network, load_supernet
 from nss_jax.runtime.space_file import load_space
@@ -199,6 +200,7 @@ __all__ = [
   "proportional_arch",
   "proportional_space",
   "register_block",
+  "register_source",
   "regnet_stages",
   "sample_anynet_archs",
   "sample_archs",

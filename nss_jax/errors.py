@@ -1,14 +1,20 @@
 """What the command answers in one line instead of a traceback."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
   """What was given cannot be used: one line, and exit code 2.
 
   The line is safe to print, whatever a file put into it.
+
+  Attributes:
+    details: further lines, such as one for each bad image, to be shown before.
   """
 
-  def __init__(self, message: str):
+  def __init__(self, message: str, details: Sequence[str] = ()):
     super().__init__(one_line(message))
+    self.details = tuple(details)
 
 
 class NotWritten(Exception):

@@ -173,7 +173,7 @@ def main(argv: list[str]) -> int:
     raise  # of an output that nobody reads, which is no full disk
   except pipeline.WRITE_ERRORS as error:
     return _fail(_explain_write(error, workdir), EXIT_NOT_WRITTEN)
-  except pipeline.USER_ERRORS as error:
+  except UserError as error:
     return _refuse(str(error))
   except KeyboardInterrupt:
     print("interrupted; run the same command to go on", file=sys.stderr)

@@ -13,8 +13,9 @@ import numpy as np
 import quick
 from absl.testing import flagsaver
 
+from nss_jax import data
 from nss_jax.phases import job, search_program
-from nss_jax.runtime import data, log, sharding
+from nss_jax.runtime import log, sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Inputs of each fuzzed reader in `faults/`; set by --cases.
@@ -67,8 +68,7 @@ def saved_flags():
   It takes away those that are new, also of libraries that are imported within
   it for good, and ask for their own when they are used next.
   """
-  for library in ("grain", "array_record.python.array_record_data_source"):
-    importlib.import_module(library)
+  importlib.import_module("array_record.python.array_record_data_source")
   return flagsaver.flagsaver()
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import nss_jax as nss
-from nss_jax.runtime import augment, optimizers
+from nss_jax.data import batches
+from nss_jax.runtime import optimizers
 from nss_jax.steps import train_step
 from nss_jax.supernet import conv
 
@@ -151,7 +152,7 @@ def test_cut_out():
   """A square of zeros around a uniform pixel, cut off at the border."""
   images = jnp.ones((4000, 6, 5, 2))
   out = np.asarray(
-    augment.cut_out(jax.random.key(0), jnp.arange(4000), images, 3)
+    batches.cut_out(jax.random.key(0), jnp.arange(4000), images, 3)
   )
   assert (out[..., 0] == out[..., 1]).all()
   holes = out[..., 0] == 0

@@ -10,9 +10,10 @@ import runs
 from orbax.checkpoint import v1 as ocp
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline
-from nss_jax.runtime import artifacts, data, sharding
+from nss_jax.runtime import artifacts, sharding
 from nss_jax.spaces import blocks
 
 TINY = {

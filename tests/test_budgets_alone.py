@@ -221,7 +221,7 @@ def test_phases_that_know_multiply_adds_only(
 ):
   with pytest.raises(UserError, match=f"^--phases: {wrong}") as error:
     pipeline.run(load(*constraints), tmp_path / "w", phases)
-  assert isinstance(error.value, pipeline.USER_ERRORS)
+  assert isinstance(error.value, UserError)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "w").exists()
 

@@ -8,13 +8,14 @@ import pytest
 import runs
 
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import (
   scoring,
   search_program,
   supernet_program,
   train_program,
 )
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch
 from nss_jax.steps import evaluate, losses
 from nss_jax.supernet import network
@@ -92,7 +93,7 @@ def test_balanced_loss_is_that_of_classes_made_equal():
   """The mean of each class's own mean, whatever their sizes."""
   labels = jnp.array([0] * 6 + [1] * 2)
   images = jax.random.normal(jax.random.key(3), (8, 5))
-  weights = data.balanced_weights(np.asarray(labels), 3)
+  weights = data.class_weights("balanced", np.asarray(labels), 3)
   loss_fn = losses.single_loss(apply_fn, weights)
   loss, _ = loss_fn(PARAMS, 1.0, (images, labels))
   means = [
@@ -149,11 +150,13 @@ def test_every_program_weighs_its_losses(kind, fields, monkeypatch):
   """With weights of zero, which no loss survives."""
   seen = []
 
-  def zeros(labels, num_classes):
+  def zeros(mode, labels, num_classes):
+    if mode == "none":
+      return None
     seen.append((len(labels), num_classes))
     return np.zeros(num_classes, np.float32)
 
-  monkeypatch.setattr(data, "balanced_weights", zeros)
+  monkeypatch.setattr(data, "class_weights", zeros)
   _build(kind, **fields)
   assert not seen
   space, program = _build(kind, **fields, **{"data.class_weights": "balanced"})

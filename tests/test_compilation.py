@@ -12,6 +12,7 @@ import pytest
 import runs
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import (
   chip_programs,
@@ -20,7 +21,7 @@ from nss_jax.phases import (
   program,
   search_program,
 )
-from nss_jax.runtime import chips, data, hlo, sharding
+from nss_jax.runtime import chips, hlo, sharding
 from nss_jax.supernet import sliced
 
 GIB = 2**30

@@ -10,8 +10,9 @@ import pytest
 import runs
 
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import search_program, supernet_program, train_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 
 DIGITS = data.load("digits")
 ONE_BLOCK = {"space.max_depth": 1, "space.num_depth_bins": 1}

@@ -11,9 +11,10 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, search_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.steps import losses
 from nss_jax.supernet import engine as engine_lib
 

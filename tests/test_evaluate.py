@@ -12,6 +12,8 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data import batches
 from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import (
   evaluate,
@@ -23,15 +25,7 @@ from nss_jax.phases import (
   supernet_program,
 )
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime import (
-  artifacts,
-  augment,
-  checkpoint,
-  data,
-  preemption,
-  scores,
-  sharding,
-)
+from nss_jax.runtime import artifacts, checkpoint, preemption, scores, sharding
 from nss_jax.spaces.search_space import space_ranges
 
 DIGITS = data.load("digits")
@@ -177,7 +171,7 @@ def test_scores_are_those_of_a_plain_loop():
   chosen = np.random.default_rng(0).choice(train, 60, replace=False)
 
   def normal(rows):
-    return augment.normalize(DIGITS.train_images[rows], DIGITS.mean, DIGITS.std)
+    return batches.normalize(DIGITS.train_images[rows], DIGITS.mean, DIGITS.std)
 
   both = jnp.concatenate([normal(chosen), normal(held_out)])
   labels = DIGITS.train_labels[held_out]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 from test_tfds import in_any_order
 
-from nss_jax.runtime import data
-from nss_jax.runtime.data import images
+from nss_jax import data
+from nss_jax.data import images
 
 WIDTH, HEIGHT = 7, 4
 ORIENTATION = 0x112
@@ -94,7 +94,7 @@ def test_image_is_that_of_pillow(kind, tmp_path):
     *((0, 0, 255), (0, 0, 0), (0, 3, 77)),
     *((0, 1, 255), (3, 0, 255), (9, 3, 12)),
   ):
-    found = images.read(file, "x", images.Form(size, channels, background))
+    found = images.decode(file, images.Form(size, channels, background))
     expected = by_pillow(file, size, channels, background)
     assert found.dtype == np.uint8 and found.shape == expected.shape
     # Pasting and compositing round in their own ways.
@@ -127,7 +127,7 @@ def test_photo_is_upright(orientation, suffix, tmp_path):
   stored.save(
     file, format="JPEG" if suffix == "jfif" else None, exif=exif, quality=100
   )
-  found = images.read(file, "x", images.Form())
+  found = images.decode(file, images.Form())
   assert found.shape == pixels.shape
   np.testing.assert_allclose(found.astype(int), pixels, atol=6)
 
@@ -145,7 +145,7 @@ def test_black_shape_on_nothing_is_seen(tmp_path):
   for name in ("a.png", "b.png"):
     for background in (255, 100):
       form = images.Form(background=background)
-      found = images.read(tmp_path / name, name, form)
+      found = images.decode(tmp_path / name, form)
       expected = np.where(alpha, 0, background)[..., None]
       np.testing.assert_array_equal(found, np.repeat(expected, 3, -1))
 
@@ -214,10 +214,10 @@ def test_16_bits_per_channel_are_refused(kind, tmp_path):
   file = tmp_path / f"x.{suffix}"
   file.write_bytes(deep)
   with pytest.raises(images.BadImage, match="8 bits per channel") as caught:
-    images.read(file, "x", images.Form())
+    images.decode(file, images.Form())
   assert "16" in str(caught.value)
   file.write_bytes(plain)
-  found = images.read(file, "x", images.Form())
+  found = images.decode(file, images.Form())
   np.testing.assert_array_equal(found, by_pillow(file))
 
 
@@ -228,7 +228,7 @@ def test_16_bits_per_pixel_are_read(tmp_path):
     *(b"BM", 54 + 8, 0, 0, 54, 40, 2, 2, 1, 16, 0, 8, 0, 0, 0, 0),
   )
   (tmp_path / "x.bmp").write_bytes(header + struct.pack("<4H", *range(0, 4)))
-  found = images.read(tmp_path / "x.bmp", "x", images.Form())
+  found = images.decode(tmp_path / "x.bmp", images.Form())
   np.testing.assert_array_equal(found, by_pillow(tmp_path / "x.bmp"))
 
 
@@ -279,7 +279,7 @@ def test_encoded_images_of_tfds_are_decoded_as_those_of_a_folder(tmp_path):
   for content in files:
     (tmp_path / "x.png").write_bytes(content)
     form = images.Form(0, 3, 30)
-    expected.append(images.read(tmp_path / "x.png", "x", form))
+    expected.append(images.decode(tmp_path / "x.png", form))
   for stream in ("never", "always"):
     made = data.load("tfds", **fields, background=30, stream=stream)
     assert made.train_images.shape == (6, HEIGHT, WIDTH, 3)

@@ -401,7 +401,7 @@ def test_a_table_of_another_device_is_refused(
   here = latency_file.origin("float32")[name]
   assert f"measured with {name} {value!r}; expected {here!r}" in line
   assert "--config.objective.foreign_latency_table=True" in line
-  assert "\n" not in line and isinstance(error.value, pipeline.USER_ERRORS)
+  assert "\n" not in line and isinstance(error.value, UserError)
   config.objective.foreign_latency_table = True
   config_lib.validate(config)
   assert pipeline.run(config, workdir, [phase], dry_run=True) == 0
@@ -451,7 +451,7 @@ def test_one_command_measures_and_searches(
   assert not workdir.exists()
   # Of the other phases all is checked before anything is measured.
   wanted.search.batch_size = 10**6
-  with pytest.raises(pipeline.USER_ERRORS, match="one batch of 1000000"):
+  with pytest.raises(UserError, match="one batch of 1000000"):
     pipeline.run(wanted, workdir, phases)
   assert not workdir.exists()
   wanted.search.batch_size = TINY["search.batch_size"]

@@ -9,8 +9,9 @@ import runs
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import memory, search_program
-from nss_jax.runtime import chips, data, sharding
+from nss_jax.runtime import chips, sharding
 
 COMPILED = (
   pathlib.Path(__file__).parents[1] / "configs/results/accelerators.csv"

@@ -16,7 +16,8 @@ from test_sources import (
   write_idx,
 )
 
-from nss_jax.runtime import data
+from nss_jax import data
+from nss_jax.errors import UserError
 
 # Axes in another order.
 
@@ -196,7 +197,7 @@ def spoil(root):
 @pytest.mark.parametrize("stream", ["never", "always"])
 def test_all_bad_images_are_listed_at_once(stream, tmp_path):
   bad = spoil(tmp_path)
-  with pytest.raises(data.DataError) as caught:
+  with pytest.raises(UserError) as caught:
     data.load("folder", path=str(tmp_path), stream=stream)
   details = caught.value.details
   assert len(details) == len(bad)
@@ -212,13 +213,15 @@ def test_images_of_other_sizes_are_listed_with_the_bad(tmp_path):
   tree(tmp_path)
   for name in ("a", "b"):
     picture(tmp_path.joinpath(*DOG), size=(6, 5), name=f"{name}.png")
-  with pytest.raises(data.DataError) as caught:
+  with pytest.raises(UserError) as caught:
     data.load("folder", path=str(tmp_path))
   assert len(caught.value.details) == 2
-  assert "'test/dog/a.png' is 5 high" in caught.value.details[0]
+  assert (
+    "'test/dog/a.png' is uint8 of shape (5, 6, 3)" in caught.value.details[0]
+  )
   assert "skip_bad" not in str(caught.value)
   # They are no bad images: config.data.image_size takes them all.
-  with pytest.raises(data.DataError, match=r"config\.data\.image_size"):
+  with pytest.raises(UserError, match=r"config\.data\.image_size"):
     data.load("folder", path=str(tmp_path), skip_bad=True)
 
 
@@ -246,7 +249,7 @@ def test_bad_images_are_left_out_and_named(stream, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "part, word", [("train", "'cat'"), ("test", "no test")]
+  "part, word", [("train", "'cat'"), ("test", "test has 0 images")]
 )
 def test_none_but_bad_images_are_refused(part, word, tmp_path):
   tree(tmp_path)
@@ -453,7 +456,8 @@ def test_other_arrays_are_not_converted(changed, word, tmp_path):
 
 def test_balanced_weights_make_classes_count_alike():
   labels = np.repeat([0, 1, 3], [60, 30, 10])
-  weights = data.balanced_weights(labels, 5)
+  assert data.class_weights("none", labels, 5) is None
+  weights = data.class_weights("balanced", labels, 5)
   np.testing.assert_allclose(weights, [100 / 180, 100 / 90, 0, 100 / 30, 0])
   assert abs(weights[labels].mean() - 1) < 1e-6
   sums = np.bincount(labels, weights[labels])
@@ -488,12 +492,12 @@ def test_tfds_path_that_is_a_file_is_no_folder(tmp_path):
 
 
 def test_tfds_without_test_needs_a_fraction():
-  from nss_jax.runtime.data import tfds
+  from nss_jax.data import tfds
 
-  assert tfds._splits("x", ["train", "test", "extra"], 0) == ["train", "test"]
-  assert tfds._splits("x", ["train", "validation"], 0)[1] == "validation"
-  assert tfds._splits("x", ["train"], 0.2) == ["train"]
-  with pytest.raises(data.DataError, match=r"config\.data\.test_fraction"):
-    tfds._splits("x", ["train", "extra"], 0)
-  with pytest.raises(data.DataError, match="there is a split validation"):
-    tfds._splits("x", ["train", "validation"], 0.2)
+  assert tfds._splits(["train", "test", "extra"], 0) == ["train", "test"]
+  assert tfds._splits(["train", "validation"], 0)[1] == "validation"
+  assert tfds._splits(["train"], 0.2) == ["train"]
+  with pytest.raises(ValueError, match=r"config\.data\.test_fraction"):
+    tfds._splits(["train", "extra"], 0)
+  with pytest.raises(ValueError, match="there is a split validation"):
+    tfds._splits(["train", "validation"], 0.2)

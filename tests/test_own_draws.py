@@ -12,8 +12,9 @@ import runs
 from jax.sharding import PartitionSpec as P
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.phases import search_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.steps import losses, search_step
 from nss_jax.supernet import engine, masks
 

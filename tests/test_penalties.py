@@ -17,8 +17,9 @@ from strategies import (
 )
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.phases import schedules, search_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.constraints import Constraint, mean_costs, penalties
 from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.sampling import enumerate_spaces

@@ -17,6 +17,7 @@ import pytest
 import runs
 from PIL import Image
 
+from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import (
   pipeline,
@@ -27,7 +28,7 @@ from nss_jax.phases import (
 )
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, data, log, scores, sharding, truths
+from nss_jax.runtime import artifacts, log, scores, sharding, truths
 from nss_jax.runtime.report import train_tables, words
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results

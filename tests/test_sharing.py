@@ -10,8 +10,9 @@ import pytest
 import runs
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.phases import scoring, supernet_program, work
-from nss_jax.runtime import checkpoint, data, sharding
+from nss_jax.runtime import checkpoint, sharding
 from nss_jax.supernet import masks, sharing
 
 SPACE = nss.SearchSpace.expanded(

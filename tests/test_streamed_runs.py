@@ -12,8 +12,10 @@ import pytest
 import runs
 from PIL import Image
 
+from nss_jax import data
+from nss_jax.errors import UserError
 from nss_jax.phases import pipeline
-from nss_jax.runtime import artifacts, data
+from nss_jax.runtime import artifacts
 
 FIELDS = {
   **runs.TINY,
@@ -114,7 +116,7 @@ def test_image_that_breaks_during_a_run(
   try:
     # Again at the start: it is refused before anything is compiled.
     for steps in ("27 in all", "steps"):
-      with pytest.raises(data.DataError) as caught:
+      with pytest.raises(UserError) as caught:
         _search(images, tmp_path, "always")
       assert str(caught.value).startswith(f"{line}damaged or no image")
       assert str(caught.value).isprintable()

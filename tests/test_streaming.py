@@ -13,15 +13,16 @@ import pytest
 import runs
 
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data import streaming
 from nss_jax.errors import UserError
 from nss_jax.phases import (
   program,
   search_program,
-  streaming,
   supernet_program,
   train_program,
 )
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 
 BATCH = 8
 ROWS = {"train": np.arange(50)[::-2], "validation": np.arange(0, 50, 2)}
@@ -213,12 +214,12 @@ def test_memory_does_not_grow_with_the_set():
 def test_reading_ends_with_the_run_and_at_an_error():
   def readers():
     names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith("grain-prefetch")]
+    return [name for name in names if name.startswith("nss-read")]
 
   class Broken(Counted):
     def __getitem__(self, index):
       if self.reads.total() > 60:
-        raise data.DataError(f"config.data.path: image {index} is damaged")
+        raise UserError(f"config.data.path: image {index} is damaged")
       return super().__getitem__(index)
 
   _wait_for(lambda: not readers())
@@ -226,7 +227,7 @@ def test_reading_ends_with_the_run_and_at_an_error():
   batches(streamed(Counted()))
   _wait_for(lambda: not readers())
   assert not readers()
-  with pytest.raises(data.DataError, match=r"image \d+ is damaged"):
+  with pytest.raises(UserError, match=r"image \d+ is damaged"):
     batches(streamed(Broken()))
   _wait_for(lambda: not readers())
   assert not readers()

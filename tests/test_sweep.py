@@ -320,7 +320,7 @@ def test_a_target_has_one_task_at_a_time(quick, tmp_path):
   ],
 )
 def test_no_such_target(tmp_path, phases, index, message):
-  with pytest.raises(pipeline.USER_ERRORS, match=message):
+  with pytest.raises(UserError, match=message):
     pipeline.run(_config(), tmp_path / "run", phases, sweep_index=index)
   assert not (tmp_path / "run").exists()
 

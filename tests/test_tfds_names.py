@@ -20,7 +20,7 @@ import pytest
 import runs
 import scipy.io
 
-from nss_jax.runtime import data
+from nss_jax import data
 
 Part = tuple[np.ndarray, np.ndarray]
 COUNTS = {"train": 40, "test": 7}

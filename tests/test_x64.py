@@ -11,7 +11,7 @@ import pytest
 from strategies import RAGGED
 
 import nss_jax as nss
-from nss_jax.runtime import augment
+from nss_jax.data import batches
 from nss_jax.steps import losses
 
 SPACE = nss.SearchSpace(
@@ -130,12 +130,13 @@ def test_draws():
       [warm(jax.random.key(i), None, 0) for i in range(20)],
       nss.sample_archs(rng, RAGGED, nss.sample_space(rng, logits), 5),
       elite,
-      augment.cut_out(rng, jnp.arange(4, dtype=jnp.int32), images, 2),
-      augment.augment_batch(
+      batches.cut_out(rng, jnp.arange(4, dtype=jnp.int32), images, 2),
+      batches.augment(
         rng,
         jnp.arange(4, dtype=jnp.int32),
         images,
-        augment.make_augment(crop_padding=1, flip=True),
+        crop_padding=1,
+        flip=True,
       ),
     )
 

@@ -45,7 +45,8 @@ class Data(_Group):
   """The images, and how they are split and augmented."""
 
   # digits | cifar10_binary | cifar100_binary | cifar10_python | cifar100_python
-  # | fashion_mnist | idx | npz | folder | tfds | synthetic
+  # | fashion_mnist | idx | npz | folder | tfds | synthetic, or what
+  # nss_jax.register_source has been given.
   # What a source has no use for is refused, but for cache_dir.
   source: str = "digits"
   path: str = ""  # archive, file or folder; empty: cache, fetched once

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import (
   evaluate,
   scoring,
@@ -18,7 +19,7 @@ from nss_jax.phases import (
   train_program,
 )
 from nss_jax.phases.program import Program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces import cost
 from nss_jax.spaces.handmade import proportional_arch
 from nss_jax.spaces.search_space import Arch, SearchSpace

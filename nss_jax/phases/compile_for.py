@@ -8,8 +8,8 @@ from nss_jax.spaces.search_space import Arch
 if TYPE_CHECKING:  # programs of phases load much that a library does not need
   import ml_collections
 
+  from nss_jax.data import Dataset
   from nss_jax.phases.compilation import Compiled
-  from nss_jax.runtime.data import Dataset
 
 
 def compile_for(
@@ -42,19 +42,15 @@ def compile_for(
     UserError: if a program needs more memory than a chip has.
   """
   from nss_jax import config as config_lib
+  from nss_jax import data
   from nss_jax.phases import chip_programs, compilation, search_program
   from nss_jax.runtime import chips as chips_lib
-  from nss_jax.runtime import data
 
   config_lib.validate(config)
   chips = chips_lib.find(topology)
   mesh = chips_lib.make_mesh(chips)
   if dataset is None:
-    options = {name: config.data[name] for name in data.OPTIONS}
-    made_up = data.Synthetic(**config.data.synthetic)
-    dataset = data.load(
-      config.data.source, **options, synthetic=made_up, fetch=False
-    )
+    dataset = data.load_settings(config.data, fetch=False)
   search = search_program.build(config, dataset, mesh)
   for program in chip_programs.programs(config, dataset, search, phases, arch):
     yield compilation.compile_program(

@@ -132,7 +132,7 @@ def check(
 
   Raises:
     UserError: naming the space and what it can cost.
-    UserError, DataError: if the labels cannot be split for the evaluator.
+    UserError, UserError: if the labels cannot be split for the evaluator.
   """
   supernet_program.check(config, search_space, labels)
   target = target_flops(config)

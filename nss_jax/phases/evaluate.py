@@ -103,7 +103,7 @@ def check(
   """Refuses what cannot be evaluated, before anything is compiled.
 
   Raises:
-    UserError, DataError: naming the field, the value and what is accepted.
+    UserError, UserError: naming the field, the value and what is accepted.
   """
   supernet_program.check(config, search_space, labels)
   try:
@@ -120,7 +120,7 @@ def check_phases(job: Job, phases: Sequence[str]) -> None:
   """Refuses what those of the phases that use the supernet cannot do.
 
   Raises:
-    UserError, DataError: as `check`.
+    UserError, UserError: as `check`.
   """
   config = job.config
   parts = config, job.search_space, job.dataset.train_labels

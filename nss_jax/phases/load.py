@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from nss_jax.data.batches import normalize
 from nss_jax.errors import UserError
-from nss_jax.runtime import augment, space_file
+from nss_jax.runtime import space_file
 from nss_jax.runtime.artifacts import Path, read_json
 from nss_jax.runtime.report import fields
 from nss_jax.spaces.search_space import Array, SearchSpace
@@ -37,7 +38,7 @@ class TrainedNetwork(NamedTuple):
 
   def logits(self, images: Array) -> jax.Array:
     """`[B, C]` in float32, of images `[B, H, W, channels]`, uint8."""
-    normal = augment.normalize(images, self.mean, self.std)
+    normal = normalize(images, self.mean, self.std)
     weights = self.params, self.averages
     return network.apply_alone(
       self.search_space, *weights, normal, train=False

@@ -31,8 +31,8 @@ _IN_SEQUENCE = 0.62
 # So it does on accelerators, where blocks keep outputs of convolutions only. By
 # two programs of the paper's size that were compiled for a v5e, in bfloat16.
 _ON_ACCELERATORS = {"masked": 0.308, "masked, remat": 0.445}
-# Weights and momentum, which are updated in place, and the gradient; and that of
-# all devices together.
+# Weights and momentum, which are updated in place, and the gradient; and that
+# of all devices together.
 _COPIES, _SHARED = 3, 1
 
 
@@ -48,9 +48,9 @@ def estimate(
   `tests/test_memory.py`, which are of a small size and of the paper's. On
   accelerators within 9 % of seven programs of the paper's soft search: for a
   v5e-1, with and without `remat`, a v5e-8, a v6e-1, an H100, an A100 and a T4;
-  it was fitted to three of them. Sliced inverted residuals are not among them, and were seen up
-  to a third off. jax 0.10 needs up to 1.8 times as much for bfloat16 on CPU,
-  jax 0.12 does not. The images are not counted.
+  it was fitted to three of them. Sliced inverted residuals were seen up to a
+  third off. jax 0.10 needs up to 1.8 times as much for bfloat16 on CPU, jax
+  0.12 does not. The images are not counted.
   """
   settings = config.supernet
   parts = num_devices * settings.microbatches

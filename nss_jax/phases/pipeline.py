@@ -10,6 +10,8 @@ import ml_collections
 import rich.console
 
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data.streaming import image_memory
 from nss_jax.errors import Diverged, Interrupted, NotWritten, UserError
 from nss_jax.phases import (
   compilation,
@@ -31,13 +33,11 @@ from nss_jax.phases import (
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
-from nss_jax.phases.streaming import image_memory
 from nss_jax.runtime import (
   artifacts,
   canary,
   chips,
   compile_cache,
-  data,
   lock,
   processes,
   sharding,
@@ -48,7 +48,6 @@ from nss_jax.runtime.preemption import EXIT_SAVED, Preemption, sigterm_line
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 from nss_jax.supernet import conv
 
-USER_ERRORS = (UserError, data.DataError)
 # A disk that is full or read-only. Caught first: some are user errors too.
 WRITE_ERRORS = (OSError, NotWritten)
 
@@ -85,7 +84,7 @@ def run(
     viewing: what is shown meanwhile.
 
   Raises:
-    One of `USER_ERRORS`, before anything is compiled or written.
+    UserError: before anything is compiled or written.
     One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
   target = chips.find(topology) if topology else None
@@ -106,8 +105,9 @@ def run(
   workdirs.check(config, workdir)
   _check_order(phases, workdir, archs)
   try:
-    dataset = _load_data(config.data, fetch=not dry_run)
-  except data.DataError as error:
+    memory = image_memory()
+    dataset = data.load_settings(config.data, memory=memory, fetch=not dry_run)
+  except UserError as error:
     for line in error.details:
       say(console, line)
     raise
@@ -191,19 +191,6 @@ def _check_index(index: int | None, phases: Sequence[str]) -> None:
       f"--sweep_index: {index} is not accepted with --phases="
       f"{','.join(phases)}; expected --phases=sweep alone"
     )
-
-
-def _load_data(
-  settings: ml_collections.ConfigDict, *, fetch: bool = True
-) -> data.Dataset:
-  """The data set of `config.data`."""
-  return data.load(
-    settings.source,
-    **{name: settings[name] for name in data.OPTIONS},
-    synthetic=data.Synthetic(**settings.synthetic),
-    memory=image_memory(),
-    fetch=fetch,
-  )
 
 
 def _check_order(

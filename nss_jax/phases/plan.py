@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import complexity, evaluate, memory
 from nss_jax.phases.program import Program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.runtime.log import format_macs
 from nss_jax.spaces import constraints, cost
 from nss_jax.spaces.feasible import feasible_spaces

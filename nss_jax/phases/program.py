@@ -12,10 +12,11 @@ import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
+from nss_jax import data
+from nss_jax.data.batches import epoch_indices
+from nss_jax.data.streaming import Batch, Feed
 from nss_jax.errors import UserError
-from nss_jax.phases.batches import epoch_indices
-from nss_jax.phases.streaming import Batch, Feed
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.supernet import engine, sliced
 

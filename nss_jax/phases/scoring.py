@@ -11,11 +11,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nss_jax.phases.batches import class_weights
+from nss_jax import data
+from nss_jax.data.batches import normalize
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Lowerable
 from nss_jax.phases.supernet_program import split as split_images
-from nss_jax.runtime import augment, data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps.evaluate import Counts, evaluate_archs, evaluate_images
 from nss_jax.supernet import engine, sharing, sliced
@@ -113,7 +114,9 @@ def make_score_fn(
   """
   images = images or held_out_images(config, dataset)
   apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
-  weights = class_weights(config, dataset, search_space.num_classes)
+  weights = data.class_weights(
+    config.data.class_weights, dataset.train_labels, search_space.num_classes
+  )
 
   def on_device(by, params, archs, seen, batches):
     counts = evaluate_archs(
@@ -177,7 +180,9 @@ def make_image_fn(
   """
   images = held_out_images(config, dataset)
   apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
-  weights = class_weights(config, dataset, search_space.num_classes)
+  weights = data.class_weights(
+    config.data.class_weights, dataset.train_labels, search_space.num_classes
+  )
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
   def run(params, archs, seen, batches):
@@ -298,9 +303,7 @@ def _prepare(
   config: ml_collections.ConfigDict, dataset: data.Dataset, rows: np.ndarray
 ) -> jax.Array:
   """Training images, normalised, in the type of the activations."""
-  images = augment.normalize(
-    dataset.train_images[rows], dataset.mean, dataset.std
-  )
+  images = normalize(dataset.train_images[rows], dataset.mean, dataset.std)
   return images.astype(config.supernet.activations)
 
 

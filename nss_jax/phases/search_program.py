@@ -11,9 +11,11 @@ import numpy as np
 import optax
 
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data.batches import make_batch_fn
+from nss_jax.data.streaming import Batch
 from nss_jax.errors import UserError
 from nss_jax.phases import schedules
-from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
   Program,
@@ -24,9 +26,8 @@ from nss_jax.phases.program import (
   make_schedule,
   training_fn,
 )
-from nss_jax.phases.streaming import Batch
 from nss_jax.phases.work import search_work
-from nss_jax.runtime import data, optimizers, sharding
+from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces import constraints, distribution
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import (
@@ -66,7 +67,7 @@ def build(
       target, by default.
 
   Raises:
-    UserError, DataError: if config and data do not make a search.
+    UserError, UserError: if config and data do not make a search.
   """
   check_data(config, dataset, mesh)
   if search_space is None:
@@ -117,7 +118,9 @@ def build(
 
   loss_fn = losses.single_loss(
     training_fn(config, search_space, mesh),
-    class_weights(config, dataset, search_space.num_classes),
+    data.class_weights(
+      config.data.class_weights, dataset.train_labels, search_space.num_classes
+    ),
   )
   steps = _make_steps(
     config,
@@ -129,7 +132,13 @@ def build(
     weight_opt,
     logit_opt,
   )
-  make_batch = make_batch_fn(config, dataset, keys["augment"])
+  make_batch = make_batch_fn(
+    dataset,
+    keys["augment"],
+    crop_padding=config.data.crop_padding,
+    flip=config.data.flip,
+    dtype=config.supernet.activations,
+  )
   dispatch = make_dispatch(
     functools.partial(_pair_of_steps, steps, make_batch, keys),
     dataset,

@@ -17,13 +17,14 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax import data
+from nss_jax.data.batches import make_batch_fn
+from nss_jax.data.streaming import image_memory
 from nss_jax.errors import UserError
-from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
-from nss_jax.phases.streaming import image_memory
 from nss_jax.phases.training import make_program, training_schedule
 from nss_jax.phases.work import supernet_work
-from nss_jax.runtime import data, optimizers, sharding
+from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.steps import losses, weight_step
 from nss_jax.supernet import masks, network, sharing
@@ -46,7 +47,9 @@ def build_supernet(
   apply = _apply_fn(config, search_space, mesh)
   steps = _schedule(config, dataset, 1).num_steps
   first, coins = settings.largest_epochs * steps, settings.coin_epochs * steps
-  weights = class_weights(config, dataset, search_space.num_classes)
+  weights = data.class_weights(
+    config.data.class_weights, dataset.train_labels, search_space.num_classes
+  )
   single = losses.single_loss(apply, weights)
   given = _draws(
     search_space,
@@ -124,7 +127,11 @@ def build_alone(
     (
       losses.single_loss(
         training_fn(config, search_space, mesh),
-        class_weights(config, dataset, search_space.num_classes),
+        data.class_weights(
+          config.data.class_weights,
+          dataset.train_labels,
+          search_space.num_classes,
+        ),
       ),
       lambda rng, given, step: masks.Sample(None, given["arch"]),
     ),
@@ -185,7 +192,13 @@ def _build(
 
   def update_fn(state, part, indices, positions):
     keys = keys_of(state.search)
-    make_batch = make_batch_fn(config, dataset, keys["augment"])
+    make_batch = make_batch_fn(
+      dataset,
+      keys["augment"],
+      crop_padding=config.data.crop_padding,
+      flip=config.data.flip,
+      dtype=config.supernet.activations,
+    )
     batch = make_batch(part, indices, positions, 0, state.weights.step)
 
     def step_by(rule):
@@ -237,7 +250,7 @@ def split(
 
   Raises:
     UserError: if too few images are left to train on.
-    DataError: if a class of a balanced split is too small.
+    UserError: if a class of a balanced split is too small.
   """
   settings, num_images = config.evaluate, len(labels)
   batch = min(settings.score_batch_size, num_images)
@@ -268,7 +281,7 @@ def check(
   Scores need all of it on each device, whether the rest is streamed or not.
 
   Raises:
-    UserError, DataError: naming the field, the value and what is accepted.
+    UserError, UserError: naming the field, the value and what is accepted.
   """
   _, held_out = split(config, labels)
   numbers = len(held_out) * math.prod(search_space.image_shape)

@@ -11,11 +11,12 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
+from nss_jax import data
+from nss_jax.data.batches import make_batch_fn, normalize
 from nss_jax.errors import UserError
-from nss_jax.phases.batches import class_weights, make_batch_fn
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.training import make_program, training_schedule
-from nss_jax.runtime import augment, data, optimizers, sharding
+from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, train_step
 from nss_jax.supernet import network
@@ -71,7 +72,9 @@ def build(
     weights = train_step.init_train_state(params, averages, optimizer)
     return weights, jnp.uint32(seed)
 
-  weights = class_weights(config, dataset, search_space.num_classes)
+  weights = data.class_weights(
+    config.data.class_weights, dataset.train_labels, search_space.num_classes
+  )
 
   def loss_fn(params, averages, batch):
     images, labels = batch
@@ -83,7 +86,14 @@ def build(
 
   def update_fn(state, part, indices, positions):
     key = base_keys(state.search)["augment"]
-    make_batch = make_batch_fn(config, dataset, key, cutout=settings.cutout)
+    make_batch = make_batch_fn(
+      dataset,
+      key,
+      crop_padding=config.data.crop_padding,
+      flip=config.data.flip,
+      dtype=config.supernet.activations,
+      cutout=settings.cutout,
+    )
     batch = make_batch(part, indices, positions, 0, state.weights.step)
     return train_step.train_step(
       state.weights,
@@ -124,9 +134,7 @@ def make_test_fn(
   labels = np.where(fill < count, dataset.test_labels[fill % count], -1)
   images = dataset.test_images[fill % count]
   dtype = jnp.dtype(config.supernet.activations)
-  prepare = functools.partial(
-    augment.normalize, mean=dataset.mean, std=dataset.std
-  )
+  prepare = functools.partial(normalize, mean=dataset.mean, std=dataset.std)
 
   def on_device(params, averages, images, labels):
     def one_batch(batch):

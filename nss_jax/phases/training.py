@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nss_jax import data
 from nss_jax.phases.program import (
   LoopState,
   Program,
@@ -14,7 +15,6 @@ from nss_jax.phases.program import (
   make_dispatch,
   make_schedule,
 )
-from nss_jax.runtime import data
 from nss_jax.spaces.search_space import SearchSpace
 
 _METRICS = {"train_loss": "loss", "train_accuracy": "accuracy"}

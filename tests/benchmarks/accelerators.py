@@ -27,8 +27,9 @@ from spaces import append, read, versions
 
 import nss_jax as nss
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import chip_programs, compilation, search_program
-from nss_jax.runtime import chips, data, hlo
+from nss_jax.runtime import chips, hlo
 from nss_jax.spaces.cost import largest_arch
 from nss_jax.supernet import sliced
 
@@ -67,11 +68,7 @@ def compile_row(name):
   config = config_lib.paper("cifar100_600mf")
   config.update_from_flattened_dict(fields)
   found = chips.find(chip)
-  options = {key: config.data[key] for key in data.OPTIONS}
-  made_up = data.Synthetic(**config.data.synthetic)
-  dataset = data.load(
-    config.data.source, **options, synthetic=made_up, fetch=False
-  )
+  dataset = data.load_settings(config.data, fetch=False)
   search = search_program.build(config, dataset, chips.make_mesh(found))
   space = search.search_space
   (program,) = (

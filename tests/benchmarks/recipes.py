@@ -30,8 +30,8 @@ from spaces import ROOT, append, read, versions
 sys.path.insert(0, str(ROOT / "tests"))
 import runs
 
+from nss_jax import data
 from nss_jax.phases import supernet_program, work
-from nss_jax.runtime import data
 from nss_jax.spaces.search_space import SearchSpace
 
 NUM_IMAGES, NUM_SCORED, BATCH = 24_800, 4_800, 1_200

@@ -73,8 +73,9 @@ from contenders import (
 )
 
 import nss_jax as nss
+from nss_jax import data
 from nss_jax.phases import search_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.cost import largest_macs
 
 PARTS = (

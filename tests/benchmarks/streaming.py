@@ -3,7 +3,7 @@
 Run `python tests/benchmarks/streaming.py`; some minutes. Synthetic images are
 written as files; a step is that of the phase train (batch 128, 32x32x3), eight
 of them a call. Blocks of calls with all images on the device and with images
-read by grain's threads take turns; the first calls of a block, which compile or
+read by threads take turns; the first calls of a block, which compile or
 find a call read ahead, are not counted.
 
 * read: images that the threads read a second, when nothing else runs;
@@ -25,8 +25,9 @@ import numpy as np
 from PIL import Image
 
 from nss_jax import config as config_lib
+from nss_jax import data
 from nss_jax.phases import train_program
-from nss_jax.runtime import data, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import parse_arch
 

@@ -11,7 +11,7 @@ import io
 import types
 from unittest import mock
 
-from nss_jax import main
+from nss_jax import data, main
 from nss_jax.phases import loop, pipeline, principles
 
 ACCEPTED = "accepted"
@@ -26,12 +26,12 @@ def _trains(job, program, folder, *_, **__):
   raise _Trains
 
 
-_load_data = pipeline._load_data
+_load_settings = data.load_settings
 
 
 @functools.lru_cache(maxsize=4)
 def _load_once(settings):
-  return _load_data(settings.value)
+  return _load_settings(settings.value)
 
 
 class _Settings:
@@ -76,9 +76,7 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
         _join_processes=lambda: None,
         _config_flags=list,
       ),
-      patch(
-        pipeline, _load_data=lambda data, fetch: _load_once(_Settings(data))
-      ),
+      patch(data, load_settings=lambda x, **_: _load_once(_Settings(x))),
       patch(pipeline.canary, check=lambda convolve: None),
       patch(principles, _MAX_DRAWS=2**12),
       patch(loop, run=_trains, run_shared=_trains),

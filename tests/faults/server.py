@@ -20,9 +20,9 @@ import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
 import orbax.checkpoint  # noqa: F401
 
-from nss_jax import main
+from nss_jax import data, main
 from nss_jax.phases import pipeline  # noqa: F401
-from nss_jax.runtime import data, watch
+from nss_jax.runtime import watch
 
 _TIMEOUT_SECONDS = 600
 

@@ -1,42 +1,45 @@
 """Batches that are read while the devices work, instead of kept on them."""
 
-import dataclasses
+import collections
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from concurrent import futures
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nss_jax.phases.batches import epoch_order
-from nss_jax.runtime import data, sharding
+from nss_jax.data.batches import epoch_order
+from nss_jax.data.dataset import Dataset, host_memory
+from nss_jax.data.reading import StreamedImages, num_threads
+from nss_jax.runtime import sharding
 
 # Images and labels of each part, by its name.
 Batch = dict[str, tuple[Any, Any]]
 
 
 def image_memory() -> int:
-  """Bytes of the host or of a device, whichever has less.
+  """Returns the bytes of the host or of a device, whichever has less.
 
   Devices of a CPU have a copy each in the memory of the host.
   """
   devices = jax.local_devices()
   if devices[0].platform == "cpu":
-    return data.host_memory() // len(devices)
+    return host_memory() // len(devices)
   stats = [device.memory_stats() or {} for device in devices]
   limits = [found["bytes_limit"] for found in stats if "bytes_limit" in found]
-  return min([data.host_memory(), *limits])
+  return min([host_memory(), *limits])
 
 
 class Feed:
-  """The batches of a run, in the order that a run in memory has.
+  """Gives the batches of a run, in the order that a run in memory has.
 
   Which images a step has follows from key, epoch and step alone, so there is
-  nothing to be saved. grain's threads read the steps of the next call of the
-  devices while they compute this one. In memory are the batches of about three
-  calls: read ahead, put together, and on the devices.
+  nothing to be saved. Threads read the steps of the next call of the devices
+  while they compute this one. In memory are the batches of about three calls:
+  read ahead, put together, and on the devices.
 
   Args:
     dataset: its training images are `StreamedImages`.
@@ -49,7 +52,7 @@ class Feed:
 
   def __init__(
     self,
-    dataset: data.Dataset,
+    dataset: Dataset,
     rows: Mapping[str, np.ndarray],
     *,
     schedule: Any,
@@ -60,33 +63,35 @@ class Feed:
     self._dataset, self._rows = dataset, dict(sorted(rows.items()))
     self._schedule, self._idle = schedule, idle_in_warmup
     self._batch_size, self._mesh = batch_size, mesh
-    self._steps: _Steps | None = None
-    self._reader: Any = None
+    self._columns = _own_columns(mesh, batch_size)
+    self._pool: futures.ThreadPoolExecutor | None = None
+    self._key: np.ndarray | None = None
     self._next = 0
+    # Steps that are read ahead, and rows in their order by part and epoch.
+    self._read: collections.deque[futures.Future[Batch]] = collections.deque()
+    self._orders: dict[tuple[str, int], np.ndarray] = {}
 
   def take(self, key: np.ndarray, step: int, length: int) -> Batch:
-    """The images of some steps, on the devices that train on them.
+    """Reads the images of some steps of an epoch, from one on.
 
-    Args:
-      key: data of the key of the order of images.
-      step: the first one. Where the last call ended, what was read ahead is
-        used; elsewhere, or with another key, reading begins anew.
-      length: steps, all of one epoch.
+    Where the last call ended, what was read ahead is used; elsewhere, or with
+    another key, reading begins anew.
 
     Returns:
       Images `[length * B, H, W, C]` and labels of each part, sharded: those of
       a device are together, step after step.
 
     Raises:
-      DataError: at an image that cannot be read.
+      UserError: at an image that cannot be read.
     """
-    steps = self._steps
-    follows = steps is not None and step == self._next
-    if steps is None or not (follows and np.array_equal(key, steps.key)):
-      steps = self._begin(key, step)
-    steps.order(step // self._schedule.steps_per_epoch)
+    follows = self._key is not None and np.array_equal(key, self._key)
+    if step != self._next or not follows:
+      self.close()
+      self._key, self._next = key, step
+    self._order(key, step // self._schedule.steps_per_epoch)
+    self._read_until(step + length)
     try:
-      batches = (next(self._reader) for _ in range(length))
+      batches = (self._read.popleft().result() for _ in range(length))
       window = _by_device(batches, length, len(_own_devices(self._mesh)))
     except BaseException:
       self.close()
@@ -97,7 +102,7 @@ class Feed:
     return shard(window, self._mesh)
 
   def shapes(self, length: int, *, warmup: bool) -> Batch:
-    """The shapes of what `take` gives of so many steps; nothing is read."""
+    """Returns the shapes of what `take` gives of so many steps, unread."""
     count, images = length * self._batch_size, self._dataset.train_images
     window = (
       np.broadcast_to(np.uint8(0), (count, *images.shape[1:])),
@@ -109,81 +114,49 @@ class Feed:
 
   def close(self) -> None:
     """Ends the reading; a later `take` begins anew."""
-    if self._reader is not None:
-      self._reader.close()
-    self._reader = self._steps = None
+    if self._pool:
+      self._pool.shutdown(wait=False, cancel_futures=True)
+    self._pool = self._key = None
+    self._read.clear()
+    self._orders.clear()
 
-  def _begin(self, key: np.ndarray, step: int) -> "_Steps":
-    self.close()
-    steps = self._steps = _Steps(
-      dataset=self._dataset,
-      rows=self._rows,
-      schedule=self._schedule,
-      batch_size=self._batch_size,
-      columns=_own_columns(self._mesh, self._batch_size),
-      idle=self._idle,
-      key=key,
-      first=step,
-    )
-    ahead = max(length for _, length in self._schedule.dispatches)
-    self._reader = data.read_ahead(steps, ahead)
-    return steps
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Steps:
-  """grain's random access to the batches of a run, from a step on.
-
-  Attributes:
-    columns: places in the batch of what this process reads.
-    first: step of index 0.
-    orders: rows of the training images in their order, by part and epoch.
-    The others are those of `Feed`.
-  """
-
-  dataset: data.Dataset
-  rows: dict[str, np.ndarray]
-  schedule: Any
-  batch_size: int
-  columns: np.ndarray
-  idle: Collection[str]
-  key: np.ndarray
-  first: int
-  orders: dict[tuple[str, int], np.ndarray] = dataclasses.field(
-    default_factory=dict
-  )
-
-  def __len__(self) -> int:
-    return self.schedule.num_steps - self.first
-
-  def __getitem__(self, index: int) -> Batch:
-    step, images = self.first + index, self.dataset.train_images
-    epoch, place = divmod(step, self.schedule.steps_per_epoch)
-    idle = self.idle if step < self.schedule.warmup_steps else ()
-    assert isinstance(images, data.StreamedImages)
-    found = {}
-    for name in self.rows:
-      if name in idle:
-        continue
-      rows = self.orders[name, epoch]
-      rows = rows[place * self.batch_size + self.columns]
-      found[name] = images.read(rows), self.dataset.train_labels[rows]
-    return found
-
-  def order(self, epoch: int) -> None:
+  def _order(self, key: np.ndarray, epoch: int) -> None:
     """Orders this epoch and the next, beyond which no thread reads ahead.
 
     Not by the threads: on an accelerator they would wait for the steps that
     are running there.
     """
-    wanted = {(n, e) for n in self.rows for e in (epoch, epoch + 1)}
-    for gone in self.orders.keys() - wanted:
-      del self.orders[gone]
-    for stream, (name, rows) in enumerate(self.rows.items()):
-      for number in (epoch, epoch + 1):
-        if (name, number) not in self.orders:
-          order = _order(self.key, stream, number, len(rows))
-          self.orders[name, number] = rows[np.asarray(order)]
+    orders = {}
+    for stream, (name, rows) in enumerate(self._rows.items()):
+      for place in ((name, epoch), (name, epoch + 1)):
+        if place not in self._orders:
+          order = _order(key, stream, place[1], len(rows))
+          self._orders[place] = rows[np.asarray(order)]
+        orders[place] = self._orders[place]
+    self._orders = orders
+
+  def _read_until(self, step: int) -> None:
+    """Lets threads read the steps before this one, and those of a call more."""
+    ahead = max(length for _, length in self._schedule.dispatches)
+    if not self._pool:
+      threads = min(num_threads(), ahead)
+      self._pool = futures.ThreadPoolExecutor(threads, "nss-read")
+    first = self._next + len(self._read)
+    for one in range(first, min(step + ahead, self._schedule.num_steps)):
+      self._read.append(self._pool.submit(self._read_step, one, self._orders))
+
+  def _read_step(
+    self, step: int, orders: Mapping[tuple[str, int], np.ndarray]
+  ) -> Batch:
+    epoch, place = divmod(step, self._schedule.steps_per_epoch)
+    idle = self._idle if step < self._schedule.warmup_steps else ()
+    images = cast(StreamedImages, self._dataset.train_images)
+    found = {}
+    for name in self._rows:
+      if name not in idle:
+        rows = orders[name, epoch][place * self._batch_size + self._columns]
+        found[name] = images.read(rows), self._dataset.train_labels[rows]
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -197,7 +170,7 @@ def _order(
 def _by_device(
   batches: Iterator[Batch], length: int, num_devices: int
 ) -> Batch:
-  """Of every device its images of all steps, one device after the other."""
+  """Puts the images of a device in all steps together, device after device."""
   window = None
   for step, batch in enumerate(batches):
     parts = jax.tree.map(
@@ -213,20 +186,20 @@ def _by_device(
 
 
 def _own_devices(mesh: jax.sharding.Mesh) -> list[int]:
-  """Places in the mesh of the devices of this process."""
+  """Returns the places in the mesh of the devices of this process."""
   own = jax.process_index()
   devices = enumerate(mesh.devices.flat)
   return [place for place, device in devices if device.process_index == own]
 
 
 def _own_columns(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
-  """Places in the global batch of the images of this process."""
+  """Returns the places in the global batch of the images of this process."""
   shares = np.arange(batch_size).reshape(mesh.size, -1)
   return shares[_own_devices(mesh)].reshape(-1)
 
 
 def shard(window: Batch, mesh: jax.sharding.Mesh) -> Batch:
-  """From what each process has of its devices to arrays on all of them."""
+  """Makes arrays on all devices of what each process has of its own."""
   split = NamedSharding(mesh, P(sharding.AXIS))
   factor = mesh.size // len(_own_devices(mesh))
   return jax.tree.map(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nss_jax.runtime.data.dataset import DataError
+from nss_jax.errors import UserError
 
 
 def split_halves(
@@ -27,18 +27,18 @@ def split_halves(
     Shuffled disjoint indices, `[N - V]` for training, `[V]` for validation.
 
   Raises:
-    DataError: if the fraction is not in (0, 1), a part is smaller than a
+    UserError: if the fraction is not in (0, 1), a part is smaller than a
       batch, or one of its classes would be left without an image.
   """
   if not 0 < validation_fraction < 1:
-    raise DataError(
+    raise UserError(
       f"config.data.validation_fraction={validation_fraction} is out of range; "
       "accepted is more than 0 and less than 1"
     )
   num_validation = round(num_images * validation_fraction)
   sizes = num_images - num_validation, num_validation
   if min(sizes) < max(batch_size, 1):
-    raise DataError(
+    raise UserError(
       f"config.data.validation_fraction={validation_fraction} splits "
       f"{num_images} images into {sizes[0]} and {sizes[1]}; accepted is what "
       f"leaves either part at least one batch of {batch_size}"
@@ -58,16 +58,11 @@ def draw_balanced(
   A class of n of the N images gives `n * count / N`, rounded down or up: up
   where the rounding takes most, until there are `count`.
 
-  Args:
-    labels: `[N]`.
-    count: images to draw.
-    seed: of the draw; the same seed gives the same draw everywhere.
-
   Returns:
     Shuffled disjoint indices, `[count]` drawn and `[N - count]` left.
 
   Raises:
-    DataError: if a class would have no image among either.
+    UserError: if a class would have no image among either.
   """
   classes, places, sizes = np.unique(
     labels, return_inverse=True, return_counts=True
@@ -75,12 +70,25 @@ def draw_balanced(
   quotas = _quotas(sizes, count)
   for label, quota, size in zip(classes, quotas, sizes, strict=True):
     if not 0 < quota < size:
-      raise DataError(
+      raise UserError(
         f"config.data.balanced_split=True leaves class {label} with {quota} "
         f"and {size - quota} of its {size} images in the two parts; accepted "
         "are at least one in either"
       )
   return _draw(places, sizes, quotas, seed)
+
+
+def draws_test(fraction: float, there: str) -> bool:
+  """Returns whether test images are to be drawn; refuses it if some are there.
+
+  What is there has a name, or there is none.
+  """
+  if fraction and there:
+    raise ValueError(
+      f"config.data.test_fraction={fraction} is not accepted where there is "
+      f"{there}; accepted is 0"
+    )
+  return fraction > 0
 
 
 def draw_test(
@@ -90,22 +98,14 @@ def draw_test(
 
   A class that is too small has none in test; all have some left.
 
-  Args:
-    labels: `[N]`.
-    fraction: share of the test images.
-    seed: of the draw; the same seed gives the same draw everywhere.
-
   Returns:
     Sorted disjoint indices that cover all, for training and for test.
-
-  Raises:
-    DataError: if no image would be drawn.
   """
   _, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
   count = round(len(labels) * fraction)
   quotas = np.minimum(_quotas(sizes, count), sizes - 1)
   if not quotas.sum():
-    raise DataError(
+    raise UserError(
       f"config.data.test_fraction={fraction} draws no test image of "
       f"{len(labels)}; accepted is what draws at least one"
     )
@@ -114,7 +114,7 @@ def draw_test(
 
 
 def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
-  """How many of `count` each class gives, by its size."""
+  """Returns how many of `count` each class gives, by its size."""
   # Integers: a share must not depend on how a product is rounded.
   quotas, remainders = np.divmod(sizes * count, sizes.sum())
   lacking = count - quotas.sum()
@@ -125,13 +125,9 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
 def _draw(
   places: np.ndarray, sizes: np.ndarray, quotas: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Shuffled disjoint indices: quotas of each class, and what is left.
+  """Draws the quota of each class; returns shuffled indices, drawn and left.
 
-  Args:
-    places: `[N]`, the class of each image as an index of the other two.
-    sizes: images of each class.
-    quotas: of these, how many to draw.
-    seed: of the draw.
+  Places are the class of each image, `[N]`, as an index of sizes and quotas.
   """
   order = np.random.default_rng(seed).permutation(len(places))
   # Of the shuffled images of a class, its first ones are drawn.
@@ -143,16 +139,20 @@ def _draw(
   return order[is_drawn[order]], order[~is_drawn[order]]
 
 
-def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-  """Weights of classes `[num_classes]`, float32, that make all count alike.
-
-  One over the images of a class, so scaled that the mean over all images is 1;
-  0 for a class without images.
+def class_weights(
+  mode: str, labels: np.ndarray, num_classes: int
+) -> np.ndarray | None:
+  """Returns weights of classes `[num_classes]`, float32, for losses.
 
   Args:
+    mode: `none`, which has no weights, or `balanced`, which makes all classes
+      count alike: one over the images of a class, so scaled that the mean over
+      all images is 1; 0 for a class without images.
     labels: `[N]`.
     num_classes: number of classes, with images or without.
   """
+  if mode == "none":
+    return None
   sizes = np.bincount(labels, minlength=num_classes)
   weights = len(labels) / (np.maximum(sizes, 1) * np.count_nonzero(sizes))
   return np.where(sizes > 0, weights, 0).astype(np.float32)
