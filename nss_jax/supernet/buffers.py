@@ -1,13 +1,15 @@
 """Buffers whose front is used, whatever the width, and the tape of a stage.
 
-Two layouts, each the faster one where `platforms.py` chooses it:
+Three layouts, each the faster one where `platforms.py` chooses it:
 
 * `flat`, for CPUs: a buffer is `[N]`, what is stored is contiguous, nothing is
   padded channel by channel, and loops update the buffers in place.
-* `shaped`, for accelerators: a buffer is `[B, H, W, C]` and what is stored has
-  its front channels. There a change between one axis and four moves every
-  number: on a v5e a step of the widest stage took 753 M cycles flat, 306 M
-  shaped (the compiler's estimates).
+* `nhwc`, for GPUs: a buffer is `[B, H, W, C]` and what is stored has its front
+  channels. There a change between one axis and four moves every number: on a
+  v5e a step of the widest stage took 753 M cycles flat, 306 M so (the
+  compiler's estimates).
+* `hwnc`, for TPUs: the same, and the axes lie in memory in that order, which
+  most convolutions there want.
 
 The tape has what blocks keep for their gradients: activations, and the
 statistics of normalisations in their own precision.
@@ -28,7 +30,6 @@ from nss_jax.supernet import replay
 from nss_jax.supernet.platforms import Layout
 
 Row = jax.Array | int
-# The one that most convolutions on TPUs want: channels, then images, innermost.
 _ORDER = JaxLayout(major_to_minor=(1, 2, 0, 3))
 
 
@@ -63,13 +64,13 @@ def load(buffer: jax.Array, shape: Sequence[int]) -> jax.Array:
   return buffer[..., : shape[-1]]
 
 
-def store(buffer: jax.Array, x: jax.Array) -> jax.Array:
+def store(layout: Layout, buffer: jax.Array, x: jax.Array) -> jax.Array:
   """The buffer with a tensor at its front."""
   if buffer.ndim == 1:
     # Behind a barrier: what is fused with the update runs on one core.
     x = lax.optimization_barrier(x).reshape(-1)
   buffer = lax.dynamic_update_slice(buffer, x, (0,) * buffer.ndim)
-  if buffer.ndim == 1:
+  if layout != "hwnc":
     return buffer
   # Or else XLA copies whole buffers from one loop to the next: convolutions of
   # few channels want another order of the axes than those of many.
@@ -124,7 +125,9 @@ def load_first(tape: Tape, kept: replay.Kept) -> replay.Kept:
   return replay.Kept(outputs, _statistics(tape, 0, kept))
 
 
-def store_first(tape: Tape | None, kept: replay.Kept) -> Tape | None:
+def store_first(
+  layout: Layout, tape: Tape | None, kept: replay.Kept
+) -> Tape | None:
   """The tape with what the first block kept."""
   if tape is None:  # no gradient is asked for
     return None
@@ -132,7 +135,7 @@ def store_first(tape: Tape | None, kept: replay.Kept) -> Tape | None:
   if not tape.first:
     return tape._replace(rest=(_write(tape.rest[0], 0, kept.outputs),))
   pairs = zip(tape.first, kept.outputs, strict=True)
-  return tape._replace(first=tuple(store(*pair) for pair in pairs))
+  return tape._replace(first=tuple(store(layout, *pair) for pair in pairs))
 
 
 def load_rest(

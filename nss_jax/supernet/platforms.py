@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 
 Keep = Literal["all", "outputs", "ends"]
-Layout = Literal["flat", "shaped"]
+Layout = Literal["flat", "nhwc", "hwnc"]
 
 
 class Ways(NamedTuple):
@@ -34,8 +34,8 @@ class Ways(NamedTuple):
 
 
 _CPU = Ways("all", "flat", switched=False, one_pass=False)
-_TPU = Ways("outputs", "shaped", switched=False, one_pass=True)
-_GPU = Ways("outputs", "shaped", switched=True, one_pass=True)
+_TPU = Ways("outputs", "hwnc", switched=False, one_pass=True)
+_GPU = Ways("outputs", "nhwc", switched=True, one_pass=True)
 
 
 def ways(platform: str | None = None) -> Ways:

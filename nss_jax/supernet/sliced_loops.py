@@ -123,7 +123,7 @@ def run_rest(
   """`body(bucket, i, (x, state))` for each further block.
 
   The carry is a buffer, whose front `x` is, and the state. Flat, each block
-  works in the buffer. Shaped, it is taken from there once, and put back at the
+  works in the buffer. Else it is taken from there once, and put back at the
   end: XLA would copy the whole buffer for every block, and once more where the
   loops of two buckets want another order of its axes.
   """
@@ -133,7 +133,7 @@ def run_rest(
       buffer, state = carry
       x = buffers.load(buffer, (*plan.outputs, bucket))
       x, state = body(bucket, i, (x, state))
-      return buffers.store(buffer, x), state
+      return buffers.store(plan.layout, buffer, x), state
 
     if plan.max_depth > 1:
       bodies = {
@@ -151,7 +151,7 @@ def run_rest(
       carry = _loop(rest_loop(bucket), depth - 1, loop, carry)
     x, state = carry
     x = _pad(x, plan.exit(bucket)) if widen else x
-    return buffers.store(buffer, x), state
+    return buffers.store(plan.layout, buffer, x), state
 
   bodies = {exit_loop(b): functools.partial(outside, b) for b in plan.buckets}
   return _one_of(plan, index, 1, bodies, carry)
@@ -171,7 +171,7 @@ def _widen(plan: Plan, bucket: int, _: Any, carry: Any) -> Any:
   """From the bucket's width to that of its exit, in place."""
   out, tape = carry
   x = buffers.load(out, (*plan.outputs, bucket))
-  return buffers.store(out, _pad(x, plan.exit(bucket))), tape
+  return buffers.store(plan.layout, out, _pad(x, plan.exit(bucket))), tape
 
 
 def narrow(plan: Plan, index: jax.Array, flat: jax.Array) -> jax.Array:
@@ -179,9 +179,9 @@ def narrow(plan: Plan, index: jax.Array, flat: jax.Array) -> jax.Array:
 
   def change(plan, bucket, _, flat):
     x = buffers.load(flat, (*plan.outputs, plan.exit(bucket)))
-    return buffers.store(flat, x[..., :bucket])
+    return buffers.store(plan.layout, flat, x[..., :bucket])
 
-  if plan.layout == "shaped":
+  if plan.layout != "flat":
     return flat  # its front channels are there
   return _one_of(plan, index, 1, _exits(plan, change), flat)
 

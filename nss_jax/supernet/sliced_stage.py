@@ -79,15 +79,17 @@ def _forward(
     (params, flat), (out, tape) = operands, carry
     x = buffers.load(flat, (*plan.inputs, entered))
     corners, _ = replay.shapes(plan.first, bucket, x)
-    params = _cut(plan, params, corners)
+    params = replay.cut(params, corners)
     masks = _mask(bucket, width), _mask(entered, before)
     y, kept = replay.run(plan.first, params, x, masks)
-    return buffers.store(out, y), buffers.store_first(tape, kept)
+    return buffers.store(plan.layout, out, y), buffers.store_first(
+      plan.layout, tape, kept
+    )
 
   def rest(bucket, row, carry):
     x, tape = carry
     corners, _ = replay.shapes(plan.rest, bucket, x)
-    cut = _cut(plan, params["blocks_rest"], corners, row)
+    cut = replay.cut(params["blocks_rest"], corners, row)
     y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
     return y, buffers.store_rest(tape, row, kept, x)
 
@@ -112,7 +114,7 @@ def _backward(
     x, kept = buffers.load_rest(tape, row, kept, spec)
     found, down = replay.run_back(
       plan.rest,
-      _cut(plan, params["blocks_rest"], corners, row),
+      replay.cut(params["blocks_rest"], corners, row),
       x,
       (_mask(bucket, width),) * 2,
       kept,
@@ -126,13 +128,15 @@ def _backward(
     corners, kept = replay.shapes(plan.first, bucket, x)
     found, below = replay.run_back(
       plan.first,
-      _cut(plan, params, corners),
+      replay.cut(params, corners),
       x,
       (_mask(bucket, width), _mask(entered, before)),
       buffers.load_first(tape, kept),
       buffers.load(upstream, (*plan.outputs, bucket)),
     )
-    return buffers.store(down, below), replay.paste(gradients, found)
+    return buffers.store(plan.layout, down, below), replay.paste(
+      gradients, found
+    )
 
   gradients = jax.tree.map(jnp.zeros_like, params)
   upstream = loops.narrow(plan, index, upstream)
@@ -162,18 +166,6 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     "the sliced engine has first derivatives only, in reverse mode; for "
     "second ones use apply_masked, or make_apply with engine 'masked'"
   )
-
-
-def _cut(
-  plan: Plan, params: Any, corners: Any, row: jax.Array | None = None
-) -> Any:
-  """The weights that are used, of all.
-
-  Where activations are narrower than weights XLA would convert all kernels of
-  a stage before the loop, and slice then.
-  """
-  params = replay.cut(params, corners, row)
-  return lax.optimization_barrier(params) if plan.layout == "shaped" else params
 
 
 def _mask(bucket: int, width: jax.Array) -> jax.Array:
