@@ -177,7 +177,8 @@ def test_import_is_light():
   code = (
     "import sys, nss_jax; "
     "print([m for m in ('tensorflow', 'tensorflow_datasets', 'orbax', 'rich',"
-    " 'matplotlib', 'sklearn', 'pooch', 'ml_collections', 'absl.flags')"
+    " 'matplotlib', 'sklearn', 'pooch', 'ml_collections', 'pydantic',"
+    " 'absl.flags')"
     " if m in sys.modules])"
   )
   done = subprocess.run(
