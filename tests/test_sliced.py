@@ -72,7 +72,9 @@ def _functions(buckets=BUCKETS, platform=None):
   return both(masked), both(sliced)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize(
+  "platform", ["cpu", pytest.param("tpu", marks=pytest.mark.slow), "gpu"]
+)
 def test_equals_masked(platform, monkeypatch):
   """Logits and all gradients, in float64, from one trace.
 

@@ -76,8 +76,8 @@ def batch_statistics(
 
   In one pass, accelerators take both sums while they write what is normalised,
   and devices share them at once. It costs digits where a mean is far from zero:
-  in float32 the deviation is off by at most about 1e-7 times one plus the
-  squared ratio of mean and deviation.
+  in float32 the deviation is off by about 1e-7 times one plus the squared ratio
+  of mean and deviation (jax 0.12 on CPU; 3e-6 by the sums of jax 0.10).
   """
   seen = x[: scope.num_calibration].astype(dtype)
   if scope.one_pass:
