@@ -74,6 +74,7 @@ def test_custom_block():
   )
 
 
+@pytest.mark.slow
 def test_other_spaces():
   found = _run("other_spaces")
   space, elite = found["SPACE"], found["elite"]

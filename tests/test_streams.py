@@ -142,6 +142,7 @@ def test_a_name_that_is_not_utf8(variables, name, monkeypatch, tmp_path):
   assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_ascii(monkeypatch, tmp_path):
   """As it is in a shell without any locale, where Python has UTF-8."""
   monkeypatch.setenv("LC_ALL", "C")

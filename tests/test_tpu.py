@@ -51,7 +51,7 @@ def test_a_search_by_soft_masks():
   (found,) = _compiled(
     **{"search.warmup_epochs": 0, "supernet.engine": "masked"}
   )
-  _check(found, most_fill=0.05)
+  _check(found, most_fill=0.03)
   # The old state makes room for the new one.
   assert found.outputs < 0.01 * found.arguments
 

@@ -322,11 +322,11 @@ class LatencyTable(_Group):
 class RankCheck(_Group):
   """Whether the supernet ranks archs as their own training does."""
 
-  num_archs: int = Field(24, ge=2)  # trained alone, spread in cost
-  # And within evaluate.tolerance of the target.
-  num_near_archs: int = Field(12, ge=0)
-  # Of each; they tell how well a truth knows itself.
-  num_seeds: int = Field(2, ge=1)
+  # Trained alone, spread in cost, and within evaluate.tolerance of the target;
+  # seeds of each, which tell how well a truth knows itself.
+  num_archs: int = Field(24, ge=2, le=10_000)
+  num_near_archs: int = Field(12, ge=0, le=10_000)
+  num_seeds: int = Field(2, ge=1, le=1000)
   epochs: bounds.Epochs = 30
   # The truths.csv of another run, to train nothing alone; its archs are
   # scored. Empty: the archs are drawn and trained.
