@@ -140,10 +140,7 @@ def test_no_sum_over_pixels_is_in_bfloat16(block, platform):
   assert found["f32", _CHANNELS] >= 4 + 5 * (6 * len(layers) + shortcuts)
 
 
-@pytest.mark.parametrize(
-  "platform",
-  [pytest.param(x, marks=[pytest.mark.slow] * (x == "tpu")) for x in PLATFORMS],
-)
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_no_sum_of_the_sliced_engine_is_in_bfloat16(platform):
   space = _space("inverted_residual", 2, 8, 8, bins=2)
   weights = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
