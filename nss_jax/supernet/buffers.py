@@ -30,7 +30,6 @@ from nss_jax.supernet import replay
 from nss_jax.supernet.platforms import Layout
 
 Row = jax.Array | int
-_ORDER = JaxLayout(major_to_minor=(1, 2, 0, 3))
 
 
 class Tape(NamedTuple):
@@ -70,11 +69,20 @@ def store(layout: Layout, buffer: jax.Array, x: jax.Array) -> jax.Array:
     # Behind a barrier: what is fused with the update runs on one core.
     x = lax.optimization_barrier(x).reshape(-1)
   buffer = lax.dynamic_update_slice(buffer, x, (0,) * buffer.ndim)
+  return _ordered(layout, buffer)
+
+
+def _ordered(layout: Layout, buffer: jax.Array) -> jax.Array:
+  """The buffer, with its axes in the order in memory that the layout has.
+
+  Or else XLA copies whole buffers from one loop to the next: convolutions of
+  few channels want another order of the axes than those of many.
+  """
   if layout != "hwnc":
     return buffer
-  # Or else XLA copies whole buffers from one loop to the next: convolutions of
-  # few channels want another order of the axes than those of many.
-  return with_layout_constraint(buffer, _ORDER)
+  height, width, images, channels = (buffer.ndim - k for k in (3, 2, 4, 1))
+  order = *range(buffer.ndim - 4), height, width, images, channels
+  return with_layout_constraint(buffer, JaxLayout(major_to_minor=order))
 
 
 def make_tape(
@@ -155,7 +163,11 @@ def load_rest(
 
 
 def store_rest(
-  tape: Tape | None, index: jax.Array, kept: replay.Kept, x: jax.Array
+  layout: Layout,
+  tape: Tape | None,
+  index: jax.Array,
+  kept: replay.Kept,
+  x: jax.Array,
 ) -> Tape | None:
   """The tape with the input of a further block and what it kept."""
   if tape is None:
@@ -168,8 +180,11 @@ def store_rest(
     return tape._replace(rest=(_write(tape.rest[0], index + 1, tensors),))
   return tape._replace(
     rest=tuple(
-      lax.dynamic_update_slice(
-        buffer, one[None].astype(buffer.dtype), _at(index, buffer)
+      _ordered(
+        layout,
+        lax.dynamic_update_slice(
+          buffer, one[None].astype(buffer.dtype), _at(index, buffer)
+        ),
       )
       for buffer, one in zip(tape.rest, tensors, strict=True)
     )

@@ -91,7 +91,7 @@ def _forward(
     corners, _ = replay.shapes(plan.rest, bucket, x)
     cut = replay.cut(params["blocks_rest"], corners, row)
     y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
-    return y, buffers.store_rest(tape, row, kept, x)
+    return y, buffers.store_rest(plan.layout, tape, row, kept, x)
 
   carry = loops.run_first(
     plan, entry, index, first, (params["block_1"], flat), (out, tape)
