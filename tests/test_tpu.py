@@ -59,5 +59,6 @@ def test_a_search_by_soft_masks():
 def test_the_sliced_engine():
   """Of warmup, whose largest arch has most of what there is."""
   warmup, _ = _compiled(**{"search.warmup_epochs": 1})
-  # So small it moves buffers more than it computes: 30 % when this was written.
-  _check(warmup, least_convolution=0.25, most_fill=0.05)
+  # So small it moves more than it computes: 30 %, and 6 % of it zeros of
+  # gradients, when this was written.
+  _check(warmup, least_convolution=0.25, most_fill=0.08)
