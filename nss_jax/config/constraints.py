@@ -83,8 +83,8 @@ def validate_target(
   """Refuses targets that no space can meet.
 
   Raises:
-    UserError: with the range that can be met, or the nearest cost to it.
-    UserError: if the latency table is missing, broken, or of other blocks.
+    UserError: with the range that can be met, or the nearest cost to it; or if
+      the latency table is missing, broken, or of other blocks.
   """
   if wants_latency(config):
     latency_file.read_metric(config.objective.latency_table, search_space)

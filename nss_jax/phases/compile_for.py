@@ -38,8 +38,8 @@ def compile_for(
     What the compiler says of each program, as soon as it does.
 
   Raises:
-    UserError: if there are no such chips, or no compiler for them.
-    UserError: if a program needs more memory than a chip has.
+    UserError: if there are no such chips, or no compiler for them, or if a
+      program needs more memory than a chip has.
   """
   from nss_jax import config as config_lib
   from nss_jax import data

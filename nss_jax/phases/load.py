@@ -53,8 +53,8 @@ def load_network(path: Path) -> TrainedNetwork:
       folder if it holds one only.
 
   Raises:
-    UserError: one line with the file and the field, whatever is in it.
-    UserError: likewise, if the weights are damaged or of another network.
+    UserError: one line with the file and the field, whatever is in it; also if
+      the weights are damaged or of another network.
   """
   folder = _find_network(path)
   result = read_json(folder / _RESULT)
@@ -85,8 +85,8 @@ def load_supernet(path: Path, search_space: SearchSpace) -> Any:
     search_space: of the search, see `load_space`.
 
   Raises:
-    UserError: one line with the folder, if no weights are in it.
-    UserError: likewise, if they are damaged or of another search space.
+    UserError: one line with the folder, if no weights are in it, or if they are
+      damaged or of another search space.
   """
   folder = pathlib.Path(path)
   return _load(folder, search_space, {"params": _init})["params"]

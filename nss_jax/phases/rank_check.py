@@ -69,8 +69,8 @@ def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
   Before anything is compiled.
 
   Raises:
-    UserError: naming the field and how many there are.
-    UserError: naming the file of the truths and what is wrong.
+    UserError: naming the field and how many there are, or the file of the
+      truths and what is wrong.
   """
   try:
     choose_archs(config, search_space)

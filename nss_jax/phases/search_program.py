@@ -12,7 +12,6 @@ import optax
 
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.data.batches import make_batch_fn
 from nss_jax.data.streaming import Batch
 from nss_jax.errors import UserError
 from nss_jax.phases import schedules
@@ -26,6 +25,7 @@ from nss_jax.phases.program import (
   make_schedule,
   training_fn,
 )
+from nss_jax.phases.training import batch_fn
 from nss_jax.phases.work import search_work
 from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces import constraints, distribution
@@ -132,13 +132,7 @@ def build(
     weight_opt,
     logit_opt,
   )
-  make_batch = make_batch_fn(
-    dataset,
-    keys["augment"],
-    crop_padding=config.data.crop_padding,
-    flip=config.data.flip,
-    dtype=config.supernet.activations,
-  )
+  make_batch = batch_fn(config, dataset, keys["augment"])
   dispatch = make_dispatch(
     functools.partial(_pair_of_steps, steps, make_batch, keys),
     dataset,

@@ -18,11 +18,10 @@ import numpy as np
 
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.data.batches import make_batch_fn
 from nss_jax.data.streaming import image_memory
 from nss_jax.errors import UserError
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
-from nss_jax.phases.training import make_program, training_schedule
+from nss_jax.phases.training import batch_fn, make_program, training_schedule
 from nss_jax.phases.work import supernet_work
 from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -192,13 +191,7 @@ def _build(
 
   def update_fn(state, part, indices, positions):
     keys = keys_of(state.search)
-    make_batch = make_batch_fn(
-      dataset,
-      keys["augment"],
-      crop_padding=config.data.crop_padding,
-      flip=config.data.flip,
-      dtype=config.supernet.activations,
-    )
+    make_batch = batch_fn(config, dataset, keys["augment"])
     batch = make_batch(part, indices, positions, 0, state.weights.step)
 
     def step_by(rule):
@@ -249,8 +242,8 @@ def split(
     Sorted disjoint indices that cover all.
 
   Raises:
-    UserError: if too few images are left to train on.
-    UserError: if a class of a balanced split is too small.
+    UserError: if too few images are left to train on, or if a class of a
+      balanced split is too small.
   """
   settings, num_images = config.evaluate, len(labels)
   batch = min(settings.score_batch_size, num_images)

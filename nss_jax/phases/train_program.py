@@ -12,10 +12,10 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from nss_jax import data
-from nss_jax.data.batches import make_batch_fn, normalize
+from nss_jax.data.batches import normalize
 from nss_jax.errors import UserError
 from nss_jax.phases.program import Program, base_keys
-from nss_jax.phases.training import make_program, training_schedule
+from nss_jax.phases.training import batch_fn, make_program, training_schedule
 from nss_jax.runtime import optimizers, sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import losses, train_step
@@ -86,14 +86,7 @@ def build(
 
   def update_fn(state, part, indices, positions):
     key = base_keys(state.search)["augment"]
-    make_batch = make_batch_fn(
-      dataset,
-      key,
-      crop_padding=config.data.crop_padding,
-      flip=config.data.flip,
-      dtype=config.supernet.activations,
-      cutout=settings.cutout,
-    )
+    make_batch = batch_fn(config, dataset, key, cutout=settings.cutout)
     batch = make_batch(part, indices, positions, 0, state.weights.step)
     return train_step.train_step(
       state.weights,

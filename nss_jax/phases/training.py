@@ -1,13 +1,15 @@
-"""A loop that trains weights and moves no logits: supernets, and networks."""
+"""What loops that train weights share, and one that moves no logits."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from nss_jax import data
+from nss_jax.data.batches import make_batch_fn
 from nss_jax.phases.program import (
   LoopState,
   Program,
@@ -18,6 +20,24 @@ from nss_jax.phases.program import (
 from nss_jax.spaces.search_space import SearchSpace
 
 _METRICS = {"train_loss": "loss", "train_accuracy": "accuracy"}
+
+
+def batch_fn(
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  key: jax.Array,
+  *,
+  cutout: int = 0,
+) -> Callable:
+  """Makes `data.batches.make_batch_fn` of a config: its crops, flips, types."""
+  return make_batch_fn(
+    dataset,
+    key,
+    crop_padding=config.data.crop_padding,
+    flip=config.data.flip,
+    dtype=config.supernet.activations,
+    cutout=cutout,
+  )
 
 
 def training_schedule(

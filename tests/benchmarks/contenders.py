@@ -1,12 +1,14 @@
 """What `sliced_steps.py` compares: the same step, computed in four ways.
 
 Sliced and masked are ours; the floor is one arch compiled alone, with static
-shapes and blocks unrolled; PyTorch runs in a process of its own. All start from
-the same weights and batch, so their first losses must agree.
+shapes and blocks unrolled; PyTorch, and ours of another checkout, run in
+processes of their own. All start from the same weights and batch, so their
+first losses must agree.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import time
@@ -148,18 +150,29 @@ class Jax:
     return (time.perf_counter() - start) / len(losses), float(losses[0])
 
 
-class Torch:
-  """The other process; see `torch_sliced.py`."""
+class Other:
+  """Another process; see `torch_sliced.py` and `before_sliced.py`.
 
-  def __init__(self, python, weights, batch, folder):
-    path = pathlib.Path(folder, "arrays.npz")
+  Args:
+    python: that runs it.
+    script: beside this file.
+    weights: of the supernet.
+    batch: images and labels.
+    folder: for a file of these.
+    package: the checkout whose nss_jax it imports; None: as this one.
+  """
+
+  def __init__(self, python, script, weights, batch, folder, package=None):
+    path = pathlib.Path(folder, f"{script}.npz")
     arrays = flax.traverse_util.flatten_dict(weights, sep="/")
     images, labels = batch
     arrays |= {"images": images, "labels": labels, "strides": SPACE.strides}
     np.savez(path, **arrays)
-    script = pathlib.Path(__file__).with_name("torch_sliced.py")
+    script = pathlib.Path(__file__).with_name(script)
+    place = {} if package is None else {"PYTHONPATH": str(package)}
     self.process = subprocess.Popen(
       [python, str(script), str(path)],
+      env=os.environ | place,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,

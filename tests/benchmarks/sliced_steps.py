@@ -2,7 +2,8 @@
 
 Run `python tests/benchmarks/sliced_steps.py` on a CPU, all of it in about 40
 minutes, or parts: `--only=floor,torch --draws=8`. Any Python that has torch and
-numpy can run the PyTorch side: `--torch_python=PATH`.
+numpy can run the PyTorch side: `--torch_python=PATH`. `--before=CHECKOUT` times
+the sliced engine of another commit in turn, in a process of its own.
 
 W 64, D 8, 16x16x3 images, batch 64. A step is forward, backward and the update
 of SGD with momentum; jax runs 4 of them in one `scan` with donated state. The
@@ -61,7 +62,7 @@ from contenders import (
   SPACE,
   WIDTH,
   Jax,
-  Torch,
+  Other,
   alone,
   make_batch,
   masked,
@@ -404,6 +405,9 @@ def main():
   parser.add_argument("--only", default=",".join(PARTS), help="some of these")
   parser.add_argument("--draws", type=int, default=64, help="uniform archs")
   parser.add_argument("--torch_python", default=sys.executable)
+  parser.add_argument(
+    "--before", type=pathlib.Path, help="a checkout whose steps take turns too"
+  )
   flags = parser.parse_args()
   only = flags.only.split(",")
   if unknown := set(only) - set(PARTS):
@@ -424,7 +428,9 @@ def main():
       else:
         print(f"PyTorch {version}")
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        torch = Torch(flags.torch_python, weights, batch, folder)
+        torch = Other(
+          flags.torch_python, "torch_sliced.py", weights, batch, folder
+        )
         stack.callback(torch.close)
     engines = {"sliced": Jax(train_fn(sliced), weights, batch)}
     if "masked" in only:
@@ -433,6 +439,13 @@ def main():
       engines["floor"] = Jax(None, weights, batch)
     if "torch" in only and torch is not None:
       engines["torch"] = torch
+    if flags.before is not None:
+      folder = stack.enter_context(tempfile.TemporaryDirectory())
+      engines["before"] = Other(
+        *(sys.executable, "before_sliced.py", weights, batch, folder),
+        package=flags.before.resolve(),
+      )
+      stack.callback(engines["before"].close)
     if len(engines) > 1:
       steps(engines, flags.draws)
     if "scoring" in only:
