@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from nss_jax.phases import complexity, principles
-from nss_jax.runtime import artifacts, scores
+from nss_jax.results import scores
+from nss_jax.runtime import artifacts
 from nss_jax.spaces.feasible import sample_uniform_archs
 from nss_jax.spaces.principles import StageOrder, sample_ordered_archs
 from nss_jax.spaces.search_space import Arch

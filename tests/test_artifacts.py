@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from strategies import ANY_JSON, change, places
 
 from nss_jax.errors import UserError, one_line
+from nss_jax.results.space_file import load_space
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
 
 SEARCH_SPACE = SearchSpace.expanded(

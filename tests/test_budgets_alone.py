@@ -27,7 +27,8 @@ from nss_jax.phases import (
   summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.runtime import artifacts, budgets, figures, scores
+from nss_jax.results import figures, scores
+from nss_jax.runtime import artifacts, budgets
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
 FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}

@@ -13,8 +13,9 @@ import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
-from nss_jax.runtime import artifacts, logits_file, panels, scores
-from nss_jax.runtime import complexity as groups
+from nss_jax.results import complexity as groups
+from nss_jax.results import logits_file, panels, scores
+from nss_jax.runtime import artifacts
 from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {

@@ -25,7 +25,8 @@ from nss_jax.phases import (
   supernet_program,
 )
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime import artifacts, checkpoint, preemption, scores, sharding
+from nss_jax.results import scores
+from nss_jax.runtime import artifacts, checkpoint, preemption, sharding
 from nss_jax.spaces.search_space import space_ranges
 
 DIGITS = data.load("digits")
@@ -245,8 +246,6 @@ def test_ledger_repeats_nothing(tmp_path):
   archs, path = _archs(10), tmp_path / "scores.csv"
   with pytest.raises(_Killed):
     _ledger(path, score_fn).score("elite", archs)
-  with path.open("a") as file:
-    file.write("elite,,1,1")  # torn
   error, loss = _ledger(path, score_fn, asked=[10]).score("elite", archs)
   np.testing.assert_allclose(error, archs.width.sum(-1) / 100, rtol=1e-6)
   np.testing.assert_array_equal(loss, archs.depth.sum(-1))
@@ -401,8 +400,8 @@ def test_rank_check(ranked, monkeypatch):
   assert (np.diff(nss.arch_macs(SPACE, groups["spread"])) > 0).all()
   near = nss.arch_macs(SPACE, groups["near_target"])
   assert (np.abs(near / 6e4 - 1) <= 0.3).all()
-  assert [x["count"] for x in result.values()] == [3, 2]
-  assert [x["num_seeds"] for x in result.values()] == [2, 2]
+  assert [x.count for x in result.groups.values()] == [3, 2]
+  assert [x.num_seeds for x in result.groups.values()] == [2, 2]
   folder = job.workdir / "rank_check"
   scored = scores.read_scores(folder / "scores.csv", SPACE)
   assert scored.source.tolist() == ["spread"] * 3 + ["near_target"] * 2
@@ -463,7 +462,7 @@ def test_rank_check_on_truths_that_are_given(ranked, tmp_path, monkeypatch):
     (lambda lines: [lines[0], *lines[9:]], "expected two archs or more"),
     (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "spread_1: exp"),
     (lambda lines: [*lines[:2], "x", *lines[2:]], "line 3: "),
-    (lambda lines: [], "expected two archs or more"),
+    (lambda lines: [], "line 1: expected source,space"),
   ],
 )
 def test_truths_that_are_none_are_refused(ranked, tmp_path, edit, message):

@@ -15,7 +15,8 @@ import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import latency_budget, latency_table, pipeline
-from nss_jax.runtime import artifacts, latency_file, stopwatch
+from nss_jax.results import latency_file
+from nss_jax.runtime import artifacts, stopwatch
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import (
   arch_cost,

@@ -12,8 +12,9 @@ import runs
 import nss_jax as nss
 from nss_jax.errors import UserError
 from nss_jax.phases import loop, nas, pipeline, race, search, train
-from nss_jax.runtime import artifacts, scores
-from nss_jax.runtime.report import networks
+from nss_jax.results import scores
+from nss_jax.results.report import networks
+from nss_jax.runtime import artifacts
 from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
@@ -476,7 +477,7 @@ def test_the_race_takes_what_rank_check_taught(
     )
     scores.append_scores(folder / name, job.search_space, table)
   monkeypatch.setattr(
-    race.ranking, "learn", lambda *_: lambda archs, losses: -losses
+    race.predictors, "learn", lambda *_: lambda archs, losses: -losses
   )
   found = nas.run(job._replace(workdir=workdir))["elite"]
   table = scores.read_scores(

@@ -11,7 +11,8 @@ import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, principles, scoring
-from nss_jax.runtime import artifacts, populations, scores
+from nss_jax.results import populations, scores
+from nss_jax.runtime import artifacts
 from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {

@@ -21,17 +21,17 @@ from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import (
   pipeline,
-  ranking,
   report,
   search_program,
   summary,
 )
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, log, scores, sharding, truths
-from nss_jax.runtime.report import train_tables, words
-from nss_jax.runtime.report.tables import paper_row, read_paper
-from nss_jax.runtime.report.workdir import read_results
+from nss_jax.results import rank_agreement, scores, truths
+from nss_jax.results.report import train_tables, words
+from nss_jax.results.report.tables import paper_row, read_paper
+from nss_jax.results.report.workdir import read_results
+from nss_jax.runtime import artifacts, log, sharding
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.feasible import sample_uniform_archs
 from nss_jax.spaces.search_space import Space, space_ranges
@@ -201,15 +201,16 @@ def write_rank_check(search_space, workdir, rng):
     for seed in range(2):
       source = truths.seed_source(name, seed)
       append(folder / "truths.csv", search_space, source, archs, rng)
-  result = ranking.summarize(
+  result = rank_agreement.summarize(
     *(
       scores.read_scores(folder / name, search_space)
       for name in ("scores.csv", "truths.csv")
     ),
     num_resamples=20,
   )
-  result["near_target"]["predictors"]["loss"]["tau"] = None
-  write(folder / "summary.json", result)
+  content = result.to_json()
+  content["near_target"]["predictors"]["loss"]["tau"] = None
+  write(folder / "summary.json", content)
 
 
 def network(search_space, text, **fields):

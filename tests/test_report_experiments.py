@@ -11,7 +11,7 @@ import runs
 
 from nss_jax.errors import UserError
 from nss_jax.phases import report
-from nss_jax.runtime.report.workdir import is_empty, read_results
+from nss_jax.results.report.workdir import is_empty, read_results
 
 TARGET = 1.6e5
 SETTINGS = {**runs.TINY, "objective.target_flops": TARGET}

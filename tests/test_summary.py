@@ -13,7 +13,7 @@ from nss_jax.phases.summary import (
   hypervolume,
   summarize,
 )
-from nss_jax.runtime.scores import GROUPS, NO_SPACE, Scores
+from nss_jax.results.scores import GROUPS, NO_SPACE, Scores
 
 TARGET = 200.0
 

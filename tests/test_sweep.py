@@ -25,9 +25,10 @@ from nss_jax.phases import (
   search_program,
   sweep,
 )
-from nss_jax.runtime import artifacts, lock, preemption, scores
+from nss_jax.results import scores
+from nss_jax.results.report.workdir import read_results
+from nss_jax.runtime import artifacts, lock, preemption
 from nss_jax.runtime.preemption import EXIT_SAVED
-from nss_jax.runtime.report.workdir import read_results
 
 SETTINGS = {
   **runs.TINY,

@@ -7,7 +7,7 @@ import ml_collections
 
 from nss_jax.config.bounds import LATENCY
 from nss_jax.errors import UserError
-from nss_jax.runtime import latency_file
+from nss_jax.results import latency_file
 from nss_jax.spaces.constraints import UNITS, Constraint
 from nss_jax.spaces.cost import cost_range, cost_tables
 from nss_jax.spaces.feasible import feasible_indices

@@ -14,7 +14,8 @@ from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.program import base_keys, check_batch
-from nss_jax.runtime import artifacts, figures, scores
+from nss_jax.results import figures, scores
+from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import format_macs, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling

@@ -10,7 +10,7 @@ import rich.console
 from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases.program import Program
-from nss_jax.runtime import space_file
+from nss_jax.results import space_file
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 from nss_jax.spaces.search_space import SearchSpace, Space
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from nss_jax import config as config_lib
-from nss_jax.runtime import latency_file
+from nss_jax.results import latency_file
 
 # Without a target that a space may miss.
 _ANY = ({"metric": "flops", "target": 1e30, "mode": "at_most"},)

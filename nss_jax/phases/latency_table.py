@@ -13,7 +13,8 @@ from scipy import stats
 
 from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, latency_file
+from nss_jax.results import latency_file
+from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.stopwatch import call_seconds

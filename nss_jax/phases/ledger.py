@@ -12,7 +12,7 @@ import numpy as np
 from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import scoring
 from nss_jax.phases.job import Job
-from nss_jax.runtime import scores
+from nss_jax.results import scores
 from nss_jax.runtime.log import Progress, say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch, SearchSpace

@@ -11,11 +11,11 @@ import rich.console
 from nss_jax.errors import Diverged, Interrupted
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program, Schedule
+from nss_jax.results.report import fields
 from nss_jax.runtime import artifacts, lock, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
 from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.report import fields
 from nss_jax.runtime.watch import Watch
 
 

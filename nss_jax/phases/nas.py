@@ -16,12 +16,12 @@ from nss_jax import config as config_lib
 from nss_jax.phases import chosen, loop, race, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
+from nss_jax.results.logits_file import LOGITS, read_logits, write_logits
+from nss_jax.results.report.networks import read_architecture
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.budgets import deviations, from_targets
 from nss_jax.runtime.log import format_macs, say
-from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.report.networks import read_architecture
 from nss_jax.spaces import constraints, distribution, sampling
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.handmade import proportional_arch

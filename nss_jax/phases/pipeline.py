@@ -33,6 +33,7 @@ from nss_jax.phases import (
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
+from nss_jax.results.rank_agreement import RankCheck
 from nss_jax.runtime import (
   artifacts,
   canary,
@@ -254,14 +255,16 @@ class _Phase(NamedTuple):
     result: the file that says it is finished; None: it always runs, since what
       it reads may have changed, and does nothing twice.
     run: does it all, or goes on.
+    read: reads that file again.
     report: the result in words.
     needs: the phase whose result it reads.
   """
 
   result: str | None
-  run: Callable[[Job], dict[str, Any]]
-  report: Callable[[dict[str, Any], Job], list[str]]
+  run: Callable[[Job], Any]
+  report: Callable[[Any, Job], list[str]]
   needs: str | None = None
+  read: Callable[[pathlib.Path], Any] = artifacts.read_json
 
 
 def _run_phases(job: Job, phases: Sequence[str]) -> None:
@@ -282,7 +285,9 @@ def _run_phases(job: Job, phases: Sequence[str]) -> None:
 _PHASES = {
   "search": _Phase("elite_space.json", search.run, search.report),
   "evaluate": _Phase("summary.json", evaluate.run, evaluate.report, "search"),
-  "rank_check": _Phase("summary.json", rank_check.run, rank_check.report),
+  "rank_check": _Phase(
+    "summary.json", rank_check.run, rank_check.report, read=RankCheck.read
+  ),
   "principles": _Phase("summary.json", principles.run, principles.report),
   "nas": _Phase("summary.json", nas.run, nas.report, "search"),
   "complexity": _Phase(
@@ -328,7 +333,7 @@ _EDITED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 def _report_again(phase: _Phase, path: pathlib.Path, job: Job) -> list[str]:
   """The words of a result that was read back, which may have been edited."""
-  result = artifacts.read_json(path)
+  result = phase.read(path)
   try:
     return phase.report(result, job)
   except UserError:

@@ -14,9 +14,8 @@ from nss_jax.phases import evaluate
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, panels, populations, scores, space_file
-from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.populations import (
+from nss_jax.results import panels, populations, scores, space_file
+from nss_jax.results.populations import (
   ANY_COST,
   COSTS,
   IN_WINDOW,
@@ -27,6 +26,8 @@ from nss_jax.runtime.populations import (
   TREND,
   TRENDS,
 )
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.principles import (
   StageOrder,

@@ -17,12 +17,13 @@ import jax
 import numpy as np
 
 from nss_jax import config as config_lib
-from nss_jax.phases import alone, chosen, evaluate, ranking, scoring
+from nss_jax.phases import alone, chosen, evaluate, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
+from nss_jax.results import predictors
+from nss_jax.results.scores import read_scores
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.scores import read_scores
 from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
 from nss_jax.spaces.principles import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -151,11 +152,11 @@ def _sorted(
 
 
 def _learnt(job: Job) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
-  """What rank_check's archs teach, see `ranking.learn`, if it has ended."""
+  """What rank_check's archs teach, see `predictors.learn`, if it has ended."""
   folder = job.workdir / "rank_check"
   if not (folder / "summary.json").exists():
     return None
-  return ranking.learn(
+  return predictors.learn(
     read_scores(folder / "scores.csv", job.search_space),
     read_scores(folder / "truths.csv", job.search_space),
   )

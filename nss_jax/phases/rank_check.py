@@ -1,7 +1,6 @@
 """The rank_check phase: do scores of the supernet order archs rightly?"""
 
 import pathlib
-from typing import Any
 
 import jax
 import ml_collections
@@ -9,11 +8,13 @@ import numpy as np
 
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import alone, evaluate, ranking
+from nss_jax.phases import alone, evaluate
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, processes, scores, truths
+from nss_jax.results import rank_agreement, scores, truths
+from nss_jax.results.rank_agreement import RankCheck
+from nss_jax.runtime import artifacts, processes
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs
 from nss_jax.spaces.feasible import sample_feasible_archs, sample_uniform_archs
@@ -22,7 +23,7 @@ from nss_jax.spaces.search_space import Arch, SearchSpace
 _CANDIDATES = 4096
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> RankCheck:
   """Trains archs alone and compares their order with the supernet's scores.
 
   Writes `rank_check/truths.csv`, `scores.csv` and `summary.json`. Where the
@@ -53,13 +54,13 @@ def run(job: Job) -> dict[str, Any]:
       for seed in range(settings.num_seeds):
         for name, archs in groups.items():
           score_alone(truths.seed_source(name, seed), archs, seed)
-  result = ranking.summarize(
+  result = rank_agreement.summarize(
     scores.read_scores(folder / "scores.csv", search_space),
     scores.read_scores(path, search_space),
     num_resamples=config.evaluate.bootstrap_samples,
     seed=config.evaluate.seed,
   )
-  artifacts.write_json(folder / "summary.json", result)
+  result.write(folder / "summary.json")
   return result
 
 
@@ -142,32 +143,6 @@ def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
   return groups
 
 
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """The ceiling, Kendall's tau of every predictor, and what to think of it."""
-
-  def words(tau: dict[str, Any]) -> str:
-    if tau["tau"] is None:
-      return "undefined"
-    low, high = tau["interval"] or (tau["tau"], tau["tau"])
-    share = tau.get("share")
-    ceiling = "" if share is None else f", {100 * share:.0f} % of the ceiling"
-    return f"{tau['tau']:+.2f} ({low:+.2f} to {high:+.2f}){ceiling}"
-
-  lines = ["", "Does the supernet order archs as training alone does?"]
-  for name, group in result.items():
-    lines.append(
-      f"  {group['count']} archs {truths.GROUPS[name]}, Kendall's tau with the "
-      f"mean of {group['num_seeds']} seeds; of two seeds: "
-      f"{words(group['ceiling'])}"
-    )
-    lines += [
-      f"    {truths.PREDICTORS[key]}: {words(entry)}"
-      for key, entry in group["predictors"].items()
-    ]
-    lines.append(f"  {group['verdict']}")
-  folder = job.workdir / "rank_check"
-  return [
-    *lines,
-    "",
-    f"Files in {folder}: truths.csv, scores.csv, summary.json",
-  ]
+def report(result: RankCheck, job: Job) -> list[str]:
+  """Tells the result in words."""
+  return rank_agreement.describe(result, job.workdir / "rank_check")

@@ -15,8 +15,8 @@ from flax import traverse_util
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, budgets, processes, space_file
-from nss_jax.runtime.report import (
+from nss_jax.results import plots, rank_agreement, space_file
+from nss_jax.results.report import (
   elements,
   experiment_pictures,
   experiment_tables,
@@ -26,12 +26,12 @@ from nss_jax.runtime.report import (
   targets,
   train_tables,
 )
-from nss_jax.runtime.report.cells import (
+from nss_jax.results.report.workdir import Results, is_empty, read_results
+from nss_jax.results.tables import (
   Table,
   escape_markdown,
-  plain,
 )
-from nss_jax.runtime.report.workdir import Results, is_empty, read_results
+from nss_jax.runtime import artifacts, budgets, processes
 from nss_jax.version import __version__
 
 FOLDER = "report"
@@ -146,7 +146,7 @@ def _make_tables(
     tables.nas_runs_table(results),
     train_tables.race_table(results),
     train_tables.train_table(results),
-    experiment_tables.rank_table(results),
+    rank_agreement.table(results.rank_check),
     experiment_tables.principles_table(results),
     experiment_tables.complexity_table(results),
     targets.table(results.sweep),
@@ -178,7 +178,12 @@ def _draw(
   )
   pictures |= experiment_pictures.pictures(results, target)
   return {
-    name: (picture, figures.write(picture, folder))
+    name: (
+      picture,
+      picture.save_both(folder)
+      if isinstance(picture, plots.Picture)
+      else figures.write(picture, folder),
+    )
     for name, picture in pictures.items()
   }
 
@@ -309,7 +314,7 @@ def _numbers(
       key: elite.get(key)
       for key in ("space", "mean_flops", "deviation", "constraints")
     },
-    "tables": {name: plain(table.records) for name, table in found.items()},
+    "tables": {name: table.to_json() for name, table in found.items()},
     "not_run": _not_run(job.config, results, found),
     "version": __version__,
   }

@@ -10,10 +10,11 @@ import numpy as np
 from nss_jax.phases import elite, loop, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program
-from nss_jax.runtime import artifacts, budgets, figures
+from nss_jax.results import figures
+from nss_jax.results.report.workdir import read_epochs
+from nss_jax.runtime import artifacts, budgets
 from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.report.workdir import read_epochs
 from nss_jax.spaces.search_space import Arch
 from nss_jax.spaces.text import describe_space
 

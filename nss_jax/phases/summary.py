@@ -12,8 +12,8 @@ import moocore
 import numpy as np
 from scipy import stats
 
-from nss_jax.runtime import scores as scores_lib
-from nss_jax.runtime.scores import NO_SPACE, Scores, pareto_front
+from nss_jax.results import scores as scores_lib
+from nss_jax.results.scores import NO_SPACE, Scores, pareto_front
 
 _MEASURES = ("loss", "error")
 _CONTROLS = (scores_lib.RANDOM_SPACES, scores_lib.HARD_RANDOM_SPACES)
@@ -64,7 +64,7 @@ def summarize(
   Raises:
     ValueError: if the spaces of a group are not numbered.
   """
-  known = scores.select(np.isin(scores.source, scores_lib.GROUPS))
+  known = scores.select(np.isin(scores.source, [*scores_lib.GROUPS]))
   on_front = pareto_front(known)
   groups = {
     name: {

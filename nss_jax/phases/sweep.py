@@ -7,11 +7,11 @@ from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import search_program
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, panels
+from nss_jax.results import panels, tables
+from nss_jax.results.report import targets
+from nss_jax.results.report.workdir import read_results
+from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import format_macs, say
-from nss_jax.runtime.report import targets
-from nss_jax.runtime.report.cells import plain
-from nss_jax.runtime.report.workdir import read_results
 
 RunPhases = Callable[[Job, Sequence[str]], None]
 
@@ -44,10 +44,12 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
     )
     for one in each.values()
   ]
-  if tables := targets.scored(results):
+  if drawn := targets.scored(results):
     with artifacts.atomic_path(folder / "pareto.png") as path:
-      panels.draw_targets(path, tables)
-  records = plain([targets.record(found, x) for x, found in results])
+      panels.draw_targets(path, drawn)
+  records = tables.Table(
+    "", "", [targets.record(found, x) for x, found in results], ()
+  ).to_json()
   result = {
     "phases": list(job.config.sweep.phases),
     "targets": dict(zip(each, records, strict=True)),

@@ -13,15 +13,15 @@ import numpy as np
 from nss_jax.phases import evaluate, loop, train_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs, say
-from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.report import errors, fields
-from nss_jax.runtime.report.networks import (
+from nss_jax.results.report import errors, fields
+from nss_jax.results.report.networks import (
   FOUND,
   read_found_archs,
   read_trained,
 )
+from nss_jax.runtime import artifacts
+from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch

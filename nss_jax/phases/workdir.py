@@ -9,8 +9,8 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
+from nss_jax.results.report import fields
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.report import fields
 
 Record = dict[str, Any]
 

@@ -3,7 +3,8 @@
 import json
 import pathlib
 
-from nss_jax.runtime import artifacts, scores
+from nss_jax.results import scores
+from nss_jax.runtime import artifacts
 from nss_jax.spaces.search_space import SearchSpace
 
 _ORDER = {".jsonl": 0, ".csv": 1, ".json": 2}

@@ -15,8 +15,8 @@ from strategies import ANY_JSON, change, places
 
 from nss_jax.errors import UserError
 from nss_jax.phases import report
+from nss_jax.results.report.workdir import read_results
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.report.workdir import read_results
 
 SEARCHED = "search/elite_space.json"
 # (file, phase that reads it, results without which the phase goes on)

@@ -7,7 +7,7 @@ import runs
 from harness import SETTINGS
 from replay import replay
 
-from nss_jax.runtime.report.workdir import read_results
+from nss_jax.results.report.workdir import read_results
 
 _READS_PER_CASE = 4
 

@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 
-from nss_jax.runtime import scores
-from nss_jax.runtime.scores import Scores
+from nss_jax.results import scores
+from nss_jax.results.scores import Scores
 
 Curve = tuple[np.ndarray, np.ndarray]
 

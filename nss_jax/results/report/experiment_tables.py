@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from nss_jax.runtime import populations, truths
+from nss_jax.results import populations
+from nss_jax.results import tables as cells
+from nss_jax.results.populations import ANY_COST, COSTS, NAMES, PRINCIPLES
+from nss_jax.results.report.workdir import Results
+from nss_jax.results.tables import Record, Table
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.populations import ANY_COST, COSTS, NAMES, PRINCIPLES
-from nss_jax.runtime.report import cells
-from nss_jax.runtime.report.cells import Record, Table
-from nss_jax.runtime.report.workdir import Results
 
 _NUMBERS = ("count", "mean_error", "median_error", "min_error", "mean_flops")
 # Mean costs that differ by more are said to differ: as a pair's may.
@@ -180,37 +180,3 @@ def has_run(results: Results) -> dict[str, bool]:
     "complexity": results.complexity.summary is not None,
     "sweep": (results.workdir / "sweep" / "summary.json").exists(),
   }
-
-
-def rank_table(results: Results) -> Table | None:
-  """Kendall's tau of each predictor, as `rank_check/summary.json` has it."""
-  if not results.rank_check:
-    return None
-  records = []
-  for name, group in results.rank_check.items():
-    for kind, found in (
-      ("ceiling", group["ceiling"]),
-      *group["predictors"].items(),
-    ):
-      low, high = found["interval"] or (None, None)
-      records.append(
-        {
-          "archs": name,
-          "count": group["count"],
-          "predictor": kind,
-          "tau": found["tau"],
-          "tau_low": low,
-          "tau_high": high,
-          "share": found.get("share"),
-        }
-      )
-  names = {"ceiling": "another seed of training alone", **truths.PREDICTORS}
-  columns = (
-    ("archs", lambda r: truths.GROUPS[r["archs"]]),
-    ("number", cells.text("count")),
-    ("order by", lambda r: names[r["predictor"]]),
-    ("tau", lambda r: "undefined" if r["tau"] is None else f"{r['tau']:+.2f}"),
-    ("interval (bootstrap)", cells.interval("tau", "+.2f")),
-    ("share of the ceiling (%)", cells.percent("share", ".0f")),
-  )
-  return Table("rank_check", "Does the supernet rank?", records, columns)

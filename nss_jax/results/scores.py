@@ -1,16 +1,17 @@
-"""`evaluate/scores.csv`: every arch that was scored, one line each.
+"""`scores.csv`: every arch that was scored, one line each.
 
 Columns: `source` (the group that the arch was drawn for), `space` (index of its
 space within the group, empty in a group of single archs), `depth_1..S`,
 `width_1..S`, `flops` (multiply-adds), `params`, `error` (share of images that
 are classified wrongly, 0 to 1) and `loss` (cross-entropy, nats). The first line
-names them.
+names them. Files are replaced whole, so that what is read never lacks an end.
 """
 
 import csv
 import dataclasses
 import io
 import os
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,17 +19,17 @@ import moocore
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import LineFormat, Path
+from nss_jax.runtime import artifacts, processes
+from nss_jax.runtime.artifacts import Path
 from nss_jax.spaces import cost
 from nss_jax.spaces.bins import held
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
-# Groups: archs of the Elite Space; uniform archs of the Expanded Search Space;
-# the same within a tolerance of the target; archs of uniform spaces whose mean
-# cost is within it; of such spaces without the lowest width bin in any stage;
-# of the space that one would draw by hand; and of the spaces that the oracle
-# ranked best, scored again.
+# Groups, and how tables name them: archs of the Elite Space; uniform archs of
+# the Expanded Search Space; the same within a tolerance of the target; archs of
+# uniform spaces whose mean cost is within it; of such spaces without the lowest
+# width bin in any stage; of the space that one would draw by hand; and of the
+# spaces that the oracle ranked best, scored again.
 ELITE = "elite"
 EXPANDED = "expanded"
 EXPANDED_NEAR = "expanded_near_target"
@@ -36,15 +37,15 @@ RANDOM_SPACES = "random_spaces"
 HARD_RANDOM_SPACES = "hard_random_spaces"
 HAND_MADE = "hand_made"
 ORACLE = "oracle"
-GROUPS = (
-  ELITE,
-  EXPANDED,
-  EXPANDED_NEAR,
-  RANDOM_SPACES,
-  HARD_RANDOM_SPACES,
-  HAND_MADE,
-  ORACLE,
-)
+GROUPS = {
+  ELITE: "Elite Space",
+  EXPANDED: "Expanded Search Space",
+  EXPANDED_NEAR: "the same, near the target",
+  RANDOM_SPACES: "random spaces",
+  HARD_RANDOM_SPACES: "random spaces, no lowest width",
+  HAND_MADE: "hand-made space",
+  ORACLE: "best spaces of the oracle",
+}
 
 # `space` of an arch whose group has no spaces; an empty field in the file.
 NO_SPACE = -1
@@ -89,13 +90,12 @@ class Scores:
     return len(self.source)
 
   def select(self, rows: np.ndarray) -> "Scores":
-    """Some rows, by a mask `[N]` or by indices."""
-    fields = (f.name for f in dataclasses.fields(self))
-    return Scores(**{name: getattr(self, name)[rows] for name in fields})
+    """Returns some rows, by a mask `[N]` or by indices."""
+    return Scores(**{name: values[rows] for name, values in vars(self).items()})
 
-  def group(self, source: str) -> "Scores":
-    """The rows of one source."""
-    return self.select(self.source == source)
+  def group(self, *sources: str) -> "Scores":
+    """Returns the rows of some sources."""
+    return self.select(np.isin(self.source, sources))
 
 
 def make_scores(
@@ -107,7 +107,7 @@ def make_scores(
   loss: Sequence[float] | np.ndarray,
   space: Sequence[int] | np.ndarray | int = NO_SPACE,
 ) -> Scores:
-  """A table of archs that were just scored; their cost is filled in.
+  """Makes a table of archs that were just scored, and fills in their cost.
 
   Args:
     search_space: where the archs are from.
@@ -141,57 +141,74 @@ def make_scores(
 
 
 def read_scores(path: Path, search_space: SearchSpace) -> Scores:
-  """Reads the file; a last line that a crash has torn is dropped.
+  """Reads the file.
 
   Raises:
     UserError: one line, if the file is missing or is not the scores of
       archs of this search space; names the line of the file.
   """
-  rows = artifacts.read_lines(path, _line_format(search_space))
-  scores = _from_rows(rows, search_space.num_stages)
+  columns = _columns(search_space.num_stages)
+  try:
+    text = pathlib.Path(path).read_bytes().decode("ascii", "replace")
+  except FileNotFoundError as error:
+    raise UserError(f"{path}: no such file") from error
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path}: {artifacts.reason(error)}") from error
+  header, *lines = text.split("\n")
+  if header != ",".join(columns):
+    raise UserError(
+      f"{path}: line 1: expected {','.join(columns)}; got {header[:200]}"
+    )
+  if lines[-1:] != [""]:  # numbers that have lost digits are numbers still
+    raise UserError(f"{path}: line {len(lines) + 1}: the line has no end")
+  values = []
+  for number, line in enumerate(lines[:-1], 2):
+    try:
+      values.append(_decode(columns, line))
+    except ValueError as error:
+      raise UserError(f"{path}: line {number}: {error}") from error
+  scores = _from_rows(values, search_space.num_stages)
   if problem := _find_problem(search_space, scores):
     row, text = problem
     raise UserError(f"{path}: line {row + 2}: {text}")
   return scores
 
 
+def find_scores(path: Path, search_space: SearchSpace) -> Scores | None:
+  """Reads the file as `read_scores` does, if there is one."""
+  return read_scores(path, search_space) if os.path.exists(path) else None
+
+
 def resume_scores(path: Path, search_space: SearchSpace) -> Scores:
-  """What is in the file, made ready for `append_scores`.
-
-  A torn last line is cut from it. No file is an empty table.
-
-  Raises:
-    UserError: as `read_scores`; the file is as it was.
-    OSError: if the file can not be written.
-  """
-  if not os.path.exists(path):
-    return _from_rows([], search_space.num_stages)
-  scores = read_scores(path, search_space)
-  artifacts.trim_lines(path, lambda _: True, _line_format(search_space))
-  return scores
+  """Reads the file as `read_scores` does; no file is an empty table."""
+  known = find_scores(path, search_space)
+  return _from_rows([], search_space.num_stages) if known is None else known
 
 
 def append_scores(
   path: Path, search_space: SearchSpace, scores: Scores
 ) -> None:
-  """Appends a batch of rows; they are on disk when this returns.
+  """Adds a batch of rows; they are on disk when this returns.
 
-  After a crash call `resume_scores` first: a line is not appended to the torn
-  end of another. The numbers come back as they are, to the last bit.
+  The file is replaced at once. The numbers come back to the last bit.
 
   Raises:
     ValueError: as `make_scores`; nothing is written.
-    OSError: if the rows can not be written; the file is as it was.
+    OSError: if the file can not be written; it stays as it was.
   """
   _check_shapes(search_space, vars(scores))
   _check(search_space, scores)
-  is_new = not os.path.exists(path) or not os.path.getsize(path)
-  header = _line_format(search_space).header if is_new else b""
-  artifacts.append_bytes(path, header + _encode(_to_rows(scores)))
+
+  def write() -> None:
+    known = pathlib.Path(path).read_bytes() if os.path.exists(path) else b""
+    header = [] if known else [_columns(search_space.num_stages)]
+    artifacts.write_bytes(path, known + _encode([*header, *_to_rows(scores)]))
+
+  processes.first(write)
 
 
 def pareto_front(scores: Scores) -> np.ndarray:
-  """Which archs no other one dominates in error and FLOPs: `[N]` bool.
+  """Tells which archs no other one dominates in error and FLOPs: `[N]` bool.
 
   To dominate is to be no worse in both and better in one. Archs that are equal
   in both are on the front together, so that no group loses its share of it to
@@ -209,31 +226,21 @@ def _columns(num_stages: int) -> list[str]:
   return ["source", "space", *depth, *width, *_NUMBERS]
 
 
-def _line_format(search_space: SearchSpace) -> LineFormat:
-  columns = _columns(search_space.num_stages)
-  return LineFormat(
-    lambda line: _decode_row(line, columns), header=_encode([columns])
-  )
-
-
 def _encode(rows: Iterable[Sequence[Any]]) -> bytes:
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows(rows)
   return text.getvalue().encode()
 
 
-def _decode_row(line: bytes, columns: list[str]) -> tuple:
-  """The values of one line; ValueError, if it is torn or anything else."""
-  if not line.endswith(b"\n"):
-    # A number that has lost its last digits is still a number.
-    raise ValueError("the line has no end")
+def _decode(columns: list[str], line: str) -> list[Any]:
+  """Returns the values of one line; raises ValueError for anything else."""
   try:
-    (fields,) = csv.reader([line.decode("ascii", "replace")], strict=True)
+    (fields,) = csv.reader([line], strict=True)
   except csv.Error as error:
     raise ValueError(f"not CSV: {error}") from error
   if len(fields) != len(columns):
     raise ValueError(f"expected {len(columns)} fields; got {len(fields)}")
-  return tuple(map(_decode_field, columns, fields))
+  return [_decode_field(*pair) for pair in zip(columns, fields, strict=True)]
 
 
 def _decode_field(column: str, text: str) -> str | int | float:
@@ -252,7 +259,7 @@ def _decode_field(column: str, text: str) -> str | int | float:
   return int(text)
 
 
-def _from_rows(rows: Sequence[tuple], num_stages: int) -> Scores:
+def _from_rows(rows: Sequence[Sequence[Any]], num_stages: int) -> Scores:
   names = _columns(num_stages)
   columns = list(zip(*rows, strict=True)) or [()] * len(names)
   numbers = {
@@ -305,7 +312,7 @@ def _check(search_space: SearchSpace, scores: Scores) -> None:
 def _find_problem(
   search_space: SearchSpace, scores: Scores
 ) -> tuple[int, str] | None:
-  """A row that is not of this search space, and why."""
+  """Finds a row that is not of this search space, and why."""
   named = [name.isascii() and name.isidentifier() for name in scores.source]
   both = (
     held(scores.depth, search_space.depth_bins),

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from nss_jax.runtime.report.cells import NO_VALUE, NOT_RUN, Record
+from nss_jax.results.tables import NO_VALUE, NOT_RUN, Record
 
 
 def test_errors(trained: Sequence[Record]) -> list[float]:

@@ -8,10 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nss_jax.runtime import complexity, figures
-from nss_jax.runtime.figures import StrPath
-from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.populations import (
+from nss_jax.results import complexity, figures
+from nss_jax.results.figures import StrPath
+from nss_jax.results.populations import (
   ANY_COST,
   IN_WINDOW,
   MATCHED,
@@ -21,7 +20,8 @@ from nss_jax.runtime.populations import (
   TREND,
   TRENDS,
 )
-from nss_jax.runtime.scores import Scores
+from nss_jax.results.scores import Scores
+from nss_jax.runtime.log import format_macs
 
 _SHOWN = 0.95  # of the networks, at least
 # Fig. 5 ends at 1000 MF, with a target of 600.

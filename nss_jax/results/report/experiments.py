@@ -3,9 +3,10 @@
 import pathlib
 from typing import Any, NamedTuple
 
-from nss_jax.runtime import artifacts, complexity, populations, scores
-from nss_jax.runtime.report import fields
-from nss_jax.runtime.scores import Scores
+from nss_jax.results import complexity, populations, scores
+from nss_jax.results.report import fields
+from nss_jax.results.scores import Scores
+from nss_jax.runtime import artifacts
 from nss_jax.spaces.search_space import SearchSpace
 
 _POPULATION = {

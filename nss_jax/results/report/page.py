@@ -7,12 +7,13 @@ import importlib.resources
 import string
 from html import escape
 
-from nss_jax.runtime import budgets, scores
+from nss_jax.results import scores
+from nss_jax.results.report import elements, experiment_sections, words
+from nss_jax.results.report.networks import expected
+from nss_jax.results.report.workdir import Results, found_space
+from nss_jax.results.tables import NOT_RUN
+from nss_jax.runtime import budgets
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.report import elements, experiment_sections, words
-from nss_jax.runtime.report.cells import NOT_RUN
-from nss_jax.runtime.report.networks import expected
-from nss_jax.runtime.report.workdir import Results, found_space
 
 FLOPS = (
   "FLOPs are multiply-adds: convolutions and the fully connected layer. "
@@ -34,7 +35,7 @@ def render(content: elements.Content) -> str:
   if content.results.sweep and not content.results.epochs:
     # All there is: the sections above are of this workdir's own target.
     sections = {"targets": sections.pop("targets"), **sections}
-  folder = importlib.resources.files("nss_jax.runtime.report")
+  folder = importlib.resources.files("nss_jax.results.report")
   template = (folder / "page.html").read_text("utf-8")
   return string.Template(template).substitute(
     title=escape(f"Network Space Search: {content.name}"),
@@ -212,9 +213,9 @@ def _rank_check(content: elements.Content) -> list[str]:
       scored, known = map(len, results.rank_scores)
       text = f"Not ended: {known} trainings alone so far, of {scored} archs."
     parts.append(elements.missing(content, "rank_check", text))
-  found = results.rank_check or {}
+  found = {} if results.rank_check is None else results.rank_check.groups
   parts += [
-    *(elements.paragraph(x["verdict"], "lead") for x in found.values()),
+    *(elements.paragraph(x.verdict, "lead") for x in found.values()),
     elements.show_figures(content, "rank_check"),
     elements.show_table(content, "rank_check"),
   ]

@@ -16,10 +16,10 @@ from matplotlib.ticker import (
   NullFormatter,
 )
 
+from nss_jax.results import scores as scores_lib
+from nss_jax.results.scores import Scores, pareto_front
 from nss_jax.runtime import budgets
-from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.log import format_macs
-from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.search_space import SearchSpace
 

@@ -1,58 +1,39 @@
 """How well scores rank archs: known answers on invented data."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy import stats
+from score_tables import join
+from score_tables import table as scored_table
 
 from nss_jax.errors import UserError
-from nss_jax.phases import ranking
-from nss_jax.runtime.scores import Scores
-from nss_jax.runtime.truths import by_seed, seed_source
+from nss_jax.results import predictors
+from nss_jax.results.predictors import NAMES, SUPERNET, TRIVIAL
+from nss_jax.results.rank_agreement import (
+  RankCheck,
+  describe,
+  rank_group,
+  summarize,
+)
+from nss_jax.results.statistics import kendall
+from nss_jax.results.truths import by_seed, seed_source
 
 # Of two variables of a normal distribution, tau = 2 / pi * arcsin(r).
 TAU = 0.5
 CORRELATION = np.sin(np.pi / 2 * TAU)
 
 
-def table(source, rng, count, **fields):
-  """Archs of random sizes; errors and losses of no meaning if not given."""
-  archs = {
-    kind: rng.integers(1, most, (count, 3))
-    for kind, most in (("depth", 9), ("width", 65))
-  }
-  numbers = {
-    "flops": rng.integers(1000, 10**6, count),
-    "params": rng.integers(1000, 10**6, count),
-    "error": rng.uniform(size=count),
-    "loss": rng.uniform(size=count),
-  }
-  return Scores(
-    **{
-      "source": np.full(count, source),
-      "space": np.full(count, -1),
-      **archs,
-      **numbers,
-      **fields,
-    }
-  )
-
-
-def join(*tables):
-  return Scores(
-    **{
-      name: np.concatenate([getattr(t, name) for t in tables])
-      for name in vars(tables[0])
-    }
-  )
+def table(source, rng, count, **columns):
+  """Archs of random sizes and scores."""
+  error = columns.pop("error", rng.uniform(size=count))
+  return scored_table(source, error, rng=rng, **columns)
 
 
 def truths(scored, group, errors):
   """Of the archs of a table, `[N, R]` errors."""
   return join(
     *(
-      Scores(
+      type(scored)(
         **{
           **vars(scored),
           "source": np.full(len(scored), seed_source(group, seed)),
@@ -78,11 +59,11 @@ def test_tau_is_that_of_scipy(ties):
   if ties:
     x, y = x.round(), y.round()
   counts = rng.multinomial(40, np.full(40, 1 / 40), 20)
-  found = ranking.kendall(x, y, np.concatenate([np.ones((1, 40)), counts]))
+  found = kendall(x, y, np.concatenate([np.ones((1, 40)), counts]))
   rows = [np.arange(40), *(np.repeat(np.arange(40), c) for c in counts)]
   expected = [stats.kendalltau(x[r], y[r]).statistic for r in rows]
   np.testing.assert_allclose(found, expected, atol=1e-12)
-  assert np.isnan(ranking.kendall(np.ones(40), y, np.ones((1, 40))))
+  assert np.isnan(kendall(np.ones(40), y, np.ones((1, 40))))
 
 
 def test_known_ceiling_and_tau_are_found():
@@ -90,22 +71,22 @@ def test_known_ceiling_and_tau_are_found():
   # Two seeds and the supernet's two scores, all equally near to each other.
   drawn = correlated(rng, 1500, 4, CORRELATION)
   scored = table("spread", rng, 1500, error=drawn[:, 2], loss=drawn[:, 3])
-  predictors = {
+  said = {
     **{name: getattr(scored, name) for name in ("error", "loss")},
-    **dict.fromkeys(ranking.TRIVIAL, rng.uniform(size=1500)),
+    **dict.fromkeys(TRIVIAL, rng.uniform(size=1500)),
   }
-  found = ranking.rank_group(predictors, drawn[:, :2], num_resamples=40)
-  assert found["ceiling"]["tau"] == pytest.approx(TAU, abs=0.04)
+  found = rank_group("spread", said, drawn[:, :2], num_resamples=40)
+  assert found.ceiling.tau == pytest.approx(TAU, abs=0.04)
   # The mean of two seeds is less noisy: its correlation with a third is
   # r / sqrt((1 + r) / 2).
   with_mean = CORRELATION / np.sqrt((1 + CORRELATION) / 2)
   expected = 2 / np.pi * np.arcsin(with_mean)
   for name in ("error", "loss"):
-    entry = found["predictors"][name]
-    assert entry["tau"] == pytest.approx(expected, abs=0.04)
-    assert entry["share"] == entry["tau"] / found["ceiling"]["tau"]
-  assert found["predictors"]["params"]["tau"] == pytest.approx(0, abs=0.05)
-  assert found["against_trivial"]["tells_more"]
+    entry = found.predictors[name]
+    assert entry.tau == pytest.approx(expected, abs=0.04)
+    assert entry.share == entry.tau / found.ceiling.tau
+  assert found.predictors["params"].tau == pytest.approx(0, abs=0.05)
+  assert found.against_trivial.tells_more
 
 
 def test_intervals_hold_the_true_tau_as_often_as_they_say():
@@ -114,11 +95,11 @@ def test_intervals_hold_the_true_tau_as_often_as_they_say():
     rng = np.random.default_rng(seed)
     errors = correlated(rng, 40, 2, CORRELATION)
     other = rng.uniform(size=40)
-    predictors = dict.fromkeys((*ranking.SUPERNET, *ranking.TRIVIAL), other)
-    found = ranking.rank_group(
-      predictors, errors, num_resamples=200, confidence=0.9, seed=seed
+    said = dict.fromkeys((*SUPERNET, *TRIVIAL), other)
+    found = rank_group(
+      "spread", said, errors, num_resamples=200, confidence=0.9, seed=seed
     )
-    low, high = found["ceiling"]["interval"]
+    low, high = found.ceiling.interval
     inside.append(low <= expected <= high)
   assert 0.82 <= np.mean(inside) <= 0.97
 
@@ -134,24 +115,24 @@ def test_verdict_is_about_the_best_trivial_predictor(loss, params, more):
     noise = rng.standard_normal(60)
     return correlation * truth + np.sqrt(1 - correlation**2) * noise
 
-  predictors = {
+  said = {
     "error": near(0.5),
     "loss": near(loss),
     "flops": near(0),
     "params": near(params),
     "log_sizes": near(0),
   }
-  found = ranking.rank_group(predictors, truth[:, None], num_resamples=300)
-  against = found["against_trivial"]
-  assert against["best"] == "params"
-  taus = {k: x["tau"] for k, x in found["predictors"].items()}
-  assert against["difference"] == pytest.approx(taus["loss"] - taus["params"])
+  found = rank_group("near_target", said, truth[:, None], num_resamples=300)
+  against = found.against_trivial
+  assert against.best == "params"
+  taus = {k: x.tau for k, x in found.predictors.items()}
+  assert against.difference == pytest.approx(taus["loss"] - taus["params"])
   # Of independent taus at n = 60 each about 0.06 (0.09 without a relation).
-  assert 0.04 < against["deviation"] < 0.14
-  assert against["tells_more"] is more
-  assert found["ceiling"] == {"tau": None, "interval": None}  # of one seed
-  assert found["predictors"]["loss"]["share"] is None
-  words = ranking.verdict(against, "near_target")
+  assert 0.04 < against.deviation < 0.14
+  assert against.tells_more is more
+  assert found.ceiling.tau is None and found.ceiling.interval is None
+  assert found.predictors["loss"].share is None
+  words = found.verdict
   assert ("does not tell more" in words) is not more
   assert "than parameters near the target" in words
 
@@ -160,13 +141,13 @@ def test_ridge_finds_what_sizes_tell_and_no_more():
   rng = np.random.default_rng(4)
   sizes = rng.standard_normal((80, 4))
   slope = np.array([1.0, -2.0, 0.5, 0.0])
-  said = ranking.left_one_out(sizes, sizes @ slope)
+  said = predictors.left_one_out(sizes, sizes @ slope)
   assert stats.kendalltau(said, sizes @ slope).statistic > 0.97
   # Nothing to learn: no order, and not the wrong one, which the mean of the
   # others has.
   taus = [
     stats.kendalltau(
-      ranking.left_one_out(rng.standard_normal((30, 4)), y), y
+      predictors.left_one_out(rng.standard_normal((30, 4)), y), y
     ).statistic
     for y in rng.standard_normal((25, 30))
   ]
@@ -177,12 +158,12 @@ def test_ridge_has_not_seen_the_arch_it_tells_of():
   rng = np.random.default_rng(5)
   sizes, truth = rng.standard_normal((2, 12, 3))
   truth = truth[:, 0]
-  before = ranking.left_one_out(sizes, truth)
+  before = predictors.left_one_out(sizes, truth)
   truth[7] += 100
-  assert ranking.left_one_out(sizes, truth)[7] == before[7]
+  assert predictors.left_one_out(sizes, truth)[7] == before[7]
 
 
-def test_summary_of_both_groups():
+def test_summary_of_both_groups(tmp_path):
   rng = np.random.default_rng(6)
   groups, kept = [], []
   for name, count in (("spread", 20), ("near_target", 12)):
@@ -191,46 +172,45 @@ def test_summary_of_both_groups():
     groups.append(scored)
     kept.append(truths(scored, name, errors[:, :2]))
   scored, known = join(*groups), join(*kept)
-  found = ranking.summarize(scored, known, num_resamples=50, seed=1)
-  assert json.loads(json.dumps(found, allow_nan=False)) == found
-  assert list(found) == ["spread", "near_target"]
-  assert [x["count"] for x in found.values()] == [20, 12]
-  for name, entry in found.items():
-    assert entry["num_seeds"] == 2
-    assert set(entry["predictors"]) == {
-      *(*ranking.SUPERNET, *ranking.TRIVIAL, *ranking.RIDGE)
-    }
+  found = summarize(scored, known, num_resamples=50, seed=1)
+  path = tmp_path / "summary.json"
+  found.write(path)
+  assert RankCheck.read(path) == found
+  assert [x.count for x in found.groups.values()] == [20, 12]
+  words = "\n".join(describe(found, tmp_path))
+  for name, entry in found.groups.items():
+    assert f"{entry.predictors['loss'].tau:+.2f}" in words
+    assert entry.verdict in words
+    assert entry.num_seeds == 2
+    assert set(entry.predictors) == {*NAMES}
     rows = scored.group(name)
     mean = by_seed(known, name, rows).mean(1)
     expected = stats.kendalltau(-rows.params, mean).statistic
-    assert entry["predictors"]["params"]["tau"] == pytest.approx(expected)
+    assert entry.predictors["params"].tau == pytest.approx(expected)
     logs = np.log(rows.depth).sum(1) + np.log(rows.width).sum(1)
     expected = stats.kendalltau(-logs, mean).statistic
-    assert entry["predictors"]["log_sizes"]["tau"] == pytest.approx(expected)
-    low, high = entry["predictors"]["loss"]["interval"]
-    assert low < entry["predictors"]["loss"]["tau"] < high
-  again = ranking.summarize(scored, known, num_resamples=50, seed=1)
+    assert entry.predictors["log_sizes"].tau == pytest.approx(expected)
+    low, high = entry.predictors["loss"].interval
+    assert low < entry.predictors["loss"].tau < high
+  again = summarize(scored, known, num_resamples=50, seed=1)
   assert again == found
   # One group alone, whatever the truths have beside it.
-  one = ranking.summarize(groups[1], known, num_resamples=50, seed=1)
-  assert list(one) == ["near_target"]
+  one = summarize(groups[1], known, num_resamples=50, seed=1)
+  assert one.to_json().keys() == {"near_target"}
 
 
 def test_few_archs_of_one_error_have_no_numbers():
   rng = np.random.default_rng(7)
   scored = table("spread", rng, 3)
-  found = ranking.summarize(
+  found = summarize(
     scored, truths(scored, "spread", np.full((3, 2), 0.5)), num_resamples=9
   )
-  entry = found["spread"]
-  assert entry["ceiling"] == {"tau": None, "interval": None}
-  nothing = {"tau": None, "interval": None, "share": None}
-  assert entry["predictors"] == dict.fromkeys(
-    (*ranking.SUPERNET, *ranking.TRIVIAL), nothing
-  )
-  assert not entry["against_trivial"]["tells_more"]
-  assert entry["verdict"].startswith("Too few archs over all costs")
-  json.dumps(found, allow_nan=False)
+  entry = found.spread
+  assert entry.predictors.keys() == {*SUPERNET, *TRIVIAL}
+  for found in (entry.ceiling, *entry.predictors.values()):
+    assert not {*found.to_json().values()} - {None}
+  assert not entry.against_trivial.tells_more
+  assert entry.verdict.startswith("Too few archs over all costs")
 
 
 def test_truths_of_other_archs_are_refused():
@@ -239,18 +219,18 @@ def test_truths_of_other_archs_are_refused():
   other = table("spread", rng, 5)
   errors = rng.uniform(size=(5, 2))
   with pytest.raises(UserError, match="spread_0: expected the 5 archs"):
-    ranking.summarize(scored, truths(other, "spread", errors))
+    summarize(scored, truths(other, "spread", errors))
   whole = truths(scored, "spread", errors)
   mixed = join(
     whole.group("spread_0"), truths(other, "spread", errors).group("spread_1")
   )
   with pytest.raises(UserError, match="spread_1: expected the 5 archs"):
-    ranking.summarize(scored, mixed)
+    summarize(scored, mixed)
   part = whole.select(np.arange(8))
   assert np.isnan(by_seed(part, "spread", scored)).sum() == 2
   for few in (part, truths(scored, "near_target", errors)):
     with pytest.raises(UserError, match="spread: not all of its 5 archs"):
-      ranking.summarize(scored, few)
+      summarize(scored, few)
 
 
 def test_what_ridge_learns_orders_archs_that_it_has_not_seen():
@@ -261,7 +241,7 @@ def test_what_ridge_learns_orders_archs_that_it_has_not_seen():
   near = table("near_target", rng, 20)
   scored = join(spread, near)
   errors = [-np.log(t.width[:, 1]) for t in (spread, near)]
-  learnt = ranking.learn(
+  learnt = predictors.learn(
     scored,
     join(
       *(
@@ -283,10 +263,10 @@ def test_ridge_is_left_out_where_it_tells_no_more():
   noise = rng.normal(size=(40, 2))
   # The supernet's loss is the truth itself.
   best = truths(scored, "spread", scored.loss[:, None] + 1e-9 * noise)
-  assert ranking.learn(scored, best) is None
+  assert predictors.learn(scored, best) is None
   few = scored.select(np.arange(4))
-  assert ranking.learn(few, truths(few, "spread", noise[:4])) is None
-  assert ranking.learn(scored, truths(few, "other", noise[:4])) is None
+  assert predictors.learn(few, truths(few, "spread", noise[:4])) is None
+  assert predictors.learn(scored, truths(few, "other", noise[:4])) is None
 
 
 def test_ridge_has_to_help_near_the_target():
@@ -299,8 +279,8 @@ def test_ridge_has_to_help_near_the_target():
     truths(spread, "spread", 1e3 / spread.width[:, :1] + 0.0),
     truths(near, "near_target", near.loss[:, None] + 0.0),
   )
-  assert ranking.learn(scored, both) is None
+  assert predictors.learn(scored, both) is None
   # Too few of these to say so: all are asked.
   few = join(spread, near.select(np.arange(3)))
   known = both.select(np.arange(63))
-  assert ranking.learn(few, known) is not None
+  assert predictors.learn(few, known) is not None

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-from nss_jax.runtime.report import elements, experiment_tables
-from nss_jax.runtime.report.experiments import Experiment
-from nss_jax.runtime.report.workdir import Results
-from nss_jax.runtime.scores import Scores
+from nss_jax.results.report import elements, experiment_tables
+from nss_jax.results.report.experiments import Experiment
+from nss_jax.results.report.workdir import Results
+from nss_jax.results.scores import Scores
 
 
 def sections(content: elements.Content) -> dict[str, tuple[str, list[str]]]:

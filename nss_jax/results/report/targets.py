@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nss_jax.runtime import figures, scores
-from nss_jax.runtime.report import cells
-from nss_jax.runtime.report.cells import NOT_RUN, Record, Table
-from nss_jax.runtime.report.tables import (
+from nss_jax.results import figures, scores
+from nss_jax.results import tables as cells
+from nss_jax.results.report.tables import (
   format_ranges,
   is_of,
   nas_record,
   networks_table,
 )
-from nss_jax.runtime.report.workdir import Results
-from nss_jax.runtime.scores import Scores
+from nss_jax.results.report.workdir import Results
+from nss_jax.results.scores import Scores
+from nss_jax.results.tables import NOT_RUN, Record, Table
 
 
 def record(results: Results, target: float) -> Record:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nss_jax.errors import UserError
+from nss_jax.results.report import fields
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.report import fields
 from nss_jax.spaces import cost
 from nss_jax.spaces.constraints import UNITS
 from nss_jax.spaces.search_space import SearchSpace

@@ -6,7 +6,7 @@ window of multiply-adds or at any cost.
 
 import numpy as np
 
-from nss_jax.runtime.scores import Scores
+from nss_jax.results.scores import Scores
 from nss_jax.spaces.principles import error_edf, match_costs
 
 PRINCIPLES, TREND, OWN = "design_principles", "elite_trend", "own_trend"

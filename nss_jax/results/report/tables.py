@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from nss_jax.runtime import scores
-from nss_jax.runtime.report import cells, errors
-from nss_jax.runtime.report.cells import NOT_RUN, Cell, Record, Table
-from nss_jax.runtime.report.networks import expected
-from nss_jax.runtime.report.workdir import Results
+from nss_jax.results import scores
+from nss_jax.results import tables as cells
+from nss_jax.results.report import errors
+from nss_jax.results.report.networks import expected
+from nss_jax.results.report.workdir import Results
+from nss_jax.results.tables import NOT_RUN, Cell, Record, Table
 
 SOURCES = {
   "elite": "Elite: found",
@@ -33,7 +34,7 @@ GROUPS = {
 
 def read_paper() -> dict[str, Any]:
   """Tables 1 and 2 of the paper, with their source and known misprints."""
-  folder = importlib.resources.files("nss_jax.runtime.report")
+  folder = importlib.resources.files("nss_jax.results.report")
   return json.loads((folder / "paper_tables.json").read_text("utf-8"))
 
 

@@ -2,11 +2,12 @@
 
 import statistics
 
-from nss_jax.runtime.report import cells, errors
-from nss_jax.runtime.report.cells import NOT_RUN, Record, Table
-from nss_jax.runtime.report.networks import FOUND, expected
-from nss_jax.runtime.report.tables import SOURCES
-from nss_jax.runtime.report.workdir import Results
+from nss_jax.results import tables as cells
+from nss_jax.results.report import errors
+from nss_jax.results.report.networks import FOUND, expected
+from nss_jax.results.report.tables import SOURCES
+from nss_jax.results.report.workdir import Results
+from nss_jax.results.tables import NOT_RUN, Record, Table
 
 
 def race_table(results: Results) -> Table | None:

@@ -1,9 +1,9 @@
 """Pictures of the phases principles, complexity and sweep (Figs. 3-6, 9-10)."""
 
-from nss_jax.runtime import complexity, panels, populations
-from nss_jax.runtime.report import targets
-from nss_jax.runtime.report.figures import Picture
-from nss_jax.runtime.report.workdir import Results
+from nss_jax.results import complexity, panels, populations
+from nss_jax.results.report import targets
+from nss_jax.results.report.figures import Picture
+from nss_jax.results.report.workdir import Results
 
 # Where a search was led to that has no summary yet.
 _TOLERANCE = 0.1

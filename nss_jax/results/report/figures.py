@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nss_jax.runtime import figures, scores, truths
-from nss_jax.runtime.report.tables import (
+from nss_jax.results import figures, rank_agreement, scores
+from nss_jax.results.report.tables import (
   Record,
   format_ranges,
 )
-from nss_jax.runtime.report.workdir import Results, found_scores, found_space
+from nss_jax.results.report.workdir import Results, found_scores, found_space
 from nss_jax.spaces.search_space import space_ranges
 
 # Inches; text of 9 points in it is as large as a phone's.
@@ -76,7 +76,7 @@ def pictures(
     train_records: of the table `train`.
     warmup_epochs: of the search.
   """
-  found = []
+  found: list = []
   if results.space is not None:
     found.append(_elite_space(results))
   if results.epochs:
@@ -90,8 +90,8 @@ def pictures(
   trained = [r for r in train_records if r["num_trained"]]
   if trained:
     found.append(_trained(results, trained))
-  if results.rank_scores is not None and len(results.rank_scores.truths):
-    found.append(_rank_check(results))
+  if picture := rank_agreement.picture(results.rank_scores, results.rank_check):
+    found.append(picture)
   return {picture.name: picture for picture in found}
 
 
@@ -257,58 +257,6 @@ def _space_means(group: scores.Scores, measure: str) -> np.ndarray:
 def _spread(count: int) -> np.ndarray:
   """Heights in a strip that keep dots apart: golden-ratio steps, no chance."""
   return 0.5 * ((np.arange(count) * 0.618034) % 1) - 0.25
-
-
-def _rank_check(results: Results) -> Picture:
-  """A dot per arch, the mean of its seeds, and a bar from least to most."""
-  both = results.rank_scores
-  assert both is not None
-
-  def draw(path):
-    figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for name, color, marker in (
-      ("spread", _OTHERS, "o"),
-      ("near_target", _ELITE, "s"),
-    ):
-      scored = both.supernet.group(name)
-      errors = 100 * truths.by_seed(both.truths, name, scored)
-      errors = errors[~np.isnan(errors).all(-1)] if errors.size else errors[:0]
-      if not len(errors):
-        continue
-      mean = np.nanmean(errors, -1)
-      bars = [mean - np.nanmin(errors, -1), np.nanmax(errors, -1) - mean]
-      axes.errorbar(
-        100 * scored.error[: len(mean)],
-        mean,
-        yerr=bars,
-        fmt=marker,
-        color=color,
-        alpha=0.8,
-        markersize=4.5,
-        markeredgewidth=0,
-        elinewidth=1,
-        label=_rank_label(results, name, len(mean)),
-      )
-    axes.set(
-      xlabel="error by the supernet (%)",
-      ylabel="error of the arch trained alone (%)",
-    )
-    figure.legend(loc="outside upper center", ncols=1)
-    figure.savefig(path, dpi=160)
-
-  text = (
-    "Error of archs trained alone over the error by the supernet; the bars "
-    "reach from the least to the most of the seeds"
-  )
-  return Picture("rank_check", text, draw)
-
-
-def _rank_label(results: Results, name: str, count: int) -> str:
-  label = f"{truths.GROUPS[name]}: {count} archs"
-  found = (results.rank_check or {}).get(name)
-  tau = None if found is None else found["predictors"]["error"]["tau"]
-  return label if tau is None else f"{label}, Kendall's tau {tau:+.2f}"
 
 
 def _trained(results: Results, records: Sequence[Record]) -> Picture:

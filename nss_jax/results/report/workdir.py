@@ -6,13 +6,13 @@ Any file may be missing; what is there must be whole and fit the search space.
 import pathlib
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts, scores, space_file, truths
-from nss_jax.runtime.report import experiments, fields, networks
-from nss_jax.runtime.report.experiments import Experiment
-from nss_jax.runtime.scores import Scores
+from nss_jax.results import scores, space_file, truths
+from nss_jax.results.rank_agreement import RankCheck
+from nss_jax.results.report import experiments, fields, networks
+from nss_jax.results.report.experiments import Experiment
+from nss_jax.results.scores import Scores
+from nss_jax.runtime import artifacts
 from nss_jax.spaces.constraints import MODES, UNITS
 from nss_jax.spaces.search_space import SearchSpace, Space
 
@@ -101,26 +101,6 @@ _EVALUATION = {
   "bootstrap": {"confidence": fields.SHARE},
   "pareto_front": fields.WHOLE,
 }
-_RANGE = fields.Kind(
-  lambda x: fields.NUMBER.accepts(x) and -1 <= x <= 1, "a number from -1 to 1"
-)
-_TAU = fields.maybe(_RANGE)
-_CEILING = {"tau": _TAU, "interval": fields.maybe(fields.pair(_RANGE))}
-_PREDICTOR = {**_CEILING, "share": fields.maybe(fields.NUMBER)}
-_AGREEMENT = {
-  "count": fields.COUNT,
-  "num_seeds": fields.COUNT,
-  "ceiling": _CEILING,
-  "predictors": {},
-  "verdict": fields.TEXT,
-}
-
-
-class RankScores(NamedTuple):
-  """Archs that the supernet scored, and the truths, which may lack some."""
-
-  supernet: Scores
-  truths: Scores
 
 
 class Results(NamedTuple):
@@ -151,8 +131,8 @@ class Results(NamedTuple):
   epochs: list[dict[str, Any]]
   scores: Scores | None
   evaluation: Any
-  rank_scores: RankScores | None
-  rank_check: dict[str, Any] | None
+  rank_scores: truths.RankScores | None
+  rank_check: RankCheck | None
   nas: dict[str, dict[str, Any]]
   trained: dict[str, list[dict[str, Any]]]
   principles: Experiment
@@ -226,8 +206,8 @@ def read_results(
     epochs=read_epochs(workdir / "search" / "metrics.jsonl", search_space),
     scores=_read_scores(workdir / "evaluate" / "scores.csv", search_space),
     evaluation=_read_evaluation(workdir / "evaluate" / "summary.json"),
-    rank_scores=_read_rank_scores(workdir / "rank_check", search_space),
-    rank_check=_read_rank_check(workdir / "rank_check" / "summary.json"),
+    rank_scores=truths.find_rank_scores(workdir / "rank_check", search_space),
+    rank_check=RankCheck.find(workdir / "rank_check" / "summary.json"),
     nas=networks.read_nas(workdir / "nas", search_space),
     trained=networks.read_all_trained(workdir / "train", search_space),
     principles=experiments.read_principles(
@@ -313,34 +293,4 @@ def _read_evaluation(path: pathlib.Path) -> dict[str, Any] | None:
     names = fields.one_of(*scores.GROUPS)
     for field, shape in (("groups", _GROUP), ("elite_against", _AGAINST)):
       fields.check_each(path, content.get(field), names, shape, field)
-  return content
-
-
-def _read_rank_scores(
-  folder: pathlib.Path, search_space: SearchSpace
-) -> RankScores | None:
-  scored = _read_scores(folder / "scores.csv", search_space)
-  if scored is None:
-    return None
-  path = folder / "truths.csv"
-  known = _read_scores(path, search_space)
-  if known is None:
-    known = scored.select(np.zeros(len(scored), bool))
-  for name in truths.GROUPS:
-    try:
-      truths.by_seed(known, name, scored.group(name))
-    except UserError as error:
-      raise UserError(f"{path}: {error}") from None
-  return RankScores(scored, known)
-
-
-def _read_rank_check(path: pathlib.Path) -> dict[str, Any] | None:
-  content = fields.read(path, {})
-  if content is not None:
-    names = fields.one_of(*truths.GROUPS)
-    fields.check_each(path, content, names, _AGREEMENT, "rank_check")
-    for name, group in content.items():
-      field = f"rank_check.{name}.predictors"
-      kinds = fields.one_of(*truths.PREDICTORS)
-      fields.check_each(path, group["predictors"], kinds, _PREDICTOR, field)
   return content

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from nss_jax.runtime.report.cells import NO_VALUE, NOT_RUN, Table
-from nss_jax.runtime.report.figures import Picture
-from nss_jax.runtime.report.workdir import Results
+from nss_jax.results.report.figures import Picture
+from nss_jax.results.report.workdir import Results
+from nss_jax.results.tables import NO_VALUE, NOT_RUN, Table
 
 
 class Setting(NamedTuple):

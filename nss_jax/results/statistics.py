@@ -1,0 +1,142 @@
+"""How far numbers can be trusted, and what they say of an order.
+
+Pure functions of arrays, on the host.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+from scipy import stats
+
+# Resamples that are held in memory at once.
+_CHUNK = 100
+
+
+def finite(value: float) -> float | None:
+  """Returns a plain number, or None for what is none."""
+  return float(value) if math.isfinite(value) else None
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+  """Returns the standard error of a mean; one value has none."""
+  if len(values) < 2:
+    return None
+  return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def compare_means(
+  values: Sequence[float], others: Sequence[float]
+) -> tuple[float, float | None]:
+  """Returns the difference of two means, and its standard error if known."""
+  difference = statistics.fmean(values) - statistics.fmean(others)
+  both = standard_error(values), standard_error(others)
+  if None in both:
+    return difference, None
+  return difference, math.hypot(*filter(None, both))
+
+
+def error_of_mean(values: np.ndarray) -> float:
+  """Returns the standard error of a mean; NaN are no values."""
+  values = values[~np.isnan(values)]
+  return float(values.std() / math.sqrt(max(len(values) - 1, 1)))
+
+
+def quantiles(values: np.ndarray, confidence: float) -> list[float] | None:
+  """Returns the interval of what was resampled; None where all are NaN."""
+  known, tails = values[np.isfinite(values)], (1 - confidence) / 2
+  return np.quantile(known, (tails, 1 - tails)).tolist() if known.size else None
+
+
+def exact_interval(beaten: np.ndarray, confidence: float) -> list[float]:
+  """Returns the interval of Clopper and Pearson for the share of `[M]` bool."""
+  test = stats.binomtest(int(beaten.sum()), len(beaten))
+  return [float(end) for end in test.proportion_ci(confidence)]
+
+
+def bootstrap_shares(
+  rng: np.random.Generator,
+  own: np.ndarray,
+  table: np.ndarray,
+  num_resamples: int,
+) -> np.ndarray:
+  """Resamples the share of spaces whose mean is smaller than one space's own.
+
+  Two levels (Davison and Hinkley, Bootstrap Methods, 3.8): spaces are drawn
+  with replacement, then archs inside each that was drawn.
+
+  Args:
+    rng: draws.
+    own: `[N, 2]` measures of the one space's archs.
+    table: `[M, A, 2]` of the others; NaN where a space has fewer than A archs.
+    num_resamples: R.
+
+  Returns:
+    `[R, 2]`.
+  """
+  counts = (~np.isnan(table[..., 0])).sum(-1)
+  shares = []
+  for start in range(0, num_resamples, _CHUNK):
+    size = min(_CHUNK, num_resamples - start)
+    space = rng.integers(len(table), size=(size, len(table), 1))
+    drawn = counts[space]
+    # A space drawn twice draws its archs twice, each time its own.
+    arch = rng.integers(drawn, size=(size, *table.shape[:2]))
+    values = table[space, arch]
+    # As many archs as the space has, the first of the A that were drawn.
+    used = np.arange(table.shape[1]) < drawn
+    means = (values * used[..., None]).sum(2) / drawn
+    mean = own[rng.integers(len(own), size=(size, len(own)))].mean(1)
+    shares.append((means < mean[:, None]).mean(1))
+  return np.concatenate(shares)
+
+
+def hypervolume(
+  error: np.ndarray, flops: np.ndarray, reference: tuple[float, float]
+) -> float:
+  """Returns the area that archs dominate, in error times decades of FLOPs.
+
+  It lies between their front, over log10 FLOPs as in the figure, and the
+  reference point (error, FLOPs): larger is better. Groups compare where they
+  have as many archs.
+  """
+  points = np.stack([error, np.log10(flops)], axis=-1)
+  worst = [reference[0], math.log10(reference[1])]
+  return float(moocore.hypervolume(points, ref=worst))
+
+
+def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """Computes Kendall's tau-b of x and y, where an item counts several times.
+
+  Items that are drawn twice are ties, which tau-b leaves out, so that one sum
+  over pairs serves all resamples at once.
+
+  Args:
+    x: `[N]`.
+    y: `[N]`.
+    weights: `[R, N]` how often each counts.
+
+  Returns:
+    `[R]`; NaN where all values of x or of y are equal.
+  """
+  signs = [np.sign(v[:, None] - v[None, :]) for v in (x, y)]
+  same, *untied = (
+    ((weights @ pairs) * weights).sum(-1)
+    for pairs in (signs[0] * signs[1], *map(np.abs, signs))
+  )
+  norm = np.sqrt(untied[0] * untied[1])
+  return np.divide(same, norm, out=np.full(len(norm), np.nan), where=norm > 0)
+
+
+def share_of_pairs_won(errors: np.ndarray, others: np.ndarray) -> float:
+  """Returns the chance that an error is below one of others, ties half.
+
+  The area under the curve of Mann and Whitney: 0.5 is no difference. What the
+  area *between* two EDFs is, the difference of the means says.
+  """
+  ordered = np.sort(others)
+  below = np.searchsorted(ordered, errors, side="left")
+  up_to = np.searchsorted(ordered, errors, side="right")
+  return float(1 - (below + up_to).mean() / (2 * len(others)))
