@@ -6,8 +6,12 @@ over spaces, the supernet, and the pure steps. See `README.md` for the program.
 
 from nss_jax.data import register_source
 from nss_jax.phases.compile_for import compile_for
-from nss_jax.phases.load import TrainedNetwork, load_network, load_supernet
-from nss_jax.results.space_file import load_space
+from nss_jax.results.load import (
+  TrainedNetwork,
+  load_network,
+  load_space,
+  load_supernet,
+)
 from nss_jax.spaces.blocks import (
   Block,
   Channels,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import ANY_JSON, change, places
 
 from nss_jax.errors import UserError, one_line
-from nss_jax.results.space_file import load_space
+from nss_jax.results.load import load_space
 from nss_jax.runtime import artifacts
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
 

@@ -30,7 +30,6 @@ from nss_jax.phases import (
   search,
   search_program,
 )
-from nss_jax.runtime import artifacts
 from nss_jax.spaces.constraints import (
   OVER,
   Constraint,
@@ -440,7 +439,8 @@ def test_plan_and_result_show_each_budget(job, tmp_path):
     "7.39e+03 mean",
   ]
   logits = jax.tree.map(jnp.float32, random_logits(space, 1))
-  found = elite.find(config, space, logits, runs.no_scores)
+  result = elite.find(config, space, logits, runs.no_scores)
+  found = result.to_json()
   flops, params = found["constraints"]
   assert (flops["metric"], flops["target"]) == ("flops", 4e4)
   assert (params["metric"], params["mode"]) == ("params", "at_most")
@@ -455,8 +455,8 @@ def test_plan_and_result_show_each_budget(job, tmp_path):
   ]
   assert max(abs(flops["deviation"]), params["deviation"]) == min(worst)
   (tmp_path / "search").mkdir()
-  artifacts.write_json(tmp_path / "search" / "elite_space.json", found)
-  words = search.report(found, job._replace(workdir=tmp_path))
+  result.write(tmp_path / "search" / "elite_space.json")
+  words = search.report(result, job._replace(workdir=tmp_path))
   assert any(
     line.startswith("  params: mean ")
     and "from the most of 1,500 parameters" in line

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from matplotlib.figure import Figure
 from strategies import random_logits
 
 import nss_jax as nss
@@ -24,11 +23,13 @@ from nss_jax.phases import (
   report,
   search,
   search_program,
-  summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.results import figures, scores
-from nss_jax.runtime import artifacts, budgets
+from nss_jax.results import epochs, groups, plots, scores
+from nss_jax.results.budgets import from_targets
+from nss_jax.results.elite_space import Chances, FoundSpace
+from nss_jax.results.epochs import Costs, Epoch
+from nss_jax.runtime import artifacts
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
 FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}
@@ -70,13 +71,13 @@ def found(job):
     line = {"epoch": epoch, "step": 15 * epoch, **line}
     artifacts.append_line(folder / "metrics.jsonl", line)
   found = elite.find(job.config, job.search_space, logits, runs.no_scores)
-  artifacts.write_json(folder / "elite_space.json", found)
+  found.write(folder / "elite_space.json")
   search._draw_trajectory(job.search, found, folder)
   return job
 
 
 def read_elite(job):
-  return artifacts.read_json(job.workdir / "search" / "elite_space.json")
+  return FoundSpace.read(job.workdir / "search" / "elite_space.json")
 
 
 def test_plan_tells_of_active_budgets_only(job):
@@ -103,41 +104,56 @@ def test_plan_counts_spaces_that_meet_all(job):
 
 def test_result_is_not_measured_against_what_is_no_budget(found):
   elite = read_elite(found)
-  assert elite["target_flops"] is elite["deviation"] is None
-  assert all(one["deviation"] is None for one in elite["candidates"])
-  (params,) = elite["constraints"]
-  share = f"{100 * params['deviation']:+.1f} %"
+  assert elite.target_flops is elite.deviation is None
+  assert all(one.deviation is None for one in elite.candidates)
+  (params,) = elite.constraints
+  share = f"{100 * params.deviation:+.1f} %"
   words = "\n".join(search.report(elite, found))
-  assert (
-    f"  params: mean {params['mean_cost']:,.0f} parameters, {share}" in words
-  )
+  assert f"  params: mean {params.mean_cost:,.0f} parameters, {share}" in words
   assert "from the target of 1,500 parameters" in words
   assert words.count("from the target of") == 1 and "7e" not in words
-  title = figures._trajectory_title(elite)
+  lines = epochs.read_epochs(
+    found.workdir / "search" / "metrics.jsonl", found.search_space
+  )
+  picture = epochs.picture(lines, found.search_space, elite, warmup_epochs=0)
+  title = picture.draw().get_suptitle()
   assert title.startswith("Elite Space: mean") and "1,500 parameters" in title
   assert "MF" not in title
 
 
-def test_trajectory_has_every_budget():
-  line = {"sampled_cost": 1.1, "expected_cost": 0.9}
-  both = {"flops": line, "params": {"sampled_cost": 3.0, "expected_cost": 2.0}}
-  warm = {name: {**x, "sampled_cost": None} for name, x in both.items()}
-  axes = Figure().subplots()
-  figures._draw_costs(
-    axes,
-    [
-      {"epoch": 1, **warm["flops"], "constraints": warm},
-      {"epoch": 2, **line, "constraints": both},
-    ],
-  )
+def test_trajectory_has_every_budget(job):
+  costs = {
+    "flops": Costs(sampled_cost=1.1, expected_cost=0.9),
+    "params": Costs(sampled_cost=3.0, expected_cost=2.0),
+  }
+  warm = {
+    name: one.model_copy(update={"sampled_cost": None})
+    for name, one in costs.items()
+  }
+  space = job.search_space
+  chances = {
+    kind: [[0.0] * len(x) for x in getattr(space, f"{kind}_bins")]
+    for kind in ("depth", "width")
+  }
+  lines = [
+    Epoch(
+      epoch=epoch,
+      temperature=1.0,
+      **each["flops"].to_json(),
+      train_loss=1.0,
+      validation_loss=None,
+      depth_entropy=1.0,
+      width_entropy=1.0,
+      probabilities=Chances(**chances),
+      constraints=each,
+    )
+    for epoch, each in ((1, warm), (2, costs))
+  ]
+  axes = epochs.picture(lines, space, None, warmup_epochs=0).draw().axes[0]
   drawn = {x.get_label(): list(x.get_ydata()) for x in axes.get_lines()[1:]}
   assert drawn.pop("params, sampled")[1] == 3.0
   assert drawn.pop("flops, sampled")[1] == 1.1
   assert drawn == {"flops, expected": [0.9] * 2, "params, expected": [2.0] * 2}
-  axes = Figure().subplots()
-  figures._draw_costs(axes, [{"epoch": 1, **line}])  # of an older file
-  labels = [x.get_label() for x in axes.get_lines()[1:]]
-  assert labels == ["sampled", "expected"]
 
 
 def test_archs_near_the_target_are_near_the_budgets(job):
@@ -156,18 +172,13 @@ def test_arch_search_is_measured_against_the_budgets(job):
   off = entry["params"] / 1500 - 1
   assert entry["target_flops"] is entry["deviation"] is None
   assert entry["deviations"] == {"params": pytest.approx(off)}
-  assert nas._off(entry) == pytest.approx(abs(off))
-  assert budgets.from_targets(entry) == (
+  assert entry["off"] == pytest.approx(abs(off))
+  assert from_targets(entry["deviations"]) == (
     f"params {100 * off:+.1f} % from the target"
   )
-  both = {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
   words = "flops +10.0 %, params -20.0 % from the targets"
-  assert budgets.from_targets(both) == words
-  assert nas._off(both) == 0.2
-  # As the file's readers let pass.
-  alone = {"deviation": None, "deviations": {"flops": -0.1}}
-  assert budgets.from_targets(alone) == "-10.0 % from the target"
-  assert nas._off(alone) == 0.1
+  assert from_targets({"flops": 0.1, "params": -0.2}) == words
+  assert from_targets({"flops": -0.1}) == "-10.0 % from the target"
 
 
 def test_report(found):
@@ -182,7 +193,7 @@ def test_report(found):
   assert "7e" not in (folder / "tables.md").read_text("utf-8")
 
 
-def test_scores_without_a_target(job, tmp_path):
+def test_scores_without_a_target(job):
   archs = nss.sample_archs(
     jax.random.key(0), job.search_space, read_first_space(job), 20
   )
@@ -190,12 +201,10 @@ def test_scores_without_a_target(job, tmp_path):
   table = scores.make_scores(
     job.search_space, scores.ELITE, archs, error=rng, loss=rng
   )
-  told = summary.summarize(table, None, largest_flops=1e6, num_resamples=10)
-  assert told["target_flops"] is None
-  assert told["groups"][scores.ELITE]["deviation"] is None
-  figures.draw_pareto(tmp_path / "pareto.png", table, None)
-  axes = Figure().subplots()
-  figures.draw_pareto_panel(axes, table, None)
+  told = groups.summarize(table, None, largest_flops=1e6, num_resamples=10)
+  assert told.target_flops is None
+  assert told.groups[scores.ELITE].deviation is None
+  (axes,) = plots.pareto(table, None).draw().axes
   labels = axes.get_legend_handles_labels()[1]
   assert not [label for label in labels if label.startswith("target")]
 

@@ -1,6 +1,5 @@
 """Architecture search in ever larger spaces: draws, counts, resumption."""
 
-import functools
 import json
 import shutil
 
@@ -8,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 import runs
+import written
 
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
-from nss_jax.results import complexity as groups
-from nss_jax.results import logits_file, panels, scores
+from nss_jax.results import larger_spaces, logits_file, scores
+from nss_jax.results.larger_spaces import Complexity
 from nss_jax.runtime import artifacts
-from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
   **runs.TINY,
@@ -46,14 +45,7 @@ def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("complexity") / "run"
   job = runs.make_job(_config(), workdir)
   space = nss.Space(*(np.array([i], np.int32) for i in (1, 2)))
-  (workdir / "search").mkdir(parents=True)
-  artifacts.write_json(
-    workdir / "search" / "elite_space.json",
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
+  written.write_search(job.search_space, workdir, space)
   weights = nss.init_weights(jax.random.key(0), job.search_space)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluate, "train_supernet", lambda *_: weights)
@@ -62,7 +54,7 @@ def finished(tmp_path_factory):
       job.config, job.search_space, job.dataset, job.mesh
     )
     patch.setattr(scoring, "make_score_fn", lambda *_: score_fn)
-    yield job, complexity.run(job)
+    yield job, complexity.run(job).to_json()
 
 
 def test_the_search_is_that_of_the_nas_phase():
@@ -109,7 +101,7 @@ def test_numbers_are_those_of_the_scores(finished):
   assert len(elite) == result["elite"]["count"] == 9
   assert (elite.depth == 2).all()
   assert set(elite.width.ravel()) <= {5, 6}
-  assert len(complexity.report(result, job)) == 7
+  assert len(complexity.report(Complexity(**result), job)) > 7
 
 
 def test_it_resumes(finished, tmp_path, monkeypatch):
@@ -119,11 +111,12 @@ def test_it_resumes(finished, tmp_path, monkeypatch):
   folder = workdir / "complexity"
   (folder / "summary.json").unlink()
   whole = (folder / "scores.csv").read_bytes()
-  (folder / "scores.csv").write_bytes(whole[: len(whole) // 2])
+  lines = whole.splitlines(keepends=True)
+  (folder / "scores.csv").write_bytes(b"".join(lines[: len(lines) // 2]))
   # One search has ended without its last file.
   (folder / "w4_d2" / "logits.json").unlink()
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert complexity.run(job._replace(workdir=workdir)) == result
+  assert complexity.run(job._replace(workdir=workdir)).to_json() == result
   assert (folder / "scores.csv").read_bytes() == whole
 
 
@@ -149,13 +142,13 @@ def test_the_search_of_the_nas_phase_is_taken(finished, tmp_path, monkeypatch):
   target = job.config.complexity.target_flops
   config = job.config.copy_and_resolve_references()
   config.objective.target_flops = target
-  found = complexity.run(job._replace(config=config))
+  found = complexity.run(job._replace(config=config)).to_json()
   assert found == {**result, "elite_target_flops": target}
   assert not own.exists()
 
 
 def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
-  """A torn copy is made whole, and nothing of it is scored."""
+  """A part of them is made whole, and nothing of it is scored."""
   job, _ = finished
   workdir = shutil.copytree(job.workdir, tmp_path / "run")
   job = job._replace(workdir=workdir)
@@ -177,7 +170,7 @@ def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
   scores.append_scores(path, job.search_space, known.select(np.arange(4)))
   (workdir / "complexity" / "summary.json").unlink()
   result = complexity.run(job)
-  assert result["elite"]["mean_error"] == pytest.approx(0.5)
+  assert result.elite.mean_error == pytest.approx(0.5)
   found = scores.read_scores(path, job.search_space).group("elite")
   np.testing.assert_array_equal(found.error, known.error)
 
@@ -200,20 +193,20 @@ def _table(flops):
 
 def test_edf_ends_at_the_share_that_is_near(tmp_path):
   table = _table([89, 91, 105, 109, 111])
-  flops, share = groups.flops_edf(table, 100, 0.1)
+  flops, share = larger_spaces.flops_edf(table, 100, 0.1)
   np.testing.assert_allclose(flops, [90, 91, 105, 109, 110])
   np.testing.assert_allclose(share, [0, 0.2, 0.4, 0.6, 0.6])
-  flops, share = groups.flops_edf(_table([5]), 100, 0.1)
+  flops, share = larger_spaces.flops_edf(_table([5]), 100, 0.1)
   np.testing.assert_allclose(share, [0, 0])
-  draw = functools.partial(panels.draw_complexity, table=table)
-  draw(tmp_path / "a.svg", target=100, tolerance=0.1)  # no Elite Space
+  picture = larger_spaces.picture(table, 100, 0.1)
+  picture.write(tmp_path / "a.svg")  # no Elite Space
   assert "Elite" not in (tmp_path / "a.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["w0_d1", "w4_d2_", "elite", "w04_d2", "w_d"])
 def test_other_sources_are_no_space(name):
-  assert groups.parse_name(name) is None
-  assert groups.parse_name(groups.space_name(4, 2)) == (4, 2)
+  assert larger_spaces.parse_name(name) is None
+  assert larger_spaces.parse_name(larger_spaces.space_name(4, 2)) == (4, 2)
 
 
 @pytest.mark.parametrize(

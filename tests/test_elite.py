@@ -9,7 +9,6 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.phases import elite
-from nss_jax.runtime import budgets
 from nss_jax.spaces.distribution import one_hot
 from nss_jax.spaces.search_space import space_from_ranges
 from nss_jax.spaces.table import space_indices, spaces_at
@@ -53,7 +52,8 @@ def no_scores(archs):
 
 def find(indices, sharpness, score_fn=no_scores, **overrides):
   logits = logits_of(*indices, sharpness=sharpness)
-  return elite.find(config_of(**overrides), SPACE, logits, score_fn)
+  found = elite.find(config_of(**overrides), SPACE, logits, score_fn)
+  return {**found.to_json(), "sure": found.how_sure()}
 
 
 def index_of(found):
@@ -72,7 +72,7 @@ def test_a_sure_search_is_taken_at_its_word():
   choice = found["choice"]
   assert (choice["rule"], choice["tolerance"]) == ("scored", 0.02)
   assert [one["loss"] for one in choice["scored"]] == [None]
-  assert budgets.how_sure(found).endswith("the most probable space")
+  assert found["sure"].endswith("the most probable space")
 
 
 def test_the_best_score_decides_among_what_is_probable():
@@ -129,7 +129,7 @@ def test_the_papers_rule_warns_of_what_it_takes():
   text = " ".join(found["warnings"])
   assert "does not stand behind this choice" in text
   assert f"{100 * (MACS[BESIDE] / TARGET - 1):+.1f} % from the target" in text
-  assert "number " in budgets.how_sure(found)
+  assert "number " in found["sure"]
 
 
 def test_a_narrow_stage_is_told():
@@ -165,7 +165,7 @@ def test_at_most_uses_its_budget_or_warns():
 def test_numbers_are_json_and_agree_with_the_library():
   config = config_of(**{"search.num_choice_archs": 2})
   logits = jax.tree.map(jnp.asarray, logits_of(ON_TARGET, sharpness=1))
-  found = elite.find(config, SPACE, logits, runs.no_scores)
+  found = elite.find(config, SPACE, logits, runs.no_scores).to_json()
   chances = jax.tree.map(np.asarray, nss.probabilities(logits))
   space = space_from_ranges(SPACE, found["space"])
   stages = np.arange(3)

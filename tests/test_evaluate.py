@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+import written
 
 import nss_jax as nss
 from nss_jax import config as config_lib
@@ -21,13 +22,12 @@ from nss_jax.phases import (
   pipeline,
   rank_check,
   scoring,
-  summary,
   supernet_program,
 )
 from nss_jax.phases.ledger import Ledger
 from nss_jax.results import scores
-from nss_jax.runtime import artifacts, checkpoint, preemption, sharding
-from nss_jax.spaces.search_space import space_ranges
+from nss_jax.results.groups import Evaluation, compare_spaces
+from nss_jax.runtime import checkpoint, preemption, sharding
 
 DIGITS = data.load("digits")
 SETTINGS = {
@@ -270,15 +270,7 @@ def searched(tmp_path):
   space = nss.Space(
     depth=np.array([0, 1], np.int32), width=np.array([1, 0], np.int32)
   )
-  folder = tmp_path / "run" / "search"
-  folder.mkdir(parents=True)
-  artifacts.write_json(
-    folder / "elite_space.json",
-    {
-      "space": space_ranges(SPACE, space),
-      "search_space": SPACE.to_dict(),
-    },
-  )
+  written.write_search(SPACE, tmp_path / "run", space)
   return tmp_path / "run"
 
 
@@ -287,7 +279,7 @@ def test_evaluate_phase(searched, monkeypatch):
   # The masked engine compiles in a quarter of the time.
   config = _config(**{"supernet.engine": "masked"})
   job = runs.make_job(config, searched, num_devices=2)
-  result = evaluate.run(job)
+  result = evaluate.run(job).to_json()
   folder = searched / "evaluate"
   assert json.loads((folder / "summary.json").read_text()) == result
   table = scores.read_scores(folder / "scores.csv", SPACE)
@@ -299,11 +291,14 @@ def test_evaluate_phase(searched, monkeypatch):
   near = table.group("expanded_near_target").flops
   assert (np.abs(near / 6e4 - 1) <= 0.3).all()
   assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
-  assert any("percentile" in line for line in evaluate.report(result, job))
+  assert any(
+    "percentile" in line for line in evaluate.report(Evaluation(**result), job)
+  )
   _check_noise_of_images(result, table, job)
 
   whole = (folder / "scores.csv").read_bytes()
-  (folder / "scores.csv").write_bytes(whole[: len(whole) * 2 // 3])
+  lines = whole.splitlines(keepends=True)
+  (folder / "scores.csv").write_bytes(b"".join(lines[: len(lines) * 2 // 3]))
   (folder / "summary.json").unlink()
 
   def never(*args, **kwargs):
@@ -316,7 +311,7 @@ def test_evaluate_phase(searched, monkeypatch):
     "build_supernet",
     lambda *args: steps.append(1) or _without_dispatch(build(*args), never),
   )
-  assert evaluate.run(job) == result
+  assert evaluate.run(job).to_json() == result
   assert steps == [1]
   assert (folder / "scores.csv").read_bytes() == whole
 
@@ -339,12 +334,12 @@ def _check_noise_of_images(result, table, job):
     by_image.append(loss)
   differences = by_image[0] - by_image[1]
   assert len(differences) == 180 and differences.std() > 0
-  of_archs = summary.compare_spaces(*spaces, num_resamples=0)["loss"]
+  of_archs = compare_spaces(*spaces, num_resamples=0).loss
   found = result["elite_against"]["hand_made"]["loss"]
-  assert found["regret"] == of_archs["regret"]
+  assert found["regret"] == of_archs.regret
   images = differences.std(ddof=1) / np.sqrt(180)
   assert found["regret_error"] == pytest.approx(
-    np.hypot(of_archs["regret_error"], images), rel=1e-4
+    np.hypot(of_archs.regret_error, images), rel=1e-4
   )
 
 

@@ -1,6 +1,7 @@
 """Architecture search is space search on bins of size one; then training."""
 
 import json
+import re
 import shutil
 import types
 
@@ -8,14 +9,13 @@ import jax
 import numpy as np
 import pytest
 import runs
+import written
 
 import nss_jax as nss
 from nss_jax.errors import UserError
 from nss_jax.phases import loop, nas, pipeline, race, search, train
 from nss_jax.results import scores
-from nss_jax.results.report import networks
-from nss_jax.runtime import artifacts
-from nss_jax.spaces.search_space import space_ranges
+from nss_jax.results.networks import SOURCES, NasSummary, Network
 
 SETTINGS = {
   **runs.TINY,
@@ -42,14 +42,7 @@ def _make_job(config, workdir):
   space = nss.Space(
     depth=np.array([1], np.int32), width=np.array([1], np.int32)
   )
-  (workdir / "search").mkdir(parents=True)
-  artifacts.write_json(
-    workdir / "search" / "elite_space.json",
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
+  written.write_search(job.search_space, workdir, space, 6e4)
   return job
 
 
@@ -58,7 +51,7 @@ def searched(tmp_path_factory):
   """A job whose Elite Space was searched by gradient: `(job, result)`."""
   workdir = tmp_path_factory.mktemp("nas") / "run"
   job = _make_job(_config(), workdir)
-  return job, nas.run(job)
+  return job, nas.run(job).to_json()
 
 
 def test_one_loop_for_spaces_and_archs():
@@ -92,7 +85,7 @@ def test_archs_are_of_their_space_and_near_the_target(searched):
     assert len(entry["num_samples_by_seed"]) == 20
   handmade = nss.proportional_arch(job.search_space, 6e4)
   assert controls["handmade"]["arch"] == nss.format_arch(handmade)
-  lines = nas.report(result, job)
+  lines = nas.report(NasSummary(**result), job)
   assert any("the first uniform draw from all archs" in line for line in lines)
   for name in ("elite", "expanded", "controls"):
     path = job.workdir / "nas" / name / "architecture.json"
@@ -118,7 +111,7 @@ def test_nas_resumes(searched, tmp_path, monkeypatch):
   last = workdir / "nas" / "expanded" / "lr_0.1"
   (last / "architecture.json").unlink()
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert nas.run(job._replace(workdir=workdir)) == result
+  assert nas.run(job._replace(workdir=workdir)).to_json() == result
 
 
 def test_uniform_draws_are_as_many_as_expected():
@@ -207,8 +200,7 @@ def test_a_rate_that_drew_comes_before_the_nearest_by_cost(tmp_path):
   for rate, entry in ((3e-4, {**nearest, "by_cost": True}), (1e-1, drawn)):
     folder = nas.search_folder(job, "elite", rate)
     folder.mkdir(parents=True)
-    content = {"learning_rate": rate, **entry}
-    artifacts.write_json(folder / nas.ARCHITECTURE, content)
+    Network(learning_rate=rate, **entry).write(folder / nas.ARCHITECTURE)
   found = nas._search_at_each_rate(job, "elite", job.search_space, None)
   assert found["learning_rate"] == 1e-1
 
@@ -239,14 +231,7 @@ def _make_evaluated(workdir, **overrides):
   space = nss.Space(
     depth=np.array([0], np.int32), width=np.array([0], np.int32)
   )
-  (workdir / "search").mkdir(parents=True)
-  artifacts.write_json(
-    workdir / "search" / "elite_space.json",
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
+  written.write_search(job.search_space, workdir, space, 6e4)
   return job
 
 
@@ -254,7 +239,7 @@ def _make_evaluated(workdir, **overrides):
 def evaluated(tmp_path_factory):
   """A job whose network was found by the evaluator: `(job, result)`."""
   job = _make_evaluated(tmp_path_factory.mktemp("evaluated") / "run")
-  return job, nas.run(job)
+  return job, nas.run(job).to_json()
 
 
 def test_evaluator_takes_the_winner_of_those_that_meet(evaluated):
@@ -284,7 +269,9 @@ def test_evaluator_takes_the_winner_of_those_that_meet(evaluated):
     "by the stand-alone supernet, then by a race of the best 4, trained alone "
     "for 1 epoch a round"
   )
-  assert any(elite["chosen"] in line for line in nas.report(result, job))
+  assert any(
+    elite["chosen"] in line for line in nas.report(NasSummary(**result), job)
+  )
   # All networks by the same supernet, for the picture of the evaluation.
   networks = {"elite": elite, **result["controls"]}
   group = table.group("networks")
@@ -306,24 +293,24 @@ def test_evaluator_resumes_and_its_networks_are_trained(evaluated, monkeypatch):
   job, result = evaluated
   (job.workdir / "nas" / "summary.json").unlink()
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert nas.run(job) == result
+  assert nas.run(job).to_json() == result
   names = ["elite", *result["controls"]]
-  assert list(train.archs_to_train(job)) == sorted(
-    names, key=networks.NAMES.index
-  )
+  assert list(train.archs_to_train(job)) == sorted(names, key=[*SOURCES].index)
 
 
 def test_evaluator_says_when_none_meets(evaluated, tmp_path):
   """And takes the nearest, without training anything."""
   job = _make_evaluated(tmp_path / "run")
   job.config.nas.tolerance = 1e-6
-  result = nas.run(job)
+  result = nas.run(job).to_json()
   assert result["elite"]["arch"] == "d1_w3"
   assert not result["elite"]["within_tolerance"]
   assert result["elite"]["chosen"].startswith(
     "no arch of the Elite Space meets"
   )
-  assert any("which misses" in line for line in nas.report(result, job))
+  assert any(
+    "which misses" in line for line in nas.report(NasSummary(**result), job)
+  )
 
 
 def test_evaluator_is_checked_before_anything_is_compiled(tmp_path):
@@ -376,20 +363,31 @@ def test_one_that_meets_needs_no_race(tmp_path):
 def test_training(searched, monkeypatch):
   """Archs found and named; all seeds; nothing twice."""
   job, result = searched
+  path = job.workdir / "nas" / "summary.json"
   # Two of them; each is a program to compile.
-  monkeypatch.setattr(networks, "NAMES", ("elite", "handmade"))
+  two = {"elite", "handmade"}
+  monkeypatch.setattr(
+    NasSummary,
+    "networks",
+    property(
+      lambda self: {
+        "elite": self.elite,
+        "handmade": self.controls.handmade,
+      }
+    ),
+  )
   results = train.run(job)
-  assert list(results) == ["elite", "handmade"]
+  assert path.exists() and results.keys() == two
   for name, seeds in results.items():
-    assert [run["seed"] for run in seeds] == [0, 1]
-    assert len({run["train_loss"] for run in seeds}) == 2
+    assert [run.seed for run in seeds] == [0, 1]
+    assert len({run.train_loss for run in seeds}) == 2
     for run in seeds:
-      path = job.workdir / "train" / name / f"seed_{run['seed']}"
-      assert json.loads((path / "result.json").read_text()) == run
-      wrong = run["test_error"] * len(job.dataset.test_labels)
+      path = job.workdir / "train" / name / f"seed_{run.seed}"
+      assert json.loads((path / "result.json").read_text()) == run.to_json()
+      wrong = run.test_error * len(job.dataset.test_labels)
       assert wrong == pytest.approx(round(wrong))
-      assert run["seconds"] > 0
-  assert results["elite"][0]["arch"] == result["elite"]["arch"]
+      assert run.seconds > 0
+  assert results["elite"][0].arch == result["elite"]["arch"]
   (job.workdir / "train" / "elite" / "seed_1" / "result.json").unlink()
   monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
   assert train.run(job) == results
@@ -399,15 +397,20 @@ def test_training_is_reported_with_standard_errors(searched):
   job, _ = searched
   errors = {"elite": [0.10, 0.14], "handmade": [0.2], "regnet": [0.13, 0.19]}
   results = {
-    name: [{"test_error": x, "flops": 10**6} for x in row]
+    name: [
+      written.trained(job.search_space, "d1_w4", name, seed, test_error=x)
+      for seed, x in enumerate(row)
+    ]
     for name, row in errors.items()
   }
-  elite, handmade, regnet = train.report(results, job)[2:5]
+  lines = train.report(results, job)
+  elite, handmade, regnet = (
+    re.split(r"\s{2,}", line.strip())[-3:] for line in lines[4:7]
+  )
   # Of two values a and b the standard error is |a - b| / 2.
-  assert "12.00 +- 2.00 % (2 seeds)" in elite and "above" not in elite
-  assert "20.00 % (1 seeds), +8.00 % above elite" in handmade
-  assert "16.00 +- 3.00 %" in regnet
-  assert "+4.00 +- 3.61 % above elite" in regnet
+  assert elite == ["2", "12.00 +- 2.00", "-"]
+  assert handmade == ["1", "20.00", "+8.00"]
+  assert regnet == ["2", "16.00 +- 3.00", "+4.00 +- 3.61"]
 
 
 def test_training_starts_from_the_supernet(searched, monkeypatch):
@@ -479,7 +482,7 @@ def test_the_race_takes_what_rank_check_taught(
   monkeypatch.setattr(
     race.predictors, "learn", lambda *_: lambda archs, losses: -losses
   )
-  found = nas.run(job._replace(workdir=workdir))["elite"]
+  found = nas.run(job._replace(workdir=workdir)).elite
   table = scores.read_scores(
     workdir / "nas" / "elite" / "scores.csv", job.search_space
   )
@@ -490,7 +493,7 @@ def test_the_race_takes_what_rank_check_taught(
     workdir / "nas" / "elite" / "race.csv", job.search_space
   ).group("round_0")
   assert _names(rounds) == sorted(losses, key=lambda x: -losses[x])
-  assert "and a ridge regression on the archs of rank_check" in found["chosen"]
+  assert "and a ridge regression on the archs of rank_check" in found.chosen
 
 
 def test_what_rank_check_taught_decides_the_order(tmp_path):

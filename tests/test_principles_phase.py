@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 import runs
+import written
 
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, principles, scoring
-from nss_jax.results import populations, scores
-from nss_jax.runtime import artifacts
-from nss_jax.spaces.search_space import space_ranges
+from nss_jax.results import scores
+from nss_jax.results.trends import KINDS, OwnOrder, Principles
 
 SETTINGS = {
   **runs.TINY,
@@ -23,20 +23,6 @@ SETTINGS = {
   "principles.window": (0.5, 1.5),
   "evaluate.calibration_images": 60,
 }
-KINDS = populations.KINDS
-
-
-def _write_elite(job, depth, width):
-  space = nss.Space(*(np.array(x, np.int32) for x in (depth, width)))
-  path = job.workdir / "search" / "elite_space.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(
-    path,
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
 
 
 def test_principles(tmp_path, monkeypatch):
@@ -47,7 +33,11 @@ def test_principles(tmp_path, monkeypatch):
   config = runs.load_config(**SETTINGS)
   config_lib.validate(config)
   job = runs.make_job(config, tmp_path)
-  _write_elite(job, [1, 0, 0], [3, 1, 2])  # d2 = d3 <= d1, w2 <= w3 <= w1
+  # d2 = d3 <= d1, w2 <= w3 <= w1
+  order = nss.Space(*np.array([[1, 0, 0], [3, 1, 2]], np.int32))
+  written.write_search(
+    job.search_space, tmp_path, order
+  )  # d2 = d3 <= d1, w2 <= w3 <= w1
   weights = nss.init_weights(jax.random.key(0), job.search_space)
   monkeypatch.setattr(principles.evaluate, "train_supernet", lambda *_: weights)
   monkeypatch.setattr(principles, "_MAX_DRAWS", 2**14)
@@ -56,7 +46,7 @@ def test_principles(tmp_path, monkeypatch):
     job.config, job.search_space, job.dataset, job.mesh
   )
   monkeypatch.setattr(scoring, "make_score_fn", lambda *_: score_fn)
-  result = principles.run(job)
+  result = principles.run(job).to_json()
   path = tmp_path / "principles" / "scores.csv"
   table = scores.read_scores(path, job.search_space)
   found = set(table.source.tolist())
@@ -87,64 +77,20 @@ def test_principles(tmp_path, monkeypatch):
   folder = tmp_path / "principles"
   assert json.loads((folder / "summary.json").read_text()) == result
   assert (folder / "edf.png").read_bytes().startswith(b"\x89PNG")
-  assert len(principles.report(result, job)) >= 11
+  assert len(principles.report(Principles(**result), job)) >= 11
   whole = path.read_bytes()
-  path.write_bytes(whole[: len(whole) // 2])
-  assert principles.run(job) == result
+  lines = whole.splitlines(keepends=True)
+  path.write_bytes(b"".join(lines[: len(lines) // 2]))
+  assert principles.run(job).to_json() == result
   assert path.read_bytes() == whole
-
-
-def test_matched_pairs_are_compared():
-  """Two cheap networks that agree in cost, and one that does not."""
-  source = ["design_principles_any_cost"] * 3 + ["elite_trend_any_cost"] * 3
-  error = np.array([0.5, 0.4, 0.1, 0.3, 0.2, 0.0])
-  empty = np.zeros((6, 3), np.int64)
-  table = scores.Scores(
-    source=np.array(source),
-    space=np.full(6, scores.NO_SPACE),
-    depth=empty,
-    width=empty,
-    flops=np.array([100, 200, 900, 101, 199, 400]),
-    params=empty[:, 0],
-    error=error,
-    loss=error,
-  )
-  result = principles.summarize(table)
-  curves = populations.error_curves(table)
-  matched = result["matched"]["elite_trend"]
-  assert matched["pairs"] == 2
-  assert matched["design_principles"]["mean_error"] == 0.45
-  assert matched["elite_trend"]["mean_error"] == 0.25
-  assert matched["mean_difference"] == pytest.approx(-0.2)
-  assert matched["pairs_won"] == 1.0
-  errors, shares = curves["matched_elite_trend"]["elite_trend"]
-  assert errors.tolist() == [0.2, 0.3]
-  assert shares.tolist() == [0.5, 1.0]
-  assert set(curves) == {"any_cost", "matched_elite_trend"}
-  against = result["against_principles"]["elite_trend_any_cost"]
-  # Of nine pairs it loses (0.3, 0.1) and (0.2, 0.1).
-  assert against["pairs_won"] == pytest.approx(7 / 9)
-  # The signed area between the EDFs, by the steps of both.
-  both = [error[3:], error[:3]]
-  grid = np.sort(error)
-  trend, reference = (
-    [(x <= e).mean() for e in grid[:-1]] for x in map(np.array, both)
-  )
-  area = np.sum(np.subtract(reference, trend) * np.diff(grid))
-  assert against["mean_difference"] == pytest.approx(area)
-
-
-def test_ties_are_half_a_win():
-  won = populations.share_of_pairs_won(np.array([0.1, 0.3]), np.array([0.3]))
-  assert won == 0.75
 
 
 @pytest.mark.parametrize(
   ("depth", "width", "expected"),
   [
-    ([0, 1, 1], [0, 1, 2], ((0, 1, 2), "the same as design principles")),
-    ([0, 0, 0], [0, 3, 1], ((0, 2, 1), "the same as the paper's trend")),
-    ([0, 0, 1], [1, 0, 1], ((1, 0, 2), "")),
+    ([0, 1, 1], [0, 1, 2], ([0, 1, 2], "the same as design principles")),
+    ([0, 0, 0], [0, 3, 1], ([0, 2, 1], "the same as the paper's trend")),
+    ([0, 0, 1], [1, 0, 1], ([1, 0, 2], "")),
     (
       [0, 1, 1],
       [1, 0, 0],
@@ -157,7 +103,8 @@ def test_order_of_an_elite_space(depth, width, expected):
     max_depth=4, max_width=32, num_depth_bins=2, num_width_bins=4
   )
   chosen = nss.Space(*(np.array(x, np.int32) for x in (depth, width)))
-  assert principles.order_of(space, chosen) == expected
+  found = principles.order_of(space, chosen)
+  assert (found.stages, found.note) == expected
 
 
 def test_one_stage_has_one_order(tmp_path):
@@ -166,9 +113,11 @@ def test_one_stage_has_one_order(tmp_path):
     max_depth=4, max_width=32, num_width_bins=4, strides=(1,)
   )
   zero = np.zeros(1, np.int32)
-  assert principles.order_of(space, nss.Space(zero, zero)).stages == (0,)
+  assert principles.order_of(space, nss.Space(zero, zero)).stages == [0]
   job = runs.make_job(runs.load_config(**SETTINGS), tmp_path)
-  assert principles.own_order(job) == (None, "the search has not ended")
+  assert principles.own_order(job) == OwnOrder(
+    stages=None, note="the search has not ended"
+  )
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):

@@ -25,8 +25,8 @@ from nss_jax.phases import (
   search_program,
   sweep,
 )
-from nss_jax.results import scores
-from nss_jax.results.report.workdir import read_results
+from nss_jax.results import overview, scores
+from nss_jax.results.contents import read_contents
 from nss_jax.runtime import artifacts, lock, preemption
 from nss_jax.runtime.preemption import EXIT_SAVED
 
@@ -60,7 +60,7 @@ def quick(monkeypatch):
     folder.mkdir(parents=True, exist_ok=True)
     logits = nss.init_logits(job.search_space)
     found = elite.find(job.config, job.search_space, logits, runs.no_scores)
-    artifacts.write_json(folder / "elite_space.json", found)
+    found.write(folder / "elite_space.json")
     return found
 
   def make_score_fn(*_):
@@ -129,7 +129,7 @@ def test_each_target_has_a_run_of_its_own(quick, tmp_path, capsys):
   assert quick["calls"] == calls
   again = json.loads((workdir / "sweep" / "summary.json").read_text())
   assert again == result
-  results = read_results(workdir / "sweep" / "0.06mf", space)
+  results = read_contents(workdir / "sweep" / "0.06mf", space)
   assert results.evaluation is not None
 
 
@@ -264,12 +264,14 @@ def test_target_has_ended_when_its_last_seed_has(quick, tmp_path):
   config = _config(**fields)
   job = runs.make_job(config, tmp_path)
   quick["find"](job)
-  target = read_results(tmp_path, job.search_space)
-  assert not report._is_done(config, target)
-  target = target._replace(nas={"elite": {}, "expanded": {}})
-  for seeds, ended in ((1, False), (2, True)):
-    trained = {"elite": [{}, {}], "expanded": [{}] * seeds}
-    assert report._is_done(config, target._replace(trained=trained)) is ended
+  found = read_contents(tmp_path, job.search_space)
+  networks = dict.fromkeys(("elite", "expanded"))
+  facts = report.facts(job, found)._replace(sweep_targets=(6e4,))
+  for seeds, ended in ((0, False), (1, False), (2, True)):
+    trained = {"elite": [None] * 2, "expanded": [None] * seeds}
+    target = found._replace(networks=networks, trained=trained)
+    missing = overview.not_run(facts, found._replace(sweep=[(6e4, target)]))
+    assert ("sweep" not in missing) is ended
 
 
 def test_tasks_of_an_array_run_at_once(quick, tmp_path, monkeypatch):

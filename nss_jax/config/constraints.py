@@ -7,7 +7,7 @@ import ml_collections
 
 from nss_jax.config.bounds import LATENCY
 from nss_jax.errors import UserError
-from nss_jax.results import latency_file
+from nss_jax.results import block_times
 from nss_jax.spaces.constraints import UNITS, Constraint
 from nss_jax.spaces.cost import cost_range, cost_tables
 from nss_jax.spaces.feasible import feasible_indices
@@ -87,7 +87,7 @@ def validate_target(
       the latency table is missing, broken, or of other blocks.
   """
   if wants_latency(config):
-    latency_file.read_metric(config.objective.latency_table, search_space)
+    block_times.read_metric(config.objective.latency_table, search_space)
   budgets = constraints(config)
   for one in budgets:
     tables = cost_tables(search_space, one.metric)
@@ -121,7 +121,7 @@ def _constraint(
 
 def _metric(config: ml_collections.ConfigDict, name: str) -> Metric:
   if name == LATENCY:
-    return latency_file.read_metric(config.objective.latency_table, None)
+    return block_times.read_metric(config.objective.latency_table, None)
   return METRICS[name]
 
 

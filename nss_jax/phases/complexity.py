@@ -14,12 +14,13 @@ from nss_jax.phases import evaluate, nas, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.results import complexity, panels, scores
+from nss_jax.results import larger_spaces, scores
+from nss_jax.results.larger_spaces import Complexity
 from nss_jax.results.logits_file import LOGITS, read_logits
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.spaces.cost import largest_macs, macs_range
+from nss_jax.spaces.cost import macs_range
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
@@ -27,7 +28,7 @@ from nss_jax.spaces.search_space import Arch, SearchSpace
 _FIRST_STREAM = 1000
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> Complexity:
   """Searches one arch in each space and scores draws of where that ends.
 
   Writes `complexity/<space>/logits.json` at the end of each search, then
@@ -54,16 +55,17 @@ def run(job: Job) -> dict[str, Any]:
         ledger.score(name, drawn)
     table = scores.read_scores(path, job.search_space)
     target, tolerance = target_flops(config), config.complexity.tolerance
-    with artifacts.atomic_path(folder / "flops.png") as picture:
-      panels.draw_complexity(picture, table, target, tolerance)
-    result = {
-      "target_flops": target,
-      "elite_target_flops": config_lib.flops_target(config),
-      "tolerance": tolerance,
-      **summarize(table, job.search_space, target, tolerance),
-    }
+    if picture := larger_spaces.picture(table, target, tolerance):
+      picture.write(folder / "flops.png")
+    result = larger_spaces.summarize(
+      table,
+      job.search_space,
+      target_flops=target,
+      elite_target_flops=config_lib.flops_target(config) or target,
+      tolerance=tolerance,
+    )
     # Last: this file says that the phase is finished.
-    artifacts.write_json(folder / "summary.json", result)
+    result.write(folder / "summary.json")
   return result
 
 
@@ -103,7 +105,7 @@ def search_spaces(
   for width in _shares(settings, "width_shares", search_space.max_width):
     for depth in _shares(settings, "depth_shares", search_space.max_depth):
       stages = search_space.num_stages
-      spaces[complexity.space_name(width, depth)] = dataclasses.replace(
+      spaces[larger_spaces.space_name(width, depth)] = dataclasses.replace(
         search_space,
         depth_bins=(tuple((n, n) for n in range(1, depth + 1)),) * stages,
         width_bins=(tuple((n, n) for n in range(1, width + 1)),) * stages,
@@ -202,75 +204,6 @@ def _take_known(job: Job, path: pathlib.Path) -> None:
     scores.append_scores(path, job.search_space, rest)
 
 
-def summarize(
-  table: scores.Scores,
-  search_space: SearchSpace,
-  target: float,
-  tolerance: float,
-) -> dict[str, Any]:
-  """`spaces` by name and `elite`, each as `_describe` tells.
-
-  Args:
-    table: rows of `complexity/scores.csv`.
-    search_space: of the run.
-    target: multiply-adds.
-    tolerance: relative.
-  """
-  spaces = {}
-  for width, groups in complexity.levels(table).items():
-    for depth, group in groups.items():
-      stages = np.ones(search_space.num_stages, np.int64)
-      largest = Arch(depth=depth * stages, width=width * stages)
-      spaces[complexity.space_name(width, depth)] = {
-        "max_width": width,
-        "max_depth": depth,
-        "largest_flops": largest_macs(search_space.only(largest)),
-        **_describe(group, target, tolerance),
-      }
-  elite = complexity.elite(table)
-  return {"spaces": spaces, "elite": _describe(elite, target, tolerance)}
-
-
-def _describe(
-  group: scores.Scores, target: float, tolerance: float
-) -> dict[str, Any]:
-  """Numbers of a group, and of its archs within the tolerance (`near_`).
-
-  Errors are shares; those of no arch are null.
-  """
-  near = group.select(complexity.is_near(group, target, tolerance))
-  return {
-    "count": len(group),
-    "mean_error": float(group.error.mean()),
-    "min_error": float(group.error.min()),
-    "mean_flops": float(group.flops.mean()),
-    "median_flops": float(np.median(group.flops)),
-    "near_count": len(near),
-    "near_share": len(near) / len(group),
-    "near_mean_error": float(near.error.mean()) if len(near) else None,
-    "near_min_error": float(near.error.min()) if len(near) else None,
-  }
-
-
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """How many draws meet the target, in words."""
-  target = format_macs(result["target_flops"])
-  lines = [
-    "",
-    f"Architecture search for {target} in ever larger spaces: draws within "
-    f"{100 * result['tolerance']:g} %",
-  ]
-  for name, found in {**result["spaces"], "elite": result["elite"]}.items():
-    error = "none to score"
-    if found["near_count"]:
-      error = f"error {100 * found['near_mean_error']:.2f} % mean"
-    lines.append(
-      f"  {name:12} {found['near_count']:5} of {found['count']:5} archs: "
-      f"{error}; median of all {format_macs(found['median_flops'])}"
-    )
-  folder = job.workdir / "complexity"
-  return [
-    *lines,
-    "",
-    f"Files in {folder}: scores.csv, summary.json, flops.png, */{LOGITS}",
-  ]
+def report(result: Complexity, job: Job) -> list[str]:
+  """Tells the result in words."""
+  return larger_spaces.describe(result, job.workdir / "complexity")

@@ -16,7 +16,14 @@ import numpy as np
 from nss_jax import config as config_lib
 from nss_jax.phases.program import base_keys
 from nss_jax.phases.search_program import bin_probabilities
-from nss_jax.runtime import budgets
+from nss_jax.results.budgets import Budget, from_targets
+from nss_jax.results.elite_space import (
+  Chances,
+  Choice,
+  Entry,
+  FoundSpace,
+  Scored,
+)
 from nss_jax.spaces import constraints, cost, distribution, sampling, table
 from nss_jax.spaces.feasible import (
   LEAST_SHARE,
@@ -46,8 +53,8 @@ def find(
   space: SearchSpace,
   logits: Any,
   score_fn: ScoreFn,
-) -> dict[str, Any]:
-  """The Elite Space, as the JSON object that is written.
+) -> FoundSpace:
+  """The Elite Space, as it is written.
 
   Args:
     config: of the run.
@@ -71,7 +78,7 @@ def find(
     for i in range(config.search.num_elite_samples)
   ]
   rule, tolerance = config.search.elite, config.search.elite_tolerance
-  choice = {"rule": rule, "tolerance": None, "scored": []}
+  choice = Choice(rule=rule, tolerance=None, scored=[])
   chosen = entries[int(draws.index)]
   if rule == "scored":
     found = elite_candidates(
@@ -83,31 +90,37 @@ def find(
     )
     scored = _score(config, space, found, measure, score_fn)
     chosen = min(scored, key=lambda one: one["loss"] or 0.0)
-    choice |= {"tolerance": found.tolerance, "scored": scored}
+    choice = Choice(
+      rule=rule,
+      tolerance=found.tolerance,
+      scored=[Scored(**one) for one in scored],
+    )
   mode = measure.entry(distribution.most_probable_space(logits))
-  result = {
+  result = FoundSpace(
     **{key: chosen[key] for key in _KEPT},
-    "target_flops": measure.target,
-    "constraints": [
-      {
-        "metric": one.name,
-        "mode": one.mode,
-        "target": one.target,
-        "weight": one.weight,
-        "mean_cost": chosen["costs"][one.name],
-        "deviation": chosen["costs"][one.name] / one.target - 1,
-      }
+    target_flops=measure.target,
+    constraints=[
+      Budget(
+        metric=one.name,
+        mode=one.mode,
+        target=one.target,
+        weight=one.weight,
+        mean_cost=chosen["costs"][one.name],
+        deviation=chosen["costs"][one.name] / one.target - 1,
+      )
       for one in wanted
     ],
-    "choice": choice,
-    "candidates": entries,
-    "argmax_space": mode,
-    "probabilities": bin_probabilities(logits),
-    "seed": config.seed,
-    "search_space": space.to_dict(),
-    "version": __version__,
-  }
-  return {**result, "warnings": list(_warnings(result, tolerance))}
+    choice=choice,
+    candidates=[Entry(**one) for one in entries],
+    argmax_space=Entry(**mode),
+    probabilities=Chances(**bin_probabilities(logits)),
+    seed=config.seed,
+    search_space=space.to_dict(),
+    version=__version__,
+    warnings=[],
+  )
+  warnings = list(_warnings(result, tolerance))
+  return result.model_copy(update={"warnings": warnings})
 
 
 _KEPT = ("space", "mean_flops", "deviation", "probability", "rank")
@@ -198,17 +211,16 @@ def _score(
   ]
 
 
-def _warnings(result: dict[str, Any], tolerance: float) -> Iterator[str]:
+def _warnings(found: FoundSpace, tolerance: float) -> Iterator[str]:
   """What a user should know before the space is used, a sentence each."""
-  mode, chosen = result["argmax_space"], result["probability"]
-  if chosen < LEAST_SHARE * mode["probability"]:
+  mode, chosen = found.argmax_space, found.probability
+  if chosen < LEAST_SHARE * mode.probability:
     yield (
       f"the space has a probability of {chosen:.2g}, the most probable one "
-      f"{mode['probability']:.2g}, "
-      f"{budgets.from_targets(budgets.entry_deviations(mode, result))}: the "
+      f"{mode.probability:.2g}, {from_targets(found.deviations(mode))}: the "
       "search does not stand behind this choice"
     )
-  wide = result["choice"]["tolerance"]
+  wide = found.choice.tolerance
   if wide is not None and wide > tolerance:
     yield (
       f"no space within {100 * tolerance:g} % of what was asked for is a third "
@@ -216,7 +228,7 @@ def _warnings(result: dict[str, Any], tolerance: float) -> Iterator[str]:
     )
   narrow = [
     f"{stage} ({low} to {high})"
-    for stage, (low, high) in enumerate(result["space"]["width"], 1)
+    for stage, (low, high) in enumerate(found.space.width, 1)
     if low <= _NARROW
   ]
   if narrow:
@@ -225,9 +237,9 @@ def _warnings(result: dict[str, Any], tolerance: float) -> Iterator[str]:
       f"stage{'s' if several else ''} {', '.join(narrow)} may have only "
       f"{_NARROW} channels or fewer, through which all information must pass"
     )
-  used = [one["mean_cost"] / one["target"] for one in result["constraints"]]
-  if max(used) < _LITTLE:
+  used = max(one.mean_cost / one.target for one in found.constraints)
+  if used < _LITTLE:
     yield (
-      f"the space uses {100 * max(used):.0f} % of what it may: larger networks "
-      "may be better"
+      f"the space uses {100 * used:.0f} % of what it may: larger networks may "
+      "be better"
     )

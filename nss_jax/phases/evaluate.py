@@ -10,13 +10,14 @@ import numpy as np
 
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import loop, scoring, summary, supernet_program
+from nss_jax.phases import loop, scoring, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.program import base_keys, check_batch
-from nss_jax.results import figures, scores
+from nss_jax.results import group_tables, groups, plots, scores
+from nss_jax.results.groups import Evaluation
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.constraints import Constraint
@@ -36,7 +37,7 @@ ORACLE_SEARCH = "oracle_search"
 _ARCHS_BY_IMAGE = 16
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> Evaluation:
   """Scores the Elite Space and its controls from a supernet of their own.
 
   Writes `evaluate/scores.csv`, `summary.json` and `pareto.png`.
@@ -305,13 +306,13 @@ def _score_spaces(
   return loss.reshape(number, count).mean(-1)
 
 
-def _summarize(job: Job, params: Any, folder: pathlib.Path) -> dict[str, Any]:
+def _summarize(job: Job, params: Any, folder: pathlib.Path) -> Evaluation:
   config, search_space = job.config, job.search_space
   table = scores.read_scores(folder / "scores.csv", search_space)
   target = config_lib.flops_target(config)
-  with artifacts.atomic_path(folder / "pareto.png") as path:
-    figures.draw_pareto(path, table, target)
-  result = summary.summarize(
+  if picture := plots.pareto(table, target):
+    picture.write(folder / "pareto.png")
+  result = groups.summarize(
     table,
     target,
     largest_flops=cost.largest_macs(search_space),
@@ -320,11 +321,11 @@ def _summarize(job: Job, params: Any, folder: pathlib.Path) -> dict[str, Any]:
     seed=config.evaluate.seed,
   )
   # Last: this file says that the evaluation is finished.
-  artifacts.write_json(folder / "summary.json", result)
+  result.write(folder / "summary.json")
   return result
 
 
-def _by_image(job: Job, params: Any) -> summary.ByImage:
+def _by_image(job: Job, params: Any) -> groups.ByImage:
   """What each held-out image gets in the mean of the first archs of some."""
   image_fn = scoring.make_image_fn(
     job.config, job.search_space, job.dataset, job.mesh
@@ -345,31 +346,6 @@ def _by_image(job: Job, params: Any) -> summary.ByImage:
   return by_image
 
 
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """The summary in words."""
-  lines = ["", "Is the Elite Space elite?"]
-  for name, group in result["groups"].items():
-    lines.append(
-      f"  {name:22} {group['count']:5} archs of "
-      f"{format_macs(group['mean_flops']):>8}: error "
-      f"{100 * group['mean_error']:5.2f} % mean, "
-      f"{100 * group['min_error']:5.2f} % best; loss {group['mean_loss']:.4f}"
-    )
-  for name, against in result["elite_against"].items():
-    loss = against["loss"]
-    if "percentile" in loss:
-      low, high = loss["bootstrap_interval"]
-      lines.append(
-        f"  among {against['num_spaces']} of {name}: percentile "
-        f"{loss['percentile']:.0f} by loss ({low:.0f} to {high:.0f}), "
-        f"{against['error']['percentile']:.0f} by error"
-      )
-    else:
-      lines.append(
-        f"  regret to the best of {name}: {loss['regret']:+.4f} +- "
-        f"{loss['regret_error']:.4f} in loss, "
-        f"{100 * against['error']['regret']:+.2f} % in error"
-      )
-  folder = job.workdir / "evaluate"
-  lines += ["", f"Files in {folder}: scores.csv, summary.json, pareto.png"]
-  return lines
+def report(result: Evaluation, job: Job) -> list[str]:
+  """Tells the result in words."""
+  return group_tables.describe(result, job.workdir / "evaluate")

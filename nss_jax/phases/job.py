@@ -10,7 +10,7 @@ import rich.console
 from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases.program import Program
-from nss_jax.results import space_file
+from nss_jax.results import load
 from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
 from nss_jax.spaces.search_space import SearchSpace, Space
 
@@ -54,8 +54,8 @@ class Job(NamedTuple):
     Raises:
       UserError: if there is none, or it is of another search space.
     """
-    path = self.workdir / "search" / space_file.ELITE_SPACE
-    search_space, space = space_file.load_space(path)
+    path = self.workdir / "search" / load.ELITE_SPACE
+    search_space, space = load.load_space(path)
     if search_space != self.search_space:
       raise UserError(
         f"{path}: search_space: is not that of the config and the images"

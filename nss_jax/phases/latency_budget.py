@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from nss_jax import config as config_lib
-from nss_jax.results import latency_file
+from nss_jax.results import block_times
 
 # Without a target that a space may miss.
 _ANY = ({"metric": "flops", "target": 1e30, "mode": "at_most"},)
@@ -19,7 +19,7 @@ def with_table(
   if config.objective.latency_table or not config_lib.wants_latency(config):
     return config
   config = config.copy_and_resolve_references()
-  config.objective.latency_table = str(workdir / latency_file.FOLDER)
+  config.objective.latency_table = str(workdir / block_times.FOLDER)
   return config
 
 
@@ -42,7 +42,7 @@ def check_origin(
   if not searches or objective.foreign_latency_table:
     return
   if config_lib.wants_latency(config):
-    latency_file.check_origin(
+    block_times.check_origin(
       objective.latency_table, config.supernet.activations
     )
 
@@ -53,10 +53,10 @@ def is_measured_first(
   phases: Sequence[str],
 ) -> bool:
   """Whether the first phase measures the table that the others need."""
-  if phases[0] != latency_file.FOLDER or not config_lib.wants_latency(config):
+  if phases[0] != block_times.FOLDER or not config_lib.wants_latency(config):
     return False
-  own = workdir / latency_file.FOLDER
-  missing = not (own / latency_file.SUMMARY).exists()
+  own = workdir / block_times.FOLDER
+  missing = not (own / block_times.SUMMARY).exists()
   here = pathlib.Path(config.objective.latency_table) == own
   return len(phases) == 1 or (missing and here)
 

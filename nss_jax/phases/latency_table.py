@@ -13,7 +13,8 @@ from scipy import stats
 
 from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases.job import Job
-from nss_jax.results import latency_file
+from nss_jax.results import block_times
+from nss_jax.results.block_times import BlockTimes
 from nss_jax.runtime import artifacts
 from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
@@ -40,7 +41,7 @@ _FEWEST = 2  # or nothing can be ordered
 TimeFn = Callable[[SearchSpace], float]
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> BlockTimes:
   """Times blocks by themselves, then whole networks, to compare.
 
   Writes `latency_table/table.csv` and `summary.json`. `spread` is the
@@ -73,26 +74,26 @@ def run(job: Job) -> dict[str, Any]:
     table = measure(space, settings.num_widths, seconds)
     say(job.console, f"latency_table: timing {len(archs.depth)} networks")
     checked = check(space, table, archs, seconds)
-  result = {
-    **latency_file.origin(job.config.supernet.activations),
-    "backend": jax.default_backend(),
-    "jax": jax.__version__,
-    "batch_size": settings.batch_size,
-    "quantile": settings.quantile,
-    "spread": float(np.median(spreads)),
-    "mean_range": list(
+  result = BlockTimes(
+    **block_times.Origin.here(job.config.supernet.activations).to_json(),
+    backend=jax.default_backend(),
+    jax=jax.__version__,
+    batch_size=settings.batch_size,
+    quantile=settings.quantile,
+    spread=float(np.median(spreads)),
+    mean_range=list(
       cost_range(space, cost_tables(space, latency_metric(table)))
     ),
     **checked,
-    "search_space": space.to_dict(),
-    "table": latency_file.table_to_json(table),
-    "version": __version__,
-  }
-  folder = job.workdir / latency_file.FOLDER
+    search_space=space.to_dict(),
+    table=block_times.Table.of(table),
+    version=__version__,
+  )
+  folder = job.workdir / block_times.FOLDER
   artifacts.make_folder(folder)
-  latency_file.write_csv(folder / latency_file.TABLE, table)
+  block_times.write_csv(folder / block_times.TABLE, table)
   # Last: this file says that the phase is finished.
-  artifacts.write_json(folder / latency_file.SUMMARY, result)
+  result.write(folder / block_times.SUMMARY)
   return result
 
 
@@ -305,22 +306,6 @@ def _kendall(one: np.ndarray, other: np.ndarray) -> float | None:
   return None if np.isnan(tau) else tau
 
 
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """The error of the table in words."""
-  error, tau = result["relative_error"], result["tau"]
-  low, high = (1e3 * x for x in result["mean_range"])
-  shown = {k: "none" if x is None else f"{x:.2f}" for k, x in tau.items()}
-  folder = job.workdir / latency_file.FOLDER
-  return [
-    "",
-    f"Latency on {result['device']}, {result['batch_size']} images a call",
-    f"  spaces of {low:.3g} to {high:.3g} ms mean; calls vary by "
-    f"{100 * result['spread']:.0f} % (interquartile range)",
-    f"  {len(result['networks'])} networks: error "
-    f"{100 * error['mean']:.0f} % mean, {100 * error['max']:.0f} % largest; "
-    f"Kendall's tau {shown['latency']}, of multiply-adds {shown['flops']}",
-    "",
-    f"Files in {folder}: {latency_file.SUMMARY}, {latency_file.TABLE}",
-    "Next: a search with a budget of latency, here, or in another workdir with",
-    f"  --config.objective.latency_table={folder}",
-  ]
+def report(result: BlockTimes, job: Job) -> list[str]:
+  """Tells the result in words."""
+  return block_times.describe(result, job.workdir / block_times.FOLDER)

@@ -11,7 +11,7 @@ import rich.console
 from nss_jax.errors import Diverged, Interrupted
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program, Schedule
-from nss_jax.results.report import fields
+from nss_jax.results.artifact import LogLine
 from nss_jax.runtime import artifacts, lock, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
 from nss_jax.runtime.log import say
@@ -110,8 +110,7 @@ def trim(path: pathlib.Path, step: int) -> None:
   """
 
   def keep(line):
-    fields.check(path, line, {"step": fields.WHOLE})
-    return line["step"] <= step
+    return LogLine.parse(path, line).step <= step
 
   artifacts.trim_lines(path, keep)
 

@@ -13,14 +13,15 @@ import ml_collections
 import numpy as np
 
 from nss_jax import config as config_lib
+from nss_jax.errors import UserError
 from nss_jax.phases import chosen, loop, race, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
+from nss_jax.results import network_tables
 from nss_jax.results.logits_file import LOGITS, read_logits, write_logits
-from nss_jax.results.report.networks import read_architecture
+from nss_jax.results.networks import ARCHITECTURE, NasSummary, Network
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.budgets import deviations, from_targets
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import constraints, distribution, sampling
 from nss_jax.spaces.distribution import SpaceLogits
@@ -30,7 +31,6 @@ from nss_jax.spaces.regnet import sample_regnet_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
 _RESAMPLES = 1000  # of the bootstrap of a mean
-ARCHITECTURE = "architecture.json"
 # Of the archs that are drawn; the last two are controls, without a search.
 _NAMES = ("elite", "expanded", "elite_uniform", "expanded_uniform")
 _WHERE = {"elite": "the Elite Space", "expanded": "all archs"}
@@ -39,7 +39,7 @@ _REGNETS = 4096
 _QUANTUM = 8  # of their widths, which pycls rounds to; less where few are wide
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> NasSummary:
   """Finds an arch in the Elite Space, and those that it has to beat.
 
   Writes `nas/elite`, `nas/controls` and, by gradient, `nas/expanded`, the
@@ -68,12 +68,13 @@ def run(job: Job) -> dict[str, Any]:
     if method == "evaluator":
       networks = {"elite": result["elite"], **result["controls"]}
       race.score_networks(job, networks, preemption)
-    for name, content in result.items():
+    found = NasSummary(**result)
+    for name in result:
       artifacts.make_folder(folder / name)
-      artifacts.write_json(folder / name / ARCHITECTURE, content)
+      getattr(found, name).write(folder / name / ARCHITECTURE)
   # Last: this file says that the phase is finished.
-  artifacts.write_json(folder / "summary.json", result)
-  return result
+  found.write(folder / "summary.json")
+  return found
 
 
 def controls(
@@ -157,13 +158,14 @@ def _search_at_each_rate(
     path = search_folder(job, name, rate) / ARCHITECTURE
     if not path.exists():
       logits = search(job, name, rate, space, path.parent, preemption)
-      found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
-      artifacts.write_json(path, found)
-    runs.append(read_architecture(path, job.search_space))
-  best = min(
-    runs, key=lambda r: (r.get("by_cost", False), _samples(r), _off(r))
-  )
-  return {**best, "runs": runs}
+      found = choose(job.config, name, space, logits)
+      Network(learning_rate=rate, **found).write(path)
+    run = Network.read(path, job.search_space)
+    if run.learning_rate is None:
+      raise UserError(f"{path}: learning_rate: this field is missing")
+    runs.append(run)
+  best = min(runs, key=lambda run: (run.by_cost, run.mean_samples, run.off))
+  return {**best.to_json(), "runs": runs}
 
 
 def search(
@@ -287,29 +289,6 @@ def draw_archs(
   return archs, constraints.worst_penalty(budgets, costs)
 
 
-def _off(found: dict[str, Any]) -> float:
-  """How far an arch is from the budget that it meets worst."""
-  return found.get("off", max(map(abs, deviations(found).values())))
-
-
-def _samples(found: dict[str, Any]) -> float:
-  return found.get("num_samples_mean", found["num_samples"])
-
-
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """The archs in words, and how each was chosen."""
-  found = {n: result[n] for n in ("elite", "expanded") if n in result}
-  found |= result["controls"]
-  lines = ["", "Architectures"]
-  for name, entry in found.items():
-    low, high = entry.get("num_samples_interval", (None, None))
-    seeds = "" if low is None else f" (draws: mean {_samples(entry):.3g}, "
-    seeds += "" if low is None else f"{low:.3g} to {high:.3g})"
-    missed = "" if entry["within_tolerance"] else ", which misses"
-    lines += [
-      f"  {name:16} {entry['arch']:26} {format_macs(entry['flops']):>8}, "
-      f"{from_targets(entry)}{missed}",
-      f"    {entry['chosen']}{seeds}",
-    ]
-  folder = job.workdir / "nas"
-  return [*lines, "", f"Files in {folder}: summary.json, */{ARCHITECTURE}"]
+def report(result: NasSummary, job: Job) -> list[str]:
+  """Tells the result in words."""
+  return network_tables.describe(result, job.workdir / "nas")

@@ -33,7 +33,14 @@ from nss_jax.phases import (
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
+from nss_jax.results.block_times import BlockTimes
+from nss_jax.results.elite_space import FoundSpace
+from nss_jax.results.groups import Evaluation
+from nss_jax.results.larger_spaces import Complexity
+from nss_jax.results.networks import NasSummary
 from nss_jax.results.rank_agreement import RankCheck
+from nss_jax.results.targets import SweepSummary
+from nss_jax.results.trends import Principles
 from nss_jax.runtime import (
   artifacts,
   canary,
@@ -283,24 +290,36 @@ def _run_phases(job: Job, phases: Sequence[str]) -> None:
 
 
 _PHASES = {
-  "search": _Phase("elite_space.json", search.run, search.report),
-  "evaluate": _Phase("summary.json", evaluate.run, evaluate.report, "search"),
+  "search": _Phase(
+    "elite_space.json", search.run, search.report, read=FoundSpace.read
+  ),
+  "evaluate": _Phase(
+    *("summary.json", evaluate.run, evaluate.report, "search"),
+    read=Evaluation.read,
+  ),
   "rank_check": _Phase(
     "summary.json", rank_check.run, rank_check.report, read=RankCheck.read
   ),
-  "principles": _Phase("summary.json", principles.run, principles.report),
-  "nas": _Phase("summary.json", nas.run, nas.report, "search"),
+  "principles": _Phase(
+    "summary.json", principles.run, principles.report, read=Principles.read
+  ),
+  "nas": _Phase(
+    "summary.json", nas.run, nas.report, "search", read=NasSummary.read
+  ),
   "complexity": _Phase(
-    "summary.json", complexity.run, complexity.report, "search"
+    *("summary.json", complexity.run, complexity.report, "search"),
+    read=Complexity.read,
   ),
   "train": _Phase(None, train.run, train.report, "nas"),
   "sweep": _Phase(
     "summary.json",
     functools.partial(sweep.run, run_phases=_run_phases),
     sweep.report,
+    read=SweepSummary.read,
   ),
   "latency_table": _Phase(
-    "summary.json", latency_table.run, latency_table.report
+    *("summary.json", latency_table.run, latency_table.report),
+    read=BlockTimes.read,
   ),
   "report": _Phase(None, report.run, report.report),
 }

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -14,9 +14,8 @@ from nss_jax.phases import evaluate
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.results import panels, populations, scores, space_file
-from nss_jax.results.populations import (
-  ANY_COST,
+from nss_jax.results import edfs, load, scores, trends
+from nss_jax.results.trends import (
   COSTS,
   IN_WINDOW,
   KINDS,
@@ -24,10 +23,10 @@ from nss_jax.results.populations import (
   OWN,
   PRINCIPLES,
   TREND,
-  TRENDS,
+  OwnOrder,
+  Principles,
 )
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.principles import (
   StageOrder,
@@ -54,18 +53,6 @@ _SAMPLERS = {
 }
 
 
-class OwnOrder(NamedTuple):
-  """The order of the stages in the Elite Space of this run.
-
-  Attributes:
-    stages: from the smallest bins to the largest; None if it has no such order.
-    note: why it is no population of its own; empty if it is one.
-  """
-
-  stages: tuple[int, ...] | None
-  note: str
-
-
 class Populations(NamedTuple):
   """What is to be compared.
 
@@ -80,7 +67,7 @@ class Populations(NamedTuple):
   own: OwnOrder
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> Principles:
   """Scores networks of each population on the evaluator (Fig. 6).
 
   Writes `principles/scores.csv`, `summary.json` and `edf.png`.
@@ -101,17 +88,16 @@ def run(job: Job) -> dict[str, Any]:
       for name, archs in drawn.archs.items():
         ledger.score(name, archs)
     table = scores.read_scores(folder / "scores.csv", search_space)
-    with artifacts.atomic_path(folder / "edf.png") as path:
-      panels.draw_error_edfs(path, populations.error_curves(table))
-    stages = None if drawn.own.stages is None else list(drawn.own.stages)
-    result = {
-      "window": list(_window(config)),
-      "own_order": {"stages": stages, "note": drawn.own.note},
-      "missing": drawn.missing,
-      **summarize(table),
-    }
+    if picture := edfs.picture(table):
+      picture.write(folder / "edf.png")
+    result = trends.summarize(
+      table,
+      window=_window(config),
+      own_order=drawn.own,
+      missing=drawn.missing,
+    )
     # Last: this file says that the phase is finished.
-    artifacts.write_json(folder / "summary.json", result)
+    result.write(folder / "summary.json")
   return result
 
 
@@ -129,7 +115,7 @@ def draw_populations(job: Job) -> Populations:
   config, search_space = job.config, job.search_space
   own, samplers = own_order(job), dict(_SAMPLERS)
   if own.stages is not None and not own.note:
-    order = StageOrder(own.stages)
+    order = StageOrder(tuple(own.stages))
     samplers[OWN] = functools.partial(sample_ordered_archs, order=order)
   rng = jax.random.fold_in(base_keys(config.evaluate.seed)["evaluate"], 1)
   archs, missing = {}, {}
@@ -184,9 +170,9 @@ def _window(config: ml_collections.ConfigDict) -> Window:
 
 def own_order(job: Job) -> OwnOrder:
   """The order of this run's Elite Space, for `own_trend`."""
-  path = job.workdir / "search" / space_file.ELITE_SPACE
+  path = job.workdir / "search" / load.ELITE_SPACE
   if not path.exists():
-    return OwnOrder(None, "the search has not ended")
+    return OwnOrder(stages=None, note="the search has not ended")
   return order_of(job.search_space, job.load_elite())
 
 
@@ -209,93 +195,16 @@ def order_of(search_space: SearchSpace, space: Space) -> OwnOrder:
   # If any order is that of both, sorting by one and then the other finds one.
   order = StageOrder(tuple(np.lexsort((lows.depth, lows.width)).tolist()))
   if not follows(lows, order):
-    return OwnOrder(None, "its depths have another order than its widths")
+    return OwnOrder(
+      stages=None, note="its depths have another order than its widths"
+    )
   for name, known in _ORDERS.items():
     if len(known.stages) == len(order.stages) and follows(lows, known):
-      return OwnOrder(known.stages, f"the same as {NAMES[name]}")
-  return OwnOrder(order.stages, "")
+      note = f"the same as {NAMES[name]}"
+      return OwnOrder(stages=[*known.stages], note=note)
+  return OwnOrder(stages=[*order.stages], note="")
 
 
-def summarize(table: scores.Scores) -> dict[str, Any]:
-  """The numbers of `summary.json`.
-
-  Returns:
-    `groups`: count, errors (shares) and mean multiply-adds of each population.
-    `against_principles`: for each other kind, at each cost, `mean_difference`
-    of the errors, which is the signed area between the two EDFs (negative: the
-    kind is better), and `pairs_won`, the share of all pairs in which the kind
-    has the smaller error, ties half. `matched`: for each trend, the same over
-    `pairs` of equal cost, and both groups.
-  """
-  groups, against, matched = {}, {}, {}
-  for name in dict.fromkeys(table.source.tolist()):
-    groups[name] = _describe(table.group(name))
-  for cost in COSTS:
-    reference = populations.group_of(table, PRINCIPLES, cost)
-    for kind in KINDS[1:]:
-      group = populations.group_of(table, kind, cost)
-      if len(group) and len(reference):
-        against[f"{kind}_{cost}"] = _compare(group, reference)
-  for kind in TRENDS:
-    if f"{kind}_{ANY_COST}" in groups:
-      reference, group = populations.match_principles(table, kind)
-      matched[kind] = {"pairs": len(group)}
-      if len(group):
-        matched[kind] |= {
-          PRINCIPLES: _describe(reference),
-          kind: _describe(group),
-          **_compare(group, reference),
-        }
-  return {
-    "groups": groups,
-    "against_principles": against,
-    "matched": matched,
-  }
-
-
-def _compare(group: scores.Scores, reference: scores.Scores) -> dict:
-  won = populations.share_of_pairs_won(group.error, reference.error)
-  return {
-    "mean_difference": float(group.error.mean() - reference.error.mean()),
-    "pairs_won": won,
-  }
-
-
-def _describe(group: scores.Scores) -> dict[str, Any]:
-  return {
-    "count": len(group),
-    "mean_error": float(group.error.mean()),
-    "median_error": float(np.median(group.error)),
-    "min_error": float(group.error.min()),
-    "mean_flops": float(group.flops.mean()),
-  }
-
-
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """Mean errors in words."""
-  lines = ["", "Design principles against the trend of Elite Spaces"]
-  found = dict(result["groups"])
-  for kind, matched in result["matched"].items():
-    for name in (PRINCIPLES, kind) if matched["pairs"] else ():
-      found[f"{name}, {matched['pairs']} pairs with {kind}"] = matched[name]
-  for name, group in found.items():
-    lines.append(
-      f"  {name:48} {group['count']:5} archs of "
-      f"{format_macs(group['mean_flops']):>8}: error "
-      f"{100 * group['mean_error']:.2f} % mean, "
-      f"{100 * group['median_error']:.2f} % median"
-    )
-  for name, against in result["against_principles"].items():
-    lines.append(
-      f"  {name} beats design principles in "
-      f"{100 * against['pairs_won']:.0f} % of pairs"
-    )
-  for kind, matched in result["matched"].items():
-    if not matched["pairs"]:
-      lines.append(f"  no arch of {kind} costs what one of the principles does")
-  for name, why in result["missing"].items():
-    lines.append(f"  missing: {name}: {why}")
-  if result["own_order"]["note"]:
-    lines.append(f"  no own_trend: {result['own_order']['note']}")
-  folder = job.workdir / "principles"
-  return [*lines, "", f"Files in {folder}: scores.csv, summary.json, edf.png"]
+def report(result: Principles, job: Job) -> list[str]:
+  """Tells the result in words."""
+  return trends.describe(result, job.workdir / "principles")

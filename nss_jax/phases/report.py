@@ -1,12 +1,6 @@
 """The report phase: what a workdir holds, as tables, pictures and a page."""
 
-import contextlib
-import os
-import pathlib
 import shlex
-import shutil
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -15,44 +9,10 @@ from flax import traverse_util
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases.job import Job
-from nss_jax.results import plots, rank_agreement, space_file
-from nss_jax.results.report import (
-  elements,
-  experiment_pictures,
-  experiment_tables,
-  figures,
-  page,
-  tables,
-  targets,
-  train_tables,
-)
-from nss_jax.results.report.workdir import Results, is_empty, read_results
-from nss_jax.results.tables import (
-  Table,
-  escape_markdown,
-)
-from nss_jax.runtime import artifacts, budgets, processes
-from nss_jax.version import __version__
-
-FOLDER = "report"
-# The last to be replaced: it says that the report is whole.
-RESULT = "report.json"
-_PICTURES = (
-  *("elite_space", "trajectory", "pareto", "spaces", "trained", "rank_check"),
-  *("principles", "complexity", "targets"),
-)
-_TABLES = (
-  *("choice", "candidates", "spaces", "groups", "nas", "nas_runs", "race"),
-  "train",
-  *("rank_check", "principles", "complexity", "targets", "targets_nas"),
-)
-_FILES = (
-  *(f"{name}.{kind}" for name in _PICTURES for kind in ("png", "svg")),
-  *(f"table_{name}.csv" for name in _TABLES),
-  "tables.md",
-  "index.html",
-  RESULT,
-)
+from nss_jax.results import budgets, overview, page
+from nss_jax.results.contents import Contents, is_empty, read_contents
+from nss_jax.results.overview import FOLDER, RESULT, Facts
+from nss_jax.runtime import artifacts, processes
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -66,23 +26,13 @@ def run(job: Job) -> dict[str, Any]:
       should be; the report that was there is as it was.
   """
   check(job)
-  processes.first(lambda: _write(job))
+
+  def write() -> None:
+    contents = read_contents(job.workdir, job.search_space)
+    page.write(job.workdir / FOLDER, facts(job, contents), contents)
+
+  processes.first(write)
   return artifacts.read_json(job.workdir / FOLDER / RESULT)
-
-
-def _write(job: Job) -> None:
-  results = read_results(job.workdir, job.search_space)
-  found = _make_tables(job.config, results)
-  with _replaced_files(job.workdir / FOLDER) as folder:
-    pictures = _draw(job.config, results, found, folder)
-    for table in found.values():
-      path = folder / f"table_{table.name}.csv"
-      path.write_text(table.to_csv(), "utf-8")
-    (folder / "tables.md").write_text(_markdown(job, found), "utf-8")
-    content = _content(job, results, found, pictures)
-    (folder / "index.html").write_text(page.render(content), "utf-8")
-    result = _numbers(job, results, found)
-    artifacts.write_json(folder / RESULT, result)
 
 
 def check(job: Job) -> None:
@@ -94,7 +44,7 @@ def check(job: Job) -> None:
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:
-  """Where the report is, and what it lacks."""
+  """Says where the report is, and what it lacks."""
   folder = job.workdir / FOLDER
   lines = ["", f"Report: {folder / 'index.html'}"]
   if result["not_run"]:
@@ -106,218 +56,36 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
   ]
 
 
-@contextlib.contextmanager
-def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to write to, whose files replace the old ones when all are made.
-
-  Files of an earlier report that are not made again go; other files stay.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  for left in folder.glob(".*.tmp"):  # by a report that was killed
-    shutil.rmtree(left, ignore_errors=True)
-  new = pathlib.Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
-  try:
-    yield new
-    made = {path.name for path in new.iterdir()}
-    for path in new.iterdir():
-      artifacts.fsync(path)
-    for name in _FILES:
-      if name in made:
-        os.replace(new / name, folder / name)
-      else:
-        (folder / name).unlink(missing_ok=True)
-    artifacts.fsync(folder)
-  finally:
-    shutil.rmtree(new, ignore_errors=True)
-
-
-def _make_tables(
-  config: ml_collections.ConfigDict, results: Results
-) -> dict[str, Table]:
-  """Those that have rows, by name."""
-  target = config_lib.flops_target(config)
-  words = budgets.targets(config_lib.constraints(config))
-  made = (
-    tables.choice_table(results),
-    tables.candidates_table(results),
-    tables.spaces_table(results),
-    tables.groups_table(results),
-    tables.nas_table(results, dataset_name(config), target, words),
-    tables.nas_runs_table(results),
-    train_tables.race_table(results),
-    train_tables.train_table(results),
-    rank_agreement.table(results.rank_check),
-    experiment_tables.principles_table(results),
-    experiment_tables.complexity_table(results),
-    targets.table(results.sweep),
-    targets.nas_table(results.sweep, dataset_name(config)),
+def facts(job: Job, contents: Contents) -> Facts:
+  """Takes from the config what a report says of it."""
+  config = job.config
+  refused = config_lib.refused_phases(config)
+  if not (contents.sweep or config.sweep.targets):
+    refused.append("sweep")
+  phases = [name for name in config_lib.PHASES if name not in refused]
+  return Facts(
+    name=config.name,
+    dataset=_dataset_name(config),
+    target_flops=config_lib.flops_target(config),
+    target=budgets.target_words(config_lib.constraints(config)),
+    seed=config.seed,
+    warmup_epochs=config.search.warmup_epochs,
+    command=lambda names: _command(job, names),
+    phases=[name for name in overview.PHASES if name in phases],
+    sweep_targets=config.sweep.targets,
+    sweep_phases=config.sweep.phases,
+    num_seeds=config.train.num_seeds,
+    settings=_settings(config),
+    highlights=_highlights(config),
   )
-  return {table.name: table for table in made if table is not None}
 
 
-def dataset_name(config: ml_collections.ConfigDict) -> str:
-  """The name that the paper's tables have, if they have it."""
+def _dataset_name(config: ml_collections.ConfigDict) -> str:
+  """Returns the name that the paper's tables have, if they have it."""
   source = config.data.source
   if source == "tfds":
     return config.data.name.partition(":")[0]
   return source.removesuffix("_binary").removesuffix("_python")
-
-
-def _draw(
-  config: ml_collections.ConfigDict,
-  results: Results,
-  found: dict[str, Table],
-  folder: pathlib.Path,
-) -> dict[str, tuple[figures.Picture, str]]:
-  target = config_lib.flops_target(config)
-  pictures = figures.pictures(
-    results,
-    target,
-    found["train"].records,
-    warmup_epochs=config.search.warmup_epochs,
-  )
-  pictures |= experiment_pictures.pictures(results, target)
-  return {
-    name: (
-      picture,
-      picture.save_both(folder)
-      if isinstance(picture, plots.Picture)
-      else figures.write(picture, folder),
-    )
-    for name, picture in pictures.items()
-  }
-
-
-def _markdown(job: Job, found: dict[str, Table]) -> str:
-  parts = [f"# {escape_markdown(job.config.name)}", page.FLOPS]
-  for table in found.values():
-    parts += [f"## {table.title}", table.to_markdown().rstrip("\n")]
-  parts += _notes(found["nas"])
-  return "\n\n".join(parts) + "\n"
-
-
-def _notes(nas: Table) -> list[str]:
-  """The source of the paper's numbers, where some are shown."""
-  if not tables.in_paper(nas.records):
-    return ["The paper has no row for this data set and target."]
-  paper = tables.read_paper()
-  return [
-    f"Paper: {paper['source']}. Known misprints: {'; '.join(paper['notes'])}."
-  ]
-
-
-def _content(
-  job: Job,
-  results: Results,
-  found: dict[str, Table],
-  pictures: dict[str, tuple[figures.Picture, str]],
-) -> elements.Content:
-  config = job.config
-  phases = _phases(config, results)
-  missing = _not_run(config, results, found)
-  present = [name for name in phases if name not in missing]
-  return elements.Content(
-    name=config.name,
-    dataset=dataset_name(config),
-    target=budgets.targets(config_lib.constraints(config)),
-    results=results,
-    tables=found,
-    pictures=pictures,
-    commands={name: _command(job, name) for name in phases},
-    not_run=missing,
-    reproduce=_command(job, ",".join([*(present or ["search"]), FOLDER])),
-    settings=_settings(config),
-    highlights=_highlights(config),
-    notes=_notes(found["nas"]),
-    version=__version__,
-  )
-
-
-_PHASES = (
-  "search",
-  "evaluate",
-  "rank_check",
-  "nas",
-  "train",
-  "principles",
-  "complexity",
-  "sweep",
-)
-
-
-def _phases(config: ml_collections.ConfigDict, results: Results) -> list[str]:
-  """Those that this run can have; a sweep needs targets."""
-  swept = results.sweep or config.sweep.targets
-  refused = config_lib.refused_phases(config)
-  return [
-    name
-    for name in _PHASES
-    if name not in refused and (name != "sweep" or swept)
-  ]
-
-
-def _not_run(
-  config: ml_collections.ConfigDict, results: Results, found: dict[str, Table]
-) -> list[str]:
-  """Phases without a result."""
-  has_run = experiment_tables.has_run(results)
-  missing = {
-    "search": results.elite is None,
-    "evaluate": results.evaluation is None,
-    "rank_check": results.rank_check is None,
-    "nas": not results.nas,
-    "train": not results.trained,
-    **{name: not done for name, done in has_run.items()},
-  }
-  if _is_swept(config, results):
-    missing["sweep"] = False
-  return [name for name in _phases(config, results) if missing[name]]
-
-
-def _is_swept(config: ml_collections.ConfigDict, results: Results) -> bool:
-  """Whether every target is done, though none may have summed them up.
-
-  Tasks of a job array run a target each; what the sweep phase then writes is
-  in the tables and pictures of the report too.
-  """
-  found, targets = dict(results.sweep), config.sweep.targets
-  done = (x in found and _is_done(config, found[x]) for x in targets)
-  return bool(targets) and all(done)
-
-
-def _is_done(config: ml_collections.ConfigDict, target: Results) -> bool:
-  """Whether all phases of a target of the sweep have ended."""
-  for phase in config.sweep.phases:
-    if phase == "train":
-      runs = [target.trained.get(name, []) for name in target.nas]
-      ended = min(map(len, runs), default=0) >= config.train.num_seeds
-    else:
-      file = {"search": space_file.ELITE_SPACE, FOLDER: RESULT}
-      name = file.get(phase, "summary.json")
-      ended = (target.workdir / phase / name).exists()
-    if not ended:
-      return False
-  return True
-
-
-def _numbers(
-  job: Job, results: Results, found: dict[str, Table]
-) -> dict[str, Any]:
-  """The content of `report.json`: every table, and where it is from."""
-  elite = results.elite or {}
-  return {
-    "name": job.config.name,
-    "dataset": dataset_name(job.config),
-    "target_flops": config_lib.flops_target(job.config),
-    "seed": job.config.seed,
-    "elite_space": {
-      key: elite.get(key)
-      for key in ("space", "mean_flops", "deviation", "constraints")
-    },
-    "tables": {name: table.to_json() for name, table in found.items()},
-    "not_run": _not_run(job.config, results, found),
-    "version": __version__,
-  }
 
 
 def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
@@ -331,13 +99,13 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
   return joint.join(words)
 
 
-def _settings(config: ml_collections.ConfigDict) -> list[elements.Setting]:
+def _settings(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
   base, own = (
     traverse_util.flatten_dict(config_lib.to_json(c), sep=".")
     for c in (config_lib.base(), config)
   )
   return [
-    elements.Setting(field, repr(base[field]), repr(value))
+    (field, repr(base[field]), repr(value))
     for field, value in own.items()
     if value != base[field]
   ]

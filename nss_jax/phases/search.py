@@ -10,16 +10,13 @@ import numpy as np
 from nss_jax.phases import elite, loop, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program
-from nss_jax.results import figures
-from nss_jax.results.report.workdir import read_epochs
-from nss_jax.runtime import artifacts, budgets
-from nss_jax.runtime.log import format_macs
+from nss_jax.results import elite_space, epochs
+from nss_jax.results.elite_space import FoundSpace
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch
-from nss_jax.spaces.text import describe_space
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> FoundSpace:
   """Searches, or goes on where an earlier run stopped, and writes the result.
 
   Returns:
@@ -39,7 +36,7 @@ def run(job: Job) -> dict[str, Any]:
     result = elite.find(config, program.search_space, logits, score_fn)
     _draw_trajectory(program, result, folder)
     # Last: this file says that the search is finished.
-    artifacts.write_json(folder / "elite_space.json", result)
+    result.write(folder / "elite_space.json")
   return result
 
 
@@ -59,46 +56,20 @@ def _score(
 
 
 def _draw_trajectory(
-  program: Program, result: dict[str, Any], folder: pathlib.Path
+  program: Program, result: FoundSpace, folder: pathlib.Path
 ) -> None:
   """Draws `trajectory.png` from `metrics.jsonl`."""
-  with artifacts.atomic_path(folder / "trajectory.png") as path:
-    figures.draw_trajectory(
-      path,
-      read_epochs(folder / "metrics.jsonl", program.search_space),
-      program.search_space,
-      result,
-      warmup_epochs=program.schedule.warmup_epochs,
-    )
+  picture = epochs.picture(
+    epochs.read_epochs(folder / "metrics.jsonl", program.search_space),
+    program.search_space,
+    result,
+    warmup_epochs=program.schedule.warmup_epochs,
+  )
+  if picture:
+    picture.write(folder / "trajectory.png")
 
 
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """The result in words, where the files are, and the next command."""
-  folder, search_space = job.workdir / "search", job.search_space
-  chosen = job.load_elite()
-  return [
-    "",
-    "Elite Space",
-    *(f"  {line}" for line in describe_space(search_space, chosen)),
-    *_describe_cost(result, search_space.num_archs_in(chosen)),
-    f"  {budgets.how_sure(result)}",
-    *(f"warning: {text}" for text in result["warnings"]),
-    "",
-    f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",
-    "Next: draw archs from it,",
-    '  python -c "import jax, nss_jax as nss; space = nss.load_space('
-    f"'{folder / 'elite_space.json'}'); print(nss.sample_archs("
-    'jax.random.key(0), *space, 5))"',
-  ]
-
-
-def _describe_cost(result: dict[str, Any], num_archs: int) -> list[str]:
-  """How large the space is, and how each budget is met."""
-  names = [one["metric"] for one in budgets.of_elite(result)]
-  met = budgets.met(result)
-  if names == ["flops"]:
-    return [f"  {num_archs} archs, {met[0].replace('mean', 'mean cost', 1)}"]
-  return [
-    f"  {num_archs} archs, mean cost {format_macs(result['mean_flops'])}",
-    *(f"  {name}: {words}" for name, words in zip(names, met, strict=True)),
-  ]
+def report(result: FoundSpace, job: Job) -> list[str]:
+  """Tells the result in words."""
+  parts = job.search_space, job.load_elite(), job.workdir / "search"
+  return elite_space.describe(result, *parts)

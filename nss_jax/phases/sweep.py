@@ -1,22 +1,20 @@
 """The sweep phase: all targets of a data set (paper 4.2, 4.3, Tables 1, 2)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import search_program
 from nss_jax.phases.job import Job
-from nss_jax.results import panels, tables
-from nss_jax.results.report import targets
-from nss_jax.results.report.workdir import read_results
-from nss_jax.runtime import artifacts
+from nss_jax.results import targets
+from nss_jax.results.contents import read_contents
+from nss_jax.results.targets import SweepSummary
 from nss_jax.runtime.log import format_macs, say
 
 RunPhases = Callable[[Job, Sequence[str]], None]
 
 
-def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
+def run(job: Job, run_phases: RunPhases) -> SweepSummary:
   """Runs the phases of `config.sweep` for each target, then sums them up.
 
   A target has a workdir of its own, `sweep/<target>`, and the phases there are
@@ -40,22 +38,15 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
   results = [
     (
       one.config.objective.target_flops,
-      read_results(one.workdir, one.search_space),
+      read_contents(one.workdir, one.search_space),
     )
     for one in each.values()
   ]
-  if drawn := targets.scored(results):
-    with artifacts.atomic_path(folder / "pareto.png") as path:
-      panels.draw_targets(path, drawn)
-  records = tables.Table(
-    "", "", [targets.record(found, x) for x, found in results], ()
-  ).to_json()
-  result = {
-    "phases": list(job.config.sweep.phases),
-    "targets": dict(zip(each, records, strict=True)),
-  }
+  if picture := targets.picture(results):
+    picture.write(folder / "pareto.png")
+  result = targets.summarize([*each], results, job.config.sweep.phases)
   # Last: this file says that the phase is finished.
-  artifacts.write_json(folder / "summary.json", result)
+  result.write(folder / "summary.json")
   return result
 
 
@@ -127,20 +118,6 @@ def build(job: Job) -> Job:
   return job._replace(search=program)
 
 
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """A line per target."""
-  lines = ["", f"Targets, phases {', '.join(result['phases'])}"]
-  for name, found in result["targets"].items():
-    words = []
-    if found["mean_flops"] is not None:
-      words.append(f"Elite Space {100 * found['deviation']:+.1f} % from it")
-    if found["elite_mean_error"] is not None:
-      words.append(f"error {100 * found['elite_mean_error']:.2f} % mean")
-    if found["percentile"] is not None:
-      words.append(f"percentile {found['percentile']:.0f} by loss")
-    if found["elite_test_error"] is not None:
-      words.append(f"test error {100 * found['elite_test_error']:.2f} %")
-    target = format_macs(found["target_flops"])
-    lines.append(f"  {target:>8}: {', '.join(words)} ({name})")
-  folder = job.workdir / "sweep"
-  return [*lines, "", f"Files in {folder}: summary.json, pareto.png, */"]
+def report(result: SweepSummary, job: Job) -> list[str]:
+  """Tells the result in words."""
+  return targets.describe(result, job.workdir / "sweep")

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,27 +12,19 @@ import numpy as np
 from nss_jax.phases import evaluate, loop, train_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState
-from nss_jax.results.report import errors, fields
-from nss_jax.results.report.networks import (
-  FOUND,
-  read_found_archs,
-  read_trained,
-)
+from nss_jax.results import trained
+from nss_jax.results.networks import NasSummary
+from nss_jax.results.trained import Line, Trained
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
 from nss_jax.supernet import network, sharing
 
-_LINE = {
-  "train_loss": fields.NON_NEGATIVE,
-  "images_per_second": fields.POSITIVE,
-}
 
-
-def run(job: Job) -> dict[str, Any]:
+def run(job: Job) -> dict[str, list[Trained]]:
   """Trains every arch that is named, or that the nas phase has found.
 
   Writes `train/<name>/seed_<k>/result.json` for each, and goes on with what is
@@ -59,7 +50,8 @@ def archs_to_train(job: Job) -> dict[str, Arch]:
   texts = {text: text for text in job.archs}
   summary = job.workdir / "nas" / "summary.json"
   if not texts and summary.exists():
-    texts = read_found_archs(summary, job.search_space)
+    networks = NasSummary.read(summary, job.search_space).networks
+    texts = {name: network.arch for name, network in networks.items()}
   return {name: parse_arch(text) for name, text in texts.items()}
 
 
@@ -81,7 +73,7 @@ def _train_seeds(
   folder: pathlib.Path,
   start: Callable[[Arch], Any],
   preemption: Preemption,
-) -> list[dict[str, Any]]:
+) -> list[Trained]:
   paths = {
     seed: folder / f"seed_{seed}" / "result.json"
     for seed in range(job.config.train.num_seeds)
@@ -98,8 +90,8 @@ def _train_seeds(
         seeded = dataclasses.replace(program, init=init)
         state = loop.run(job, seeded, path.parent, preemption)
         result = _result(job, name, arch, seed, state, test, path.parent)
-        artifacts.write_json(path, result)
-  return [read_trained(path, job.search_space) for path in paths.values()]
+        result.write(path)
+  return [Trained.read(path, job.search_space) for path in paths.values()]
 
 
 def _result(
@@ -110,67 +102,39 @@ def _result(
   state: LoopState,
   test: Callable,
   folder: pathlib.Path,
-) -> dict[str, Any]:
+) -> Trained:
   """What is written: the last epoch's test error, never the best."""
   error, loss = test(state.weights.params, state.weights.averages)
   path = folder / "metrics.jsonl"
-  lines = artifacts.read_lines(path)
-  for line in lines:
-    fields.check(path, line, _LINE)
+  lines = [Line.parse(path, line) for line in artifacts.read_lines(path)]
   images = job.config.train.batch_size * (
     len(job.dataset.train_labels) // job.config.train.batch_size
   )
-  return {
-    "arch": format_arch(arch),
-    "name": name,
-    "depth": np.asarray(arch.depth).tolist(),
-    "width": np.asarray(arch.width).tolist(),
-    "flops": int(arch_macs(job.search_space, arch)),
-    "params": int(arch_params(job.search_space, arch)),
-    "seed": seed,
-    "epochs": job.config.train.epochs,
-    "start": job.config.train.start,
-    # What it takes to use the weights, see `load.py`.
-    "search_space": job.search_space.only(arch).to_dict(),
-    "mean": list(job.dataset.mean),
-    "std": list(job.dataset.std),
-    "test_error": error,
-    "test_loss": loss,
-    "train_loss": lines[-1]["train_loss"],
+  return Trained(
+    arch=format_arch(arch),
+    name=name,
+    depth=np.asarray(arch.depth).tolist(),
+    width=np.asarray(arch.width).tolist(),
+    flops=int(arch_macs(job.search_space, arch)),
+    params=int(arch_params(job.search_space, arch)),
+    seed=seed,
+    epochs=job.config.train.epochs,
+    start=job.config.train.start,
+    # What it takes to use the weights, see `results/load.py`.
+    search_space=job.search_space.only(arch).to_dict(),
+    mean=list(job.dataset.mean),
+    std=list(job.dataset.std),
+    test_error=error,
+    test_loss=loss,
+    train_loss=lines[-1].train_loss,
     # From the log, so that what an interruption cost does not count.
-    "seconds": sum(images / line["images_per_second"] for line in lines),
-  }
+    seconds=sum(images / line.images_per_second for line in lines),
+  )
 
 
 def _stages(search_space: SearchSpace) -> str:
   count = search_space.num_stages
   return f"{count} stage" if count == 1 else f"{count} stages"
-
-
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """Test errors in words: mean and standard error over the seeds.
-
-  Of each control also the difference to the network that was found.
-  """
-  lines = ["", "Networks trained alone, test error of the last epoch"]
-  found = errors.test_errors(result.get(FOUND, []))
-  for name, runs in result.items():
-    seeds = errors.test_errors(runs)
-    told = _percent(statistics.fmean(seeds), errors.standard_error(seeds))
-    against = ""
-    if found and name != FOUND:
-      difference, deviation = errors.compare(seeds, found)
-      against = f", {_percent(difference, deviation, '+')} above {FOUND}"
-    lines.append(
-      f"  {name:26} {format_macs(runs[0]['flops']):>8}: {told} "
-      f"({len(runs)} seeds){against}"
-    )
-  return [*lines, "", f"Files in {job.workdir / 'train'}: */seed_*/result.json"]
-
-
-def _percent(value: float, deviation: float | None, sign: str = "") -> str:
-  noise = "" if deviation is None else f" +- {100 * deviation:.2f}"
-  return f"{100 * value:{sign}.2f}{noise} %"
 
 
 def check(
@@ -199,3 +163,8 @@ def check(
         f"{text!r} is not accepted; expected at most depths {largest[0]} and "
         f"widths {largest[1]}, with config.train.start=supernet"
       )
+
+
+def report(result: dict[str, list[Trained]], job: Job) -> list[str]:
+  """Tells the result in words."""
+  return trained.describe(result, job.workdir / "train")

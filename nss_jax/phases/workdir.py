@@ -9,10 +9,16 @@ import ml_collections
 
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.results.report import fields
+from nss_jax.results.artifact import Artifact, Whole
 from nss_jax.runtime import artifacts
 
 Record = dict[str, Any]
+
+
+class _Line(Artifact):
+  """What a line of `metrics.jsonl` says of how far training is."""
+
+  epoch: Whole
 
 
 # No number depends on them.
@@ -186,9 +192,11 @@ def _more_train_epochs(
     return ""
   for path in workdir.glob("train/*/seed_*/metrics.jsonl"):
     for line in artifacts.read_lines(path):
-      fields.check(path, line, {"epoch": fields.WHOLE})
       # The epoch after it may have begun.
-      if line["epoch"] + 1 > before["decay_at"][0] * before["epochs"]:
+      if (
+        _Line.parse(path, line).epoch + 1
+        > before["decay_at"][0] * before["epochs"]
+      ):
         return "the learning rate has fallen"
   return ""
 

@@ -105,15 +105,8 @@ class Artifact(pydantic.BaseModel):
 
   @classmethod
   def read(cls, path: Path, search_space: SearchSpace | None = None) -> Self:
-    """Reads a file.
-
-    Args:
-      path: of the file.
-      search_space: that its archs and bins must be of; None: any.
-
-    Raises:
-      UserError: one line with the file and the field, whatever is in it.
-    """
+    """Reads a file, whose archs and bins must be of the search space if one is
+    given; raises UserError with the file and the field."""
     return cls.parse(path, artifacts.read_json(path), search_space)
 
   @classmethod
@@ -131,8 +124,7 @@ class Artifact(pydantic.BaseModel):
     """Checks what was read at a place, which an error line begins with."""
     try:
       found = cls.model_validate(content)
-      if search_space is not None:
-        found.check(search_space)
+      found.check(search_space)
     except pydantic.ValidationError as error:
       line = _line(cls, error.errors()[0])
       raise UserError(f"{place}: {line}") from None
@@ -140,19 +132,16 @@ class Artifact(pydantic.BaseModel):
       raise UserError(f"{place}: {error}") from error
     return found
 
-  def check(self, search_space: SearchSpace) -> None:
-    """Raises ValueError for what contradicts the search space."""
+  def check(self, search_space: SearchSpace | None) -> None:
+    """Raises ValueError for fields that contradict each other, or the search
+    space if there is one."""
 
   def to_json(self) -> dict[str, Any]:
     """Returns the object as it is written."""
     return self.model_dump(exclude_unset=True)
 
   def write(self, path: Path) -> None:
-    """Replaces a file at once, in the first process.
-
-    Raises:
-      OSError: if it can not be written; the old content stays.
-    """
+    """Replaces a file at once, in the first process."""
     artifacts.write_json(path, self.to_json())
 
 

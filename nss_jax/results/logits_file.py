@@ -12,20 +12,12 @@ LOGITS = "logits.json"
 
 
 def write_logits(path: artifacts.Path, logits: SpaceLogits) -> None:
-  """Writes logits; they come back as they are, to the last bit.
-
-  Raises:
-    OSError: if the file can not be written.
-  """
+  """Writes logits; they come back as they are, to the last bit."""
   artifacts.write_json(path, {"depth": logits.depth, "width": logits.width})
 
 
 def read_logits(path: artifacts.Path, space: SearchSpace) -> SpaceLogits:
-  """The logits that a search of the space has written.
-
-  Raises:
-    UserError: if the file does not hold finite logits of that shape.
-  """
+  """The logits that a search of the space has written."""
   content, expected = artifacts.read_json(path), init_logits(space)
   fields = {}
   for name in ("depth", "width"):

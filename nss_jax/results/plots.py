@@ -117,13 +117,6 @@ def pareto(
   orange ones of the Elite Space (one of them may be missing), green ones of the
   hand-made space, and the Pareto front of the first two together. Both axes
   are logarithmic.
-
-  Args:
-    scores: rows of `evaluate/scores.csv`; other groups are not drawn. No
-      picture without archs on the front.
-    target_flops: a vertical line; None where they are no budget.
-    marks: single networks, of which the first matters most.
-    size: of the picture, in inches.
   """
   if scores is None or not has_front(scores):
     return None

@@ -34,12 +34,8 @@ _LEAST_FOR_RIDGE = 5
 
 
 def predict(scored: Scores, truth: np.ndarray) -> dict[str, np.ndarray]:
-  """Predicts the errors of N archs in each way, `[N]`; smaller is better.
-
-  Args:
-    scored: the archs, with the supernet's scores.
-    truth: `[N]` mean error of each arch trained alone, for the regressions.
-  """
+  """Predicts errors of N archs in each way, `[N]`, smaller is better; ridge
+  regressions learn from the mean errors `[N]` of the archs trained alone."""
   both = _features(scored, scored.loss)
   logs = both[:, :-1]
   found = {
@@ -60,16 +56,11 @@ def learn(
 ) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
   """Learns by ridge regression from archs that were trained alone.
 
-  Args:
-    scored: by the supernet; the sources are `truths.GROUPS`.
-    truths: of the same archs; those without each of its seeds are left out.
-
-  Returns:
-    `(archs [N, S], supernet's losses [N]) -> [N]` predicted errors, up to a
-    constant; None where too few archs are known, or where the archs that it
-    has not seen are ordered no better than by the supernet's loss alone. That
-    is asked of the archs near the target, among which the choice is made, if
-    there are enough of these, and else of all.
+  Returns what predicts errors `[N]`, up to a constant, from archs `[N, S]` and
+  the supernet's losses `[N]`; None where too few archs are known, or where
+  those that it has not seen are ordered no better than by the loss alone. It is
+  asked of those near the target, among which the choice is made, if there are
+  enough of these, and else of all.
   """
   rows, errors = [], []
   for name in GROUPS:
@@ -104,19 +95,12 @@ def learn(
 
 
 def left_one_out(features: np.ndarray, truth: np.ndarray) -> np.ndarray:
-  """Tells of each arch what ridge regression on the others says.
+  """Tells of each arch `[N]` what ridge regression on the others says.
 
   Its penalty is chosen without that arch too. Only slopes are left one out, and
   no intercept is added: the mean of the others is the larger the smaller the
   one left out is, and where nothing can be learned that alone would order the
   archs the wrong way round.
-
-  Args:
-    features: `[N, F]`.
-    truth: `[N]`.
-
-  Returns:
-    `[N]`, up to a constant.
   """
   # Here, as it takes long to import.
   from sklearn.linear_model import RidgeCV

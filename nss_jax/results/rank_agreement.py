@@ -109,21 +109,7 @@ def summarize(
   confidence: float = 0.95,
   seed: int = 0,
 ) -> RankCheck:
-  """Sums up what each predictor is worth in each group that is there.
-
-  Args:
-    scored: by the supernet; the sources are `truths.GROUPS`.
-    known: truths of the same archs in the same order.
-    num_resamples: of the bootstrap, which draws archs anew.
-    confidence: of its intervals.
-    seed: of the bootstrap; the same seed gives the same numbers.
-
-  Returns:
-    Each group of two archs or more. The ridge regressions learn from both.
-
-  Raises:
-    UserError: if the truths are of other archs, or not of all.
-  """
+  """Sums up what each predictor is worth in each group that is there."""
   groups = [name for name in truths.GROUPS if name in scored.source]
   errors = {x: truths.by_seed(known, x, scored.group(x)) for x in groups}
   for name in groups:
@@ -163,16 +149,7 @@ def rank_group(
   confidence: float = 0.95,
   seed: int = 0,
 ) -> Agreement:
-  """Computes Kendall's tau-b of every predictor with the truth.
-
-  Args:
-    group: one of `truths.GROUPS`.
-    said: `[N]` of each predictor, by name; with `SUPERNET` and `TRIVIAL`.
-    errors: `[N, R]` of R seeds.
-    num_resamples: of the bootstrap.
-    confidence: of its intervals.
-    seed: of the bootstrap.
-  """
+  """Computes tau-b of each predictor `[N]` with errors `[N, R]` of R seeds."""
   count, num_seeds = errors.shape
   rng = np.random.default_rng(seed)
   drawn = rng.multinomial(count, np.full(count, 1 / count), num_resamples)
@@ -271,12 +248,7 @@ def table(result: RankCheck | None) -> Table | None:
 def picture(
   scores: RankScores | None, result: RankCheck | None
 ) -> Picture | None:
-  """Returns a dot per arch, the mean of its seeds, with a bar of their range.
-
-  Args:
-    scores: what is there so far.
-    result: of the phase, for the tau in the legend.
-  """
+  """Returns a dot per arch, the mean of its seeds, and a bar of their range."""
   if scores is None or not len(scores.truths):
     return None
 

@@ -107,20 +107,7 @@ def make_scores(
   loss: Sequence[float] | np.ndarray,
   space: Sequence[int] | np.ndarray | int = NO_SPACE,
 ) -> Scores:
-  """Makes a table of archs that were just scored, and fills in their cost.
-
-  Args:
-    search_space: where the archs are from.
-    source: one name for all of them, such as `ELITE`.
-    archs: fields `[N, S]`.
-    error: `[N]`, shares of images, 0 to 1.
-    loss: `[N]`, nats.
-    space: `[N]` or one index for all, at least 0, or `NO_SPACE`.
-
-  Raises:
-    ValueError: if the lengths differ, an arch is not in the search space, or a
-      number is not finite or out of range; with the numbers.
-  """
+  """Makes a table of archs that were just scored, and fills in their cost."""
   depth, width = (np.asarray(x, np.int64) for x in (archs.depth, archs.width))
   given = {
     "depth": depth,
@@ -141,12 +128,7 @@ def make_scores(
 
 
 def read_scores(path: Path, search_space: SearchSpace) -> Scores:
-  """Reads the file.
-
-  Raises:
-    UserError: one line, if the file is missing or is not the scores of
-      archs of this search space; names the line of the file.
-  """
+  """Reads the file."""
   columns = _columns(search_space.num_stages)
   try:
     text = pathlib.Path(path).read_bytes().decode("ascii", "replace")
@@ -191,10 +173,6 @@ def append_scores(
   """Adds a batch of rows; they are on disk when this returns.
 
   The file is replaced at once. The numbers come back to the last bit.
-
-  Raises:
-    ValueError: as `make_scores`; nothing is written.
-    OSError: if the file can not be written; it stays as it was.
   """
   _check_shapes(search_space, vars(scores))
   _check(search_space, scores)

@@ -65,16 +65,8 @@ def bootstrap_shares(
   """Resamples the share of spaces whose mean is smaller than one space's own.
 
   Two levels (Davison and Hinkley, Bootstrap Methods, 3.8): spaces are drawn
-  with replacement, then archs inside each that was drawn.
-
-  Args:
-    rng: draws.
-    own: `[N, 2]` measures of the one space's archs.
-    table: `[M, A, 2]` of the others; NaN where a space has fewer than A archs.
-    num_resamples: R.
-
-  Returns:
-    `[R, 2]`.
+  with replacement, then archs inside each that was drawn. Measures are
+  `[N, 2]` of the one and `[M, A, 2]` of the others, NaN where one has fewer.
   """
   counts = (~np.isnan(table[..., 0])).sum(-1)
   shares = []
@@ -111,15 +103,8 @@ def kendall(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """Computes Kendall's tau-b of x and y, where an item counts several times.
 
   Items that are drawn twice are ties, which tau-b leaves out, so that one sum
-  over pairs serves all resamples at once.
-
-  Args:
-    x: `[N]`.
-    y: `[N]`.
-    weights: `[R, N]` how often each counts.
-
-  Returns:
-    `[R]`; NaN where all values of x or of y are equal.
+  over pairs serves all resamples at once: `[R]` of weights `[R, N]`, NaN where
+  all values of x or of y are equal.
   """
   signs = [np.sign(v[:, None] - v[None, :]) for v in (x, y)]
   same, *untied = (

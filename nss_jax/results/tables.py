@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from nss_jax.runtime.log import format_macs
 # What a cell says whose number was not made, and one that has none to make.
 NOT_RUN = "not run"
 NO_VALUE = "-"
+
+# A terminal may have no other letters.
+_PLAIN = str.maketrans({"±": "+-", "─": "-"})
 
 Record = dict[str, Any]
 Cell = Callable[[Record], str]
@@ -41,6 +45,18 @@ class Table(NamedTuple):
   def rows(self) -> list[list[str]]:
     """Returns the words of every cell."""
     return [[words(r) for _, words in self.columns] for r in self.records]
+
+  def heads(self) -> list[tuple[str, bool]]:
+    """Returns titles, with units on lines of their own so that columns are
+    narrow, and whether a column is of numbers."""
+    columns = zip(*self.rows(), strict=True)
+    return [
+      (
+        re.sub(r"(?<=:) | (?=\()", "\n", title),
+        all(re.match(r"[-+]?\d|-$|not run", cell) for cell in cells),
+      )
+      for (title, _), cells in zip(self.columns, columns, strict=True)
+    ]
 
   def to_csv(self) -> str:
     """Returns every number as it is in the file it comes from."""
@@ -75,8 +91,8 @@ class Table(NamedTuple):
       shown.add_row(*(rich.markup.escape(cell(record)) for _, cell in kept))
     text = io.StringIO()
     rich.console.Console(file=text, width=1000).print(shown)
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
-    return ["", self.title, *(f"  {line}" for line in lines if line)]
+    lines = text.getvalue().translate(_PLAIN).splitlines()
+    return ["", self.title, *(f" {x.rstrip()}" for x in lines if x.strip())]
 
 
 def make(

@@ -34,16 +34,7 @@ def seed_source(group: str, seed: int) -> str:
 
 
 def by_seed(truths: Scores, group: str, archs: Scores) -> np.ndarray:
-  """Returns errors `[N, R]` of N archs with each of R seeds; NaN: not known.
-
-  Args:
-    truths: of the file.
-    group: one of `GROUPS`.
-    archs: the N archs, such as what the supernet says of them.
-
-  Raises:
-    UserError: if the archs are others.
-  """
+  """Returns errors `[N, R]` of N archs with each of R seeds; NaN: not known."""
   columns = []
   for seed in itertools.count():
     source = seed_source(group, seed)
@@ -67,11 +58,7 @@ def by_seed(truths: Scores, group: str, archs: Scores) -> np.ndarray:
 def find_rank_scores(
   folder: pathlib.Path, search_space: SearchSpace
 ) -> RankScores | None:
-  """Reads `scores.csv` and `truths.csv` of a folder, if there are scores.
-
-  Raises:
-    UserError: one line with the file, if the truths are of other archs.
-  """
+  """Reads `scores.csv` and `truths.csv` of a folder, if there are scores."""
   scored = find_scores(folder / "scores.csv", search_space)
   if scored is None:
     return None

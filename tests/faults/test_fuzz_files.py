@@ -15,8 +15,8 @@ from strategies import ANY_JSON, change, places
 
 from nss_jax.errors import UserError
 from nss_jax.phases import report
-from nss_jax.results.report.workdir import read_results
-from nss_jax.runtime import artifacts
+from nss_jax.results import overview, page
+from nss_jax.results.contents import read_contents
 
 SEARCHED = "search/elite_space.json"
 # (file, phase that reads it, results without which the phase goes on)
@@ -147,13 +147,12 @@ def test_edited_file_in_a_report(config, finished, workdir):
     copy(finished, workdir)
     (workdir / file).write_text(edited(data.draw, finished / file))
     try:
-      results = read_results(workdir, job.search_space)
+      contents = read_contents(workdir, job.search_space)
     except UserError as error:
       assert str(error).startswith(str(workdir)) and str(error).isprintable()
       return
     # What passes must be of use.
-    tables = report._make_tables(config, results)
-    numbers = report._numbers(job, results, tables)
-    artifacts.write_json(workdir / "numbers.json", numbers)
+    facts = report.facts(job, contents)
+    assert page.render(facts, contents, overview.make_tables(facts, contents))
 
   try_one()

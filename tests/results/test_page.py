@@ -10,47 +10,31 @@ import shutil
 import statistics
 import subprocess
 
-import experiments
-import jax
-import numpy as np
 import pytest
 import runs
+import written
 from PIL import Image
+from written import CHOSEN, CONTROL, ELITE, EXPANDED, TARGET
 
-from nss_jax import data
 from nss_jax.errors import UserError
-from nss_jax.phases import (
-  pipeline,
-  report,
-  search_program,
-  summary,
-)
+from nss_jax.phases import pipeline, report
 from nss_jax.phases import workdir as workdirs
-from nss_jax.phases.job import Job
-from nss_jax.results import rank_agreement, scores, truths
-from nss_jax.results.report import train_tables, words
-from nss_jax.results.report.tables import paper_row, read_paper
-from nss_jax.results.report.workdir import read_results
-from nss_jax.runtime import artifacts, log, sharding
-from nss_jax.spaces import cost, sampling
-from nss_jax.spaces.feasible import sample_uniform_archs
-from nss_jax.spaces.search_space import Space, space_ranges
-from nss_jax.spaces.text import format_arch, parse_arch
+from nss_jax.results import page as pages
+from nss_jax.results import trained as trained_lib
+from nss_jax.results.contents import read_contents
+from nss_jax.results.network_tables import paper_row, read_paper
+from nss_jax.results.networks import Network
 
 HOSTILE = "</td><script>alert(1)</script>\n\a<b>\"$x$ & 'y'|"
-TARGET = 1.6e5
-ELITE, CONTROL = "d1-2-1_w4-6-3", "d2-2-1_w4-5-4"
-EXPANDED, UNIFORM = "d2-1-1_w8-2-5", "d1-1-2_w5-8-1"
-HANDMADE = "d1-1-1_w2-4-8"
-CHOSEN = "the best of a race"
+EXPERIMENTS = {"principles", "complexity", "sweep"}
 PICTURES = (
-  "elite_space",
-  "trajectory",
-  "pareto",
-  "spaces",
-  "trained",
-  "rank_check",
-  *experiments.PICTURES,
+  *("elite_space", "trajectory", "pareto", "spaces", "trained", "rank_check"),
+  *("principles", "complexity", "targets"),
+)
+TABLES = (
+  *("choice", "candidates", "spaces", "groups", "nas", "nas_runs", "race"),
+  *("train", "rank_check", "principles", "complexity", "targets"),
+  "targets_nas",
 )
 
 
@@ -59,10 +43,7 @@ def job(tmp_path_factory):
   """A tiny search that is not run; the workdir is replaced by each test."""
   overrides = {**runs.TINY, "objective.target_flops": TARGET}
   config = runs.load_config(**overrides)
-  mesh, dataset = sharding.make_mesh(1), data.load("digits")
-  program = search_program.build(config, dataset, mesh)
-  workdir = tmp_path_factory.mktemp("none")
-  return Job(config, dataset, mesh, program, workdir, log.make_console())
+  return runs.make_job(config, tmp_path_factory.mktemp("none"))
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +51,7 @@ def finished(job, tmp_path_factory):
   """A workdir that holds everything; not to be written to."""
   workdir = tmp_path_factory.mktemp("finished") / "run"
   workdirs.claim(job.config, workdir)
-  rng = np.random.default_rng(0)
-  write_search(job.search_space, workdir)
-  write_evaluate(job.search_space, workdir, rng)
-  write_rank_check(job.search_space, workdir, rng)
-  write_nas(job.search_space, workdir)
-  write_train(job.search_space, workdir, rng)
-  experiments.write_all(job.search_space, workdir, TARGET)
+  written.write_all(job.search_space, workdir)
   return workdir
 
 
@@ -88,204 +63,6 @@ def reported(job, finished, tmp_path_factory):
   done = job._replace(workdir=workdir)
   report.run(done)
   return done
-
-
-def make_space(search_space):
-  stages = search_space.num_stages
-  indices = np.arange(stages, dtype=np.int32) % 2
-  return Space(depth=indices, width=indices)
-
-
-def write(path, content):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(path, content)
-
-
-def write_search(search_space, workdir):
-  space = make_space(search_space)
-  macs = float(cost.space_macs(search_space, space))
-  found = {
-    "space": space_ranges(search_space, space),
-    "mean_flops": macs,
-    "deviation": macs / TARGET - 1,
-    "costs": {"flops": macs},
-    "probability": 0.25,
-    "rank": 2,
-  }
-  mode = {**found, "probability": 0.5, "rank": 1}
-  scored = {**found, "loss": 0.5, "loss_error": 0.01, "error": 0.2}
-  write(
-    workdir / "search" / "elite_space.json",
-    {
-      **found,
-      "target_flops": TARGET,
-      "constraints": [
-        {
-          "metric": "flops",
-          "mode": "equal",
-          "target": TARGET,
-          "weight": 1.0,
-          "mean_cost": macs,
-          "deviation": macs / TARGET - 1,
-        }
-      ],
-      "choice": {"rule": "scored", "tolerance": 0.02, "scored": [scored] * 2},
-      "candidates": [found] * 3,
-      "argmax_space": mode,
-      "warnings": ["a stage is <narrow>"],
-      "search_space": search_space.to_dict(),
-      "version": "0",
-    },
-  )
-  probabilities = {
-    "depth": [[0.5, 0.5]] * search_space.num_stages,
-    "width": [[0.25] * 4] * search_space.num_stages,
-  }
-  for epoch in range(1, 5):
-    searched = None if epoch < 3 else 1.0 + 1 / epoch
-    line = {
-      "epoch": epoch,
-      "temperature": 5.0 / epoch,
-      "sampled_cost": searched,
-      "validation_loss": searched,
-      "expected_cost": 1.2,
-      "train_loss": 2.0 / epoch,
-      "depth_entropy": 1.0,
-      "width_entropy": 1.0,
-      "probabilities": probabilities,
-    }
-    artifacts.append_line(workdir / "search" / "metrics.jsonl", line)
-
-
-def append(path, search_space, source, archs, rng, space=scores.NO_SPACE):
-  path.parent.mkdir(exist_ok=True)
-  error = rng.uniform(0.1, 0.9, len(archs.depth))
-  table = scores.make_scores(
-    search_space, source, archs, error=error, loss=3 * error, space=space
-  )
-  scores.append_scores(path, search_space, table)
-
-
-def draw(search_space, seed, count):
-  return sample_uniform_archs(jax.random.key(seed), search_space, count)
-
-
-def write_evaluate(search_space, workdir, rng):
-  path = workdir / "evaluate" / "scores.csv"
-  space = make_space(search_space)
-  many = Space(depth=space.depth[None], width=space.width[None])
-  elite = sampling.sample_archs_of_spaces(
-    jax.random.key(7), search_space, many, 10
-  )
-  elite = jax.tree.map(lambda x: x[0], elite)
-  append(path, search_space, scores.ELITE, elite, rng)
-  for seed, name in enumerate((scores.EXPANDED, scores.EXPANDED_NEAR)):
-    append(path, search_space, name, draw(search_space, seed, 10), rng)
-  for seed, name in enumerate((scores.RANDOM_SPACES, scores.ORACLE), 3):
-    archs, numbers = draw(search_space, seed, 12), np.repeat(range(4), 3)
-    append(path, search_space, name, archs, rng, numbers)
-  result = summary.summarize(
-    scores.read_scores(path, search_space),
-    TARGET,
-    largest_flops=cost.largest_macs(search_space),
-    num_resamples=20,
-  )
-  write(workdir / "evaluate" / "summary.json", result)
-
-
-def write_rank_check(search_space, workdir, rng):
-  folder = workdir / "rank_check"
-  for name, count in (("spread", 24), ("near_target", 6)):
-    archs = draw(search_space, count, count)
-    append(folder / "scores.csv", search_space, name, archs, rng)
-    for seed in range(2):
-      source = truths.seed_source(name, seed)
-      append(folder / "truths.csv", search_space, source, archs, rng)
-  result = rank_agreement.summarize(
-    *(
-      scores.read_scores(folder / name, search_space)
-      for name in ("scores.csv", "truths.csv")
-    ),
-    num_resamples=20,
-  )
-  content = result.to_json()
-  content["near_target"]["predictors"]["loss"]["tau"] = None
-  write(folder / "summary.json", content)
-
-
-def network(search_space, text, **fields):
-  arch = parse_arch(text)
-  flops = int(cost.arch_macs(search_space, arch))
-  return {
-    "arch": text,
-    "depth": arch.depth,
-    "width": arch.width,
-    "flops": flops,
-    "params": int(cost.arch_params(search_space, arch)),
-    "seed": 0,
-    **fields,
-  }
-
-
-def write_nas(search_space, workdir):
-  def found(text, **fields):
-    made = network(search_space, text, num_samples=5, **fields)
-    made["deviation"] = made["flops"] / TARGET - 1
-    made["within_tolerance"] = abs(made["deviation"]) < 0.1
-    return made
-
-  draws = {
-    "num_samples_by_seed": [90, 117, 150],
-    "num_samples_mean": 119.0,
-    "num_samples_interval": [90.5, 147.25],
-  }
-  search = {"learning_rate": 0.1, "target_flops": TARGET}
-  race = [
-    {"arch": ELITE, "loss": 0.5, "errors": [0.25, 0.125]},
-    {"arch": CONTROL, "loss": 0.25, "errors": [0.5]},
-  ]
-  elite = found(ELITE, **search, race=race, chosen=CHOSEN)
-  other = found(CONTROL, **{**search, "learning_rate": 0.02})
-  expanded = {**found(EXPANDED, **search), "num_samples": 117}
-  folder = workdir / "nas"
-  write(
-    folder / "elite" / "architecture.json", {**elite, "runs": [elite, other]}
-  )
-  write(
-    folder / "expanded" / "architecture.json",
-    {**expanded, "runs": [{**expanded, **draws}]},
-  )
-  write(
-    folder / "controls" / "architecture.json",
-    {
-      "elite_uniform": found(CONTROL),
-      "expanded_uniform": {**found(UNIFORM), **draws},
-      "handmade": found(HANDMADE),
-    },
-  )
-
-
-def write_train(search_space, workdir, rng):
-  own = format_arch(parse_arch("d1-1-1_w2-2-2"))
-  for name, text in (
-    ("elite", ELITE),
-    ("elite_uniform", CONTROL),
-    ("expanded", EXPANDED),
-    (own, own),
-  ):
-    for seed in range(3 if name == "elite" else 1):
-      result = network(
-        search_space,
-        text,
-        name=name,
-        epochs=2,
-        test_error=rng.uniform(0.02, 0.2),
-        test_loss=rng.uniform(0.1, 1),
-        train_loss=rng.uniform(0.1, 1),
-        seconds=rng.uniform(1, 9),
-      )
-      folder = workdir / "train" / name / f"seed_{seed}"
-      write(folder / "result.json", {**result, "seed": seed})
 
 
 @pytest.fixture
@@ -301,7 +78,7 @@ def light(copied):
   """The same without what takes longest to draw."""
   (copied.workdir / "search" / "metrics.jsonl").unlink()
   (copied.workdir / "evaluate" / "scores.csv").unlink()
-  for name in experiments.NAMES:
+  for name in EXPERIMENTS:
     shutil.rmtree(copied.workdir / name)
   return copied
 
@@ -358,7 +135,9 @@ def pictures(checker):
 def test_files_of_a_whole_report(reported):
   folder = reported.workdir / "report"
   names = {path.name for path in folder.iterdir()}
-  assert names == set(report._FILES)
+  made = {f"{x}.{kind}" for x in PICTURES for kind in ("png", "svg")}
+  made |= {f"table_{name}.csv" for name in TABLES}
+  assert names == made | {"tables.md", "index.html", "report.json"}
   assert not read(reported, "report", "report.json")["not_run"]
   for name in PICTURES:
     with Image.open(folder / f"{name}.png") as image:
@@ -394,7 +173,7 @@ def test_same_files_same_report(copied, reported):
 
 
 def test_numbers_of_nas_are_those_of_the_files(reported):
-  trained = read_results(reported.workdir, reported.search_space).trained
+  trained = read_contents(reported.workdir, reported.search_space).trained
   table = {row["source"]: row for row in rows(reported, "nas")}
   controls = read(reported, "nas", "controls", "architecture.json")
   for name, row in table.items():
@@ -403,7 +182,7 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
     )
     for key in ("arch", "flops", "params", "deviation", "num_samples"):
       assert row[key] == str(found[key]), (name, key)
-    errors = [result["test_error"] for result in trained.get(name, [])]
+    errors = [one.test_error for one in trained.get(name, [])]
     expected = str(statistics.fmean(errors)) if errors else "not run"
     assert row["test_error"] == expected
     assert row["paper_flops"] == "-"
@@ -413,22 +192,18 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
   assert table["expanded"]["num_samples_mean"] == "119.0"
   assert table["expanded_uniform"]["num_samples_low"] == "90.5"
   assert table["elite"]["num_samples_mean"] == "-"
-  noise = statistics.stdev(r["test_error"] for r in trained["elite"]) / 3**0.5
+  noise = statistics.stdev(r.test_error for r in trained["elite"]) / 3**0.5
   assert table["elite"]["test_error_standard_error"] == str(noise)
   assert "regnet" not in table  # the rule may give none
   text = page(reported)
   assert f"How it was chosen: {CHOSEN}." in text
-  # As files of before the words were kept.
-  assert "How it was chosen: the closest of 117 draws." in text
 
 
 def test_no_network_is_missed_that_the_evaluator_does_not_search(light):
-  elite = read(light, "nas", "elite", "architecture.json")
-  del elite["runs"], elite["learning_rate"]
-  write(
-    light.workdir / "nas" / "elite" / "architecture.json",
-    {**elite, "method": "evaluator"},
-  )
+  path = light.workdir / "nas" / "elite" / "architecture.json"
+  fields = Network.read(path).to_json()
+  del fields["runs"], fields["learning_rate"]
+  Network(**fields, method="evaluator").write(path)
   shutil.rmtree(light.workdir / "nas" / "expanded")
   report.run(light)
   found = [row["source"] for row in rows(light, "nas")]
@@ -442,17 +217,6 @@ def test_no_network_is_missed_that_the_evaluator_does_not_search(light):
   )
 
 
-def test_a_network_of_several_runs_says_which_it_is_of(light):
-  path = light.workdir / "nas" / "elite" / "architecture.json"
-  elite = read(light, "nas", "elite", "architecture.json")
-  del elite["learning_rate"]
-  write(path, elite)
-  with pytest.raises(UserError) as caught:
-    report.run(light)
-  assert str(caught.value).startswith(f"{path}: ")
-  assert "learning_rate" in str(caught.value)
-
-
 def test_the_race_is_shown(reported):
   first, second = rows(reported, "race")
   assert (first["arch"], first["rounds"]) == (ELITE, "2")
@@ -462,10 +226,10 @@ def test_the_race_is_shown(reported):
 
 
 def test_differences_to_the_network_found(reported):
-  trained = read_results(reported.workdir, reported.search_space).trained
+  trained = read_contents(reported.workdir, reported.search_space).trained
   table = {row["name"]: row for row in rows(reported, "train")}
   means = {
-    name: statistics.fmean(r["test_error"] for r in seeds)
+    name: statistics.fmean(r.test_error for r in seeds)
     for name, seeds in trained.items()
   }
   assert table["elite"]["above_found"] == "-"
@@ -526,7 +290,6 @@ def test_numbers_of_the_page_are_those_of_the_tables(reported):
     for cell in (record["arch"], error, f"{record['params']:,}"):
       assert cell in texts
       assert f"| {cell} |" in markdown
-  assert "undefined" in texts
 
 
 def test_numbers_of_the_rank_check_are_those_of_the_file(reported):
@@ -594,12 +357,10 @@ def test_paper_beside_what_was_measured(light):
 def test_text_of_files_is_escaped(light):
   config = light.config.copy_and_resolve_references()
   config.data.path = config.data.name = config.name = HOSTILE
-  result = read(light, "train", "elite", "seed_0", "result.json")
   name = HOSTILE.replace("/", "")
-  write(
-    light.workdir / "train" / name / "seed_0" / "result.json",
-    {**result, "name": name},
-  )
+  one = written.trained(light.search_space, ELITE, name, 0, test_error=0.5)
+  path = light.workdir / "train" / name / "seed_0" / "result.json"
+  one.write(written.made(path))
   flags = (f"--config.data.path={HOSTILE}",)
   report.run(light._replace(config=config, config_flags=flags))
   text = page(light)
@@ -654,7 +415,7 @@ def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
   shutil.copy(finished / kept, workdir / kept)
   alone = job._replace(workdir=workdir)
   result = report.run(alone)
-  missing = missing | (experiments.NAMES - {"sweep"})
+  missing = missing | (EXPERIMENTS - {"sweep"})
   assert set(result["not_run"]) == missing
   checker = Checker(page(alone))
   assert len(pictures(checker)) == len(drawn)
@@ -679,13 +440,9 @@ def test_searched_anew_is_reported_anew(light):
 
 def test_weights_of_another_arch_are_not_shown(light):
   shutil.rmtree(light.workdir / "train" / "elite")
-  write(
-    light.workdir / "train" / "elite" / "seed_0" / "result.json",
-    {
-      **read(light, "train", "expanded", "seed_0", "result.json"),
-      "name": "elite",
-    },
-  )
+  path = light.workdir / "train" / "elite" / "seed_0" / "result.json"
+  parts = light.search_space, EXPANDED, "elite", 0
+  written.trained(*parts, test_error=0.5).write(written.made(path))
   report.run(light)
   assert rows(light, "nas")[0]["test_error"] == "not run"
   assert f"train/elite holds {EXPANDED}" in page(light)
@@ -715,11 +472,11 @@ WRONG = [
   ("search/elite_space.json", ["candidates", 0], 1, r"candidates\[0\]: exp"),
   ("search/elite_space.json", ["space", "depth", 0], [9, 9], "is not a bin"),
   ("evaluate/summary.json", ["groups", "elite", "count"], 1.5, "a whole"),
-  ("evaluate/summary.json", ["groups"], ..., "groups: expected an object"),
+  ("evaluate/summary.json", ["groups"], ..., "groups: this field"),
   ("evaluate/summary.json", ["groups", "<b>"], {}, "groups: expected one of"),
   ("evaluate/summary.json", ["bootstrap"], None, "bootstrap: expected an"),
   ("rank_check/summary.json", ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
-  ("rank_check/summary.json", ["spread", "predictors", "x"], {}, "one of"),
+  ("rank_check/summary.json", ["spread", "predictors", "x"], {}, "one of err"),
   ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
   (NAS, ["arch"], "d1_w1", "arch: "),
@@ -727,7 +484,8 @@ WRONG = [
   (NAS, ["depth"], [1, 2], "depth: "),
   (NAS, ["num_samples"], True, "num_samples: expected"),
   (NAS, ["within_tolerance"], 1, "expected true or false"),
-  (NAS, ["runs", 0, "params"], 10**400, "params: expected"),
+  (NAS, ["runs", 0, "params"], 10**400, r"runs\[0\].params: expected"),
+  (NAS, ["learning_rate"], ..., "learning_rate: this field is missing"),
   (NAS, ["race", 0, "errors"], 2, "expected a list"),
   (NAS, ["method"], "chance", "expected one of evaluator, gradient"),
   ("nas/controls/architecture.json", ["elite_uniform"], ..., "missing"),
@@ -772,7 +530,7 @@ def test_corrupt_file(copied, file, content):
 
 def test_probabilities_of_another_search_space(copied):
   path = copied.workdir / "search" / "metrics.jsonl"
-  lines = artifacts.read_lines(path)
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
   lines[1]["probabilities"]["width"][0].pop()
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
   with pytest.raises(UserError, match=r"line 2: probabilities.width"):
@@ -797,7 +555,7 @@ def test_failed_drawing_leaves_the_old_report(light, monkeypatch):
   def fail(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(report.page, "render", fail)
+  monkeypatch.setattr(pages, "numbers", fail)
   with pytest.raises(OSError, match="No space"):
     report.run(light)
   after = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -850,7 +608,7 @@ def test_page_fits_the_window(reported, tmp_path, width):
   assert drawn == len(PICTURES)
 
 
-def test_differences_in_words():
+def test_differences_in_words(job):
   seeds = {
     "elite": [0.02, 0.04],
     "expanded": [0.03, 0.05],
@@ -858,18 +616,15 @@ def test_differences_in_words():
     "elite_uniform": [0.03000001],
     "other": [0.5],
   }
-  found = seeds["elite"]
-  records = [
-    train_tables._train_record(name, [network_result(x) for x in values], found)
-    for name, values in seeds.items()
-  ]
-  expanded, handmade, uniform = words.trained(records)
+  found = {
+    name: [
+      written.trained(job.search_space, ELITE, name, seed, test_error=error)
+      for seed, error in enumerate(errors)
+    ]
+    for name, errors in seeds.items()
+  }
+  table = trained_lib.table(found)
+  expanded, handmade, uniform = trained_lib.sentences(table.records)
   assert "has 1.00 (± 1.41) points less test error than the one" in expanded
   assert "has 2.00 points more test error than the hand-made" in handmade
   assert "has the same test error as a uniform draw from the Elite" in uniform
-
-
-def network_result(error):
-  names = ("arch", "flops", "params", "seed", "epochs", "test_loss")
-  numbers = dict.fromkeys((*names, "train_loss", "seconds"), 1)
-  return {**numbers, "test_error": error}

@@ -5,15 +5,17 @@ import json
 import re
 import shutil
 
-import experiments
 import pytest
 import runs
+import written
+from written import TARGET
 
 from nss_jax.errors import UserError
 from nss_jax.phases import report
-from nss_jax.results.report.workdir import is_empty, read_results
+from nss_jax.results.contents import is_empty, read_contents
 
-TARGET = 1.6e5
+NAMES = {"principles", "complexity", "sweep"}
+PICTURES = {"principles", "complexity", "targets"}
 SETTINGS = {**runs.TINY, "objective.target_flops": TARGET}
 
 
@@ -22,7 +24,7 @@ def made(tmp_path_factory):
   """A job whose workdir has the experiments alone; not to be written to."""
   workdir = tmp_path_factory.mktemp("experiments") / "run"
   job = runs.make_job(runs.load_config(**SETTINGS), workdir)
-  experiments.write_all(job.search_space, workdir, TARGET)
+  written.write_experiments(job.search_space, workdir)
   return job
 
 
@@ -47,9 +49,9 @@ def _rows(job, name):
 
 def test_what_has_run_is_shown(reported):
   job, result = reported
-  assert not set(result["not_run"]) & experiments.NAMES
+  assert not set(result["not_run"]) & NAMES
   folder = job.workdir / "report"
-  for name in experiments.PICTURES:
+  for name in PICTURES:
     assert (folder / f"{name}.svg").read_text().startswith("<svg")
   page = (folder / "index.html").read_text()
   for title in ("Design principles", "Complexity", "Targets"):
@@ -85,19 +87,19 @@ def test_tables_are_the_summaries(reported):
 
 
 def test_what_has_not_ended_says_so(copied):
-  for name in experiments.NAMES:
+  for name in NAMES:
     (copied.workdir / name / "summary.json").unlink()
   result = report.run(copied)
-  assert set(result["not_run"]) >= experiments.NAMES
+  assert set(result["not_run"]) >= NAMES
   page = (copied.workdir / "report" / "index.html").read_text()
   assert "Not ended: 120 archs are scored so far." in page
   assert "Not ended: 80 archs are scored so far." in page
   assert "Not ended: 2 targets have begun." in page
-  for name in experiments.NAMES:
+  for name in NAMES:
     assert f"--phases={name}</pre>" in page
     # What is scored is drawn.
   names = {path.stem for path in (copied.workdir / "report").glob("*.png")}
-  assert names == set(experiments.PICTURES)
+  assert names == PICTURES
   tables = {path.stem for path in (copied.workdir / "report").glob("*.csv")}
   assert "table_complexity" not in tables
 
@@ -123,7 +125,7 @@ def test_a_ring_of_links_ends(copied):
   folder = copied.workdir / "sweep" / "0.16mf"
   (folder / "sweep").mkdir()
   (folder / "sweep" / "again").symlink_to(folder)
-  results = read_results(copied.workdir, copied.search_space)
+  results = read_contents(copied.workdir, copied.search_space)
   assert [target for target, _ in results.sweep] == [TARGET / 2, TARGET]
   assert results.sweep[1][1].sweep == []
   assert not is_empty(copied.workdir)

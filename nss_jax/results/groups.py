@@ -1,0 +1,291 @@
+"""Is the Elite Space elite? `evaluate/`, its numbers.
+
+A group of archs without rows is left out, and so is whatever needs it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import numpy as np
+
+from nss_jax.results import scores as scores_lib
+from nss_jax.results import statistics
+from nss_jax.results.artifact import (
+  PERCENT,
+  Artifact,
+  Count,
+  MaybeNumber,
+  MaybePositive,
+  NonNegative,
+  Number,
+  Positive,
+  Share,
+  Whole,
+  one_of,
+)
+from nss_jax.results.scores import GROUPS, NO_SPACE, Scores, pareto_front
+
+_MEASURES = ("loss", "error")
+_CONTROLS = (scores_lib.RANDOM_SPACES, scores_lib.HARD_RANDOM_SPACES)
+_SPACES = (*_CONTROLS, scores_lib.HAND_MADE, scores_lib.ORACLE)
+# The error of the reference point: every image wrong.
+_WORST_ERROR = 1.0
+
+# `rows of archs -> [I, 2]`: loss and error of each image, their mean.
+ByImage = Callable[[Scores], np.ndarray]
+
+_Interval = Annotated[list[float], PERCENT.pair()]
+_GroupName = Annotated[str, one_of(*GROUPS)]
+
+
+class Group(Artifact):
+  """A group of archs.
+
+  Attributes:
+    num_spaces: where its spaces are numbered.
+    mean_error: a share, as the two below.
+    mean_loss: in nats.
+    deviation: of the mean multiply-adds from the target, as a signed share of
+      it; null where they are no budget.
+    pareto_share: of the front of all groups together, what it owns.
+    hypervolume: see `statistics.hypervolume`.
+  """
+
+  count: Count
+  num_spaces: Count | None = None
+  mean_error: Share
+  median_error: Share
+  min_error: Share
+  mean_loss: NonNegative
+  mean_flops: Positive
+  deviation: MaybeNumber
+  pareto_share: Share
+  hypervolume: NonNegative
+
+
+class Measured(Artifact):
+  """The Elite Space among other spaces, by one measure.
+
+  The best of many noisy means is too small, so the regret is on the large side
+  when the spaces have few archs. The last three are left out where spaces are
+  not drawn at random.
+
+  Attributes:
+    elite: its mean.
+    best: the smallest mean of another space.
+    best_space: which one.
+    regret: elite - best, negative if the elite space wins.
+    regret_error: its standard error: by the archs that were drawn of the two
+      and, where that is known, by the images.
+    percentile: 100 times the share of spaces whose mean is smaller.
+    bootstrap_interval: spaces, archs inside them and archs of the elite space
+      drawn anew.
+    exact_interval: Clopper and Pearson, of drawing so many spaces; not empty
+      when no space beats the elite, as the bootstrap's is.
+  """
+
+  elite: NonNegative
+  best: NonNegative
+  best_space: Whole
+  regret: Number
+  regret_error: NonNegative
+  percentile: Annotated[float, PERCENT] | None = None
+  bootstrap_interval: _Interval | None = None
+  exact_interval: _Interval | None = None
+
+
+class Against(Artifact):
+  """The Elite Space among spaces of one kind."""
+
+  num_spaces: Count
+  loss: Measured
+  error: Measured
+
+
+class Reference(Artifact):
+  """The corner of the hypervolume, the same in every run of a search space."""
+
+  flops: Positive
+  error: Share
+
+
+class Bootstrap(Artifact):
+  """How the intervals were made."""
+
+  num_resamples: Whole
+  confidence: Share
+  seed: Whole
+
+
+class Evaluation(Artifact):
+  """`evaluate/summary.json`.
+
+  Attributes:
+    pareto_front: archs on the front of all groups together.
+  """
+
+  target_flops: MaybePositive
+  reference_point: Reference
+  bootstrap: Bootstrap
+  pareto_front: Whole
+  groups: dict[_GroupName, Group]
+  elite_against: dict[_GroupName, Against]
+
+
+def summarize(
+  scores: Scores,
+  target_flops: float | None,
+  *,
+  largest_flops: float,
+  by_image: ByImage | None = None,
+  num_resamples: int = 2000,
+  confidence: float = 0.95,
+  seed: int = 0,
+) -> Evaluation:
+  """Computes all the numbers; rows of other sources are left out."""
+  known = scores.group(*GROUPS)
+  on_front = pareto_front(known)
+  reference = Reference(flops=largest_flops, error=_WORST_ERROR)
+  groups = {
+    name: _describe_group(
+      known.group(name),
+      target_flops,
+      reference,
+      float((known.source[on_front] == name).mean()),
+    )
+    for name in GROUPS
+    if name in known.source
+  }
+  elite = known.group(scores_lib.ELITE)
+  against = {
+    name: compare_spaces(
+      elite,
+      known.group(name),
+      num_resamples=num_resamples if name in _CONTROLS else 0,
+      by_image=by_image,
+      confidence=confidence,
+      seed=seed,
+    )
+    for name in _SPACES
+    if len(elite) and name in groups
+  }
+  return Evaluation(
+    target_flops=target_flops,
+    reference_point=reference,
+    bootstrap=Bootstrap(
+      num_resamples=num_resamples, confidence=confidence, seed=seed
+    ),
+    pareto_front=int(on_front.sum()),
+    groups=groups,
+    elite_against=against,
+  )
+
+
+def _describe_group(
+  group: Scores,
+  target_flops: float | None,
+  reference: Reference,
+  pareto_share: float,
+) -> Group:
+  mean_flops = float(group.flops.mean())
+  spaces = np.unique(group.space[group.space != NO_SPACE])
+  return Group(
+    count=len(group),
+    **({"num_spaces": len(spaces)} if len(spaces) else {}),
+    mean_error=float(group.error.mean()),
+    median_error=float(np.median(group.error)),
+    min_error=float(group.error.min()),
+    mean_loss=float(group.loss.mean()),
+    mean_flops=mean_flops,
+    deviation=None if target_flops is None else mean_flops / target_flops - 1,
+    pareto_share=pareto_share,
+    hypervolume=statistics.hypervolume(
+      group.error, group.flops, (reference.error, reference.flops)
+    ),
+  )
+
+
+def compare_spaces(
+  elite: Scores,
+  others: Scores,
+  *,
+  num_resamples: int,
+  by_image: ByImage | None = None,
+  confidence: float = 0.95,
+  seed: int = 0,
+) -> Against:
+  """Places the elite space among others, by mean loss and by mean error.
+
+  No resamples leave the percentiles out, which mean nothing among spaces that
+  are not drawn at random. All archs see the same images, so another set of
+  images would move the difference of two spaces: `by_image` counts that.
+  """
+  if (others.space == NO_SPACE).any():
+    raise ValueError(
+      f"{others.source[0]}: every arch needs the number of its space; "
+      f"{(others.space == NO_SPACE).sum()} of {len(others)} have none"
+    )
+  numbers, table = _by_space(others)
+  means = np.nanmean(table, axis=1)
+  own = _measures(elite)
+  resampled = np.empty(0)
+  if num_resamples:
+    rng = np.random.default_rng(seed)
+    resampled = statistics.bootstrap_shares(rng, own, table, num_resamples)
+  found: dict[str, Measured] = {}
+  for column, measure in enumerate(_MEASURES):
+    mean, best = float(own[:, column].mean()), int(means[:, column].argmin())
+    by_images = 0.0
+    if by_image is not None:
+      rival = others.select(others.space == numbers[best])
+      differences = by_image(elite)[:, column] - by_image(rival)[:, column]
+      by_images = statistics.error_of_mean(differences)
+    placed: dict[str, Any] = {}
+    if num_resamples:
+      beaten = means[:, column] < mean
+      both = (
+        statistics.quantiles(resampled[:, column], confidence) or (),
+        statistics.exact_interval(beaten, confidence),
+      )
+      bootstrap, exact = ([100 * end for end in ends] for ends in both)
+      placed = {
+        "percentile": 100 * float(beaten.mean()),
+        "bootstrap_interval": bootstrap,
+        "exact_interval": exact,
+      }
+    found[measure] = Measured(
+      elite=mean,
+      best=float(means[best, column]),
+      best_space=int(numbers[best]),
+      regret=mean - float(means[best, column]),
+      regret_error=math.hypot(
+        statistics.error_of_mean(own[:, column]),
+        statistics.error_of_mean(table[best, :, column]),
+        by_images,
+      ),
+      **placed,
+    )
+  return Against(num_spaces=len(numbers), **found)
+
+
+def _measures(scores: Scores) -> np.ndarray:
+  """Returns loss and error, `[N, 2]`."""
+  return np.stack([getattr(scores, name) for name in _MEASURES], axis=-1)
+
+
+def _by_space(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+  """Returns indices of the spaces `[M]` and measures of their archs
+  `[M, A, 2]`.
+
+  A is the largest number of archs of a space; NaN where a space has less.
+  """
+  numbers, inverse, counts = np.unique(
+    scores.space, return_inverse=True, return_counts=True
+  )
+  table = np.full((len(numbers), counts.max(), len(_MEASURES)), np.nan)
+  order = np.argsort(inverse, kind="stable")
+  starts = np.cumsum(counts) - counts
+  place = np.arange(len(order)) - np.repeat(starts, counts)
+  table[inverse[order], place] = _measures(scores)[order]
+  return numbers, table

@@ -1,1 +1,0 @@
-"""The report: a workdir read back, as tables, pictures and a page."""
