@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import ANY_JSON, change, places
 
 from nss_jax.errors import UserError, one_line
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.runtime.space_file import load_space
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
 
@@ -35,7 +35,7 @@ LINES = [{"step": i, "loss": i / 7, "text": "Θ\n"} for i in range(4)]
 
 def write_lines(path):
   for obj in LINES:
-    artifacts.append_line(path, obj)
+    files.append_line(path, obj)
 
 
 def check_one_line(error, path):
@@ -50,11 +50,11 @@ def check_one_line(error, path):
 def test_json_round_trip_is_deterministic(tmp_path):
   path = tmp_path / "a.json"
   obj = {"b": [1, 0.1, None, True, "Θ\ud800"], "a": {"x": "\n"}}
-  artifacts.write_json(path, obj)
+  files.write_json(path, obj)
   data = path.read_bytes()
-  assert artifacts.read_json(path) == obj
+  assert files.read_json(path) == obj
   assert data.endswith(b"}\n") and data.index(b'"b"') < data.index(b'"a"')
-  artifacts.write_json(path, obj)
+  files.write_json(path, obj)
   assert path.read_bytes() == data
   assert os.listdir(tmp_path) == ["a.json"]
 
@@ -62,28 +62,28 @@ def test_json_round_trip_is_deterministic(tmp_path):
 def test_write_json_takes_arrays_and_no_nan(tmp_path):
   path = tmp_path / "a.json"
   values = [np.int64(1), np.float32(0.5), np.bool_(True), np.arange(2)]
-  artifacts.write_json(path, {"x": [*values, jnp.float32(2)]})
-  assert artifacts.read_json(path) == {"x": [1, 0.5, True, [0, 1], 2.0]}
+  files.write_json(path, {"x": [*values, jnp.float32(2)]})
+  assert files.read_json(path) == {"x": [1, 0.5, True, [0, 1], 2.0]}
   for bad in (float("nan"), np.float32("inf")):
     with pytest.raises(ValueError):
-      artifacts.write_json(path, {"x": bad})
+      files.write_json(path, {"x": bad})
   with pytest.raises(TypeError, match="object is no JSON"):
-    artifacts.write_json(path, {"x": object()})
-  assert artifacts.read_json(path)["x"][0] == 1
+    files.write_json(path, {"x": object()})
+  assert files.read_json(path)["x"][0] == 1
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_failed_write_leaves_the_old_content(tmp_path, monkeypatch, function):
   path = tmp_path / "a.json"
-  artifacts.write_json(path, {"old": 1})
+  files.write_json(path, {"old": 1})
 
   def fail(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(artifacts.os, function, fail)
+  monkeypatch.setattr(files.os, function, fail)
   with pytest.raises(OSError, match="No space"):
-    artifacts.write_json(path, {"new": 2})
-  assert artifacts.read_json(path) == {"old": 1}
+    files.write_json(path, {"new": 2})
+  assert files.read_json(path) == {"old": 1}
   assert os.listdir(tmp_path) == ["a.json"]
 
 
@@ -92,25 +92,25 @@ def test_content_is_on_disk_before_the_rename(tmp_path, monkeypatch):
   calls = []
   fsync, replace = os.fsync, os.replace
   monkeypatch.setattr(
-    artifacts.os, "fsync", lambda d: (calls.append("fsync"), fsync(d))
+    files.os, "fsync", lambda d: (calls.append("fsync"), fsync(d))
   )
   monkeypatch.setattr(
-    artifacts.os, "replace", lambda *a: (calls.append("replace"), replace(*a))
+    files.os, "replace", lambda *a: (calls.append("replace"), replace(*a))
   )
-  artifacts.write_bytes(tmp_path / "a", b"x")
+  files.write_bytes(tmp_path / "a", b"x")
   assert calls == ["fsync", "replace", "fsync"]
 
 
 def test_atomic_path(tmp_path):
   path = tmp_path / "plot.svg"
-  with artifacts.atomic_path(path) as temporary:
+  with files.atomic_path(path) as temporary:
     assert (temporary.parent, temporary.suffix) == (tmp_path, ".svg")
     temporary.write_text("one")
     assert not path.exists()
   assert path.read_text() == "one"
   with (
     pytest.raises(RuntimeError, match="mid-way"),
-    artifacts.atomic_path(path) as temporary,
+    files.atomic_path(path) as temporary,
   ):
     temporary.write_text("two")
     raise RuntimeError("mid-way")
@@ -135,12 +135,12 @@ def test_read_json_refuses_in_one_line(tmp_path, data):
   path = tmp_path / "a.json"
   path.write_bytes(data)
   with pytest.raises(UserError) as error:
-    artifacts.read_json(path)
+    files.read_json(path)
   check_one_line(error.value, path)
 
 
 @pytest.mark.parametrize(
-  "read", [artifacts.read_json, artifacts.read_lines, load_space]
+  "read", [files.read_json, files.read_lines, load_space]
 )
 def test_missing_file_and_folder_are_named(tmp_path, read):
   for path in (tmp_path / "none", tmp_path):
@@ -163,11 +163,11 @@ def test_one_line_is_printable():
 def test_lines_round_trip(tmp_path):
   path = tmp_path / "metrics.jsonl"
   write_lines(path)
-  assert artifacts.read_lines(path) == LINES
+  assert files.read_lines(path) == LINES
   assert path.read_bytes().count(b"\n") == len(LINES)
   with pytest.raises(ValueError):
-    artifacts.append_line(path, {"loss": float("nan")})
-  assert artifacts.read_lines(path) == LINES
+    files.append_line(path, {"loss": float("nan")})
+  assert files.read_lines(path) == LINES
 
 
 def test_last_line_cut_at_every_byte(tmp_path):
@@ -179,10 +179,10 @@ def test_last_line_cut_at_every_byte(tmp_path):
     path.write_bytes(data[:end])
     # Without its line end the last line is whole, one byte less is torn.
     expected = LINES if end >= len(data) - 1 else LINES[:-1]
-    assert artifacts.read_lines(path) == expected
-    artifacts.trim_lines(path, lambda _: True)
-    artifacts.append_line(path, {"step": 9})
-    assert artifacts.read_lines(path) == [*expected, {"step": 9}]
+    assert files.read_lines(path) == expected
+    files.trim_lines(path, lambda _: True)
+    files.append_line(path, {"step": 9})
+    assert files.read_lines(path) == [*expected, {"step": 9}]
 
 
 @pytest.mark.parametrize("garbage", [b"\0\0\0", b"\xff{}", b"[]", b"", b"{}{}"])
@@ -191,34 +191,34 @@ def test_garbage_line(tmp_path, garbage):
   write_lines(path)
   data = path.read_bytes()
   path.write_bytes(data + garbage + b"\n")
-  assert artifacts.read_lines(path) == LINES
+  assert files.read_lines(path) == LINES
   lines = data.split(b"\n")
   path.write_bytes(b"\n".join([*lines[:2], garbage, *lines[2:]]))
   before = path.read_bytes()
   for read in (
-    artifacts.read_lines,
-    lambda p: artifacts.trim_lines(p, lambda _: True),
+    files.read_lines,
+    lambda p: files.trim_lines(p, lambda _: True),
   ):
     with pytest.raises(UserError, match="line 3: ") as error:
       read(path)
     check_one_line(error.value, path)
   assert path.read_bytes() == before
   # What is cut away needs not be good.
-  artifacts.trim_lines(path, lambda obj: obj["step"] < 1)
-  assert artifacts.read_lines(path) == LINES[:1]
+  files.trim_lines(path, lambda obj: obj["step"] < 1)
+  assert files.read_lines(path) == LINES[:1]
 
 
 def test_trim_lines_keeps_leading_bytes_only(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  artifacts.trim_lines(path, lambda _: True)
+  files.trim_lines(path, lambda _: True)
   assert not path.exists()
   # A resumed run repeats steps: only the first stretch is to stay.
   data = [b'{"step":  1}\n', b'{"step": 2}\n', b'{"step": 1}\n']
   path.write_bytes(b"".join(data))
-  artifacts.trim_lines(path, lambda obj: obj["step"] <= 1)
+  files.trim_lines(path, lambda obj: obj["step"] <= 1)
   assert path.read_bytes() == data[0]
-  artifacts.trim_lines(path, lambda _: False)
-  assert path.read_bytes() == b"" and artifacts.read_lines(path) == []
+  files.trim_lines(path, lambda _: False)
+  assert path.read_bytes() == b"" and files.read_lines(path) == []
   assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
@@ -230,11 +230,11 @@ def test_failed_append_leaves_no_half_line(tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   with monkeypatch.context() as patch:
-    patch.setattr(artifacts.os, "fsync", fail)
+    patch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-      artifacts.append_line(path, {"step": 4})
-  artifacts.append_line(path, {"step": 5})
-  assert artifacts.read_lines(path) == [*LINES, {"step": 5}]
+      files.append_line(path, {"step": 4})
+  files.append_line(path, {"step": 5})
+  assert files.read_lines(path) == [*LINES, {"step": 5}]
 
 
 # elite_space.json.
@@ -249,7 +249,7 @@ def check_elite(found):
 def test_load_space_from_file_search_folder_and_workdir(tmp_path):
   folder = tmp_path / "search"
   folder.mkdir()
-  artifacts.write_json(folder / "elite_space.json", ELITE)
+  files.write_json(folder / "elite_space.json", ELITE)
   for path in (tmp_path, folder, folder / "elite_space.json", str(tmp_path)):
     check_elite(load_space(path))
 
@@ -276,7 +276,7 @@ def test_load_space_from_file_search_folder_and_workdir(tmp_path):
 )
 def test_load_space_names_file_and_field(tmp_path, path, value, field):
   file = tmp_path / "elite_space.json"
-  artifacts.write_json(file, change(ELITE, path, value))
+  files.write_json(file, change(ELITE, path, value))
   with pytest.raises(UserError, match=field) as error:
     load_space(file)
   check_one_line(error.value, file)
@@ -309,7 +309,7 @@ def test_load_space_fuzzed(tmp_path, where, value, whole):
 
 def test_load_space_survives_cuts(tmp_path):
   path = tmp_path / "elite_space.json"
-  artifacts.write_json(path, ELITE)
+  files.write_json(path, ELITE)
   data = path.read_bytes()
   for end in range(0, len(data) - 2, 5):
     path.write_bytes(data[:end])

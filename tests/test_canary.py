@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import canary
+from nss_jax.runtime import backend
 from nss_jax.supernet import conv
 
 
 def test_this_backend_is_sound():
-  canary.check(conv.conv2d)
-  assert canary._last_square() == 2.0**30
+  backend.check_numbers(conv.conv2d)
+  assert backend._last_square() == 2.0**30
 
 
 def test_a_wrong_sum_is_refused(monkeypatch):
   # What jaxlib 0.10.2 answers, by jax issue 39103.
-  monkeypatch.setattr(canary, "_last_square", lambda: 1071645696.0)
+  monkeypatch.setattr(backend, "_last_square", lambda: 1071645696.0)
   with pytest.raises(UserError, match=r"1071645696.*1073741824"):
-    canary.check(conv.conv2d)
+    backend.check_numbers(conv.conv2d)
 
 
 @pytest.mark.parametrize("number", [2.0**-16, np.nan])
@@ -31,14 +31,14 @@ def test_a_wrong_sum_is_refused(monkeypatch):
 def test_a_wrong_convolution_is_refused(index, name, number):
   said = re.escape(f"(the {name} of stride 2 is off by {number:.3g})")
   with pytest.raises(UserError, match=said):
-    canary.check(_off_by(number, index))
+    backend.check_numbers(_off_by(number, index))
 
 
 def test_accelerators_may_round(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  canary.check(_off_by(0.01, 2))
+  backend.check_numbers(_off_by(0.01, 2))
   with pytest.raises(UserError, match="is off by 10"):
-    canary.check(_off_by(10.0, 2))
+    backend.check_numbers(_off_by(10.0, 2))
 
 
 def _off_by(number, index):

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nss_jax.errors import NotWritten, UserError
-from nss_jax.runtime import artifacts, checkpoint
+from nss_jax.runtime import checkpoint, files
 from nss_jax.runtime.checkpoint import Checkpoints
 
 
@@ -120,7 +120,7 @@ def test_round_trip_is_bit_exact(tmp_path):
   (step, state), warned = restore(tmp_path / "a" / "b")
   assert step == 7 and not warned
   assert_same(state, make_state(7))
-  digest = artifacts.read_json(tmp_path / "a" / "b" / "00000007.sha256.json")
+  digest = files.read_json(tmp_path / "a" / "b" / "00000007.sha256.json")
   assert all(len(value) == 64 for value in digest.values())
   assert str(UserError("a\nb")) == "a b"
 
@@ -161,7 +161,7 @@ def test_keep_leaves_the_newest(tmp_path):
 def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path, keep=1)
   checkpoints.save(1, make_state(1), block=True)
-  write_bytes = artifacts.write_bytes
+  write_bytes = files.write_bytes
 
   def write(path, obj):
     assert (tmp_path / "00000001.sha256.json").exists()
@@ -170,7 +170,7 @@ def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
     # The disk has lied: what was hashed is not what is read back.
     (tmp_path / "00000002" / "commit_success.txt").write_text("?")
 
-  monkeypatch.setattr(artifacts, "write_bytes", write)
+  monkeypatch.setattr(files, "write_bytes", write)
   checkpoints.save(2, make_state(2))
   with pytest.raises(NotWritten, match=r"commit_success.txt: damaged"):
     checkpoints.wait()
@@ -317,7 +317,7 @@ def test_leftovers_of_killed_saves_are_ignored_then_removed(two):
 
 @pytest.mark.parametrize(
   ("where", "name"),
-  [(artifacts, "write_bytes"), (checkpoint, "_digest"), (artifacts, "fsync")],
+  [(files, "write_bytes"), (checkpoint, "_digest"), (files, "fsync")],
 )
 def test_background_failure_surfaces_once(two, monkeypatch, where, name):
   checkpoints = Checkpoints(two)
@@ -449,7 +449,7 @@ CHILD = textwrap.dedent(
   import os, signal, sys
   import jax, jax.numpy as jnp
   from jax.sharding import NamedSharding, PartitionSpec as P
-  from nss_jax.runtime import artifacts, checkpoint
+  from nss_jax.runtime import files, checkpoint
 
   folder, moment = sys.argv[1:]
   checkpoints = checkpoint.Checkpoints(folder, keep=2)
@@ -459,7 +459,7 @@ CHILD = textwrap.dedent(
 
   def arm():
     if moment == "rename":
-      artifacts.os.replace = die
+      files.os.replace = die
     elif moment == "delete":
       checkpoint.shutil.rmtree = die
     elif moment == "orbax":

@@ -9,7 +9,7 @@ import jaxlib
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from nss_jax.runtime import compile_cache
+from nss_jax.runtime import backend
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def _used():
 def test_programs_are_kept_in_a_private_folder_of_the_version(
   accelerator, tmp_path
 ):
-  assert compile_cache.set_up(str(tmp_path / "a" / "b")) == ""
+  assert backend.set_up_cache(str(tmp_path / "a" / "b")) == ""
   (folder,) = (tmp_path / "a" / "b").iterdir()
   assert folder.name == f"jaxlib-{jaxlib.__version__}-gpu"
   assert _used() == str(folder)
@@ -49,7 +49,7 @@ def test_programs_are_kept_in_a_private_folder_of_the_version(
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   jax.jit(lambda x: jnp.sin(x) * 3.25)(1.5)
   assert any(folder.iterdir())
-  assert compile_cache.set_up(str(tmp_path / "a" / "b")) == ""  # the next run
+  assert backend.set_up_cache(str(tmp_path / "a" / "b")) == ""  # the next run
 
 
 def _open_to(mode, name=""):
@@ -76,7 +76,7 @@ def test_what_others_can_write_is_refused(kind, accelerator, tmp_path):
   make, reason = REFUSED[kind]
   jax.config.update("jax_compilation_cache_dir", str(tmp_path / "before"))
   make(tmp_path / "x")
-  line = compile_cache.set_up(str(tmp_path / "x"))
+  line = backend.set_up_cache(str(tmp_path / "x"))
   assert line.startswith("warning: --compile_cache: ") and "\n" not in line
   assert reason in line and str(tmp_path / "x") in line
   assert _used() is None
@@ -89,12 +89,12 @@ def test_a_folder_of_another_user_is_refused(
   found = os.stat(tmp_path)
   if found.st_uid == 0:  # trusted, so it must be somebody else's
     os.chown(tmp_path, 4243, -1)
-  line = compile_cache.set_up(str(tmp_path))
+  line = backend.set_up_cache(str(tmp_path))
   assert "it is another user's" in line and _used() is None
 
 
 def test_it_is_off_on_cpu(tmp_path):
-  line = compile_cache.set_up(str(tmp_path / "x"))
+  line = backend.set_up_cache(str(tmp_path / "x"))
   assert "off on CPU" in line and "\n" not in line
   assert _used() is None
   assert not (tmp_path / "x").exists()
@@ -108,7 +108,7 @@ def test_the_folder_of_the_environment(mode, tmp_path):
     folder.mkdir()
     folder.chmod(mode)
   jax.config.update("jax_compilation_cache_dir", str(folder))
-  line = compile_cache.set_up("")
+  line = backend.set_up_cache("")
   if mode == 0o777:
     assert line.startswith("warning: JAX_COMPILATION_CACHE_DIR: ")
     assert "\n" not in line and _used() is None
@@ -119,7 +119,7 @@ def test_the_folder_of_the_environment(mode, tmp_path):
 def test_a_bucket_and_none_are_left_alone():
   for given in ("gs://bucket/folder", None):
     jax.config.update("jax_compilation_cache_dir", given)
-    assert compile_cache.set_up("") == ""
+    assert backend.set_up_cache("") == ""
     assert _used() == given
 
 
@@ -132,7 +132,7 @@ def test_a_cache_in_use_is_left_for_the_new_one(accelerator, tmp_path):
   jax.jit(lambda x: jnp.sin(x) * 2.75)(1.5)
   kept = sorted((tmp_path / "old").iterdir())
   assert kept
-  assert compile_cache.set_up(str(tmp_path / "new")) == ""
+  assert backend.set_up_cache(str(tmp_path / "new")) == ""
   jax.jit(lambda x: jnp.sin(x) * 4.75)(1.5)
   assert sorted((tmp_path / "old").iterdir()) == kept
   (folder,) = (tmp_path / "new").iterdir()

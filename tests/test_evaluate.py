@@ -25,7 +25,7 @@ from nss_jax.phases import (
   supernet_program,
 )
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime import artifacts, checkpoint, preemption, scores, sharding
+from nss_jax.runtime import checkpoint, files, preemption, scores, sharding
 from nss_jax.spaces.search_space import space_ranges
 
 DIGITS = data.load("digits")
@@ -273,7 +273,7 @@ def searched(tmp_path):
   )
   folder = tmp_path / "run" / "search"
   folder.mkdir(parents=True)
-  artifacts.write_json(
+  files.write_json(
     folder / "elite_space.json",
     {
       "space": space_ranges(SPACE, space),

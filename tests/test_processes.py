@@ -133,11 +133,11 @@ def test_two_processes_are_two_devices(two, tmp_path):
 _STOPPED = """
 import os, signal, time
 from nss_jax import main
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 
 told = []
 
-def watched(path, line, call=artifacts.append_line):
+def watched(path, line, call=files.append_line):
   call(path, line)
   if line["epoch"] >= {epoch}:
     if not told:
@@ -145,7 +145,7 @@ def watched(path, line, call=artifacts.append_line):
       told.append(line)
     time.sleep(2)
 
-artifacts.append_line = watched
+files.append_line = watched
 main.run()
 """
 
@@ -174,14 +174,14 @@ def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
 _SLOW = """
 import time
 from nss_jax import main
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 
-def slow(path, line, call=artifacts.append_line):
+def slow(path, line, call=files.append_line):
   call(path, line)
   if line["epoch"] >= 2:
     time.sleep({wait})
 
-artifacts.append_line = slow
+files.append_line = slow
 {more}
 main.run()
 """
@@ -374,6 +374,6 @@ def test_proxies_are_not_asked_for_the_others(tmp_path, monkeypatch):
 
 
 def test_alone_all_is_first():
-  assert processes.first(lambda: 3) == 3
-  assert processes.agree({"a": 1}) == {"a": 1}
+  assert processes.run_once(lambda: 3) == 3
+  assert processes.broadcast({"a": 1}) == {"a": 1}
   assert not processes.are_many()

@@ -10,7 +10,7 @@ import pytest
 from strategies import RAGGED
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts, figures
+from nss_jax.runtime import figures, files
 from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.scores import (
   append_scores,
@@ -252,7 +252,7 @@ def test_failed_append_leaves_the_file(tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   with monkeypatch.context() as patch:
-    patch.setattr(artifacts.os, "fsync", fail)
+    patch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
       append_scores(path, SEARCH_SPACE, SPACES)
   # All the rows were there when the disk was waited for, once per batch.

@@ -10,7 +10,7 @@ import pytest
 import rich.console
 import runs
 
-from nss_jax.runtime import log, streams
+from nss_jax.runtime import console, streams
 
 KINDS = (DeprecationWarning, ResourceWarning, UserWarning)
 
@@ -105,7 +105,7 @@ class _Full(io.StringIO):
 
 def test_an_output_that_is_full():
   with pytest.raises(OSError, match="No space left") as raised:
-    log.say(rich.console.Console(file=_Full()), "a line")
+    console.say(rich.console.Console(file=_Full()), "a line")
   assert raised.value.filename == "standard output"
 
 

@@ -11,12 +11,12 @@ import rich.console
 from nss_jax.errors import Diverged, Interrupted
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program, Schedule
-from nss_jax.runtime import artifacts, lock, sharding
+from nss_jax.runtime import files, lock, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
-from nss_jax.runtime.log import say
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.progress import Progress
 from nss_jax.runtime.report import fields
-from nss_jax.runtime.watch import Watch
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
     Interrupted: after SIGTERM, once all is saved.
   """
   settings, console = job.config.search, job.console
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   checkpoints = Checkpoints(
     folder / "checkpoints",
     keep=settings.keep_checkpoints,
@@ -57,9 +57,15 @@ def run(
   state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
   every = checkpoint_every or settings.checkpoint_every
   step = int(state.weights.step)
-  kinds = program.schedule.kinds(step)
-  with Watch(job.viewing, console, folder, program.work, step, kinds) as watch:
-    state = _loop(program, state, checkpoints, folder, watch, preemption, every)
+  with Progress(
+    *(console, program.work, step),
+    options=job.progress,
+    folder=folder,
+    kinds=program.schedule.kinds(step),
+  ) as progress:
+    state = _loop(
+      program, state, checkpoints, folder, progress, preemption, every
+    )
   checkpoints.wait()
   return state
 
@@ -113,7 +119,7 @@ def trim(path: pathlib.Path, step: int) -> None:
     fields.check(path, line, {"step": fields.WHOLE})
     return line["step"] <= step
 
-  artifacts.trim_lines(path, keep)
+  files.trim_lines(path, keep)
 
 
 def _loop(
@@ -121,7 +127,7 @@ def _loop(
   state: LoopState,
   checkpoints: Checkpoints,
   folder: pathlib.Path,
-  watch: Watch,
+  progress: Progress,
   preemption: Preemption,
   checkpoint_every: int,
 ) -> LoopState:
@@ -132,7 +138,7 @@ def _loop(
     epoch, first = divmod(step, schedule.steps_per_epoch)
     length = schedule.lengths(first)[0]
     warmup = epoch < schedule.warmup_epochs
-    watch.before_call((length, warmup))
+    progress.before_call((length, warmup))
     state, losses = program.dispatch(state, epoch, first, length, warmup)
     # The devices are at work, and what they do counts from here on.
     checkpoints.wait()
@@ -144,15 +150,15 @@ def _loop(
       # Before it is written: the loss sees the last update a step later.
       _check_state(state, step, checkpoints)
     line = _line(program, state, step, epoch)
-    watch.after_call(step, _describe(line, schedule))
+    progress.after_call(step, _describe(line, schedule))
     if ended:
       now = time.monotonic()
       halves = 1 if warmup else 2
       images = (step - began_step) * program.batch_size * halves
       line["images_per_second"] = round(images / (now - began), 1)
       began, began_step = now, step
-      artifacts.append_line(folder / "metrics.jsonl", line)
-      watch.epoch(line, _describe(line, schedule))
+      files.append_line(folder / "metrics.jsonl", line)
+      progress.end_epoch(line, _describe(line, schedule))
       last = epoch + 1 == schedule.epochs
       if last or (epoch + 1) % checkpoint_every == 0:
         checkpoints.save(step, state)

@@ -9,10 +9,10 @@ from nss_jax import data
 from nss_jax.phases import complexity, evaluate, memory
 from nss_jax.phases.program import Program
 from nss_jax.runtime import sharding
-from nss_jax.runtime.log import format_macs
 from nss_jax.spaces import constraints, cost
 from nss_jax.spaces.feasible import feasible_spaces
 from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.text import format_macs
 
 
 def describe(

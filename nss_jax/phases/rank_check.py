@@ -13,7 +13,7 @@ from nss_jax.phases import alone, evaluate, ranking
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, processes, scores, truths
+from nss_jax.runtime import files, processes, scores, truths
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs
 from nss_jax.spaces.feasible import sample_feasible_archs, sample_uniform_archs
@@ -33,7 +33,7 @@ def run(job: Job) -> dict[str, Any]:
   """
   config, search_space = job.config, job.search_space
   settings, folder = config.rank_check, job.workdir / "rank_check"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   path, groups = folder / "truths.csv", choose_archs(config, search_space)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
@@ -45,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
         ledger.score(name, archs)
     if settings.truths:
       content = pathlib.Path(settings.truths).read_bytes()
-      processes.first(lambda: artifacts.write_bytes(path, content))
+      processes.run_once(lambda: files.write_bytes(path, content))
     else:
       score_alone = alone.make_score_alone(
         job, path, preemption, epochs=settings.epochs
@@ -59,7 +59,7 @@ def run(job: Job) -> dict[str, Any]:
     num_resamples=config.evaluate.bootstrap_samples,
     seed=config.evaluate.seed,
   )
-  artifacts.write_json(folder / "summary.json", result)
+  files.write_json(folder / "summary.json", result)
   return result
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nss_jax.runtime.log import format_macs
 from nss_jax.spaces.constraints import UNITS, Constraint
+from nss_jax.spaces.text import format_macs
 
 _MODES = {"equal": "the target of", "at_most": "the most of"}
 _LARGE = 1000

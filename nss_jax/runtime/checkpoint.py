@@ -25,7 +25,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from nss_jax.errors import NotWritten, UserError, one_line
-from nss_jax.runtime import artifacts, processes
+from nss_jax.runtime import files, processes
 
 # A checkpoint, its digest, or what a killed save has left of it.
 _NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
@@ -49,7 +49,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    directory: artifacts.Path,
+    directory: files.Path,
     keep: int = 3,
     *,
     warn: Callable[[str], None] = warnings.warn,
@@ -96,7 +96,7 @@ class Checkpoints:
       return
     try:
       host_state = _copy_to_host(state)
-      processes.first(lambda: self._prepare(step))
+      processes.run_once(lambda: self._prepare(step))
       with _context():
         response = ocp.save_async(str(self.path(step)), host_state)
     except Exception as error:  # orbax has no common type of error
@@ -118,7 +118,7 @@ class Checkpoints:
     if self._thread is None:
       return
     # If it failed in the first, the threads of the others may wait for ever.
-    processes.first(self._join)
+    processes.run_once(self._join)
     self._join()
 
   def _join(self) -> None:
@@ -145,7 +145,7 @@ class Checkpoints:
         the saved structure, shapes and types, or if a save has failed.
     """
     self.wait()
-    step = processes.agree(processes.first(self._find_newest))
+    step = processes.broadcast(processes.run_once(self._find_newest))
     if step is None:
       return None
     state = self._load(step, abstract_state)
@@ -158,7 +158,7 @@ class Checkpoints:
     Raises:
       UserError: if every checkpoint is damaged, or orbax can not read it.
     """
-    step = processes.agree(processes.first(self._find_newest))
+    step = processes.broadcast(processes.run_once(self._find_newest))
     return None if step is None else self._load(step)
 
   def _find_newest(self) -> int | None:
@@ -220,9 +220,9 @@ class Checkpoints:
     folder = self.path(step)
     # The digest says that all is on disk; orbax does not sync what it renames.
     for path in (self._directory, folder, *folder.rglob("*")):
-      artifacts.fsync(path)
-    digest = artifacts.encode_json(_digest(folder))
-    artifacts.write_bytes(self._digest_file(step), digest)
+      files.fsync(path)
+    digest = files.encode_json(_digest(folder))
+    files.write_bytes(self._digest_file(step), digest)
     if damage := self._find_damage(step):
       self._digest_file(step).unlink()
       raise UserError(f"{damage} (right after it was written)")
@@ -231,7 +231,7 @@ class Checkpoints:
     """What is wrong with a checkpoint, file first; None if nothing is."""
     folder = self.path(step)
     try:
-      expected = artifacts.read_json(self._digest_file(step))
+      expected = files.read_json(self._digest_file(step))
       actual = _digest(folder)
     except UserError as error:
       return str(error)

@@ -80,24 +80,6 @@ _GPUS = {
 NAMES = (*_SLICES, *_GPUS)
 
 
-def check_platform() -> None:
-  """Refuses a `JAX_PLATFORMS` that jax does not find here.
-
-  Raises:
-    UserError: with what to install.
-  """
-  try:
-    jax.devices()
-  except (RuntimeError, AssertionError) as error:
-    asked = jax.config.values["jax_platforms"]
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    raise UserError(
-      f"JAX_PLATFORMS={asked}: jax finds no such device here ({reason}); "
-      "expected cpu, or `pip install -e '.[tpu]'` or '.[cuda]' where there is "
-      "one"
-    ) from error
-
-
 def find(name: str) -> Chips:
   """The chips of a name.
 

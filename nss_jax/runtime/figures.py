@@ -18,10 +18,10 @@ from matplotlib.ticker import (
 
 from nss_jax.runtime import budgets
 from nss_jax.runtime import scores as scores_lib
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.text import format_macs
 
 StrPath = str | os.PathLike[str]
 

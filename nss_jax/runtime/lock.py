@@ -52,7 +52,7 @@ def exclusive(
     OSError: if the folder cannot be written.
   """
   with contextlib.ExitStack() as held:
-    processes.first(lambda: _hold(folder, wait, take_over, held))
+    processes.run_once(lambda: _hold(folder, wait, take_over, held))
     yield
 
 

@@ -1,9 +1,9 @@
 """The processes of one run: all compute, the first writes.
 
 Every process runs the same program in the same order. What only one may do,
-such as writing a file, goes through `first`; all go on when it is done, so that
-what one has written the others can read. Files must be on a file system that
-all of them share.
+such as writing a file, goes through `run_once`; all go on when it is done, so
+that what one has written the others can read. Files must be on a file system
+that all of them share.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class Explicit(NamedTuple):
 
 
 _FAILURES = {kind.__name__: kind for kind in (UserError, NotWritten)}
-# Whether this process is in the middle of `first`: what it calls is its own.
+# Whether this process is in the middle of `run_once`: what it calls is its own.
 _is_alone = False
 
 
@@ -131,7 +131,7 @@ def describe_own() -> str:
     return f"process {os.getpid()} on {host}"
 
 
-def first(work: Callable[[], T]) -> T | None:
+def run_once(work: Callable[[], T]) -> T | None:
   """Calls a function in the first process only; all go on when it has ended.
 
   All processes must call this, in the same order. It begins when all are there:
@@ -169,7 +169,7 @@ def first(work: Callable[[], T]) -> T | None:
   return result
 
 
-def agree(value: T) -> T:
+def broadcast(value: T) -> T:
   """The first process's value, of what JSON can say, in all processes."""
   if not are_many():
     return value

@@ -18,8 +18,8 @@ import moocore
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import LineFormat, Path
+from nss_jax.runtime import files
+from nss_jax.runtime.files import LineFormat, Path
 from nss_jax.spaces import cost
 from nss_jax.spaces.bins import held
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -147,7 +147,7 @@ def read_scores(path: Path, search_space: SearchSpace) -> Scores:
     UserError: one line, if the file is missing or is not the scores of
       archs of this search space; names the line of the file.
   """
-  rows = artifacts.read_lines(path, _line_format(search_space))
+  rows = files.read_lines(path, _line_format(search_space))
   scores = _from_rows(rows, search_space.num_stages)
   if problem := _find_problem(search_space, scores):
     row, text = problem
@@ -167,7 +167,7 @@ def resume_scores(path: Path, search_space: SearchSpace) -> Scores:
   if not os.path.exists(path):
     return _from_rows([], search_space.num_stages)
   scores = read_scores(path, search_space)
-  artifacts.trim_lines(path, lambda _: True, _line_format(search_space))
+  files.trim_lines(path, lambda _: True, _line_format(search_space))
   return scores
 
 
@@ -187,7 +187,7 @@ def append_scores(
   _check(search_space, scores)
   is_new = not os.path.exists(path) or not os.path.getsize(path)
   header = _line_format(search_space).header if is_new else b""
-  artifacts.append_bytes(path, header + _encode(_to_rows(scores)))
+  files.append_bytes(path, header + _encode(_to_rows(scores)))
 
 
 def pareto_front(scores: Scores) -> np.ndarray:

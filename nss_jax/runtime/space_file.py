@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from nss_jax.errors import UserError
-from nss_jax.runtime.artifacts import Path, read_json, reason
+from nss_jax.runtime.files import Path, read_json, reason
 from nss_jax.spaces.search_space import SearchSpace, Space, space_from_ranges
 
 ELITE_SPACE = "elite_space.json"

@@ -13,6 +13,12 @@ from nss_jax.spaces.search_space import (
 )
 
 
+def format_macs(number: float) -> str:
+  """Multiply-adds in MF (1e6) or GF (1e9): `598 MF`, `1.6 GF`, `0.34 MF`."""
+  unit, scale = ("GF", 1e9) if number >= 999.5e6 else ("MF", 1e6)
+  return f"{number / scale:.3g} {unit}"
+
+
 def format_arch(arch: Arch) -> str:
   """One arch as text: `d3-3-3_w16-32-64`."""
   depth, width = (

@@ -8,11 +8,11 @@ import string
 from html import escape
 
 from nss_jax.runtime import budgets, scores
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report import elements, experiment_sections, words
 from nss_jax.runtime.report.cells import NOT_RUN
 from nss_jax.runtime.report.networks import expected
 from nss_jax.runtime.report.workdir import Results, found_space
+from nss_jax.spaces.text import format_macs
 
 FLOPS = (
   "FLOPs are multiply-adds: convolutions and the fully connected layer. "

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nss_jax.runtime import budgets, scores
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report.cells import Record
 from nss_jax.runtime.report.tables import is_of
 from nss_jax.runtime.report.workdir import Results, found_space
 from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.search_space import SearchSpace, space_ranges
-from nss_jax.spaces.text import describe_space
+from nss_jax.spaces.text import describe_space, format_macs
 
 _HALF = 50  # percent
 

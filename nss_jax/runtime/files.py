@@ -107,7 +107,7 @@ def make_folder(path: Path) -> None:
   Raises:
     OSError: if it can not be made.
   """
-  processes.first(lambda: os.makedirs(path, exist_ok=True))
+  processes.run_once(lambda: os.makedirs(path, exist_ok=True))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -133,7 +133,7 @@ def write_json(path: Path, obj: Any) -> None:
     OSError: if the file can not be written; the old content stays.
   """
   data = encode_json(obj)
-  processes.first(lambda: write_bytes(path, data))
+  processes.run_once(lambda: write_bytes(path, data))
 
 
 def encode_json(obj: Any) -> bytes:
@@ -179,7 +179,7 @@ def append_bytes(path: Path, data: bytes) -> None:
   Raises:
     OSError: if it can not be written; the file stays as it was.
   """
-  processes.first(lambda: _append(path, data))
+  processes.run_once(lambda: _append(path, data))
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -229,7 +229,7 @@ def trim_lines(
       not an object.
     OSError: if the file can not be written; the old content stays.
   """
-  processes.first(lambda: _trim(path, keep, form))
+  processes.run_once(lambda: _trim(path, keep, form))
 
 
 def _trim(

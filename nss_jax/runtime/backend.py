@@ -1,11 +1,16 @@
-"""Short programs whose answers are known: is this jaxlib to be trusted?"""
+"""Whether this jax is to be trusted, and where what it compiles is kept."""
 
 import functools
+import os
+import pathlib
+import stat
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from nss_jax.errors import UserError
 
@@ -18,9 +23,28 @@ _CONVOLUTIONS = ((3, 1), (1, 2))
 _TOLERANCE = 1e-2
 
 Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
+_ENVIRONMENT, _FLAG = "JAX_COMPILATION_CACHE_DIR", "--compile_cache"
 
 
-def check(convolve: Convolve) -> None:
+def check_platform() -> None:
+  """Refuses a `JAX_PLATFORMS` that jax does not find here.
+
+  Raises:
+    UserError: with what to install.
+  """
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    asked = jax.config.values["jax_platforms"]
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    raise UserError(
+      f"JAX_PLATFORMS={asked}: jax finds no such device here ({reason}); "
+      "expected cpu, or `pip install -e '.[tpu]'` or '.[cuda]' where there is "
+      "one"
+    ) from error
+
+
+def check_numbers(convolve: Convolve) -> None:
   """Runs what some jaxlibs have got wrong, silently; once in a process.
 
   * A program of the kind of jax issue 39103, exact on a sound backend: products
@@ -106,3 +130,70 @@ def _broken(what: str) -> UserError:
     f"jaxlib {jax.lib.__version__} computes wrong numbers here ({what}); "
     "install another version, such as 0.10.1 or the newest"
   )
+
+
+def set_up_cache(folder: str) -> str:
+  """Sets where compiled programs are kept; before anything is compiled.
+
+  Args:
+    folder: a folder of its own below it is used, for this jaxlib and platform;
+      empty: as the environment has it.
+
+  Returns:
+    What to tell the user, in one line; empty if all is as was asked for.
+  """
+  if folder:
+    return _set_up_own(pathlib.Path(folder))
+  given = jax.config.values["jax_compilation_cache_dir"]
+  if not given:
+    return ""
+  # The group of a folder that was not named to us is the user's own matter.
+  reason = _danger(pathlib.Path(given), stat.S_IWOTH)
+  return _turn_off(_ENVIRONMENT, given, reason) if reason else ""
+
+
+def _set_up_own(folder: pathlib.Path) -> str:
+  platform = jax.default_backend()
+  if platform == "cpu":
+    _use_cache(None)
+    return f"{_FLAG}: off on CPU, where what was kept is not reliable"
+  own = folder.absolute() / f"jaxlib-{jaxlib.__version__}-{platform}"
+  try:
+    for made in (folder, own):
+      made.mkdir(mode=0o700, parents=True, exist_ok=True)
+  except OSError as error:
+    return _turn_off(_FLAG, str(folder), str(error.strerror))
+  for used in (folder, own):
+    if reason := _danger(used, stat.S_IWGRP | stat.S_IWOTH):
+      return _turn_off(_FLAG, str(used), reason)
+  _use_cache(str(own))
+  return ""
+
+
+def _danger(folder: pathlib.Path, writers: int) -> str:
+  """Why others could put programs into a folder; empty if they cannot."""
+  try:
+    found = folder.stat()
+  except FileNotFoundError:
+    return ""  # jax makes it
+  except OSError as error:
+    return str(error.strerror)
+  if found.st_mode & writers:
+    return "others can write it"
+  if found.st_uid not in (os.getuid(), 0):
+    return "it is another user's"
+  return ""
+
+
+def _turn_off(name: str, folder: str, reason: str) -> str:
+  _use_cache(None)
+  return (
+    f"warning: {name}: {folder} is not used ({reason}); expected a folder that "
+    "only you can write; nothing compiled is kept"
+  )
+
+
+def _use_cache(folder: str | None) -> None:
+  jax.config.update("jax_compilation_cache_dir", folder)
+  # jax looks once, at its first compilation; in notebooks that was before.
+  compilation_cache.reset_cache()
