@@ -11,7 +11,7 @@ import rich.console
 from nss_jax.errors import Diverged, Interrupted
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program, Schedule
-from nss_jax.runtime import files, lock, sharding
+from nss_jax.runtime import files, lock, processes, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
 from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
@@ -112,14 +112,18 @@ def trim(path: pathlib.Path, step: int) -> None:
   """Cuts the lines of `metrics.jsonl` after a step.
 
   Raises:
-    UserError: if a line before that has no whole number of a step.
+    UserError: if a line has no whole number of a step.
   """
 
-  def keep(line):
-    fields.check(path, line, {"step": fields.WHOLE})
-    return line["step"] <= step
+  def cut():
+    lines = files.read_lines(path) if path.exists() else []
+    for line in lines:
+      fields.check(path, line, {"step": fields.WHOLE})
+    kept = [line for line in lines if line["step"] <= step]
+    if len(kept) < len(lines):
+      files.write_lines(path, kept)
 
-  files.trim_lines(path, keep)
+  processes.run_once(cut)
 
 
 def _loop(
@@ -138,7 +142,8 @@ def _loop(
     epoch, first = divmod(step, schedule.steps_per_epoch)
     length = schedule.lengths(first)[0]
     warmup = epoch < schedule.warmup_epochs
-    progress.before_call((length, warmup))
+    if progress.before_call((length, warmup)):
+      checkpoints.wait()  # or it is not there before all has been compiled
     state, losses = program.dispatch(state, epoch, first, length, warmup)
     # The devices are at work, and what they do counts from here on.
     checkpoints.wait()

@@ -1,23 +1,22 @@
-"""Files that outlive a run: written whole or not at all, read with suspicion.
+"""Files that outlive a run: replaced whole or not at all, read with suspicion.
 
-One writer per file. A reader never sees half a file: contents go to a
-temporary name in the same folder and are renamed once they are on disk. Files
-of lines, which grow, may lose their last line to a crash and nothing else.
+A reader never sees half a file, and no crash leaves one: contents go to a
+temporary name in the same folder, which is renamed once they are on disk. That
+holds for files that grow, too; each addition replaces the file.
 
-Where a run has many processes all call what writes, except `write_bytes` and
-`fsync`, and the first does it; when the call returns, all can read the file.
+Where a run has many processes all of them call what writes, and the first does
+it; when the call returns, all can read the file.
 """
 
 import contextlib
 import errno
-import io
 import json
 import os
 import pathlib
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Generator
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,28 +25,10 @@ from nss_jax.runtime import processes
 
 Path = str | os.PathLike[str]
 
-# What reading a hostile file can raise: bad JSON, bad UTF-8, a number of too
-# many digits and a null byte in the path are ValueError; deep nesting is
-# RecursionError.
-_UNREADABLE = (OSError, ValueError, RecursionError)
-
-
-class LineFormat(NamedTuple):
-  """What a file of lines is made of.
-
-  Attributes:
-    decode: the object of a line, which comes with its end unless that is torn;
-      ValueError or RecursionError if it is none.
-    header: what the file begins with.
-  """
-
-  decode: Callable[[bytes], Any]
-  header: bytes = b""
-
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[pathlib.Path]:
-  """A temporary path for libraries that write files themselves.
+def atomic_path(path: Path) -> Generator[pathlib.Path]:
+  """Gives libraries that write files themselves a temporary path.
 
   Args:
     path: the file to be written; its folder must exist.
@@ -67,7 +48,7 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
     return
   # A random name: the leftover of a killed process is never written to again.
   temporary = path.with_name(
-    f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}"
+    f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}"
   )
   try:
     yield temporary
@@ -76,16 +57,11 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
   except BaseException as error:
     with contextlib.suppress(OSError):  # of a disk that went read-only
       temporary.unlink(missing_ok=True)
-    _name_file(error, path, temporary)
+    # A write that fails says why and not where, or a temporary name.
+    if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+      error.filename = str(path)
     raise
   fsync(path.parent)
-
-
-def _name_file(error: BaseException, path: Path, temporary: Path = "") -> None:
-  """A write that fails says why and not where, or a temporary name."""
-  names = (None, os.fspath(temporary))
-  if isinstance(error, OSError) and error.filename in names:
-    error.filename = os.fspath(path)
 
 
 def fsync(path: Path) -> None:
@@ -102,11 +78,7 @@ def fsync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-  """Makes a folder and those above it, if need be.
-
-  Raises:
-    OSError: if it can not be made.
-  """
+  """Makes a folder and those above it, if need be; OSError if it can not."""
   processes.run_once(lambda: os.makedirs(path, exist_ok=True))
 
 
@@ -116,12 +88,30 @@ def write_bytes(path: Path, data: bytes) -> None:
   Raises:
     OSError: if the file can not be written; the old content stays.
   """
-  with atomic_path(path) as temporary:
-    temporary.write_bytes(data)
+
+  def write():
+    with atomic_path(path) as temporary:
+      temporary.write_bytes(data)
+
+  processes.run_once(write)
+
+
+def append_bytes(path: Path, data: bytes, header: bytes = b"") -> None:
+  """Replaces a file by what it holds and more; a new one begins with a header.
+
+  Raises:
+    OSError: if the file can not be written; the old content stays.
+  """
+
+  def append():
+    file = pathlib.Path(path)
+    write_bytes(path, (file.read_bytes() if file.exists() else header) + data)
+
+  processes.run_once(append)
 
 
 def write_json(path: Path, obj: Any) -> None:
-  """Writes JSON atomically; equal objects give equal bytes.
+  """Writes JSON; equal objects give equal bytes.
 
   Args:
     path: the file.
@@ -132,17 +122,17 @@ def write_json(path: Path, obj: Any) -> None:
     TypeError: if there is anything that is no JSON.
     OSError: if the file can not be written; the old content stays.
   """
-  data = encode_json(obj)
-  processes.run_once(lambda: write_bytes(path, data))
+  write_bytes(path, _encode(obj, indent=2))
 
 
-def encode_json(obj: Any) -> bytes:
-  """What `write_json` writes.
+def write_lines(path: Path, objects: list[dict[str, Any]]) -> None:
+  """Writes JSON objects, one a line; raises as `write_json`."""
+  write_bytes(path, b"".join(map(_encode, objects)))
 
-  Raises:
-    ValueError, TypeError: as `write_json`.
-  """
-  return _encode(obj, indent=2)
+
+def append_line(path: Path, obj: dict[str, Any]) -> None:
+  """Adds a JSON object to a file of lines; raises as `write_json`."""
+  append_bytes(path, _encode(obj))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -151,104 +141,47 @@ def read_json(path: Path) -> dict[str, Any]:
   Raises:
     UserError: if the file is missing, is not JSON or is not an object.
   """
-  try:
-    return _decode(pathlib.Path(path).read_bytes())
-  except FileNotFoundError as error:
-    raise UserError(f"{path}: no such file") from error
-  except _UNREADABLE as error:
-    raise UserError(f"{path}: {reason(error)}") from error
+  return _decode(_read(path), _object, str(path))
 
 
-def append_line(path: Path, obj: Any) -> None:
-  """Appends one JSON object as a line; it is on disk when this returns.
-
-  After a crash call `trim_lines` first: a line is not appended to the torn
-  end of another.
-
-  Raises:
-    ValueError: if there is a NaN or an infinity, which JSON does not have.
-    TypeError: if there is anything that is no JSON.
-    OSError: if the line can not be written; the lines before stay.
-  """
-  append_bytes(path, _encode(obj))
-
-
-def append_bytes(path: Path, data: bytes) -> None:
-  """Appends to a file; what was appended is on disk when this returns.
-
-  Raises:
-    OSError: if it can not be written; the file stays as it was.
-  """
-  processes.run_once(lambda: _append(path, data))
-
-
-def _append(path: Path, data: bytes) -> None:
-  is_new = not os.path.exists(path)
-  # Unbuffered, so that a failed write leaves nothing to be written by close.
-  with open(path, "ab", buffering=0) as file:
-    end = file.seek(0, os.SEEK_END)
-    try:
-      written = 0
-      while written < len(data):
-        written += file.write(data[written:])
-      os.fsync(file.fileno())
-    except BaseException as error:
-      with contextlib.suppress(OSError):
-        file.truncate(end)  # half a line would be garbage in the middle later
-      _name_file(error, path)
-      raise
-  if is_new:
-    fsync(pathlib.Path(path).parent)
-
-
-def read_lines(path: Path, form: LineFormat | None = None) -> list[Any]:
-  """Reads lines, of JSON by default. A torn last line is dropped.
-
-  Raises:
-    UserError: if the file is missing or has another header, or a line
-      before the last is not an object; names the line.
-  """
-  return [obj for _, obj in _lines(path, form)]
-
-
-def trim_lines(
-  path: Path, keep: Callable[[Any], bool], form: LineFormat | None = None
-) -> None:
-  """Cuts lines, atomically, before the first that is not to be kept.
-
-  A torn last line goes too and a torn header is made whole, so that appending
-  can go on. Nothing happens if there is no file.
+def read_lines(
+  path: Path,
+  decode: Callable[[bytes], Any] | None = None,
+  header: bytes = b"",
+) -> list[Any]:
+  """Reads a file of lines.
 
   Args:
     path: the file.
-    keep: whether a line stays; not asked again after the first False.
-    form: of the lines; JSON objects by default.
+    decode: makes something of a line, and raises ValueError or RecursionError
+      if it can not; None: of a JSON object.
+    header: the first line, with its end, if there has to be one.
+
+  Returns:
+    What was made of each line but the header.
 
   Raises:
-    UserError: if the header is another, or a line between those kept is
-      not an object.
-    OSError: if the file can not be written; the old content stays.
+    UserError: if the file is missing, a line can not be decoded, the header is
+      another, or the last line has no end; names the line.
   """
-  processes.run_once(lambda: _trim(path, keep, form))
-
-
-def _trim(
-  path: Path, keep: Callable[[Any], bool], form: LineFormat | None
-) -> None:
-  if not os.path.exists(path):
-    return
-  kept = [form.header if form else b""]
-  for line, obj in _lines(path, form):
-    if not keep(obj):
-      break
-    kept.append(line.removesuffix(b"\n") + b"\n")
-  data = b"".join(kept)
-  if data != pathlib.Path(path).read_bytes():
-    write_bytes(path, data)
+  data = _read(path)
+  if not data.startswith(header):
+    found = data.partition(b"\n")[0].decode(errors="replace")
+    raise UserError(
+      f"{path}: line 1: expected {header.decode().strip()}; got {found[:200]}"
+    )
+  first = 1 + header.count(b"\n")
+  *lines, rest = data.removeprefix(header).split(b"\n")
+  if rest:
+    raise UserError(f"{path}: line {first + len(lines)}: the line has no end")
+  return [
+    _decode(line, decode or _object, f"{path}: line {number}")
+    for number, line in enumerate(lines, first)
+  ]
 
 
 def reason(error: Exception) -> str:
-  """What was wrong with a file, in words."""
+  """Says in words what was wrong with a file."""
   match error:
     case RecursionError():
       return "nested too deeply"
@@ -259,22 +192,26 @@ def reason(error: Exception) -> str:
   return str(error)
 
 
-def _encode(obj: Any, indent: int | None = None) -> bytes:
-  text = json.dumps(
-    obj, indent=indent, sort_keys=False, allow_nan=False, default=_plain
-  )
-  return f"{text}\n".encode()
+def _read(path: Path) -> bytes:
+  try:
+    return pathlib.Path(path).read_bytes()
+  except FileNotFoundError as error:
+    raise UserError(f"{path}: no such file") from error
+  except (OSError, ValueError) as error:  # a path can hold a null byte
+    raise UserError(f"{path}: {reason(error)}") from error
 
 
-def _plain(value: Any) -> Any:
-  """numpy and jax values as plain numbers and lists."""
-  if hasattr(value, "__array__"):
-    return np.asarray(value).tolist()
-  raise TypeError(f"{type(value).__name__} is no JSON: {value!r}")
+def _decode(data: bytes, decode: Callable[[bytes], Any], place: str) -> Any:
+  # What hostile data can raise: bad JSON, bad UTF-8 and a number of too many
+  # digits are ValueError; deep nesting is RecursionError.
+  try:
+    return decode(data)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{place}: {reason(error)}") from error
 
 
-def _decode(data: bytes) -> dict[str, Any]:
-  """One JSON object; ValueError or RecursionError if it is anything else."""
+def _object(data: bytes) -> dict[str, Any]:
+  """Returns one JSON object; ValueError or RecursionError if it is none."""
   obj = json.loads(data.decode(), parse_constant=_refuse_constant)
   if not isinstance(obj, dict):
     raise ValueError(f"expected a JSON object, got {type(obj).__name__}")
@@ -285,29 +222,13 @@ def _refuse_constant(name: str) -> NoReturn:
   raise ValueError(f"{name} is no JSON")
 
 
-def _lines(path: Path, form: LineFormat | None) -> Iterator[tuple[bytes, Any]]:
-  """Each line with its end, and its object; lazily, see `trim_lines`."""
-  decode, header = form or LineFormat(_decode)
-  try:
-    data = pathlib.Path(path).read_bytes()
-  except FileNotFoundError as error:
-    raise UserError(f"{path}: no such file") from error
-  except _UNREADABLE as error:
-    raise UserError(f"{path}: {reason(error)}") from error
-  # A crash may have torn the header as well.
-  if not data.startswith(header) and not header.startswith(data):
-    found = data.partition(b"\n")[0].decode(errors="replace")
-    raise UserError(
-      f"{path}: line 1: expected {header.decode().strip()}; got {found[:200]}"
-    )
-  lines = list(io.BytesIO(data[len(header) :]))
-  first = 1 + header.count(b"\n")
-  for number, line in enumerate(lines, first):
-    try:
-      # No part of a JSON object is an object: what decodes is not torn.
-      obj = decode(line)
-    except (ValueError, RecursionError) as error:
-      if number + 1 == first + len(lines):
-        return
-      raise UserError(f"{path}: line {number}: {reason(error)}") from error
-    yield line, obj
+def _encode(obj: Any, indent: int | None = None) -> bytes:
+  text = json.dumps(obj, indent=indent, allow_nan=False, default=_to_list)
+  return f"{text}\n".encode()
+
+
+def _to_list(value: Any) -> Any:
+  """Makes plain numbers and lists of numpy and jax values."""
+  if hasattr(value, "__array__"):
+    return np.asarray(value).tolist()
+  raise TypeError(f"{type(value).__name__} is no JSON: {value!r}")
