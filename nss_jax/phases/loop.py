@@ -76,17 +76,15 @@ def run_shared(
   """As `run`, of a folder that other runs use too: one of them trains."""
   told = []
 
-  def wait(owner: str) -> bool:
+  def wait(owner: str) -> None:
     if not told:
       told.append(owner)
       say(job.console, f"{owner} trains {folder}: waiting")
-    return not preemption.came
+    if preemption.came:
+      raise Interrupted(f"waiting for {folder}")
 
-  try:
-    with lock.exclusive(folder, wait, take_over=job.take_over):
-      return run(job, program, folder, preemption)
-  except lock.InUse as error:
-    raise Interrupted(f"waiting for {folder}") from error
+  with lock.exclusive(folder, wait, take_over=job.take_over):
+    return run(job, program, folder, preemption)
 
 
 def _resume(

@@ -312,11 +312,8 @@ def _run_phase(name: str, job: Job) -> None:
     say(job.console, f"already done: {path}")
     lines = _report_again(phase, path, job)
   else:
-    try:
-      with lock.exclusive(job.workdir / name, take_over=job.take_over):
-        result = phase.run(job)
-    except lock.InUse as error:
-      raise UserError(f"--workdir: {error}") from None
+    with lock.exclusive(job.workdir / name, take_over=job.take_over):
+      result = phase.run(job)
     if job.progress.tensorboard:
       folder = job.workdir / name
       processes.run_once(lambda: write_pictures(folder))
