@@ -189,19 +189,14 @@ def _join_processes() -> None:
     for name in ("coordinator", "num_processes", "process_id")
   }
   given = [name for name, value in values.items() if value is not None]
-  if len(given) == len(values):
-    explicit = processes.Explicit(**values)
-  elif not given:
-    if not _DISTRIBUTED.value:
-      return
-    explicit = None
-  else:
+  if given and len(given) < len(values):
     missing = ", ".join(f"--{name}" for name in values if name not in given)
     raise UserError(
       f"--{given[0]}: {values[given[0]]} alone is not accepted; expected "
       f"{missing} too"
     )
-  processes.join(explicit, heartbeat_seconds=_HEARTBEAT_SECONDS.value)
+  if given or _DISTRIBUTED.value:
+    processes.join(**values, heartbeat_seconds=_HEARTBEAT_SECONDS.value)
 
 
 def _config_flags() -> list[str]:

@@ -22,16 +22,15 @@ _CONVOLUTIONS = ((3, 1), (1, 2))
 # and TF32; but accelerators may take Winograd's way, through thirds.
 _TOLERANCE = 1e-2
 
-Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
+# The cache is of use where compiling takes minutes, on accelerators. Who can
+# write it can run code in this process: jax loads what it then executes.
 _ENVIRONMENT, _FLAG = "JAX_COMPILATION_CACHE_DIR", "--compile_cache"
+
+Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
 
 
 def check_platform() -> None:
-  """Refuses a `JAX_PLATFORMS` that jax does not find here.
-
-  Raises:
-    UserError: with what to install.
-  """
+  """Raises UserError if jax does not find its `JAX_PLATFORMS` here."""
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
@@ -72,7 +71,7 @@ def check_numbers(convolve: Convolve) -> None:
 
 @functools.cache
 def _last_square() -> float:
-  """The squared length of `[n - 1, 0, 0]`, last of n rows, times one."""
+  """Computes the squared length of `[n - 1, 0, 0]`, the last of n rows."""
   rows = np.zeros((_NUM_ROWS, 3), np.float32)
   rows[:, 0] = np.arange(_NUM_ROWS)
   identity = jnp.eye(3)
@@ -107,7 +106,7 @@ def _check_convolution(convolve: Convolve, size: int, stride: int) -> None:
 def in_float64(
   images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Convolution, image gradient and kernel gradient, by definition."""
+  """Computes convolution, image and kernel gradient by their definition."""
   images, kernel, upstream = (
     np.asarray(x, np.float64) for x in (images, kernel, upstream)
   )
@@ -133,7 +132,7 @@ def _broken(what: str) -> UserError:
 
 
 def set_up_cache(folder: str) -> str:
-  """Sets where compiled programs are kept; before anything is compiled.
+  """Sets where compiled programs are kept, before anything is compiled.
 
   Args:
     folder: a folder of its own below it is used, for this jaxlib and platform;
@@ -156,6 +155,7 @@ def _set_up_own(folder: pathlib.Path) -> str:
   platform = jax.default_backend()
   if platform == "cpu":
     _use_cache(None)
+    # What was kept is often refused, and has crashed after a new jaxlib.
     return f"{_FLAG}: off on CPU, where what was kept is not reliable"
   own = folder.absolute() / f"jaxlib-{jaxlib.__version__}-{platform}"
   try:
@@ -171,7 +171,7 @@ def _set_up_own(folder: pathlib.Path) -> str:
 
 
 def _danger(folder: pathlib.Path, writers: int) -> str:
-  """Why others could put programs into a folder; empty if they cannot."""
+  """Says why others could put programs into a folder; empty: they cannot."""
   try:
     found = folder.stat()
   except FileNotFoundError:

@@ -81,7 +81,7 @@ NAMES = (*_SLICES, *_GPUS)
 
 
 def find(name: str) -> Chips:
-  """The chips of a name.
+  """Returns the chips of a name.
 
   Raises:
     UserError: if there are none.
@@ -100,7 +100,7 @@ def find(name: str) -> Chips:
 
 
 def make_mesh(chips: Chips) -> jax.sharding.Mesh:
-  """The mesh of chips that programs are compiled for.
+  """Returns a mesh of chips that programs are compiled for.
 
   Raises:
     UserError: if their compiler is not installed.
@@ -141,7 +141,7 @@ _PACKAGES = {
 
 
 def _describe(name: str) -> str:
-  """XLA's text proto of a GPU."""
+  """Describes a GPU in XLA's text proto."""
   (_, (major, minor), cores, lanes, threads, shared, optin, cache, *rest) = (
     _GPUS[name]
   )
