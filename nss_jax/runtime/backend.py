@@ -62,7 +62,7 @@ def check_numbers(convolve: Convolve) -> None:
   Raises:
     UserError: naming the version and what to install.
   """
-  got, expected = _last_square(), float((_NUM_ROWS - 1) ** 2)
+  got, expected = last_square(), float((_NUM_ROWS - 1) ** 2)
   if got != expected:
     raise _broken(f"{got:.0f} for a sum of {expected:.0f}")
   for size, stride in _CONVOLUTIONS:
@@ -70,7 +70,7 @@ def check_numbers(convolve: Convolve) -> None:
 
 
 @functools.cache
-def _last_square() -> float:
+def last_square() -> float:
   """Computes the squared length of `[n - 1, 0, 0]`, the last of n rows."""
   rows = np.zeros((_NUM_ROWS, 3), np.float32)
   rows[:, 0] = np.arange(_NUM_ROWS)

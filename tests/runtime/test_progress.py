@@ -86,6 +86,13 @@ def test_lines_come_after_some_seconds_and_say_what_is_left(capsys):
     clock.now += 75
     shown.move_to(10, "four")
     assert capsys.readouterr().out == "four\n"
+  never = ProgressOptions(log_every=0)
+  with Progress(
+    console.make_console(), np.ones(2), options=never, clock=clock
+  ) as shown:
+    clock.now += 1e6
+    shown.move_to(1, "one")
+  assert capsys.readouterr().out == ""
 
 
 def test_time_left_counts_the_program_that_is_compiled_after_warmup(
@@ -144,16 +151,6 @@ def test_programs_that_are_still_to_be_compiled():
   assert schedule.kinds(20) == {(3, False), (4, False)}
   assert schedule.kinds(54) == {(3, False)}
   assert schedule.kinds(60) == set()
-
-
-def test_no_lines_between_epochs_unless_asked_for(capsys):
-  clock = Clock()
-  none = ProgressOptions(log_every=0)
-  screen = console.make_console()
-  with Progress(screen, np.ones(2), options=none, clock=clock) as shown:
-    clock.now += 1e6
-    shown.move_to(1, "one")
-  assert capsys.readouterr().out == ""
 
 
 def test_a_terminal_gets_a_bar_and_no_lines():
