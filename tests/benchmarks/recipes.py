@@ -9,8 +9,9 @@ four epochs with two seeds. These truths are computed once and kept, by
 `--only_truths=near_target` (about two hours on a core) and `=spread` (eight or
 nine), which may run side by side; without it, by one after the other. Then
 every recipe is compared on them, at the multiply-adds of `--epochs` of single
-paths, about an hour each. It goes on where it was stopped, and rows that the
-CSV has are not run again. `--summary` prints the table of what it has.
+paths, about 45 minutes each; truths of one group are enough. It goes on where
+it was stopped, and rows that the CSV has are not run again. `--summary` prints
+the table of what it has.
 
 Columns, of the archs near the target and of those spread: the tau between two
 seeds of the truths (ceiling); the tau of the supernet's loss and of its error
@@ -182,8 +183,8 @@ def run(flags, recipe, seed):
   summary = json.loads((folder / "summary.json").read_text())
   row = {"recipe": recipe, "seed": seed, "epochs": epochs, "work": share}
   row["seconds"] = round(time.monotonic() - began)
-  for group in GROUPS:
-    row |= {f"{group}_{k}": v for k, v in numbers(summary[group]).items()}
+  for group, found in summary.items():
+    row |= {f"{group}_{k}": v for k, v in numbers(found).items()}
   return row
 
 
@@ -208,34 +209,28 @@ def numbers(found):
 
 
 def print_summary(rows):
-  """In Markdown."""
-  print(
-    "| recipe | seed | epochs | tau near the target | share of the ceiling ",
-    end="",
-  )
-  print("| above the best trivial | tau over all costs | share |")
-  print("|---|---|---|---|---|---|---|---|")
-  for row in rows:
-    near, spread = (
-      {name: row[f"{group}_{name}"] for name in ("loss", "ceiling")}
-      for group in GROUPS
-    )
-    shares = [
-      f"{100 * float(x['loss']) / float(x['ceiling']):.0f} %"
-      for x in (near, spread)
-    ]
-    low, high = (
-      float(row[f"near_target_loss_{end}"]) for end in ("low", "high")
-    )
-    above, deviation = (
-      float(row[f"near_target_{name}"]) for name in ("above", "deviation")
-    )
-    print(
-      f"| {row['recipe']} | {row['seed']} | {row['epochs']} | "
-      f"{float(near['loss']):.2f} ({low:.2f} to {high:.2f}) | {shares[0]} | "
-      f"{above:+.2f} +- {deviation:.2f} ({row['near_target_best_trivial']}) | "
-      f"{float(spread['loss']):.2f} | {shares[1]} |"
-    )
+  """A table of each group of archs, in Markdown."""
+  for group in GROUPS:
+    found = [row for row in rows if row[f"{group}_loss"]]
+    if not found:
+      continue
+    print(f"\n{found[0][f'{group}_count']} archs, {group.replace('_', ' ')}\n")
+    print("| recipe | seed | epochs | tau of the loss | of the error ", end="")
+    print("| share of the ceiling | above the best trivial | ridge, with it |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in found:
+      own = {k.removeprefix(f"{group}_"): v for k, v in row.items()}
+      number = {k: float(own[k]) for k in ("loss", "ceiling", "above")}
+      print(
+        f"| {row['recipe']} | {row['seed']} | {row['epochs']} "
+        f"| {number['loss']:.2f} ({float(own['loss_low']):.2f} to "
+        f"{float(own['loss_high']):.2f}) | {float(own['error']):.2f} "
+        f"| {100 * number['loss'] / number['ceiling']:.0f} % of "
+        f"{number['ceiling']:.2f} | {number['above']:+.2f} +- "
+        f"{float(own['deviation']):.2f} ({own['best_trivial']}, "
+        f"{float(own['trivial']):.2f}) | {float(own['ridge']):.2f}, "
+        f"{float(own['ridge_and_loss']):.2f} |"
+      )
 
 
 def main():
@@ -245,7 +240,7 @@ def main():
   parser.add_argument("--csv", type=pathlib.Path, required=True)
   parser.add_argument("--recipes", default=",".join(RECIPES))
   parser.add_argument("--seeds", default="0")
-  parser.add_argument("--epochs", type=int, default=24)
+  parser.add_argument("--epochs", type=int, default=18)
   parser.add_argument("--only_truths", choices=GROUPS, help="stop after them")
   parser.add_argument("--plan", action="store_true", help="print the epochs")
   parser.add_argument("--summary", action="store_true")
