@@ -94,13 +94,9 @@ def choose_archs(
   spread_rng, near_rng = jax.random.split(
     base_keys(config.evaluate.seed)["evaluate"]
   )
-  drawn = sample_uniform_archs(spread_rng, search_space, _CANDIDATES)
-  logs = np.log(arch_macs(search_space, drawn))
-  order = np.argsort(logs, kind="stable")
-  marks = np.linspace(logs.min(), logs.max(), settings.num_archs)
-  places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
-  spread, near = truths.GROUPS
-  groups = {spread: jax.tree.map(lambda x: x[order[places]], drawn)}
+  groups, (spread, near) = {}, truths.GROUPS
+  if settings.num_archs:
+    groups[spread] = _draw_spread(spread_rng, search_space, settings.num_archs)
   if settings.num_near_archs:
     groups[near] = sample_feasible_archs(
       near_rng,
@@ -110,6 +106,18 @@ def choose_archs(
       settings.num_near_archs,
     )
   return groups
+
+
+def _draw_spread(
+  rng: jax.Array, search_space: SearchSpace, num_archs: int
+) -> Arch:
+  """Draws archs `[n, S]` spread evenly in the logarithm of multiply-adds."""
+  drawn = sample_uniform_archs(rng, search_space, _CANDIDATES)
+  logs = np.log(arch_macs(search_space, drawn))
+  order = np.argsort(logs, kind="stable")
+  marks = np.linspace(logs.min(), logs.max(), num_archs)
+  places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
+  return jax.tree.map(lambda x: x[order[places]], drawn)
 
 
 def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
