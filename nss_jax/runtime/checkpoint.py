@@ -9,6 +9,7 @@ is the last word: without it a checkpoint does not count, and if it disagrees
 the one before is used.
 """
 
+import collections
 import contextlib
 import hashlib
 import itertools
@@ -76,15 +77,14 @@ class Checkpoints:
   def save(self, step: int, state: Any, *, block: bool = False) -> None:
     """Starts to save a pytree; `wait` ends it.
 
-    The state is copied before this returns, so it may be donated or deleted
-    at once. A save still under way is waited for. The step that was saved or
-    restored last is not written again: the same step has the same state.
+    The state is copied before this returns, so it may be donated at once. A
+    save still under way is waited for. The step that was saved or restored last
+    is not written again: the same step has the same state.
 
     Args:
       step: names the checkpoint; not negative.
-      state: a pytree of arrays (none of size 0, which orbax can not save)
-        and Python numbers. Arrays must be whole on
-        this process (on one device, or replicated).
+      state: a pytree of Python numbers and arrays, which are whole on this
+        process and not of size 0, which orbax can not save.
       block: return when all is on disk, as `wait` does.
 
     Raises:
@@ -239,7 +239,7 @@ class Checkpoints:
       # here, and are written over when this run gets there.
       kept = sorted(other for other in self._steps() if other <= step)
       oldest = kept[-self._keep :][0]
-      for other in sorted({other for other, _ in self._entries()}):
+      for other in sorted(self._entries()):
         if other < oldest:
           self._remove(other)
 
@@ -247,9 +247,8 @@ class Checkpoints:
     """Removes a checkpoint and what killed saves have left of it."""
     # First the digest: what a crash leaves of the rest then does not count.
     self._digest_file(step).unlink(missing_ok=True)
-    for other, path in self._entries():
-      if other == step:
-        shutil.rmtree(path)
+    for path in self._entries()[step]:
+      shutil.rmtree(path)
 
   def _find_newest(self) -> int | None:
     """Returns the newest step whose files all agree with their digests."""
@@ -272,19 +271,19 @@ class Checkpoints:
 
   def _steps(self) -> set[int]:
     """Returns the steps with a digest that are not known to be damaged."""
+    entries = self._entries().items()
     steps = {
-      step for step, path in self._entries() if path == self._digest_file(step)
+      step for step, paths in entries if self._digest_file(step) in paths
     }
     return steps - self._damaged
 
-  def _entries(self) -> list[tuple[int, pathlib.Path]]:
-    """Returns everything in the folder that belongs to a step."""
-    if not self._directory.is_dir():
-      return []
-    matches = (
-      (_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()
-    )
-    return [(int(match[1]), path) for match, path in matches if match]
+  def _entries(self) -> dict[int, list[pathlib.Path]]:
+    """Returns all in the folder that belongs to a step, by the step."""
+    found = collections.defaultdict(list)
+    for path in self._directory.glob("*"):
+      if match := _NAME.fullmatch(path.name):
+        found[int(match[1])].append(path)
+    return found
 
   def _digest_file(self, step: int) -> pathlib.Path:
     return self._directory / f"{step:08d}.sha256.json"

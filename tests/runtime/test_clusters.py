@@ -290,6 +290,7 @@ def test_two_processes_come_together(scheduler):
           **{name: str(value) for name, value in told.items()},
           # Asked for the way, it would be waited for.
           "http_proxy": "http://localhost:9",
+          "HTTPS_PROXY": "http://localhost:9",
           "JAX_PLATFORMS": "cpu",
           "PYTHONPATH": str(runs.ROOT),
         },

@@ -294,7 +294,7 @@ sys.path.insert(0, "tests/faults")
 import injection
 import numpy as np
 from nss_jax import main
-from nss_jax.phases import pipeline
+from nss_jax.phases import search
 from nss_jax.runtime import checkpoint
 
 def run(job):
@@ -303,7 +303,7 @@ def run(job):
     saves.save(step, {{"x": np.arange(3.0)}})
   saves.wait()
 
-pipeline._PHASES["search"] = pipeline._PHASES["search"]._replace(run=run)
+search.run = run
 if {is_first}:
   injection.inject(inside={inside!r}, part={part!r}, at=[1], do="ENOSPC")
 main.run()
@@ -313,7 +313,7 @@ main.run()
 @pytest.mark.parametrize(
   "part",
   [
-    ".00000001.sha256",  # in a thread of the first process
+    ".00000001.sha256",  # where a save ends
     pytest.param(".config", marks=pytest.mark.slow),
     pytest.param("checkpoints", marks=pytest.mark.slow),
   ],
@@ -355,19 +355,6 @@ def _await_listener(port):
     except ConnectionRefusedError:
       assert time.monotonic() < deadline
       time.sleep(0.1)
-
-
-def test_proxies_are_not_asked_for_the_others(tmp_path, monkeypatch):
-  """Clusters set them for the way out; there is none inside."""
-  monkeypatch.setenv("http_proxy", "http://localhost:9")
-  monkeypatch.setenv("HTTPS_PROXY", "http://localhost:9")
-  started = _start(tmp_path / "run", 2, "--dry_run")
-  try:
-    ends = _end(started, timeout=60)
-  finally:
-    for process in started:
-      process.kill()
-  assert [end[0] for end in ends] == [0, 0], ends
 
 
 def test_alone_all_is_first():
