@@ -53,7 +53,7 @@ from nss_jax.spaces.feasible import (
   sample_feasible_spaces,
 )
 from nss_jax.spaces.handmade import proportional_arch, proportional_space
-from nss_jax.spaces.metrics import Metric
+from nss_jax.spaces.metrics import Metric, register_metric
 from nss_jax.spaces.principles import (
   StageOrder,
   error_edf,
@@ -200,6 +200,7 @@ __all__ = [
   "proportional_arch",
   "proportional_space",
   "register_block",
+  "register_metric",
   "register_source",
   "regnet_stages",
   "sample_anynet_archs",

@@ -27,7 +27,8 @@ from nss_jax.phases import (
   summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.runtime import artifacts, budgets, figures, scores
+from nss_jax.runtime import artifacts, figures, scores
+from nss_jax.spaces.constraints import from_targets
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
 FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}
@@ -156,16 +157,16 @@ def test_arch_search_is_measured_against_the_budgets(job):
   assert entry["target_flops"] is entry["deviation"] is None
   assert entry["deviations"] == {"params": pytest.approx(off)}
   assert nas._off(entry) == pytest.approx(abs(off))
-  assert budgets.from_targets(entry) == (
+  assert from_targets(entry["deviations"]) == (
     f"params {100 * off:+.1f} % from the target"
   )
   both = {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
   words = "flops +10.0 %, params -20.0 % from the targets"
-  assert budgets.from_targets(both) == words
+  assert from_targets(both["deviations"]) == words
   assert nas._off(both) == 0.2
   # As the file's readers let pass.
   alone = {"deviation": None, "deviations": {"flops": -0.1}}
-  assert budgets.from_targets(alone) == "-10.0 % from the target"
+  assert from_targets(alone["deviations"]) == "-10.0 % from the target"
   assert nas._off(alone) == 0.1
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field
 
 from nss_jax.spaces.blocks import block_names
-from nss_jax.spaces.metrics import METRICS
+from nss_jax.spaces.metrics import UNITS
 
 # From the search to the report; the sweep runs them for many targets.
 PhaseOfATarget = Literal[
@@ -26,7 +26,6 @@ PhaseOfATarget = Literal[
 ]
 PHASES_OF_A_TARGET: tuple[str, ...] = get_args(PhaseOfATarget)
 PHASES = (*PHASES_OF_A_TARGET[:-1], "sweep", "latency_table", "report")
-LATENCY = "latency"
 # Far beyond what is trained, and the plan of every step still fits in memory.
 MOST_EPOCHS = 10_000
 # So large that no cost comes near, and it is still a float.
@@ -52,9 +51,8 @@ def _is_block(name: str) -> str:
 
 
 def _is_metric(name: str) -> str:
-  names = *METRICS, LATENCY
-  if name not in names:
-    raise ValueError(f"one of {', '.join(names)}")
+  if name not in UNITS:
+    raise ValueError(f"one of {', '.join(UNITS)}")
   return name
 
 

@@ -15,12 +15,13 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, complexity, panels, scores
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.logits_file import LOGITS, read_logits
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import largest_macs, macs_range
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_macs
 
 # The nas phase has the first streams of its key.
 _FIRST_STREAM = 1000

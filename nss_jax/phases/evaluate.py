@@ -15,7 +15,7 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.program import base_keys, check_batch
 from nss_jax.runtime import artifacts, figures, scores
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.constraints import Constraint
@@ -28,6 +28,7 @@ from nss_jax.spaces.feasible import (
 )
 from nss_jax.spaces.handmade import proportional_space
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+from nss_jax.spaces.text import format_macs
 
 # Rows of spaces that the oracle looked at; no group of the summary.
 ORACLE_SEARCH = "oracle_search"

@@ -15,7 +15,6 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import artifacts, panels, populations, scores, space_file
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.populations import (
   ANY_COST,
   COSTS,
@@ -36,6 +35,7 @@ from nss_jax.spaces.principles import (
 )
 from nss_jax.spaces.regnet import sample_anynet_archs, sample_regnet_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+from nss_jax.spaces.text import format_macs
 
 # The paper's window holds one in 1,500 of the archs that follow the trend.
 _MAX_DRAWS = 2**22

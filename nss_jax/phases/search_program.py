@@ -27,12 +27,13 @@ from nss_jax.phases.program import (
 )
 from nss_jax.phases.training import batch_fn
 from nss_jax.phases.work import search_work
-from nss_jax.runtime import optimizers, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces import constraints, distribution
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import (
   estimators,
   losses,
+  optimizers,
   penalties,
   search_step,
   weight_step,

@@ -8,10 +8,11 @@ from nss_jax.errors import UserError
 from nss_jax.phases import search_program
 from nss_jax.phases.job import Job
 from nss_jax.runtime import artifacts, panels
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.report import targets
 from nss_jax.runtime.report.cells import plain
 from nss_jax.runtime.report.workdir import read_results
+from nss_jax.spaces.text import format_macs
 
 RunPhases = Callable[[Job, Sequence[str]], None]
 

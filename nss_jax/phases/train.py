@@ -14,7 +14,7 @@ from nss_jax.phases import evaluate, loop, train_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState
 from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.log import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report import errors, fields
 from nss_jax.runtime.report.networks import (
@@ -24,7 +24,7 @@ from nss_jax.runtime.report.networks import (
 )
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.spaces.text import format_arch, parse_arch
+from nss_jax.spaces.text import format_arch, format_macs, parse_arch
 from nss_jax.supernet import network, sharing
 
 _LINE = {

@@ -143,9 +143,3 @@ def last_lines() -> list[str]:
   After a loop that an exception has ended, the last is where it was.
   """
   return list(_LAST_LINES)
-
-
-def format_macs(number: float) -> str:
-  """Multiply-adds in MF (1e6) or GF (1e9): `598 MF`, `1.6 GF`, `0.34 MF`."""
-  unit, scale = ("GF", 1e9) if number >= 999.5e6 else ("MF", 1e6)
-  return f"{number / scale:.3g} {unit}"

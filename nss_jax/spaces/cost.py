@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nss_jax.spaces.bins import Bin, bin_edges
-from nss_jax.spaces.metrics import METRICS, Metric
+from nss_jax.spaces.metrics import COUNTS, METRICS, Metric
 from nss_jax.spaces.search_space import (
   Arch,
   Array,
@@ -87,7 +87,7 @@ def _integer(search_space: SearchSpace, metric: Metric) -> type:
   Twice, because an arch that is smaller may take projections that the largest
   does not. A metric of one's own is given int64 (see `Metric`).
   """
-  if not any(metric is known for known in METRICS.values()):
+  if metric not in COUNTS.values():
     return np.int64
   largest = largest_arch(search_space)
   depth, width = (x.astype(float) for x in (largest.depth, largest.width))

@@ -101,6 +101,12 @@ def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
   return lines
 
 
+def format_macs(number: float) -> str:
+  """Returns multiply-adds in MF (1e6) or GF (1e9): `598 MF`, `1.6 GF`."""
+  unit, scale = ("GF", 1e9) if number >= 999.5e6 else ("MF", 1e6)
+  return f"{number / scale:.3g} {unit}"
+
+
 def _count(low: int, high: int, noun: str) -> str:
   if low == high:
     return f"{low} {noun}" if low == 1 else f"{low} {noun}s"
