@@ -29,6 +29,7 @@ from nss_jax.phases import (
 from nss_jax.phases import workdir as workdirs
 from nss_jax.runtime import artifacts, figures, scores
 from nss_jax.spaces.constraints import from_targets
+from nss_jax.spaces.feasible import feasible_spaces
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
 FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}
@@ -91,9 +92,7 @@ def test_plan_counts_spaces_that_meet_all(job):
   config = load(PARAMS, **{"search.elite": "scored"})
   config.search.elite_tolerance = 0.1
   lines = list(plan.describe(config, job.dataset, job.search))
-  met = nss.feasible_spaces(
-    job.search_space, config_lib.constraints(config), 0.1
-  )
+  met = feasible_spaces(job.search_space, config_lib.constraints(config), 0.1)
   assert 0 < met.sum() < met.size
   assert (
     f"elite      {met.sum()} of these spaces meet all budgets, to 10 %; one of "

@@ -24,8 +24,8 @@ from nss_jax.runtime.report.networks import read_architecture
 from nss_jax.spaces import constraints, distribution, sampling
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.handmade import proportional_arch
-from nss_jax.spaces.principles import take
-from nss_jax.spaces.regnet import sample_regnet_archs
+from nss_jax.spaces.populations import sample_regnet_archs
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_macs
 

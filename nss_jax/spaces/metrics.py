@@ -42,7 +42,7 @@ class Metric(NamedTuple):
 
 
 def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
-  """Height and width of the images inside each stage."""
+  """Returns height and width of the images inside each stage."""
   height, width, _ = search_space.image_shape
   shapes = []
   for stride in search_space.strides:
@@ -58,7 +58,7 @@ def _first_cost(
   before: np.ndarray,
   width: np.ndarray,
 ) -> np.ndarray:
-  """Of a stage's first block."""
+  """Returns what a stage's first block costs."""
   entering = math.prod(search_space.image_shape[:2])
   if stage:
     entering = _pixels(search_space, stage - 1)
@@ -76,7 +76,7 @@ def _first_cost(
 def _rest_cost(
   metric: str, search_space: SearchSpace, stage: int, width: np.ndarray
 ) -> np.ndarray:
-  """Of each further block of a stage."""
+  """Returns what each further block of a stage costs."""
   pixels = (_pixels(search_space, stage),) * 2
   block = find_block(search_space.block)
   return block_cost(block, metric, width, width, pixels)
@@ -85,7 +85,7 @@ def _rest_cost(
 def _ends_cost(
   metric: str, search_space: SearchSpace, width: np.ndarray
 ) -> np.ndarray:
-  """Of stem and head."""
+  """Returns what stem and head cost."""
   height, columns, channels = search_space.image_shape
   pixels, stem = height * columns, search_space.stem_width
   head = (0 if metric == "activations" else width) + np.ones_like(width)

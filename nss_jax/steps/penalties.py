@@ -20,9 +20,10 @@ from nss_jax.spaces.constraints import (
   Constraint,
   Target,
   as_constraints,
+  flops_penalty,
   penalties,
 )
-from nss_jax.spaces.cost import cost_tables, drawn_costs, flops_penalty
+from nss_jax.spaces.cost import cost_tables, drawn_costs
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.table import all_space_costs, table_shape
 from nss_jax.steps.estimators import leave_one_out

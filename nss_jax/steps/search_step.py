@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from nss_jax.spaces.cost import flops_penalty
+from nss_jax.spaces.constraints import flops_penalty
 from nss_jax.spaces.distribution import entropy, probabilities
 from nss_jax.steps.estimators import Estimator, pathwise
 from nss_jax.steps.losses import (
