@@ -69,7 +69,11 @@ from nss_jax.spaces.text import (
   parse_arch,
   parse_space,
 )
-from nss_jax.steps.estimators import pathwise, score_function
+from nss_jax.steps.estimators import (
+  pathwise,
+  register_estimator,
+  score_function,
+)
 from nss_jax.steps.losses import cross_entropy
 from nss_jax.steps.penalties import drawn_penalty, expected_penalty
 from nss_jax.steps.search_step import (
@@ -177,6 +181,7 @@ __all__ = [
   "proportional_arch",
   "proportional_space",
   "register_block",
+  "register_estimator",
   "register_metric",
   "register_source",
   "sample_archs",
