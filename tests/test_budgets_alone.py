@@ -26,10 +26,11 @@ from nss_jax.phases import (
 )
 from nss_jax.phases import workdir as workdirs
 from nss_jax.results import epochs, groups, plots, scores
-from nss_jax.results.budgets import from_targets
 from nss_jax.results.elite_space import Chances, FoundSpace
 from nss_jax.results.epochs import Costs, Epoch
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
+from nss_jax.spaces.constraints import from_targets
+from nss_jax.spaces.feasible import feasible_spaces
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
 FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}
@@ -69,7 +70,7 @@ def found(job):
   for epoch in (1, 2, 3):
     line = job.search.measure(state, 15 * epoch, means)
     line = {"epoch": epoch, "step": 15 * epoch, **line}
-    artifacts.append_line(folder / "metrics.jsonl", line)
+    files.append_line(folder / "metrics.jsonl", line)
   found = elite.find(job.config, job.search_space, logits, runs.no_scores)
   found.write(folder / "elite_space.json")
   search._draw_trajectory(job.search, found, folder)
@@ -92,9 +93,7 @@ def test_plan_counts_spaces_that_meet_all(job):
   config = load(PARAMS, **{"search.elite": "scored"})
   config.search.elite_tolerance = 0.1
   lines = list(plan.describe(config, job.dataset, job.search))
-  met = nss.feasible_spaces(
-    job.search_space, config_lib.constraints(config), 0.1
-  )
+  met = feasible_spaces(job.search_space, config_lib.constraints(config), 0.1)
   assert 0 < met.sum() < met.size
   assert (
     f"elite      {met.sum()} of these spaces meet all budgets, to 10 %; one of "

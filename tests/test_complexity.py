@@ -15,7 +15,7 @@ from nss_jax.errors import UserError
 from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
 from nss_jax.results import larger_spaces, logits_file, scores
 from nss_jax.results.larger_spaces import Complexity
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 
 SETTINGS = {
   **runs.TINY,
@@ -162,7 +162,7 @@ def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
     loss=np.ones(len(elite)),
   )
   (workdir / "evaluate").mkdir()
-  artifacts.write_json(workdir / "evaluate" / "summary.json", {})
+  files.write_json(workdir / "evaluate" / "summary.json", {})
   scores.append_scores(
     workdir / "evaluate" / "scores.csv", job.search_space, known
   )
@@ -267,6 +267,6 @@ def test_logits_are_read_with_suspicion(finished, tmp_path):
   assert good.width.shape == (1, 4)
   for width in ([[0.0]], "x", None, [[1e60] * 4], [[0.0, 0.0], [0.0]]):
     content = {"depth": good.depth, "width": width}
-    artifacts.write_json(path, content)
+    files.write_json(path, content)
     with pytest.raises(UserError, match="width: expected finite"):
       logits_file.read_logits(path, space)

@@ -17,7 +17,7 @@ from nss_jax.errors import UserError
 from nss_jax.phases import latency_budget, latency_table, pipeline
 from nss_jax.results import block_times
 from nss_jax.results.block_times import BlockTimes, Origin
-from nss_jax.runtime import artifacts, stopwatch
+from nss_jax.runtime import files, stopwatch
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import (
   arch_cost,
@@ -26,7 +26,7 @@ from nss_jax.spaces.cost import (
   mean_cost,
   space_cost,
 )
-from nss_jax.spaces.latency import LatencyTable, latency_metric
+from nss_jax.spaces.metrics import LatencyTable, latency_metric
 from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
@@ -261,7 +261,7 @@ def test_sigterm_stops_between_timings(tmp_path, monkeypatch):
   space = config_lib.search_space(config, (8, 8, 1))
   fastest = 0.9 * time_of_layers(space.only(arch))
   np.testing.assert_allclose(arch_cost(space, metric, arch), fastest, rtol=1e-6)
-  result = artifacts.read_json(workdir / "latency_table" / "summary.json")
+  result = files.read_json(workdir / "latency_table" / "summary.json")
   assert result["spread"] == pytest.approx(0)  # quartiles of 0.9 1 1 1 1.3
 
 
@@ -364,9 +364,9 @@ def test_a_table_of_an_edited_block_is_refused(folder, monkeypatch):
   ],
 )
 def test_a_broken_table_is_refused(folder, name, value, words):
-  content = artifacts.read_json(folder / "summary.json")
+  content = files.read_json(folder / "summary.json")
   content["table"][name] = value
-  artifacts.write_json(folder / "summary.json", content)
+  files.write_json(folder / "summary.json", content)
   with pytest.raises(UserError, match=words):
     block_times.read_metric(folder, None)
 
@@ -460,7 +460,7 @@ def test_one_command_measures_and_searches(
   assert not workdir.exists()
   wanted.search.batch_size = TINY["search.batch_size"]
   assert pipeline.run(wanted, workdir, phases) == 0
-  result = artifacts.read_json(workdir / "search" / "elite_space.json")
+  result = files.read_json(workdir / "search" / "elite_space.json")
   (flops, latency) = result["constraints"]
   assert (flops["metric"], latency["metric"]) == ("flops", "latency")
   assert latency["target"] == 1.05e-3

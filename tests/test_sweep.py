@@ -27,7 +27,7 @@ from nss_jax.phases import (
 )
 from nss_jax.results import overview, scores
 from nss_jax.results.contents import read_contents
-from nss_jax.runtime import artifacts, lock, preemption
+from nss_jax.runtime import files, lock, preemption
 from nss_jax.runtime.preemption import EXIT_SAVED
 
 SETTINGS = {
@@ -246,7 +246,7 @@ def test_report_of_an_array_says_what_has_not_ended(quick, tmp_path):
   def not_run():
     assert pipeline.run(_config(), tmp_path, ["report"]) == 0
     path = tmp_path / "report" / "report.json"
-    return artifacts.read_json(path)["not_run"]
+    return files.read_json(path)["not_run"]
 
   assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=1) == 0
   assert "sweep" in not_run()

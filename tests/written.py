@@ -22,10 +22,10 @@ from nss_jax.results.scores import append_scores, make_scores, read_scores
 from nss_jax.results.targets import summarize
 from nss_jax.results.trained import Trained
 from nss_jax.results.truths import GROUPS, seed_source
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.spaces import cost, sampling
-from nss_jax.spaces.feasible import sample_uniform_archs
-from nss_jax.spaces.principles import StageOrder, sample_ordered_archs
+from nss_jax.spaces.populations import StageOrder, sample_ordered_archs
+from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch, Space, space_ranges
 from nss_jax.spaces.text import parse_arch
 
@@ -131,7 +131,7 @@ def write_epochs(search_space, workdir):
       probabilities=_chances(search_space),
     )
     path = made(workdir / "search" / "metrics.jsonl")
-    artifacts.append_line(path, line.to_json())
+    files.append_line(path, line.to_json())
 
 
 def append(path, search_space, source, archs, rng, **fields):
@@ -323,7 +323,7 @@ def write_sweep(search_space, workdir, rng):
   for target in (TARGET / 2, TARGET):
     folder = workdir / "sweep" / f"{target / 1e6:g}mf"
     config = {"objective": {"target_flops": target}}
-    artifacts.write_json(made(folder / "config.json"), config)
+    files.write_json(made(folder / "config.json"), config)
     for seed, source in enumerate(("elite", "expanded")):
       path = folder / "evaluate" / "scores.csv"
       append(path, search_space, source, draw(search_space, seed, COUNT), rng)

@@ -17,8 +17,8 @@ from nss_jax.phases.program import base_keys
 from nss_jax.results import larger_spaces, scores
 from nss_jax.results.larger_spaces import Complexity
 from nss_jax.results.logits_file import LOGITS, read_logits
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import macs_range
 from nss_jax.spaces.distribution import SpaceLogits
@@ -41,7 +41,7 @@ def run(job: Job) -> Complexity:
   """
   config = job.config
   folder = job.workdir / "complexity"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   path = folder / "scores.csv"
   elite = job.load_elite()
   with Preemption() as preemption:

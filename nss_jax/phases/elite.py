@@ -16,7 +16,7 @@ import numpy as np
 from nss_jax import config as config_lib
 from nss_jax.phases.program import base_keys
 from nss_jax.phases.search_program import bin_probabilities
-from nss_jax.results.budgets import Budget, from_targets
+from nss_jax.results.budgets import Budget
 from nss_jax.results.elite_space import (
   Chances,
   Choice,
@@ -25,6 +25,7 @@ from nss_jax.results.elite_space import (
   Scored,
 )
 from nss_jax.spaces import constraints, cost, distribution, sampling, table
+from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.feasible import (
   LEAST_SHARE,
   Candidates,

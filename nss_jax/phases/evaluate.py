@@ -16,8 +16,8 @@ from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.program import base_keys, check_batch
 from nss_jax.results import group_tables, groups, plots, scores
 from nss_jax.results.groups import Evaluation
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.constraints import Constraint
@@ -26,7 +26,6 @@ from nss_jax.spaces.feasible import (
   feasible_indices,
   sample_feasible_archs,
   sample_feasible_spaces,
-  sample_uniform_archs,
 )
 from nss_jax.spaces.handmade import proportional_space
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
@@ -51,7 +50,7 @@ def run(job: Job) -> Evaluation:
   config = job.config
   search_space, elite = job.search_space, job.load_elite()
   folder = job.workdir / "evaluate"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   with Preemption() as preemption:
     params = train_supernet(job, preemption)
     with open_ledger(
@@ -205,7 +204,7 @@ def _score_groups(
   count = settings.num_archs
   next(rngs)  # of the elite archs
   ledger.score(scores.ELITE, elite_archs(config, search_space, elite))
-  archs = sample_uniform_archs(next(rngs), search_space, count)
+  archs = sampling.sample_uniform_archs(next(rngs), search_space, count)
   ledger.score(scores.EXPANDED, archs)
   archs = sample_feasible_archs(
     next(rngs), search_space, *_window(config), count

@@ -15,8 +15,8 @@ from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases.job import Job
 from nss_jax.results import block_times
 from nss_jax.results.block_times import BlockTimes
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.stopwatch import call_seconds
 from nss_jax.spaces.bins import Bin
@@ -26,9 +26,8 @@ from nss_jax.spaces.cost import (
   cost_range,
   cost_tables,
 )
-from nss_jax.spaces.feasible import sample_uniform_archs
-from nss_jax.spaces.latency import LatencyTable, latency_metric
-from nss_jax.spaces.metrics import stage_shapes
+from nss_jax.spaces.metrics import LatencyTable, latency_metric, stage_shapes
+from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch
 from nss_jax.supernet import network
@@ -90,7 +89,7 @@ def run(job: Job) -> BlockTimes:
     version=__version__,
   )
   folder = job.workdir / block_times.FOLDER
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   block_times.write_csv(folder / block_times.TABLE, table)
   # Last: this file says that the phase is finished.
   result.write(folder / block_times.SUMMARY)

@@ -20,14 +20,14 @@ from nss_jax.phases.program import base_keys
 from nss_jax.results import network_tables
 from nss_jax.results.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.results.networks import ARCHITECTURE, NasSummary, Network
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import constraints, distribution, sampling
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.handmade import proportional_arch
-from nss_jax.spaces.principles import take
-from nss_jax.spaces.regnet import sample_regnet_archs
+from nss_jax.spaces.populations import sample_regnet_archs
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
 _RESAMPLES = 1000  # of the bootstrap of a mean
@@ -55,7 +55,7 @@ def run(job: Job) -> NasSummary:
   folder, result = job.workdir / "nas", {}
   method = job.config.nas.method
   for name in ("elite", "controls"):
-    artifacts.make_folder(folder / name)
+    files.make_folder(folder / name)
   with Preemption() as preemption:
     if method == "evaluator":
       result["elite"] = race.find(job, spaces["elite"], preemption)
@@ -70,7 +70,7 @@ def run(job: Job) -> NasSummary:
       race.score_networks(job, networks, preemption)
     found = NasSummary(**result)
     for name in result:
-      artifacts.make_folder(folder / name)
+      files.make_folder(folder / name)
       getattr(found, name).write(folder / name / ARCHITECTURE)
   # Last: this file says that the phase is finished.
   found.write(folder / "summary.json")

@@ -26,15 +26,16 @@ from nss_jax.results.trends import (
   OwnOrder,
   Principles,
 )
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.spaces.principles import (
+from nss_jax.spaces.populations import (
   StageOrder,
   Window,
   follows,
+  sample_anynet_archs,
   sample_ordered_archs,
+  sample_regnet_archs,
 )
-from nss_jax.spaces.regnet import sample_anynet_archs, sample_regnet_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 
 # The paper's window holds one in 1,500 of the archs that follow the trend.
@@ -77,7 +78,7 @@ def run(job: Job) -> Principles:
   """
   config, search_space = job.config, job.search_space
   folder = job.workdir / "principles"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   drawn = draw_populations(job)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)

@@ -9,10 +9,11 @@ from flax import traverse_util
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases.job import Job
-from nss_jax.results import budgets, overview, page
+from nss_jax.results import overview, page
 from nss_jax.results.contents import Contents, is_empty, read_contents
 from nss_jax.results.overview import FOLDER, RESULT, Facts
-from nss_jax.runtime import artifacts, processes
+from nss_jax.runtime import files, processes
+from nss_jax.spaces.constraints import describe_targets
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -31,8 +32,8 @@ def run(job: Job) -> dict[str, Any]:
     contents = read_contents(job.workdir, job.search_space)
     page.write(job.workdir / FOLDER, facts(job, contents), contents)
 
-  processes.first(write)
-  return artifacts.read_json(job.workdir / FOLDER / RESULT)
+  processes.run_once(write)
+  return files.read_json(job.workdir / FOLDER / RESULT)
 
 
 def check(job: Job) -> None:
@@ -67,7 +68,7 @@ def facts(job: Job, contents: Contents) -> Facts:
     name=config.name,
     dataset=_dataset_name(config),
     target_flops=config_lib.flops_target(config),
-    target=budgets.target_words(config_lib.constraints(config)),
+    target=describe_targets(config_lib.constraints(config)),
     seed=config.seed,
     warmup_epochs=config.search.warmup_epochs,
     command=lambda names: _command(job, names),

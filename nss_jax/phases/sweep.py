@@ -9,7 +9,8 @@ from nss_jax.phases.job import Job
 from nss_jax.results import targets
 from nss_jax.results.contents import read_contents
 from nss_jax.results.targets import SweepSummary
-from nss_jax.runtime.log import format_macs, say
+from nss_jax.runtime.console import say
+from nss_jax.spaces.text import format_macs
 
 RunPhases = Callable[[Job, Sequence[str]], None]
 

@@ -15,8 +15,8 @@ from nss_jax.phases.program import LoopState
 from nss_jax.results import trained
 from nss_jax.results.networks import NasSummary
 from nss_jax.results.trained import Line, Trained
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -106,7 +106,7 @@ def _result(
   """What is written: the last epoch's test error, never the best."""
   error, loss = test(state.weights.params, state.weights.averages)
   path = folder / "metrics.jsonl"
-  lines = [Line.parse(path, line) for line in artifacts.read_lines(path)]
+  lines = [Line.parse(path, line) for line in files.read_lines(path)]
   images = job.config.train.batch_size * (
     len(job.dataset.train_labels) // job.config.train.batch_size
   )

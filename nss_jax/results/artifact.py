@@ -13,8 +13,8 @@ import numpy as np
 import pydantic
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import Path
+from nss_jax.runtime import files
+from nss_jax.runtime.files import Path
 from nss_jax.spaces.search_space import SearchSpace
 
 # Beyond it floats are no longer whole numbers, and int64 is soon full.
@@ -107,7 +107,7 @@ class Artifact(pydantic.BaseModel):
   def read(cls, path: Path, search_space: SearchSpace | None = None) -> Self:
     """Reads a file, whose archs and bins must be of the search space if one is
     given; raises UserError with the file and the field."""
-    return cls.parse(path, artifacts.read_json(path), search_space)
+    return cls.parse(path, files.read_json(path), search_space)
 
   @classmethod
   def find(
@@ -142,7 +142,7 @@ class Artifact(pydantic.BaseModel):
 
   def write(self, path: Path) -> None:
     """Replaces a file at once, in the first process."""
-    artifacts.write_json(path, self.to_json())
+    files.write_json(path, self.to_json())
 
 
 class LogLine(Artifact):

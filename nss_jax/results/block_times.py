@@ -19,10 +19,9 @@ from nss_jax.results.artifact import (
   Number,
   Text,
 )
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import Path
-from nss_jax.spaces.latency import LatencyTable, latency_metric
-from nss_jax.spaces.metrics import Metric
+from nss_jax.runtime import files
+from nss_jax.runtime.files import Path
+from nss_jax.spaces.metrics import LatencyTable, Metric, latency_metric
 from nss_jax.spaces.search_space import SearchSpace
 
 FOLDER = "latency_table"
@@ -191,7 +190,7 @@ def write_csv(path: Path, table: LatencyTable) -> None:
       lines.append(f"rest,{index + 1},{width},{width},{value:.6g}")
   for width, value in zip(table.widths[-1], table.ends, strict=True):
     lines.append(f"ends,,,{width},{value:.6g}")
-  with artifacts.atomic_path(path) as temporary:
+  with files.atomic_path(path) as temporary:
     temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from nss_jax.results import statistics
 from nss_jax.results.plots import Picture
 from nss_jax.results.scores import Scores
 from nss_jax.results.trends import (
@@ -16,7 +17,6 @@ from nss_jax.results.trends import (
   TRENDS,
   match_pairs,
 )
-from nss_jax.spaces.principles import error_edf
 
 _SHOWN = 0.95  # of the networks, at least
 _LOOKS = {
@@ -100,7 +100,10 @@ def error_curves(
     both = dict(zip((PRINCIPLES, kind), match_pairs(table, kind), strict=True))
     panels.append(("pairs of equal cost", both))
   curves = [
-    (title, {k: error_edf(g.error) for k, g in groups.items() if len(g)})
+    (
+      title,
+      {k: statistics.error_edf(g.error) for k, g in groups.items() if len(g)},
+    )
     for title, groups in panels
   ]
   return [(title, found) for title, found in curves if found]

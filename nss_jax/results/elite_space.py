@@ -27,13 +27,13 @@ from nss_jax.results.artifact import (
   Whole,
   one_of,
 )
-from nss_jax.results.budgets import Budget, from_targets
+from nss_jax.results.budgets import Budget
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import Record, Table
-from nss_jax.runtime.log import format_macs
 from nss_jax.spaces.bins import Bin
+from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
-from nss_jax.spaces.text import describe_space
+from nss_jax.spaces.text import describe_space, format_macs
 
 _Range = Annotated[list[int], COUNT.pair()]
 

@@ -21,7 +21,7 @@ from nss_jax.results.artifact import (
 from nss_jax.results.budgets import MetricName
 from nss_jax.results.elite_space import Chances, FoundSpace, format_ranges
 from nss_jax.results.plots import Picture, make_logarithmic
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.spaces.search_space import SearchSpace
 
 
@@ -61,7 +61,7 @@ class Epoch(Costs):
 def read_epochs(path: pathlib.Path, search_space: SearchSpace) -> list[Epoch]:
   """Reads the lines, none where there is no file; UserError names the line."""
   found: list[Epoch] = []
-  lines = artifacts.read_lines(path) if path.exists() else []
+  lines = files.read_lines(path) if path.exists() else []
   for number, content in enumerate(lines, 1):
     place = pathlib.Path(f"{path}: line {number}")
     found.append(Epoch.parse(place, content, search_space))

@@ -27,9 +27,9 @@ from nss_jax.results.artifact import (
 from nss_jax.results.plots import ELITE_COLOR, Picture
 from nss_jax.results.scores import ELITE, Scores
 from nss_jax.results.tables import Table
-from nss_jax.runtime.log import format_macs
 from nss_jax.spaces.cost import largest_macs
 from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_macs
 
 # Where a search was led to that has no summary yet.
 _TOLERANCE = 0.1

@@ -12,7 +12,7 @@ import jax
 
 from nss_jax.data.batches import normalize
 from nss_jax.errors import UserError
-from nss_jax.runtime.artifacts import Path, read_json, reason
+from nss_jax.runtime.files import Path, read_json, reason
 from nss_jax.spaces.search_space import (
   Array,
   SearchSpace,

@@ -4,21 +4,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
+from nss_jax.runtime.files import Path
 from nss_jax.spaces.distribution import SpaceLogits, init_logits
 from nss_jax.spaces.search_space import SearchSpace
 
 LOGITS = "logits.json"
 
 
-def write_logits(path: artifacts.Path, logits: SpaceLogits) -> None:
+def write_logits(path: Path, logits: SpaceLogits) -> None:
   """Writes logits; they come back as they are, to the last bit."""
-  artifacts.write_json(path, {"depth": logits.depth, "width": logits.width})
+  files.write_json(path, {"depth": logits.depth, "width": logits.width})
 
 
-def read_logits(path: artifacts.Path, space: SearchSpace) -> SpaceLogits:
+def read_logits(path: Path, space: SearchSpace) -> SpaceLogits:
   """The logits that a search of the space has written."""
-  content, expected = artifacts.read_json(path), init_logits(space)
+  content, expected = files.read_json(path), init_logits(space)
   fields = {}
   for name in ("depth", "width"):
     shape = getattr(expected, name).shape

@@ -21,7 +21,7 @@ from nss_jax.results.networks import (
 from nss_jax.results.statistics import standard_error
 from nss_jax.results.tables import NOT_RUN, Columns, Record, Table
 from nss_jax.results.trained import Trained
-from nss_jax.runtime.log import format_macs
+from nss_jax.spaces.text import format_macs
 
 Networks = Mapping[str, Network]
 # The result of each seed, by name.

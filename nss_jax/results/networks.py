@@ -21,8 +21,9 @@ from nss_jax.results.artifact import (
   Whole,
   one_of,
 )
-from nss_jax.results.budgets import MetricName, from_targets
+from nss_jax.results.budgets import MetricName
 from nss_jax.spaces import cost
+from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
 

@@ -22,7 +22,6 @@ from nss_jax.results import (
   trained,
   trends,
 )
-from nss_jax.results.budgets import from_targets
 from nss_jax.results.contents import Contents
 from nss_jax.results.networks import expected_names
 from nss_jax.results.overview import (
@@ -36,10 +35,10 @@ from nss_jax.results.overview import (
 )
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import NOT_RUN, Table, escape_markdown
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import files
+from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.search_space import SearchSpace
-from nss_jax.spaces.text import describe_space
+from nss_jax.spaces.text import describe_space, format_macs
 from nss_jax.version import __version__
 
 _PICTURES = (
@@ -74,7 +73,7 @@ def write(folder: pathlib.Path, facts: Facts, contents: Contents) -> None:
     (new / "tables.md").write_text(_markdown(facts, tables), "utf-8")
     page = render(facts, contents, tables, pictures, svgs)
     (new / "index.html").write_text(page, "utf-8")
-    artifacts.write_json(new / RESULT, numbers(facts, contents, tables))
+    files.write_json(new / RESULT, numbers(facts, contents, tables))
 
 
 @contextlib.contextmanager
@@ -95,10 +94,10 @@ def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       if not (new / path.name).exists():
         path.unlink(missing_ok=True)
     for path in made:
-      artifacts.fsync(path)
+      files.fsync(path)
     for path in made:
       os.replace(path, folder / path.name)
-    artifacts.fsync(folder)
+    files.fsync(folder)
   finally:
     shutil.rmtree(new, ignore_errors=True)
 

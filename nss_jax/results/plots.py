@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nss_jax.results import scores as scores_lib
 from nss_jax.results.scores import Scores, pareto_front
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import files
+from nss_jax.spaces.text import format_macs
 
 STYLE = {
   "axes.spines.top": False,
@@ -61,7 +61,7 @@ class Picture(NamedTuple):
 
   def write(self, path: pathlib.Path) -> None:
     """Draws a file at once; its suffix is the format."""
-    with artifacts.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
       self.save(temporary)
 
   def save(self, path: pathlib.Path) -> None:

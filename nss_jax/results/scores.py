@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import io
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,8 +18,8 @@ import moocore
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts, processes
-from nss_jax.runtime.artifacts import Path
+from nss_jax.runtime import files
+from nss_jax.runtime.files import Path
 from nss_jax.spaces import cost
 from nss_jax.spaces.bins import held
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -130,26 +129,10 @@ def make_scores(
 def read_scores(path: Path, search_space: SearchSpace) -> Scores:
   """Reads the file."""
   columns = _columns(search_space.num_stages)
-  try:
-    text = pathlib.Path(path).read_bytes().decode("ascii", "replace")
-  except FileNotFoundError as error:
-    raise UserError(f"{path}: no such file") from error
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path}: {artifacts.reason(error)}") from error
-  header, *lines = text.split("\n")
-  if header != ",".join(columns):
-    raise UserError(
-      f"{path}: line 1: expected {','.join(columns)}; got {header[:200]}"
-    )
-  if lines[-1:] != [""]:  # numbers that have lost digits are numbers still
-    raise UserError(f"{path}: line {len(lines) + 1}: the line has no end")
-  values = []
-  for number, line in enumerate(lines[:-1], 2):
-    try:
-      values.append(_decode(columns, line))
-    except ValueError as error:
-      raise UserError(f"{path}: line {number}: {error}") from error
-  scores = _from_rows(values, search_space.num_stages)
+  rows = files.read_lines(
+    path, lambda x: _decode(columns, x), _encode([columns])
+  )
+  scores = _from_rows(rows, search_space.num_stages)
   if problem := _find_problem(search_space, scores):
     row, text = problem
     raise UserError(f"{path}: line {row + 2}: {text}")
@@ -176,13 +159,8 @@ def append_scores(
   """
   _check_shapes(search_space, vars(scores))
   _check(search_space, scores)
-
-  def write() -> None:
-    known = pathlib.Path(path).read_bytes() if os.path.exists(path) else b""
-    header = [] if known else [_columns(search_space.num_stages)]
-    artifacts.write_bytes(path, known + _encode([*header, *_to_rows(scores)]))
-
-  processes.first(write)
+  header = _encode([_columns(search_space.num_stages)])
+  files.append_bytes(path, _encode(_to_rows(scores)), header)
 
 
 def pareto_front(scores: Scores) -> np.ndarray:
@@ -210,10 +188,10 @@ def _encode(rows: Iterable[Sequence[Any]]) -> bytes:
   return text.getvalue().encode()
 
 
-def _decode(columns: list[str], line: str) -> list[Any]:
+def _decode(columns: list[str], line: bytes) -> list[Any]:
   """Returns the values of one line; raises ValueError for anything else."""
   try:
-    (fields,) = csv.reader([line], strict=True)
+    (fields,) = csv.reader([line.decode("ascii", "replace")], strict=True)
   except csv.Error as error:
     raise ValueError(f"not CSV: {error}") from error
   if len(fields) != len(columns):

@@ -11,7 +11,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from nss_jax.runtime.log import format_macs
+from nss_jax.spaces.text import format_macs
 
 # What a cell says whose number was not made, and one that has none to make.
 NOT_RUN = "not run"

@@ -25,7 +25,7 @@ from nss_jax.results.elite_space import format_ranges
 from nss_jax.results.networks import SEARCHED
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import NOT_RUN, Record, Table
-from nss_jax.runtime.log import format_macs
+from nss_jax.spaces.text import format_macs
 
 _MaybeText = Annotated[
   str | None, Kind(lambda x: x is None or isinstance(x, str), "a text or null")

@@ -24,8 +24,7 @@ from nss_jax.results.artifact import (
 )
 from nss_jax.results.scores import Scores
 from nss_jax.results.tables import Record, Table
-from nss_jax.runtime.log import format_macs
-from nss_jax.spaces.principles import match_costs
+from nss_jax.spaces.text import format_macs
 
 PRINCIPLES, TREND, OWN = "design_principles", "elite_trend", "own_trend"
 # In words, as tables and pictures have them.
@@ -159,7 +158,7 @@ def match_pairs(table: Scores, kind: str) -> tuple[Scores, Scores]:
   """Returns archs of the design principles, and of a kind, in pairs of equal
   cost: what is left of the difference when the costs are the same."""
   pair = [table.group(f"{name}_{ANY_COST}") for name in (PRINCIPLES, kind)]
-  rows = match_costs(*(group.flops for group in pair))
+  rows = statistics.match_costs(*(group.flops for group in pair))
   first, second = (g.select(r) for g, r in zip(pair, rows, strict=True))
   return first, second
 
