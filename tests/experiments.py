@@ -7,8 +7,8 @@ import numpy as np
 
 from nss_jax.phases import complexity, principles
 from nss_jax.runtime import files, scores
-from nss_jax.spaces.feasible import sample_uniform_archs
-from nss_jax.spaces.principles import StageOrder, sample_ordered_archs
+from nss_jax.spaces.populations import StageOrder, sample_ordered_archs
+from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch
 
 NAMES = {"principles", "complexity", "sweep"}

@@ -27,7 +27,9 @@ from nss_jax.phases import (
   summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.runtime import budgets, figures, files, scores
+from nss_jax.runtime import figures, files, scores
+from nss_jax.spaces.constraints import from_targets
+from nss_jax.spaces.feasible import feasible_spaces
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
 FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}
@@ -90,9 +92,7 @@ def test_plan_counts_spaces_that_meet_all(job):
   config = load(PARAMS, **{"search.elite": "scored"})
   config.search.elite_tolerance = 0.1
   lines = list(plan.describe(config, job.dataset, job.search))
-  met = nss.feasible_spaces(
-    job.search_space, config_lib.constraints(config), 0.1
-  )
+  met = feasible_spaces(job.search_space, config_lib.constraints(config), 0.1)
   assert 0 < met.sum() < met.size
   assert (
     f"elite      {met.sum()} of these spaces meet all budgets, to 10 %; one of "
@@ -156,16 +156,16 @@ def test_arch_search_is_measured_against_the_budgets(job):
   assert entry["target_flops"] is entry["deviation"] is None
   assert entry["deviations"] == {"params": pytest.approx(off)}
   assert nas._off(entry) == pytest.approx(abs(off))
-  assert budgets.from_targets(entry) == (
+  assert from_targets(entry["deviations"]) == (
     f"params {100 * off:+.1f} % from the target"
   )
   both = {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
   words = "flops +10.0 %, params -20.0 % from the targets"
-  assert budgets.from_targets(both) == words
+  assert from_targets(both["deviations"]) == words
   assert nas._off(both) == 0.2
   # As the file's readers let pass.
   alone = {"deviation": None, "deviations": {"flops": -0.1}}
-  assert budgets.from_targets(alone) == "-10.0 % from the target"
+  assert from_targets(alone["deviations"]) == "-10.0 % from the target"
   assert nas._off(alone) == 0.1
 
 

@@ -24,7 +24,7 @@ from nss_jax.spaces.cost import (
   mean_cost,
   space_cost,
 )
-from nss_jax.spaces.latency import LatencyTable, latency_metric
+from nss_jax.spaces.metrics import LatencyTable, latency_metric
 from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
 from nss_jax.spaces.search_space import Arch, SearchSpace
 

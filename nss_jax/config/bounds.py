@@ -5,13 +5,14 @@ value breaks the check of one of its items.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
 from nss_jax.spaces.blocks import block_names
-from nss_jax.spaces.metrics import METRICS
+from nss_jax.spaces.metrics import UNITS
+from nss_jax.steps.estimators import ESTIMATORS
 
 # From the search to the report; the sweep runs them for many targets.
 PhaseOfATarget = Literal[
@@ -26,7 +27,6 @@ PhaseOfATarget = Literal[
 ]
 PHASES_OF_A_TARGET: tuple[str, ...] = get_args(PhaseOfATarget)
 PHASES = (*PHASES_OF_A_TARGET[:-1], "sweep", "latency_table", "report")
-LATENCY = "latency"
 # Far beyond what is trained, and the plan of every step still fits in memory.
 MOST_EPOCHS = 10_000
 # So large that no cost comes near, and it is still a float.
@@ -45,17 +45,16 @@ def _end_at_one(values: Sequence[float]) -> Sequence[float]:
   return values
 
 
-def _is_block(name: str) -> str:
-  if name not in block_names():
-    raise ValueError(f"one of {', '.join(block_names())}")
-  return name
+def _registered(names_fn: Callable[[], Iterable[str]]) -> AfterValidator:
+  """Checks for a name that is registered at the time of the check."""
 
+  def check(name: str) -> str:
+    names = [*names_fn()]
+    if name not in names:
+      raise ValueError(f"one of {', '.join(names)}")
+    return name
 
-def _is_metric(name: str) -> str:
-  names = *METRICS, LATENCY
-  if name not in names:
-    raise ValueError(f"one of {', '.join(names)}")
-  return name
+  return AfterValidator(check)
 
 
 def _is_channels(number: int) -> int:
@@ -81,8 +80,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="0 to 2^32 - 1")]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Channels = Annotated[int, AfterValidator(_is_channels)]
 Outputs = Annotated[int, AfterValidator(_is_outputs)]
-Metric = Annotated[str, AfterValidator(_is_metric)]
-BlockName = Annotated[str, AfterValidator(_is_block)]
+Metric = Annotated[str, _registered(lambda: UNITS)]
+BlockName = Annotated[str, _registered(block_names)]
+EstimatorName = Annotated[str, _registered(lambda: ESTIMATORS)]
 FolderName = Annotated[str, AfterValidator(_is_folder_name)]
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(gt=0, le=1)]

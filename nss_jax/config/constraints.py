@@ -5,13 +5,12 @@ from typing import Any
 
 import ml_collections
 
-from nss_jax.config.bounds import LATENCY
 from nss_jax.errors import UserError
 from nss_jax.runtime import latency_file
-from nss_jax.spaces.constraints import UNITS, Constraint
+from nss_jax.spaces.constraints import Constraint
 from nss_jax.spaces.cost import cost_range, cost_tables
 from nss_jax.spaces.feasible import feasible_indices
-from nss_jax.spaces.metrics import METRICS, Metric
+from nss_jax.spaces.metrics import LATENCY, METRICS, UNITS, Metric
 from nss_jax.spaces.search_space import SearchSpace
 
 

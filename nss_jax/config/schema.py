@@ -163,7 +163,7 @@ class Search(_Group):
   # grow linearly over the arch steps. 1: constant (the paper).
   penalty_growth: float = Field(3.0, gt=0)
   # The paper: soft.
-  estimator: Literal["soft", "straight_through", "score"] = "soft"
+  estimator: bounds.EstimatorName = "soft"
   num_score_archs: int = Field(8, ge=2)  # drawn per step by the score estimator
   # scored: of the most probable spaces within the tolerance of the target
   # (and at least a third as probable as the mode) the one whose archs the

@@ -23,6 +23,7 @@ from nss_jax.runtime import sharding
 from nss_jax.spaces import cost
 from nss_jax.spaces.handmade import proportional_arch
 from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.steps.estimators import ESTIMATORS
 from nss_jax.supernet import masks, sliced
 
 # Those whose programs are known before any phase has run.
@@ -79,7 +80,7 @@ def _of_search(
     steps = slice(0, warmup)
     yield _of_loop("search, warmup", program, steps, True, config, draws)
   draws = None
-  if config.search.estimator != "soft":
+  if ESTIMATORS[config.search.estimator].draws != "soft":
     draws = _on_target(config, space)
   steps = slice(warmup, schedule.num_steps)
   yield _of_loop("search, both steps", program, steps, False, config, draws)

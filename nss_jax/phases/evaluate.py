@@ -24,7 +24,6 @@ from nss_jax.spaces.feasible import (
   feasible_indices,
   sample_feasible_archs,
   sample_feasible_spaces,
-  sample_uniform_archs,
 )
 from nss_jax.spaces.handmade import proportional_space
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
@@ -204,7 +203,7 @@ def _score_groups(
   count = settings.num_archs
   next(rngs)  # of the elite archs
   ledger.score(scores.ELITE, elite_archs(config, search_space, elite))
-  archs = sample_uniform_archs(next(rngs), search_space, count)
+  archs = sampling.sample_uniform_archs(next(rngs), search_space, count)
   ledger.score(scores.EXPANDED, archs)
   archs = sample_feasible_archs(
     next(rngs), search_space, *_window(config), count

@@ -17,7 +17,6 @@ from nss_jax.phases import chosen, loop, race, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
 from nss_jax.runtime import files
-from nss_jax.runtime.budgets import deviations, from_targets
 from nss_jax.runtime.console import say
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
@@ -25,8 +24,8 @@ from nss_jax.runtime.report.networks import read_architecture
 from nss_jax.spaces import constraints, distribution, sampling
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.handmade import proportional_arch
-from nss_jax.spaces.principles import take
-from nss_jax.spaces.regnet import sample_regnet_archs
+from nss_jax.spaces.populations import sample_regnet_archs
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_macs
 
@@ -290,7 +289,7 @@ def draw_archs(
 
 def _off(found: dict[str, Any]) -> float:
   """How far an arch is from the budget that it meets worst."""
-  return found.get("off", max(map(abs, deviations(found).values())))
+  return found.get("off", max(map(abs, found["deviations"].values())))
 
 
 def _samples(found: dict[str, Any]) -> float:
@@ -309,7 +308,7 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     missed = "" if entry["within_tolerance"] else ", which misses"
     lines += [
       f"  {name:16} {entry['arch']:26} {format_macs(entry['flops']):>8}, "
-      f"{from_targets(entry)}{missed}",
+      f"{constraints.from_targets(entry['deviations'])}{missed}",
       f"    {entry['chosen']}{seeds}",
     ]
   folder = job.workdir / "nas"

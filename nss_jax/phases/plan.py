@@ -9,7 +9,7 @@ from nss_jax import data
 from nss_jax.phases import complexity, evaluate, memory
 from nss_jax.phases.program import Program
 from nss_jax.runtime import sharding
-from nss_jax.spaces import constraints, cost
+from nss_jax.spaces import cost, metrics
 from nss_jax.spaces.feasible import feasible_spaces
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import format_macs
@@ -92,7 +92,7 @@ def _plan_constraints(
     low, high = cost.cost_range(space, cost.cost_tables(space, one.metric))
     yield (
       f"budget     {one.name}, {one.mode.replace('_', ' ')} {one.target:.4g} "
-      f"{constraints.UNITS[one.name]}, weight {one.weight:g}; spaces of "
+      f"{metrics.UNITS[one.name]}, weight {one.weight:g}; spaces of "
       f"{low:.3g} to {high:.3g} mean"
     )
   if config.search.elite == "scored":

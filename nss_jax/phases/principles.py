@@ -27,13 +27,14 @@ from nss_jax.runtime.populations import (
   TRENDS,
 )
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.spaces.principles import (
+from nss_jax.spaces.populations import (
   StageOrder,
   Window,
   follows,
+  sample_anynet_archs,
   sample_ordered_archs,
+  sample_regnet_archs,
 )
-from nss_jax.spaces.regnet import sample_anynet_archs, sample_regnet_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.text import format_macs
 

@@ -24,7 +24,7 @@ from nss_jax.phases.program import base_keys
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.scores import read_scores
 from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
-from nss_jax.spaces.principles import take
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch
 

@@ -16,7 +16,8 @@ from nss_jax.phases.program import base_keys
 from nss_jax.runtime import files, processes, scores, truths
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs
-from nss_jax.spaces.feasible import sample_feasible_archs, sample_uniform_archs
+from nss_jax.spaces.feasible import sample_feasible_archs
+from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
 _CANDIDATES = 4096

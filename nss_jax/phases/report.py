@@ -15,7 +15,7 @@ from flax import traverse_util
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases.job import Job
-from nss_jax.runtime import budgets, files, processes, space_file
+from nss_jax.runtime import files, processes, space_file
 from nss_jax.runtime.report import (
   elements,
   experiment_pictures,
@@ -32,6 +32,7 @@ from nss_jax.runtime.report.cells import (
   plain,
 )
 from nss_jax.runtime.report.workdir import Results, is_empty, read_results
+from nss_jax.spaces.constraints import describe_targets
 from nss_jax.version import __version__
 
 FOLDER = "report"
@@ -136,7 +137,7 @@ def _make_tables(
 ) -> dict[str, Table]:
   """Those that have rows, by name."""
   target = config_lib.flops_target(config)
-  words = budgets.targets(config_lib.constraints(config))
+  words = describe_targets(config_lib.constraints(config))
   made = (
     tables.choice_table(results),
     tables.candidates_table(results),
@@ -214,7 +215,7 @@ def _content(
   return elements.Content(
     name=config.name,
     dataset=dataset_name(config),
-    target=budgets.targets(config_lib.constraints(config)),
+    target=describe_targets(config_lib.constraints(config)),
     results=results,
     tables=found,
     pictures=pictures,

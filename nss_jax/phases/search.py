@@ -10,7 +10,7 @@ import numpy as np
 from nss_jax.phases import elite, loop, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program
-from nss_jax.runtime import budgets, figures, files
+from nss_jax.runtime import figures, files, space_file
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.workdir import read_epochs
 from nss_jax.spaces.search_space import Arch
@@ -79,7 +79,7 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     "Elite Space",
     *(f"  {line}" for line in describe_space(search_space, chosen)),
     *_describe_cost(result, search_space.num_archs_in(chosen)),
-    f"  {budgets.how_sure(result)}",
+    f"  {space_file.how_sure(result)}",
     *(f"warning: {text}" for text in result["warnings"]),
     "",
     f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",
@@ -92,8 +92,8 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
 
 def _describe_cost(result: dict[str, Any], num_archs: int) -> list[str]:
   """How large the space is, and how each budget is met."""
-  names = [one["metric"] for one in budgets.of_elite(result)]
-  met = budgets.met(result)
+  names = [one["metric"] for one in result["constraints"]]
+  met = space_file.describe_costs(result)
   if names == ["flops"]:
     return [f"  {num_archs} archs, {met[0].replace('mean', 'mean cost', 1)}"]
   return [

@@ -27,12 +27,13 @@ from nss_jax.phases.program import (
 )
 from nss_jax.phases.training import batch_fn
 from nss_jax.phases.work import search_work
-from nss_jax.runtime import optimizers, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces import constraints, distribution
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps import (
   estimators,
   losses,
+  optimizers,
   penalties,
   search_step,
   weight_step,
@@ -169,10 +170,11 @@ def _make_steps(
   logit_opt: optax.GradientTransformation,
 ) -> dict[str, Callable]:
   """The steps with all but state, batches and key bound."""
-  name = config.search.estimator
-  hard = name == "straight_through"
-  mixed = masks.gumbel_sampler(search_space, temperature, hard=hard)
-  archs = masks.arch_sampler(search_space)
+  known = estimators.ESTIMATORS[config.search.estimator]
+  archs = mixed = masks.arch_sampler(search_space)
+  if known.draws != "archs":
+    hard = known.draws == "hard"
+    mixed = masks.gumbel_sampler(search_space, temperature, hard=hard)
   warmup_steps = max(schedule.warmup_steps, 1)
   warmup = masks.warmup_sampler(
     search_space, lambda step: 1 - step / warmup_steps
@@ -188,7 +190,7 @@ def _make_steps(
     search_step.search_step,
     loss_fn=loss_fn,
     cost_fn=functools.partial(constraints.mean_costs, search_space, budgets),
-    sample_fn=archs if name == "score" else mixed,
+    sample_fn=mixed,
     optimizer=logit_opt,
     target=np.asarray([one.target for one in budgets]),
     cost_weight=schedules.penalty_weight(
@@ -203,11 +205,7 @@ def _make_steps(
       if config.objective.penalty == "expected"
       else None
     ),
-    estimator=(
-      estimators.score_function(config.search.num_score_archs)
-      if name == "score"
-      else estimators.pathwise
-    ),
+    estimator=known.make(config.search.num_score_archs),
     entropy_fn=schedules.entropy_weight(
       config.search.entropy_start,
       config.search.entropy_end,
@@ -221,7 +219,7 @@ def _make_steps(
     "warmup": functools.partial(train, sample_fn=warmup),
     # Only soft masks need every channel; hard ones are an arch.
     "train": functools.partial(
-      train, sample_fn=mixed if name == "soft" else archs
+      train, sample_fn=mixed if known.draws == "soft" else archs
     ),
     "search": search,
   }

@@ -23,9 +23,9 @@ from nss_jax.errors import UserError
 from nss_jax.phases.program import Program, Schedule, base_keys, training_fn
 from nss_jax.phases.training import batch_fn, make_program, training_schedule
 from nss_jax.phases.work import supernet_work
-from nss_jax.runtime import optimizers, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.steps import losses, weight_step
+from nss_jax.steps import losses, optimizers, weight_step
 from nss_jax.supernet import masks, network, sharing
 
 

@@ -16,9 +16,9 @@ from nss_jax.data.batches import normalize
 from nss_jax.errors import UserError
 from nss_jax.phases.program import Program, base_keys
 from nss_jax.phases.training import batch_fn, make_program, training_schedule
-from nss_jax.runtime import optimizers, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
-from nss_jax.steps import losses, train_step
+from nss_jax.steps import losses, optimizers, train_step
 from nss_jax.supernet import network
 
 

@@ -14,8 +14,7 @@ from nss_jax.errors import UserError
 from nss_jax.runtime import files
 from nss_jax.runtime.files import Path
 from nss_jax.runtime.report import fields
-from nss_jax.spaces.latency import LatencyTable, latency_metric
-from nss_jax.spaces.metrics import Metric
+from nss_jax.spaces.metrics import LatencyTable, Metric, latency_metric
 from nss_jax.spaces.search_space import SearchSpace
 
 FOLDER = "latency_table"

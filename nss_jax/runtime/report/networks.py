@@ -8,7 +8,7 @@ from nss_jax.errors import UserError
 from nss_jax.runtime import files
 from nss_jax.runtime.report import fields
 from nss_jax.spaces import cost
-from nss_jax.spaces.constraints import UNITS
+from nss_jax.spaces.metrics import UNITS
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
 
