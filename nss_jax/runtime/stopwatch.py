@@ -11,7 +11,7 @@ _WARMUP = 3  # calls that compile and fill caches
 
 
 def call_seconds(call: Callable[[], Any], repeats: int) -> np.ndarray:
-  """The times of calls `[repeats]`, each until its arrays are there."""
+  """Times calls `[repeats]`, each until its arrays are there, in seconds."""
   for _ in range(_WARMUP):
     jax.block_until_ready(call())
   seconds = []
