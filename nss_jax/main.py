@@ -136,7 +136,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)
   # Imported here, so that --help and wrong flags answer at once.
   from nss_jax.phases import pipeline
-  from nss_jax.runtime import watch
+  from nss_jax.runtime.progress import ProgressOptions
 
   if len(argv) > 1:
     return _refuse(f"not a flag: {argv[1]!r}; see --help")
@@ -165,7 +165,7 @@ def main(argv: list[str]) -> int:
       take_over=_TAKE_OVER.value,
       compiled=_COMPILE_CACHE.value or "",
       config_flags=_config_flags(),
-      viewing=watch.Viewing(
+      progress=ProgressOptions(
         _LOG_EVERY.value, _TENSORBOARD.value, _PROFILE.value
       ),
     )
@@ -189,19 +189,14 @@ def _join_processes() -> None:
     for name in ("coordinator", "num_processes", "process_id")
   }
   given = [name for name, value in values.items() if value is not None]
-  if len(given) == len(values):
-    explicit = processes.Explicit(**values)
-  elif not given:
-    if not _DISTRIBUTED.value:
-      return
-    explicit = None
-  else:
+  if given and len(given) < len(values):
     missing = ", ".join(f"--{name}" for name in values if name not in given)
     raise UserError(
       f"--{given[0]}: {values[given[0]]} alone is not accepted; expected "
       f"{missing} too"
     )
-  processes.join(explicit, heartbeat_seconds=_HEARTBEAT_SECONDS.value)
+  if given or _DISTRIBUTED.value:
+    processes.join(**values, heartbeat_seconds=_HEARTBEAT_SECONDS.value)
 
 
 def _config_flags() -> list[str]:
@@ -341,11 +336,11 @@ def _tell_last_lines() -> None:
   Of many processes all but one are quiet; a crash below Python shows the
   Python stack as well, by the faulthandler that absl turns on.
   """
-  from nss_jax.runtime import log, processes
+  from nss_jax.runtime import console, processes
 
   sys.stdout.flush()
   print(f"error: {processes.describe_own()} dies:", file=sys.stderr)
-  for line in log.last_lines():
+  for line in console.LAST_LINES:
     print(f"  {line}", file=sys.stderr)
 
 

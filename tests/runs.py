@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 
 from nss_jax import data
 from nss_jax.phases import job, search_program
-from nss_jax.runtime import log, sharding
+from nss_jax.runtime import console, sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Inputs of each fuzzed reader in `faults/`; set by --cases.
@@ -81,7 +81,7 @@ def make_job(config, workdir, num_devices=1):
     mesh=mesh,
     search=search_program.build(config, dataset, mesh),
     workdir=workdir,
-    console=log.make_console(),
+    console=console.make_console(),
   )
 
 

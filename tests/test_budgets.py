@@ -30,7 +30,7 @@ from nss_jax.phases import (
   search,
   search_program,
 )
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.spaces.constraints import (
   OVER,
   Constraint,
@@ -455,7 +455,7 @@ def test_plan_and_result_show_each_budget(job, tmp_path):
   ]
   assert max(abs(flops["deviation"]), params["deviation"]) == min(worst)
   (tmp_path / "search").mkdir()
-  artifacts.write_json(tmp_path / "search" / "elite_space.json", found)
+  files.write_json(tmp_path / "search" / "elite_space.json", found)
   words = search.report(found, job._replace(workdir=tmp_path))
   assert any(
     line.startswith("  params: mean ")

@@ -27,7 +27,7 @@ from nss_jax.phases import (
   summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.runtime import artifacts, figures, scores
+from nss_jax.runtime import figures, files, scores
 from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.feasible import feasible_spaces
 
@@ -69,15 +69,15 @@ def found(job):
   for epoch in (1, 2, 3):
     line = job.search.measure(state, 15 * epoch, means)
     line = {"epoch": epoch, "step": 15 * epoch, **line}
-    artifacts.append_line(folder / "metrics.jsonl", line)
+    files.append_line(folder / "metrics.jsonl", line)
   found = elite.find(job.config, job.search_space, logits, runs.no_scores)
-  artifacts.write_json(folder / "elite_space.json", found)
+  files.write_json(folder / "elite_space.json", found)
   search._draw_trajectory(job.search, found, folder)
   return job
 
 
 def read_elite(job):
-  return artifacts.read_json(job.workdir / "search" / "elite_space.json")
+  return files.read_json(job.workdir / "search" / "elite_space.json")
 
 
 def test_plan_tells_of_active_budgets_only(job):

@@ -13,8 +13,8 @@ import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
-from nss_jax.runtime import artifacts, logits_file, panels, scores
 from nss_jax.runtime import complexity as groups
+from nss_jax.runtime import files, logits_file, panels, scores
 from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
   job = runs.make_job(_config(), workdir)
   space = nss.Space(*(np.array([i], np.int32) for i in (1, 2)))
   (workdir / "search").mkdir(parents=True)
-  artifacts.write_json(
+  files.write_json(
     workdir / "search" / "elite_space.json",
     {
       "space": space_ranges(job.search_space, space),
@@ -168,7 +168,7 @@ def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
     loss=np.ones(len(elite)),
   )
   (workdir / "evaluate").mkdir()
-  artifacts.write_json(workdir / "evaluate" / "summary.json", {})
+  files.write_json(workdir / "evaluate" / "summary.json", {})
   scores.append_scores(
     workdir / "evaluate" / "scores.csv", job.search_space, known
   )
@@ -273,6 +273,6 @@ def test_logits_are_read_with_suspicion(finished, tmp_path):
   assert good.width.shape == (1, 4)
   for width in ([[0.0]], "x", None, [[1e60] * 4], [[0.0, 0.0], [0.0]]):
     content = {"depth": good.depth, "width": width}
-    artifacts.write_json(path, content)
+    files.write_json(path, content)
     with pytest.raises(UserError, match="width: expected finite"):
       logits_file.read_logits(path, space)

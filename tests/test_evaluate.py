@@ -4,6 +4,7 @@ import functools
 import json
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from nss_jax.phases import (
   supernet_program,
 )
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime import artifacts, checkpoint, preemption, scores, sharding
+from nss_jax.runtime import checkpoint, files, preemption, scores, sharding
 from nss_jax.spaces.search_space import space_ranges
 
 DIGITS = data.load("digits")
@@ -273,7 +274,7 @@ def searched(tmp_path):
   )
   folder = tmp_path / "run" / "search"
   folder.mkdir(parents=True)
-  artifacts.write_json(
+  files.write_json(
     folder / "elite_space.json",
     {
       "space": space_ranges(SPACE, space),
@@ -454,6 +455,21 @@ def test_rank_check_on_truths_that_are_given(ranked, tmp_path, monkeypatch):
   monkeypatch.setattr(rank_check.alone, "make_score_alone", refuse)
   assert rank_check.run(given) == result
   assert _truths(given).error.tolist() == _truths(job).error.tolist()
+
+
+def test_rank_check_of_archs_near_the_target_alone(ranked):
+  """None spread in cost: those near the target are the same."""
+  job, _ = ranked
+  config = job.config.copy_and_resolve_references()
+  config.rank_check.num_archs = 0
+  config_lib.validate(config)
+  both = rank_check.choose_archs(job.config, SPACE)
+  alone = rank_check.choose_archs(config, SPACE)
+  assert list(alone) == ["near_target"]
+  chex.assert_trees_all_equal(alone["near_target"], both["near_target"])
+  config.rank_check.num_archs = config.rank_check.num_near_archs = 1
+  with pytest.raises(UserError, match=r"num_archs: 1 .* 2 or more here"):
+    config_lib.validate(config)
 
 
 @pytest.mark.parametrize(

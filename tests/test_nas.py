@@ -12,7 +12,7 @@ import runs
 import nss_jax as nss
 from nss_jax.errors import UserError
 from nss_jax.phases import loop, nas, pipeline, race, search, train
-from nss_jax.runtime import artifacts, scores
+from nss_jax.runtime import files, scores
 from nss_jax.runtime.report import networks
 from nss_jax.spaces.search_space import space_ranges
 
@@ -42,7 +42,7 @@ def _make_job(config, workdir):
     depth=np.array([1], np.int32), width=np.array([1], np.int32)
   )
   (workdir / "search").mkdir(parents=True)
-  artifacts.write_json(
+  files.write_json(
     workdir / "search" / "elite_space.json",
     {
       "space": space_ranges(job.search_space, space),
@@ -207,7 +207,7 @@ def test_a_rate_that_drew_comes_before_the_nearest_by_cost(tmp_path):
     folder = nas.search_folder(job, "elite", rate)
     folder.mkdir(parents=True)
     content = {"learning_rate": rate, **entry}
-    artifacts.write_json(folder / nas.ARCHITECTURE, content)
+    files.write_json(folder / nas.ARCHITECTURE, content)
   found = nas._search_at_each_rate(job, "elite", job.search_space, None)
   assert found["learning_rate"] == 1e-1
 
@@ -239,7 +239,7 @@ def _make_evaluated(workdir, **overrides):
     depth=np.array([0], np.int32), width=np.array([0], np.int32)
   )
   (workdir / "search").mkdir(parents=True)
-  artifacts.write_json(
+  files.write_json(
     workdir / "search" / "elite_space.json",
     {
       "space": space_ranges(job.search_space, space),

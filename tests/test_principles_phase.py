@@ -11,7 +11,7 @@ import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, principles, scoring
-from nss_jax.runtime import artifacts, populations, scores
+from nss_jax.runtime import files, populations, scores
 from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
@@ -29,7 +29,7 @@ def _write_elite(job, depth, width):
   space = nss.Space(*(np.array(x, np.int32) for x in (depth, width)))
   path = job.workdir / "search" / "elite_space.json"
   path.parent.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(
+  files.write_json(
     path,
     {
       "space": space_ranges(job.search_space, space),

@@ -28,7 +28,7 @@ from nss_jax.phases import (
 )
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, log, scores, sharding, truths
+from nss_jax.runtime import console, files, scores, sharding, truths
 from nss_jax.runtime.report import train_tables, words
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results
@@ -62,7 +62,7 @@ def job(tmp_path_factory):
   mesh, dataset = sharding.make_mesh(1), data.load("digits")
   program = search_program.build(config, dataset, mesh)
   workdir = tmp_path_factory.mktemp("none")
-  return Job(config, dataset, mesh, program, workdir, log.make_console())
+  return Job(config, dataset, mesh, program, workdir, console.make_console())
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def make_space(search_space):
 
 def write(path, content):
   path.parent.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(path, content)
+  files.write_json(path, content)
 
 
 def write_search(search_space, workdir):
@@ -154,7 +154,7 @@ def write_search(search_space, workdir):
       "width_entropy": 1.0,
       "probabilities": probabilities,
     }
-    artifacts.append_line(workdir / "search" / "metrics.jsonl", line)
+    files.append_line(workdir / "search" / "metrics.jsonl", line)
 
 
 def append(path, search_space, source, archs, rng, space=scores.NO_SPACE):
@@ -771,7 +771,7 @@ def test_corrupt_file(copied, file, content):
 
 def test_probabilities_of_another_search_space(copied):
   path = copied.workdir / "search" / "metrics.jsonl"
-  lines = artifacts.read_lines(path)
+  lines = files.read_lines(path)
   lines[1]["probabilities"]["width"][0].pop()
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
   with pytest.raises(UserError, match=r"line 2: probabilities.width"):

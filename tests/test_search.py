@@ -140,7 +140,7 @@ def test_metrics(whole):
 _SIGNALLED = """
 import os, signal, sys
 from nss_jax import main
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 
 def watched(path, *args):
   global left
@@ -149,8 +149,8 @@ def watched(path, *args):
     os.kill(os.getpid(), {number})
   call(path, *args)
 
-left, call = {count}, artifacts.{name}
-artifacts.{name} = watched
+left, call = {count}, files.{name}
+files.{name} = watched
 main.run()
 """
 

@@ -324,7 +324,7 @@ class RankCheck(_Group):
 
   # Trained alone, spread in cost, and within evaluate.tolerance of the target;
   # seeds of each, which tell how well a truth knows itself.
-  num_archs: int = Field(24, ge=2, le=10_000)
+  num_archs: int = Field(24, ge=0, le=10_000)
   num_near_archs: int = Field(12, ge=0, le=10_000)
   num_seeds: int = Field(2, ge=1, le=1000)
   epochs: bounds.Epochs = 30

@@ -15,7 +15,7 @@ import numpy as np
 from nss_jax.phases import loop, scoring, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime.log import say
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch
 from nss_jax.spaces.text import format_arch

@@ -16,7 +16,7 @@ from nss_jax.phases.chip_programs import ChipProgram
 from nss_jax.phases.job import Job
 from nss_jax.runtime import chips as chips_lib
 from nss_jax.runtime import hlo
-from nss_jax.runtime.log import say
+from nss_jax.runtime.console import say
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import parse_arch
 

@@ -14,8 +14,8 @@ from nss_jax.phases import evaluate, nas, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, complexity, panels, scores
-from nss_jax.runtime.log import say
+from nss_jax.runtime import complexity, files, panels, scores
+from nss_jax.runtime.console import say
 from nss_jax.runtime.logits_file import LOGITS, read_logits
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import largest_macs, macs_range
@@ -40,7 +40,7 @@ def run(job: Job) -> dict[str, Any]:
   """
   config = job.config
   folder = job.workdir / "complexity"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   path = folder / "scores.csv"
   elite = job.load_elite()
   with Preemption() as preemption:
@@ -54,7 +54,7 @@ def run(job: Job) -> dict[str, Any]:
         ledger.score(name, drawn)
     table = scores.read_scores(path, job.search_space)
     target, tolerance = target_flops(config), config.complexity.tolerance
-    with artifacts.atomic_path(folder / "flops.png") as picture:
+    with files.atomic_path(folder / "flops.png") as picture:
       panels.draw_complexity(picture, table, target, tolerance)
     result = {
       "target_flops": target,
@@ -63,7 +63,7 @@ def run(job: Job) -> dict[str, Any]:
       **summarize(table, job.search_space, target, tolerance),
     }
     # Last: this file says that the phase is finished.
-    artifacts.write_json(folder / "summary.json", result)
+    files.write_json(folder / "summary.json", result)
   return result
 
 

@@ -14,8 +14,8 @@ from nss_jax.phases import loop, scoring, summary, supernet_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.program import base_keys, check_batch
-from nss_jax.runtime import artifacts, figures, scores
-from nss_jax.runtime.log import say
+from nss_jax.runtime import figures, files, scores
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.constraints import Constraint
@@ -49,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
   config = job.config
   search_space, elite = job.search_space, job.load_elite()
   folder = job.workdir / "evaluate"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   with Preemption() as preemption:
     params = train_supernet(job, preemption)
     with open_ledger(
@@ -308,7 +308,7 @@ def _summarize(job: Job, params: Any, folder: pathlib.Path) -> dict[str, Any]:
   config, search_space = job.config, job.search_space
   table = scores.read_scores(folder / "scores.csv", search_space)
   target = config_lib.flops_target(config)
-  with artifacts.atomic_path(folder / "pareto.png") as path:
+  with files.atomic_path(folder / "pareto.png") as path:
     figures.draw_pareto(path, table, target)
   result = summary.summarize(
     table,
@@ -319,7 +319,7 @@ def _summarize(job: Job, params: Any, folder: pathlib.Path) -> dict[str, Any]:
     seed=config.evaluate.seed,
   )
   # Last: this file says that the evaluation is finished.
-  artifacts.write_json(folder / "summary.json", result)
+  files.write_json(folder / "summary.json", result)
   return result
 
 

@@ -11,7 +11,7 @@ from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases.program import Program
 from nss_jax.runtime import space_file
-from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
+from nss_jax.runtime.progress import DEFAULT_OPTIONS, ProgressOptions
 from nss_jax.spaces.search_space import SearchSpace, Space
 
 
@@ -29,7 +29,7 @@ class Job(NamedTuple):
     config_flags: the words of the command line that give the config.
     supernets: folder of the stand-alone supernets; None: beside the workdir.
     take_over: whether a process that was on another host has surely ended.
-    viewing: what is shown meanwhile.
+    progress: what is shown meanwhile.
   """
 
   config: ml_collections.ConfigDict
@@ -42,7 +42,7 @@ class Job(NamedTuple):
   config_flags: tuple[str, ...] = ()
   supernets: pathlib.Path | None = None
   take_over: bool = False
-  viewing: Viewing = DEFAULT_VIEWING
+  progress: ProgressOptions = DEFAULT_OPTIONS
 
   @property
   def search_space(self) -> SearchSpace:

@@ -13,8 +13,8 @@ from scipy import stats
 
 from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, latency_file
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files, latency_file
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.stopwatch import call_seconds
 from nss_jax.spaces.bins import Bin
@@ -87,10 +87,10 @@ def run(job: Job) -> dict[str, Any]:
     "version": __version__,
   }
   folder = job.workdir / latency_file.FOLDER
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   latency_file.write_csv(folder / latency_file.TABLE, table)
   # Last: this file says that the phase is finished.
-  artifacts.write_json(folder / latency_file.SUMMARY, result)
+  files.write_json(folder / latency_file.SUMMARY, result)
   return result
 
 

@@ -11,12 +11,12 @@ import rich.console
 from nss_jax.errors import Diverged, Interrupted
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program, Schedule
-from nss_jax.runtime import artifacts, lock, sharding
+from nss_jax.runtime import files, lock, processes, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
-from nss_jax.runtime.log import say
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.progress import Progress
 from nss_jax.runtime.report import fields
-from nss_jax.runtime.watch import Watch
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
     Interrupted: after SIGTERM, once all is saved.
   """
   settings, console = job.config.search, job.console
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   checkpoints = Checkpoints(
     folder / "checkpoints",
     keep=settings.keep_checkpoints,
@@ -57,9 +57,15 @@ def run(
   state = _resume(program, checkpoints, folder / "metrics.jsonl", console)
   every = checkpoint_every or settings.checkpoint_every
   step = int(state.weights.step)
-  kinds = program.schedule.kinds(step)
-  with Watch(job.viewing, console, folder, program.work, step, kinds) as watch:
-    state = _loop(program, state, checkpoints, folder, watch, preemption, every)
+  with Progress(
+    *(console, program.work, step),
+    options=job.progress,
+    folder=folder,
+    kinds=program.schedule.kinds(step),
+  ) as progress:
+    state = _loop(
+      program, state, checkpoints, folder, progress, preemption, every
+    )
   checkpoints.wait()
   return state
 
@@ -70,17 +76,15 @@ def run_shared(
   """As `run`, of a folder that other runs use too: one of them trains."""
   told = []
 
-  def wait(owner: str) -> bool:
+  def wait(owner: str) -> None:
     if not told:
       told.append(owner)
       say(job.console, f"{owner} trains {folder}: waiting")
-    return not preemption.came
+    if preemption.came:
+      raise Interrupted(f"waiting for {folder}")
 
-  try:
-    with lock.exclusive(folder, wait, take_over=job.take_over):
-      return run(job, program, folder, preemption)
-  except lock.InUse as error:
-    raise Interrupted(f"waiting for {folder}") from error
+  with lock.exclusive(folder, wait, take_over=job.take_over):
+    return run(job, program, folder, preemption)
 
 
 def _resume(
@@ -106,14 +110,18 @@ def trim(path: pathlib.Path, step: int) -> None:
   """Cuts the lines of `metrics.jsonl` after a step.
 
   Raises:
-    UserError: if a line before that has no whole number of a step.
+    UserError: if a line has no whole number of a step.
   """
 
-  def keep(line):
-    fields.check(path, line, {"step": fields.WHOLE})
-    return line["step"] <= step
+  def cut():
+    lines = files.read_lines(path) if path.exists() else []
+    for line in lines:
+      fields.check(path, line, {"step": fields.WHOLE})
+    kept = [line for line in lines if line["step"] <= step]
+    if len(kept) < len(lines):
+      files.write_lines(path, kept)
 
-  artifacts.trim_lines(path, keep)
+  processes.run_once(cut)
 
 
 def _loop(
@@ -121,7 +129,7 @@ def _loop(
   state: LoopState,
   checkpoints: Checkpoints,
   folder: pathlib.Path,
-  watch: Watch,
+  progress: Progress,
   preemption: Preemption,
   checkpoint_every: int,
 ) -> LoopState:
@@ -132,7 +140,8 @@ def _loop(
     epoch, first = divmod(step, schedule.steps_per_epoch)
     length = schedule.lengths(first)[0]
     warmup = epoch < schedule.warmup_epochs
-    watch.before_call((length, warmup))
+    if progress.before_call((length, warmup)):
+      checkpoints.wait()  # or it is not there before all has been compiled
     state, losses = program.dispatch(state, epoch, first, length, warmup)
     # The devices are at work, and what they do counts from here on.
     checkpoints.wait()
@@ -144,15 +153,15 @@ def _loop(
       # Before it is written: the loss sees the last update a step later.
       _check_state(state, step, checkpoints)
     line = _line(program, state, step, epoch)
-    watch.after_call(step, _describe(line, schedule))
+    progress.after_call(step, _describe(line, schedule))
     if ended:
       now = time.monotonic()
       halves = 1 if warmup else 2
       images = (step - began_step) * program.batch_size * halves
       line["images_per_second"] = round(images / (now - began), 1)
       began, began_step = now, step
-      artifacts.append_line(folder / "metrics.jsonl", line)
-      watch.epoch(line, _describe(line, schedule))
+      files.append_line(folder / "metrics.jsonl", line)
+      progress.end_epoch(line, _describe(line, schedule))
       last = epoch + 1 == schedule.epochs
       if last or (epoch + 1) % checkpoint_every == 0:
         checkpoints.save(step, state)

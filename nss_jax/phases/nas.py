@@ -16,8 +16,8 @@ from nss_jax import config as config_lib
 from nss_jax.phases import chosen, loop, race, search_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files
+from nss_jax.runtime.console import say
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.networks import read_architecture
@@ -55,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
   folder, result = job.workdir / "nas", {}
   method = job.config.nas.method
   for name in ("elite", "controls"):
-    artifacts.make_folder(folder / name)
+    files.make_folder(folder / name)
   with Preemption() as preemption:
     if method == "evaluator":
       result["elite"] = race.find(job, spaces["elite"], preemption)
@@ -69,10 +69,10 @@ def run(job: Job) -> dict[str, Any]:
       networks = {"elite": result["elite"], **result["controls"]}
       race.score_networks(job, networks, preemption)
     for name, content in result.items():
-      artifacts.make_folder(folder / name)
-      artifacts.write_json(folder / name / ARCHITECTURE, content)
+      files.make_folder(folder / name)
+      files.write_json(folder / name / ARCHITECTURE, content)
   # Last: this file says that the phase is finished.
-  artifacts.write_json(folder / "summary.json", result)
+  files.write_json(folder / "summary.json", result)
   return result
 
 
@@ -158,7 +158,7 @@ def _search_at_each_rate(
     if not path.exists():
       logits = search(job, name, rate, space, path.parent, preemption)
       found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
-      artifacts.write_json(path, found)
+      files.write_json(path, found)
     runs.append(read_architecture(path, job.search_space))
   best = min(
     runs, key=lambda r: (r.get("by_cost", False), _samples(r), _off(r))

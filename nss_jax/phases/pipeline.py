@@ -34,18 +34,21 @@ from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import check_batch
 from nss_jax.runtime import (
-  artifacts,
-  canary,
+  backend,
   chips,
-  compile_cache,
+  files,
   lock,
   processes,
   sharding,
-  tensorboard,
 )
-from nss_jax.runtime.log import make_console, say
+from nss_jax.runtime.console import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED, Preemption, sigterm_line
-from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
+from nss_jax.runtime.progress import (
+  DEFAULT_OPTIONS,
+  ProgressOptions,
+  check_tensorboard,
+  write_pictures,
+)
 from nss_jax.supernet import conv
 
 # A disk that is full or read-only. Caught first: some are user errors too.
@@ -65,7 +68,7 @@ def run(
   take_over: bool = False,
   compiled: str = "",
   config_flags: Sequence[str] = (),
-  viewing: Viewing = DEFAULT_VIEWING,
+  progress: ProgressOptions = DEFAULT_OPTIONS,
 ) -> int:
   """Runs phases and returns the exit code of the command.
 
@@ -81,7 +84,7 @@ def run(
     take_over: whether a process that was on another host has surely ended.
     compiled: folder that keeps compiled programs; empty: none of our own.
     config_flags: the flags that give the config, to tell the next command.
-    viewing: what is shown meanwhile.
+    progress: what is shown meanwhile.
 
   Raises:
     UserError: before anything is compiled or written.
@@ -92,13 +95,13 @@ def run(
     raise UserError(f"--topology: {topology} needs --dry_run too")
   if target:  # its compiler is all that is needed of it
     jax.config.update("jax_platforms", "cpu")
-  chips.check_platform()
+  backend.check_platform()
   console = make_console()
-  if told := compile_cache.set_up("" if dry_run else compiled):
+  if told := backend.set_up_cache("" if dry_run else compiled):
     say(console, told)
-  canary.check(conv.conv2d)
-  if viewing.tensorboard:
-    tensorboard.check()
+  backend.check_numbers(conv.conv2d)
+  if progress.tensorboard:
+    check_tensorboard()
   _check_index(sweep_index, phases)
   config_lib.check_phases(config, phases)
   config = latency_budget.with_table(config, workdir)
@@ -116,7 +119,7 @@ def run(
     _prepare,
     *(dataset, mesh, workdir, console, tuple(archs), tuple(config_flags)),
     take_over=take_over,
-    viewing=viewing,
+    progress=progress,
     sweep_index=sweep_index,
   )
   measured = latency_budget.is_measured_first(config, workdir, phases)
@@ -158,7 +161,7 @@ def _prepare(
   phases: Sequence[str],
   *,
   take_over: bool,
-  viewing: Viewing,
+  progress: ProgressOptions,
   sweep_index: int | None,
 ) -> tuple[Job, Sequence[str]]:
   """The job and its phases, checked; those of a target, if one is wanted."""
@@ -167,7 +170,7 @@ def _prepare(
   job = Job(
     *(config, dataset, mesh, built, workdir, console, archs, config_flags),
     take_over=take_over,
-    viewing=viewing,
+    progress=progress,
   )
   _check_phases(job, phases)
   swept: list[Job] = []
@@ -309,14 +312,11 @@ def _run_phase(name: str, job: Job) -> None:
     say(job.console, f"already done: {path}")
     lines = _report_again(phase, path, job)
   else:
-    try:
-      with lock.exclusive(job.workdir / name, take_over=job.take_over):
-        result = phase.run(job)
-    except lock.InUse as error:
-      raise UserError(f"--workdir: {error}") from None
-    if job.viewing.tensorboard:
+    with lock.exclusive(job.workdir / name, take_over=job.take_over):
+      result = phase.run(job)
+    if job.progress.tensorboard:
       folder = job.workdir / name
-      processes.first(lambda: tensorboard.write_pictures(folder))
+      processes.run_once(lambda: write_pictures(folder))
     lines = phase.report(result, job)
   for line in lines:
     say(job.console, line)
@@ -328,7 +328,7 @@ _EDITED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 def _report_again(phase: _Phase, path: pathlib.Path, job: Job) -> list[str]:
   """The words of a result that was read back, which may have been edited."""
-  result = artifacts.read_json(path)
+  result = files.read_json(path)
   try:
     return phase.report(result, job)
   except UserError:

@@ -14,7 +14,7 @@ from nss_jax.phases import evaluate
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, panels, populations, scores, space_file
+from nss_jax.runtime import files, panels, populations, scores, space_file
 from nss_jax.runtime.populations import (
   ANY_COST,
   COSTS,
@@ -90,7 +90,7 @@ def run(job: Job) -> dict[str, Any]:
   """
   config, search_space = job.config, job.search_space
   folder = job.workdir / "principles"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   drawn = draw_populations(job)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
@@ -101,7 +101,7 @@ def run(job: Job) -> dict[str, Any]:
       for name, archs in drawn.archs.items():
         ledger.score(name, archs)
     table = scores.read_scores(folder / "scores.csv", search_space)
-    with artifacts.atomic_path(folder / "edf.png") as path:
+    with files.atomic_path(folder / "edf.png") as path:
       panels.draw_error_edfs(path, populations.error_curves(table))
     stages = None if drawn.own.stages is None else list(drawn.own.stages)
     result = {
@@ -111,7 +111,7 @@ def run(job: Job) -> dict[str, Any]:
       **summarize(table),
     }
     # Last: this file says that the phase is finished.
-    artifacts.write_json(folder / "summary.json", result)
+    files.write_json(folder / "summary.json", result)
   return result
 
 

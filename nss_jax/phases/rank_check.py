@@ -13,7 +13,7 @@ from nss_jax.phases import alone, evaluate, ranking
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.program import base_keys
-from nss_jax.runtime import artifacts, processes, scores, truths
+from nss_jax.runtime import files, processes, scores, truths
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs
 from nss_jax.spaces.feasible import sample_feasible_archs
@@ -34,7 +34,7 @@ def run(job: Job) -> dict[str, Any]:
   """
   config, search_space = job.config, job.search_space
   settings, folder = config.rank_check, job.workdir / "rank_check"
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   path, groups = folder / "truths.csv", choose_archs(config, search_space)
   with Preemption() as preemption:
     params = evaluate.train_supernet(job, preemption)
@@ -46,7 +46,7 @@ def run(job: Job) -> dict[str, Any]:
         ledger.score(name, archs)
     if settings.truths:
       content = pathlib.Path(settings.truths).read_bytes()
-      processes.first(lambda: artifacts.write_bytes(path, content))
+      processes.run_once(lambda: files.write_bytes(path, content))
     else:
       score_alone = alone.make_score_alone(
         job, path, preemption, epochs=settings.epochs
@@ -60,7 +60,7 @@ def run(job: Job) -> dict[str, Any]:
     num_resamples=config.evaluate.bootstrap_samples,
     seed=config.evaluate.seed,
   )
-  artifacts.write_json(folder / "summary.json", result)
+  files.write_json(folder / "summary.json", result)
   return result
 
 
@@ -95,13 +95,9 @@ def choose_archs(
   spread_rng, near_rng = jax.random.split(
     base_keys(config.evaluate.seed)["evaluate"]
   )
-  drawn = sample_uniform_archs(spread_rng, search_space, _CANDIDATES)
-  logs = np.log(arch_macs(search_space, drawn))
-  order = np.argsort(logs, kind="stable")
-  marks = np.linspace(logs.min(), logs.max(), settings.num_archs)
-  places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
-  spread, near = truths.GROUPS
-  groups = {spread: jax.tree.map(lambda x: x[order[places]], drawn)}
+  groups, (spread, near) = {}, truths.GROUPS
+  if settings.num_archs:
+    groups[spread] = _draw_spread(spread_rng, search_space, settings.num_archs)
   if settings.num_near_archs:
     groups[near] = sample_feasible_archs(
       near_rng,
@@ -111,6 +107,18 @@ def choose_archs(
       settings.num_near_archs,
     )
   return groups
+
+
+def _draw_spread(
+  rng: jax.Array, search_space: SearchSpace, num_archs: int
+) -> Arch:
+  """Draws archs `[n, S]` spread evenly in the logarithm of multiply-adds."""
+  drawn = sample_uniform_archs(rng, search_space, _CANDIDATES)
+  logs = np.log(arch_macs(search_space, drawn))
+  order = np.argsort(logs, kind="stable")
+  marks = np.linspace(logs.min(), logs.max(), num_archs)
+  places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
+  return jax.tree.map(lambda x: x[order[places]], drawn)
 
 
 def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:

@@ -15,7 +15,7 @@ from flax import traverse_util
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, processes, space_file
+from nss_jax.runtime import files, processes, space_file
 from nss_jax.runtime.report import (
   elements,
   experiment_pictures,
@@ -67,8 +67,8 @@ def run(job: Job) -> dict[str, Any]:
       should be; the report that was there is as it was.
   """
   check(job)
-  processes.first(lambda: _write(job))
-  return artifacts.read_json(job.workdir / FOLDER / RESULT)
+  processes.run_once(lambda: _write(job))
+  return files.read_json(job.workdir / FOLDER / RESULT)
 
 
 def _write(job: Job) -> None:
@@ -83,7 +83,7 @@ def _write(job: Job) -> None:
     content = _content(job, results, found, pictures)
     (folder / "index.html").write_text(page.render(content), "utf-8")
     result = _numbers(job, results, found)
-    artifacts.write_json(folder / RESULT, result)
+    files.write_json(folder / RESULT, result)
 
 
 def check(job: Job) -> None:
@@ -121,13 +121,13 @@ def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     yield new
     made = {path.name for path in new.iterdir()}
     for path in new.iterdir():
-      artifacts.fsync(path)
+      files.fsync(path)
     for name in _FILES:
       if name in made:
         os.replace(new / name, folder / name)
       else:
         (folder / name).unlink(missing_ok=True)
-    artifacts.fsync(folder)
+    files.fsync(folder)
   finally:
     shutil.rmtree(new, ignore_errors=True)
 

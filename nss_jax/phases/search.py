@@ -10,7 +10,7 @@ import numpy as np
 from nss_jax.phases import elite, loop, scoring
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program
-from nss_jax.runtime import artifacts, figures, space_file
+from nss_jax.runtime import figures, files, space_file
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.workdir import read_epochs
 from nss_jax.spaces.search_space import Arch
@@ -37,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
     result = elite.find(config, program.search_space, logits, score_fn)
     _draw_trajectory(program, result, folder)
     # Last: this file says that the search is finished.
-    artifacts.write_json(folder / "elite_space.json", result)
+    files.write_json(folder / "elite_space.json", result)
   return result
 
 
@@ -60,7 +60,7 @@ def _draw_trajectory(
   program: Program, result: dict[str, Any], folder: pathlib.Path
 ) -> None:
   """Draws `trajectory.png` from `metrics.jsonl`."""
-  with artifacts.atomic_path(folder / "trajectory.png") as path:
+  with files.atomic_path(folder / "trajectory.png") as path:
     figures.draw_trajectory(
       path,
       read_epochs(folder / "metrics.jsonl", program.search_space),

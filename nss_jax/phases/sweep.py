@@ -7,8 +7,8 @@ from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import search_program
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, panels
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files, panels
+from nss_jax.runtime.console import say
 from nss_jax.runtime.report import targets
 from nss_jax.runtime.report.cells import plain
 from nss_jax.runtime.report.workdir import read_results
@@ -46,7 +46,7 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
     for one in each.values()
   ]
   if tables := targets.scored(results):
-    with artifacts.atomic_path(folder / "pareto.png") as path:
+    with files.atomic_path(folder / "pareto.png") as path:
       panels.draw_targets(path, tables)
   records = plain([targets.record(found, x) for x, found in results])
   result = {
@@ -54,7 +54,7 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
     "targets": dict(zip(each, records, strict=True)),
   }
   # Last: this file says that the phase is finished.
-  artifacts.write_json(folder / "summary.json", result)
+  files.write_json(folder / "summary.json", result)
   return result
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from nss_jax.phases import evaluate, loop, train_program
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.log import say
+from nss_jax.runtime import files
+from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report import errors, fields
 from nss_jax.runtime.report.networks import (
@@ -98,7 +98,7 @@ def _train_seeds(
         seeded = dataclasses.replace(program, init=init)
         state = loop.run(job, seeded, path.parent, preemption)
         result = _result(job, name, arch, seed, state, test, path.parent)
-        artifacts.write_json(path, result)
+        files.write_json(path, result)
   return [read_trained(path, job.search_space) for path in paths.values()]
 
 
@@ -114,7 +114,7 @@ def _result(
   """What is written: the last epoch's test error, never the best."""
   error, loss = test(state.weights.params, state.weights.averages)
   path = folder / "metrics.jsonl"
-  lines = artifacts.read_lines(path)
+  lines = files.read_lines(path)
   for line in lines:
     fields.check(path, line, _LINE)
   images = job.config.train.batch_size * (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nss_jax.errors import UserError
-from nss_jax.runtime.artifacts import Path, read_json, reason
+from nss_jax.runtime.files import Path, read_json, reason
 from nss_jax.spaces.constraints import amount, from_targets
 from nss_jax.spaces.search_space import SearchSpace, Space, space_from_ranges
 

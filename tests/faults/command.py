@@ -77,7 +77,7 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
         _config_flags=list,
       ),
       patch(data, load_settings=lambda x, **_: _load_once(_Settings(x))),
-      patch(pipeline.canary, check=lambda convolve: None),
+      patch(pipeline.backend, check_numbers=lambda convolve: None),
       patch(principles, _MAX_DRAWS=2**12),
       patch(loop, run=_trains, run_shared=_trains),
     ):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts, scores, space_file, truths
+from nss_jax.runtime import files, scores, space_file, truths
 from nss_jax.runtime.report import experiments, fields, networks
 from nss_jax.runtime.report.experiments import Experiment
 from nss_jax.runtime.scores import Scores
@@ -281,7 +281,7 @@ def read_epochs(
   """
   if not path.exists():
     return []
-  lines = artifacts.read_lines(path)
+  lines = files.read_lines(path)
   for number, line in enumerate(lines, 1):
     place = f"{path}: line {number}"
     fields.check(place, line, _EPOCH)
