@@ -9,7 +9,7 @@ import pytest
 import rich.console
 import runs
 
-from nss_jax import main
+from nss_jax import command, main
 from nss_jax.errors import UserError
 from nss_jax.runtime import log
 
@@ -64,7 +64,7 @@ def call(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", argv)
     sys.modules.pop("config_config", None)
     with runs.saved_flags():
-      code = main._main(main.parse_flags(argv))
+      code = main.guarded_main(command.parse_flags(argv))
     return code, capsys.readouterr().err
 
   return call
@@ -84,7 +84,7 @@ def test_only_what_is_unexpected_is_told_at_length(call, capsys):
 
 _ONE_OF_TWO = """
 import time
-from nss_jax import main
+from nss_jax import command, main
 from nss_jax.phases import pipeline
 from nss_jax.runtime import log
 

@@ -188,7 +188,7 @@ main.run()
 _WAIT_SECONDS = 2  # at a line, the longest that a call takes
 # Files of a save, of which the first process hears from within it.
 _WHILE_SAVING = """
-import sys
+import dataclasses, sys
 sys.path.insert(0, "tests/faults")
 import injection
 injection.inject(
@@ -289,12 +289,12 @@ def test_a_second_run_is_refused_by_all(tmp_path):
 
 # A search that only saves, on a disk that becomes full for the first process.
 _FULL = """
-import sys
+import dataclasses, sys
 sys.path.insert(0, "tests/faults")
 import injection
 import numpy as np
 from nss_jax import main
-from nss_jax.phases import pipeline
+from nss_jax.phases import search
 from nss_jax.runtime import checkpoint
 
 def run(job):
@@ -303,7 +303,7 @@ def run(job):
     saves.save(step, {{"x": np.arange(3.0)}})
   saves.wait()
 
-pipeline._PHASES["search"] = pipeline._PHASES["search"]._replace(run=run)
+search.PHASE = dataclasses.replace(search.PHASE, run=run)
 if {is_first}:
   injection.inject(inside={inside!r}, part={part!r}, at=[1], do="ENOSPC")
 main.run()

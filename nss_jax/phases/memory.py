@@ -1,13 +1,13 @@
-"""What a search takes of a device's memory, about."""
+"""Estimates what a search takes of a device's memory."""
 
 import math
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from nss_jax.config import Config
 from nss_jax.spaces import blocks, cost, metrics
 from nss_jax.spaces.search_space import SearchSpace
 
@@ -37,12 +37,12 @@ _COPIES, _SHARED = 3, 1
 
 
 def estimate(
-  config: ml_collections.ConfigDict,
+  config: Config,
   space: SearchSpace,
   num_devices: int = 1,
   platform: str | None = None,
 ) -> float:
-  """Bytes on each device: the state, and what a step keeps for its gradient.
+  """Estimates the bytes on each device: state, and what a gradient takes.
 
   Within 15 % of what XLA on CPU says of the compiled steps, in the cases of
   `tests/test_memory.py`, which are of a small size and of the paper's. On
@@ -58,7 +58,7 @@ def estimate(
   image_bytes = images * jnp.dtype(settings.activations).itemsize
   largest = cost.largest_arch(space)
   kind = _kind(config)
-  block_bytes = _largest_block(space) * image_bytes
+  block_bytes = largest_block(space) * image_bytes
   if kind in _KEPT:
     of_all, of_block = _KEPT[kind][settings.activations]
     outputs = int(cost.arch_activations(space, largest)) * image_bytes
@@ -78,18 +78,16 @@ def estimate(
 
 
 def what_helps(
-  config: ml_collections.ConfigDict, space: SearchSpace, num_devices: int
+  config: Config, space: SearchSpace, num_devices: int
 ) -> Iterator[str]:
-  """Fields by which a search takes less of an accelerator, each by itself."""
+  """Lists fields by which a search takes less, each by itself."""
   settings = config.supernet
   for name, value in (
     ("activations", "bfloat16"),
     ("remat", True),
     ("microbatches", 2 * settings.microbatches),
   ):
-    changed = config.copy_and_resolve_references()
-    with changed.unlocked():
-      changed.supernet[name] = value
+    changed = config.vary({f"supernet.{name}": value})
     before, after = (
       estimate(one, space, num_devices, "accelerator")
       for one in (config, changed)
@@ -98,8 +96,8 @@ def what_helps(
       yield f"supernet.{name}={value} {after / 2**30:.1f} GiB"
 
 
-def _kind(config: ml_collections.ConfigDict) -> str:
-  """By what the two steps run: see `search_program`."""
+def _kind(config: Config) -> str:
+  """Tells what the two steps run: see `search.make_iteration`."""
   estimator, engine = config.search.estimator, config.supernet.engine
   if engine == "sliced" and estimator == "score":
     return "sliced"
@@ -109,7 +107,7 @@ def _kind(config: ml_collections.ConfigDict) -> str:
 
 
 def _ends_of_blocks(space: SearchSpace) -> int:
-  """Numbers that all blocks of the largest network put out of one image."""
+  """Counts what all blocks of the largest network put out of one image."""
   return sum(
     math.prod(shape) * width * depth
     for shape, width, depth in zip(
@@ -121,8 +119,8 @@ def _ends_of_blocks(space: SearchSpace) -> int:
   )
 
 
-def _largest_block(space: SearchSpace) -> int:
-  """The most numbers that the layers of one block give of one image.
+def largest_block(space: SearchSpace) -> int:
+  """Counts the most that the layers of one block give of one image.
 
   Without its shortcut, as where the bytes were measured.
   """
