@@ -14,19 +14,21 @@ from nss_jax.spaces.blocks import (
   Conv,
   Depthwise,
   SqueezeExcite,
-  block_digest,
-  block_names,
   find_block,
   register_block,
 )
-from nss_jax.spaces.constraints import Constraint, mean_costs, penalties
+from nss_jax.spaces.constraints import (
+  Constraint,
+  flops_penalty,
+  mean_costs,
+  penalties,
+)
 from nss_jax.spaces.cost import (
   CostTables,
   arch_cost,
   arch_macs,
   arch_params,
   cost_tables,
-  flops_penalty,
   macs_range,
   mean_cost,
   mean_macs,
@@ -44,29 +46,14 @@ from nss_jax.spaces.distribution import (
   probabilities,
   sample_space,
 )
-from nss_jax.spaces.evolution import ScoredSpaces, evolve_spaces
 from nss_jax.spaces.feasible import (
   Candidates,
   elite_candidates,
-  feasible_spaces,
   sample_feasible_archs,
   sample_feasible_spaces,
 )
 from nss_jax.spaces.handmade import proportional_arch, proportional_space
-from nss_jax.spaces.metrics import Metric
-from nss_jax.spaces.principles import (
-  StageOrder,
-  error_edf,
-  follows,
-  match_costs,
-  num_ordered_archs,
-  sample_ordered_archs,
-)
-from nss_jax.spaces.regnet import (
-  regnet_stages,
-  sample_anynet_archs,
-  sample_regnet_archs,
-)
+from nss_jax.spaces.metrics import Metric, register_metric
 from nss_jax.spaces.sampling import (
   enumerate_archs,
   enumerate_spaces,
@@ -74,7 +61,7 @@ from nss_jax.spaces.sampling import (
   sample_bin_archs,
 )
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
-from nss_jax.spaces.table import all_space_macs, space_indices, spaces_at
+from nss_jax.spaces.table import all_space_macs
 from nss_jax.spaces.text import (
   describe_space,
   format_arch,
@@ -82,7 +69,11 @@ from nss_jax.spaces.text import (
   parse_arch,
   parse_space,
 )
-from nss_jax.steps.estimators import pathwise, score_function
+from nss_jax.steps.estimators import (
+  pathwise,
+  register_estimator,
+  score_function,
+)
 from nss_jax.steps.losses import cross_entropy
 from nss_jax.steps.penalties import drawn_penalty, expected_penalty
 from nss_jax.steps.search_step import (
@@ -129,13 +120,11 @@ __all__ = [
   "Masks",
   "Metric",
   "Sample",
-  "ScoredSpaces",
   "SearchSpace",
   "SearchState",
   "Space",
   "SpaceLogits",
   "SqueezeExcite",
-  "StageOrder",
   "TrainState",
   "TrainedNetwork",
   "WeightState",
@@ -149,8 +138,6 @@ __all__ = [
   "arch_masks",
   "arch_params",
   "arch_sampler",
-  "block_digest",
-  "block_names",
   "compile_for",
   "cost_tables",
   "cross_entropy",
@@ -162,14 +149,10 @@ __all__ = [
   "entropy",
   "enumerate_archs",
   "enumerate_spaces",
-  "error_edf",
-  "evolve_spaces",
   "expected_penalty",
   "extract_subnet",
-  "feasible_spaces",
   "find_block",
   "flops_penalty",
-  "follows",
   "format_arch",
   "format_space",
   "gumbel_sampler",
@@ -185,13 +168,11 @@ __all__ = [
   "load_supernet",
   "macs_range",
   "make_apply",
-  "match_costs",
   "mean_cost",
   "mean_costs",
   "mean_macs",
   "mix_masks",
   "most_probable_space",
-  "num_ordered_archs",
   "parse_arch",
   "parse_space",
   "pathwise",
@@ -200,22 +181,18 @@ __all__ = [
   "proportional_arch",
   "proportional_space",
   "register_block",
+  "register_estimator",
+  "register_metric",
   "register_source",
-  "regnet_stages",
-  "sample_anynet_archs",
   "sample_archs",
   "sample_bin_archs",
   "sample_feasible_archs",
   "sample_feasible_spaces",
-  "sample_ordered_archs",
-  "sample_regnet_archs",
   "sample_space",
   "score_function",
   "search_step",
   "space_cost",
-  "space_indices",
   "space_macs",
-  "spaces_at",
   "train_step",
   "warmup_sampler",
   "weight_step",

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)
   # Imported here, so that --help and wrong flags answer at once.
   from nss_jax.phases import pipeline
-  from nss_jax.runtime import watch
+  from nss_jax.runtime.progress import ProgressOptions
 
   if len(argv) > 1:
     return command.refuse(f"not a flag: {argv[1]!r}; see --help")
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
       take_over=command.TAKE_OVER.value,
       compiled=command.COMPILE_CACHE.value or "",
       config_flags=command.given_config(),
-      viewing=watch.Viewing(
+      progress=ProgressOptions(
         command.LOG_EVERY.value,
         command.TENSORBOARD.value,
         command.PROFILE.value,
@@ -115,8 +115,7 @@ def join_processes() -> None:
       f"{missing} too"
     )
   if given or command.DISTRIBUTED.value:
-    explicit = processes.Explicit(**place) if given else None
-    processes.join(explicit, heartbeat_seconds=command.HEARTBEAT_SECONDS.value)
+    processes.join(**place, heartbeat_seconds=command.HEARTBEAT_SECONDS.value)
 
 
 def guarded_main(argv: list[str]) -> int:
@@ -136,11 +135,11 @@ def guarded_main(argv: list[str]) -> int:
     # Before a traceback: who dies, and what it was doing. Of many processes all
     # but one are quiet; a crash below Python shows the Python stack as well, by
     # the faulthandler that absl turns on.
-    from nss_jax.runtime import log, processes
+    from nss_jax.runtime import console, processes
 
     sys.stdout.flush()
     print(f"error: {processes.describe_own()} dies:", file=sys.stderr)
-    for line in log.last_lines():
+    for line in console.LAST_LINES:
       print(f"  {line}", file=sys.stderr)
     if not jax.distributed.is_initialized():
       raise

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from nss_jax.phases import complexity, principles
-from nss_jax.runtime import artifacts, scores
-from nss_jax.spaces.feasible import sample_uniform_archs
-from nss_jax.spaces.principles import StageOrder, sample_ordered_archs
+from nss_jax.runtime import files, scores
+from nss_jax.spaces.populations import StageOrder, sample_ordered_archs
+from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch
 
 NAMES = {"principles", "complexity", "sweep"}
@@ -18,7 +18,7 @@ COUNT = 20
 
 def write(path, content):
   path.parent.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(path, content)
+  files.write_json(path, content)
 
 
 def _append(path, search_space, source, archs, rng):

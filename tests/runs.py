@@ -18,7 +18,7 @@ import nss_jax as nss
 from nss_jax import data
 from nss_jax.phases import elite
 from nss_jax.phases.job import Job
-from nss_jax.runtime import artifacts, sharding
+from nss_jax.runtime import files, sharding
 from nss_jax.spaces import distribution
 
 DIGITS = data.load("digits")
@@ -94,8 +94,14 @@ def write_elite(job, depth, width):
   hot = distribution.one_hot(space, logits)
   logits = jax.tree.map(lambda x, h: x + 100 * h, logits, hot)
   found = elite.find(job, logits, no_scores)
-  artifacts.make_folder(job.workdir / "search")
-  artifacts.write_json(job.workdir / "search" / "elite_space.json", found)
+  files.make_folder(job.workdir / "search")
+  files.write_json(job.workdir / "search" / "elite_space.json", found)
+
+
+def cut_lines(path, share):
+  """Leaves a share of a file's lines, as a killed process would."""
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(b"".join(lines[: int(len(lines) * share)]))
 
 
 QUICKSTART = ROOT / "configs" / "quickstart.py"

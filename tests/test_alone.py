@@ -11,8 +11,7 @@ import pytest
 
 import nss_jax as nss
 from nss_jax.data import batches
-from nss_jax.runtime import optimizers
-from nss_jax.steps import train_step
+from nss_jax.steps import optimizers, train_step
 from nss_jax.supernet import conv
 
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("golden.json").read_text())

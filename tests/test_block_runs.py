@@ -13,7 +13,7 @@ import nss_jax as nss
 from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline
-from nss_jax.runtime import artifacts, sharding
+from nss_jax.runtime import files, sharding
 from nss_jax.spaces import blocks
 
 TINY = {
@@ -82,7 +82,7 @@ def test_a_search_of_another_block(workdir):
   """Its costs are of this block: the basic one's begin where these end."""
   space, elite = nss.load_space(workdir)
   assert space.block == "bottleneck"
-  found = artifacts.read_json(workdir / "search" / "elite_space.json")
+  found = files.read_json(workdir / "search" / "elite_space.json")
   assert found["mean_flops"] == nss.space_macs(space, elite)
   low, high = nss.macs_range(space)
   assert 1.2e4 < low <= found["mean_flops"] <= high < 2.7e4
@@ -92,7 +92,7 @@ def test_a_trained_network_is_loaded(workdir):
   """The test error of the run again, to the image."""
   network = nss.load_network(workdir)
   folder = workdir / "train" / "d2_w5" / "seed_0"
-  result = artifacts.read_json(folder / "result.json")
+  result = files.read_json(folder / "result.json")
   images = data.load("digits")
   wrong = network.logits(images.test_images).argmax(-1) != images.test_labels
   assert float(wrong.mean()) == pytest.approx(result["test_error"])
@@ -129,12 +129,12 @@ def test_what_can_not_be_loaded_is_named(workdir, tmp_path, monkeypatch):
     ({"mean": [0.5, 0.5]}, "result.json: mean: expected 1 channels, got 2"),
     ({"std": [0]}, r"result.json: std\[0\]: expected a number above 0"),
   ):
-    artifacts.write_json(copy / "result.json", {**content, **change})
+    files.write_json(copy / "result.json", {**content, **change})
     with pytest.raises(UserError, match=message):
       nss.load_network(copy)
   space, _ = nss.load_space(workdir)
   wide = space.only(nss.parse_arch("d2_w6")).to_dict()
-  artifacts.write_json(copy / "result.json", {**content, "search_space": wide})
+  files.write_json(copy / "result.json", {**content, "search_space": wide})
   with pytest.raises(
     UserError,
     match=r"of another network: averages.*\[2, 5\].* and .*\[2, 6\]",
@@ -142,7 +142,7 @@ def test_what_can_not_be_loaded_is_named(workdir, tmp_path, monkeypatch):
     nss.load_network(copy)
   with pytest.raises(UserError, match="another network: para"):
     nss.load_supernet(workdir / "search", space.only(nss.parse_arch("d2_w6")))
-  artifacts.write_json(copy / "result.json", content)
+  files.write_json(copy / "result.json", content)
   edited = blocks.find_block(space.block)._replace(activation="silu")
   with monkeypatch.context() as patch:
     patch.setitem(blocks._BLOCKS, space.block, edited)
@@ -185,6 +185,6 @@ def test_every_phase(block, tmp_path):
     for name in names:
       assert any((tmp_path / folder / name).iterdir()), name
     assert (tmp_path / folder / "report" / "index.html").exists()
-  summary = artifacts.read_json(tmp_path / "latency/latency_table/summary.json")
+  summary = files.read_json(tmp_path / "latency/latency_table/summary.json")
   assert summary["search_space"]["block"] == block
   assert len(summary["networks"]) == 4

@@ -16,6 +16,7 @@ from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import supernet, workdir
 from nss_jax.spaces import blocks
+from nss_jax.spaces.blocks import block_digest, block_names
 from nss_jax.spaces.cost import arch_activations
 from nss_jax.supernet import conv
 from nss_jax.supernet.blocks import ConvNorm, ResidualBlock
@@ -520,7 +521,7 @@ WRONG = {
 def test_wrong_descriptions_are_refused(message):
   with pytest.raises(ValueError, match=f"block wrong: .*{message}"):
     nss.register_block("wrong", WRONG[message])
-  assert "wrong" not in nss.block_names()
+  assert "wrong" not in block_names()
 
 
 def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
@@ -534,7 +535,7 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
   workdir.claim(config, tmp_path)
   (tmp_path / "search").mkdir()
   (tmp_path / "search" / "metrics.jsonl").write_text("")
-  before = nss.block_digest("custom")
+  before = block_digest("custom")
 
   def use(block):
     monkeypatch.setitem(blocks._BLOCKS, "custom", block)
@@ -544,7 +545,7 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
   assert supernet.cache_key(job) == key
   workdir.check(config, tmp_path)
   use(CUSTOM._replace(activation="silu"))
-  now = nss.block_digest("custom")
+  now = block_digest("custom")
   message = f"custom is another one here, of block_digest {now}.*{before}"
   with pytest.raises(ValueError, match=message):
     nss.SearchSpace.from_dict(kept)
@@ -572,7 +573,7 @@ def test_digests_see_every_field(monkeypatch):
     {"layers": (first._replace(outputs=nss.Channels("width", 2)), *rest)},
   ):
     monkeypatch.setitem(blocks._BLOCKS, "custom", CUSTOM._replace(**change))
-    found.add(nss.block_digest("custom"))
+    found.add(block_digest("custom"))
   assert len(found) == 7
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nss_jax.runtime import canary
+from nss_jax.runtime import backend
 from nss_jax.supernet import conv, norm
 
 SHAPES = [
@@ -105,13 +105,13 @@ def test_same_bits_every_time():
 def _layer_in_float64(*inputs):
   """Convolution and batch normalisation, and their gradients, by definition."""
   x, kernel, scale, offset, upstream = (np.asarray(x, float) for x in inputs)
-  y, *_ = canary.in_float64(x, kernel, upstream, 1)
+  y, *_ = backend.in_float64(x, kernel, upstream, 1)
   axes = (0, 1, 2)
   deviation = np.sqrt(y.var(axes) + norm.EPSILON)
   unit = (y - y.mean(axes)) / deviation
   inner = upstream * scale / deviation
   inner = inner - inner.mean(axes) - unit * (inner * unit).mean(axes)
-  _, image_gradient, kernel_gradient = canary.in_float64(x, kernel, inner, 1)
+  _, image_gradient, kernel_gradient = backend.in_float64(x, kernel, inner, 1)
   return (
     unit * scale + offset,
     image_gradient,

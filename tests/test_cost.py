@@ -21,6 +21,7 @@ from strategies import (
   stack,
 )
 
+from nss_jax.spaces.constraints import flops_penalty
 from nss_jax.spaces.cost import (
   arch_activations,
   arch_cost,
@@ -28,7 +29,6 @@ from nss_jax.spaces.cost import (
   arch_params,
   cost_range,
   cost_tables,
-  flops_penalty,
   largest_arch,
   largest_macs,
   macs_range,

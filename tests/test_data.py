@@ -386,7 +386,7 @@ def test_of_many_processes_the_first_fetches(
     called.append(work())
     return called[-1]
 
-  monkeypatch.setattr(processes, "first", first)
+  monkeypatch.setattr(processes, "run_once", first)
   data.load("cifar10_binary", cache_dir=str(tmp_path / "c"), progress=False)
   assert called == [tmp_path / "c" / remote.filename]
   assert server.requests == 1
@@ -403,7 +403,7 @@ def test_the_others_wait_and_read(disk, remote, server, tmp_path, monkeypatch):
       cache.mkdir()
       (cache / remote.filename).write_bytes(server.content)
 
-  monkeypatch.setattr(processes, "first", first)
+  monkeypatch.setattr(processes, "run_once", first)
   cifar = data.load("cifar10_binary", cache_dir=str(cache), progress=False)
   assert cifar.train_images.shape == (20, 32, 32, 3)
   assert server.requests == (disk == "its own")
@@ -413,7 +413,7 @@ def test_the_others_fail_with_the_first(remote, server, tmp_path, monkeypatch):
   def first(work):
     raise UserError("process 0: could not fetch")
 
-  monkeypatch.setattr(processes, "first", first)
+  monkeypatch.setattr(processes, "run_once", first)
   with pytest.raises(UserError):
     data.load("cifar10_binary", cache_dir=str(tmp_path), progress=False)
   assert server.requests == 0

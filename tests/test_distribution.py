@@ -17,7 +17,8 @@ from strategies import (
 )
 
 from nss_jax.spaces.bins import bin_exists
-from nss_jax.spaces.cost import flops_penalty, mean_macs, space_macs
+from nss_jax.spaces.constraints import flops_penalty
+from nss_jax.spaces.cost import mean_macs, space_macs
 from nss_jax.spaces.distribution import (
   SpaceLogits,
   elite_space,

@@ -131,7 +131,7 @@ WRONG = {
     "own_kernel_epochs: 2",
     "and 0 where",
   ),
-  f"{FIELD}rank_check.num_archs=10001": ("num_archs: 10001", "2 to 10,000"),
+  f"{FIELD}rank_check.num_archs=10001": ("num_archs: 10001", "0 to 10,000"),
   f"{FIELD}evaluate.fair=True": ("archs_per_batch: 1", "2 or more with"),
   f"{FIELD}weights.clip_norm=inf": ("clip_norm: inf", "above 0"),
   f"{FIELD}name=a/b": ("config.name: 'a/b'", "a plain folder name"),

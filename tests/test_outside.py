@@ -8,6 +8,7 @@ from strategies import RAGGED, random_logits
 
 import nss_jax as nss
 from nss_jax.spaces import sampling
+from nss_jax.spaces.table import space_indices
 from nss_jax.supernet import masks as masks_lib
 
 WEIGHTS = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), RAGGED))
@@ -90,7 +91,7 @@ def test_spaces(depth, width, message):
   for call in (
     lambda: nss.sample_archs(jax.random.key(0), RAGGED, space, 4),
     lambda: sampling.sample_archs_of_spaces(jax.random.key(0), RAGGED, many, 4),
-    lambda: nss.space_indices(RAGGED, many),
+    lambda: space_indices(RAGGED, many),
     lambda: nss.space_macs(RAGGED, space),
     lambda: nss.describe_space(RAGGED, space),
   ):

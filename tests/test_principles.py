@@ -11,7 +11,16 @@ from scipy import optimize, stats
 from strategies import RAGGED, assert_frequencies, assert_same, search_spaces
 
 import nss_jax as nss
-from nss_jax import StageOrder
+from nss_jax.runtime.populations import error_edf, match_costs
+from nss_jax.spaces.populations import (
+  StageOrder,
+  follows,
+  num_ordered_archs,
+  regnet_stages,
+  sample_anynet_archs,
+  sample_ordered_archs,
+  sample_regnet_archs,
+)
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
 quick = settings(deadline=None, max_examples=40)
@@ -87,17 +96,17 @@ def test_follows_both_in_depth_and_width_ties_allowed():
   depth = [[1, 2, 3], [1, 3, 2], [2, 2, 2], [1, 2, 3], [1, 3, 2], [2, 1, 3]]
   width = [[4, 5, 9], [4, 9, 5], [7, 7, 7], [4, 9, 5], [4, 5, 9], [1, 2, 3]]
   archs = Arch(depth=np.asarray(depth), width=np.asarray(width))
-  yes = nss.follows(archs, PRINCIPLES)
+  yes = follows(archs, PRINCIPLES)
   assert yes.tolist() == [True, False, True, False, False, False]
-  yes = nss.follows(jax.tree.map(jnp.asarray, archs), ELITE)
+  yes = follows(jax.tree.map(jnp.asarray, archs), ELITE)
   assert yes.tolist() == [False, True, True, False, False, False]
   first = jax.tree.map(lambda x: x[0], archs)
-  assert nss.follows(first, PRINCIPLES).shape == ()
-  assert nss.follows(first, PRINCIPLES)
+  assert follows(first, PRINCIPLES).shape == ()
+  assert follows(first, PRINCIPLES)
   nested = jax.tree.map(lambda x: x.reshape(2, 3, 3), archs)
-  assert nss.follows(nested, ELITE).shape == (2, 3)
+  assert follows(nested, ELITE).shape == (2, 3)
   with pytest.raises(ValueError, match=r"\(0, 1\) is one of 2 stages, not 3"):
-    nss.follows(archs, StageOrder((0, 1)))
+    follows(archs, StageOrder((0, 1)))
 
 
 @quick
@@ -110,27 +119,27 @@ def test_ordered_archs_are_counted_and_drawn_from_those(case):
     ordered_tuples(bins, order.stages)
     for bins in (search_space.depth_bins, search_space.width_bins)
   )
-  count = nss.num_ordered_archs(search_space, order)
+  count = num_ordered_archs(search_space, order)
   assert count == len(depths) * len(widths)
   rng = jax.random.key(count)
   if not count:
     with pytest.raises(ValueError, match=r"no arch has stages in the order"):
-      nss.sample_ordered_archs(rng, search_space, order, 1)
+      sample_ordered_archs(rng, search_space, order, 1)
     return
-  drawn = nss.sample_ordered_archs(rng, search_space, order, 50)
+  drawn = sample_ordered_archs(rng, search_space, order, 50)
   assert drawn.depth.dtype == drawn.width.dtype == np.int32
   assert drawn.depth.shape == drawn.width.shape == (50, len(order.stages))
   assert set(map(tuple, drawn.depth.tolist())) <= set(depths)
   assert set(map(tuple, drawn.width.tolist())) <= set(widths)
-  assert nss.follows(drawn, order).all()
+  assert follows(drawn, order).all()
 
 
 def test_the_paper_has_18_billion_archs_in_order():
   # Choose 3 of 16 depths and 3 of 512 widths, with repetition.
   expected = math.comb(18, 3) * math.comb(514, 3)
   assert expected == 18_360_705_024
-  assert nss.num_ordered_archs(PAPER, PRINCIPLES) == expected
-  assert nss.num_ordered_archs(PAPER, ELITE) == expected
+  assert num_ordered_archs(PAPER, PRINCIPLES) == expected
+  assert num_ordered_archs(PAPER, ELITE) == expected
 
 
 def test_too_many_ordered_tuples_to_count():
@@ -139,14 +148,12 @@ def test_too_many_ordered_tuples_to_count():
     order = StageOrder.design_principles(num_stages)
     if num_stages == 9:  # C(520, 9) is 0.8 of 2^63.
       expected = math.comb(24, 9) * math.comb(520, 9)
-      assert nss.num_ordered_archs(search_space, order) == expected
-      drawn = nss.sample_ordered_archs(
-        jax.random.key(0), search_space, order, 99
-      )
-      assert nss.follows(drawn, order).all()
+      assert num_ordered_archs(search_space, order) == expected
+      drawn = sample_ordered_archs(jax.random.key(0), search_space, order, 99)
+      assert follows(drawn, order).all()
     else:
       with pytest.raises(ValueError, match=r"2\^63 ordered tuples or more"):
-        nss.num_ordered_archs(search_space, order)
+        num_ordered_archs(search_space, order)
 
 
 @pytest.mark.parametrize("order", [PRINCIPLES, ELITE, StageOrder((1, 2, 0))])
@@ -158,7 +165,7 @@ def test_ordered_archs_are_uniform(order, window):
   if window is not None:
     inside = (window[0] <= costs) & (costs <= window[1])
     assert 30 < inside.sum() < 0.6 * inside.size
-  drawn = nss.sample_ordered_archs(
+  drawn = sample_ordered_archs(
     jax.random.key(1), RAGGED, order, 40 * int(inside.sum()), window=window
   )
   assert_frequencies(frequencies(archs, drawn), inside / inside.sum())
@@ -167,7 +174,7 @@ def test_ordered_archs_are_uniform(order, window):
 def test_the_window_includes_its_ends():
   costs = nss.arch_macs(RAGGED, ordered_archs(RAGGED, ELITE))
   cost = int(np.sort(costs)[len(costs) // 2])
-  drawn = nss.sample_ordered_archs(
+  drawn = sample_ordered_archs(
     jax.random.key(0), RAGGED, ELITE, 20, window=(cost, cost)
   )
   assert (nss.arch_macs(RAGGED, drawn) == cost).all()
@@ -183,30 +190,30 @@ def test_ordered_archs_of_the_paper(order, in_window, median):
   It goes through all depths and two of the widths, and solves the quadratic
   cost for the third. 1000 archs thus take 1.4e7 and 4.4e7 draws of any arch.
   """
-  share = in_window / nss.num_ordered_archs(PAPER, order)
-  archs = nss.sample_ordered_archs(jax.random.key(2), PAPER, order, 2**19)
+  share = in_window / num_ordered_archs(PAPER, order)
+  archs = sample_ordered_archs(jax.random.key(2), PAPER, order, 2**19)
   costs = nss.arch_macs(PAPER, archs)
   hits = ((WINDOW[0] <= costs) & (costs <= WINDOW[1])).sum()
   expected = share * costs.size
   assert abs(hits - expected) < 4 * expected**0.5
   np.testing.assert_allclose(np.median(costs), median, rtol=0.02)
   draws = int(1.3 * 1000 / share)
-  archs = nss.sample_ordered_archs(
+  archs = sample_ordered_archs(
     jax.random.key(3), PAPER, order, 1000, window=WINDOW, max_draws=draws
   )
   costs = nss.arch_macs(PAPER, archs)
   assert archs.width.shape == (1000, 3)
   assert WINDOW[0] <= costs.min() < 3.62e8
   assert 3.98e8 < costs.max() <= WINDOW[1]
-  assert nss.follows(archs, order).all()
+  assert follows(archs, order).all()
 
 
 @pytest.mark.parametrize(
   "draw",
   [
-    lambda rng, **kw: nss.sample_ordered_archs(rng, PAPER, ELITE, 30, **kw),
-    lambda rng, **kw: nss.sample_anynet_archs(rng, PAPER, 30, **kw),
-    lambda rng, **kw: nss.sample_regnet_archs(rng, PAPER, 30, **kw),
+    lambda rng, **kw: sample_ordered_archs(rng, PAPER, ELITE, 30, **kw),
+    lambda rng, **kw: sample_anynet_archs(rng, PAPER, 30, **kw),
+    lambda rng, **kw: sample_regnet_archs(rng, PAPER, 30, **kw),
   ],
 )
 def test_draws_are_a_function_of_the_key_and_give_up(draw):
@@ -227,12 +234,12 @@ def test_draws_are_a_function_of_the_key_and_give_up(draw):
 def test_counts_and_orders_must_fit():
   key = jax.random.key(0)
   with pytest.raises(ValueError, match="count must be at least 1; got 0"):
-    nss.sample_ordered_archs(key, PAPER, ELITE, 0)
+    sample_ordered_archs(key, PAPER, ELITE, 0)
   wrong = StageOrder((1, 0))
   for refuse in (
-    lambda: nss.sample_ordered_archs(key, PAPER, wrong, 1),
-    lambda: nss.sample_anynet_archs(key, PAPER, 1, order=wrong),
-    lambda: nss.num_ordered_archs(PAPER, wrong),
+    lambda: sample_ordered_archs(key, PAPER, wrong, 1),
+    lambda: sample_anynet_archs(key, PAPER, 1, order=wrong),
+    lambda: num_ordered_archs(PAPER, wrong),
   ):
     with pytest.raises(ValueError, match="is one of 2 stages, not 3"):
       refuse()
@@ -251,7 +258,7 @@ def test_matched_costs_are_the_best_assignment(
   references, candidates, tolerance
 ):
   a, b = np.asarray(references, float), np.asarray(candidates, float)
-  rows, columns = nss.match_costs(a, b, tolerance=tolerance)
+  rows, columns = match_costs(a, b, tolerance=tolerance)
   assert rows.dtype == columns.dtype == np.int64
   assert len(set(rows.tolist())) == len(set(columns.tolist())) == rows.size
   distance = np.abs(np.log(b)[None] - np.log(a)[:, None])
@@ -267,10 +274,10 @@ def test_matched_costs_are_the_best_assignment(
 
 
 def test_matched_costs_by_hand():
-  rows, columns = nss.match_costs([100, 300, 200], [205, 1000, 101, 199, 304])
+  rows, columns = match_costs([100, 300, 200], [205, 1000, 101, 199, 304])
   assert rows.tolist() == [0, 2, 1]
   assert columns.tolist() == [2, 3, 4]
-  rows, columns = nss.match_costs([100], [103.0])
+  rows, columns = match_costs([100], [103.0])
   assert rows.size == columns.size == 0
   for macs, tolerance, message in (
     ([1.0, 0.0], 0.1, r"positive and finite; got \[1\. 0\.\]"),
@@ -278,18 +285,18 @@ def test_matched_costs_by_hand():
     ([1.0], -0.1, r"tolerance must be at least 0, finite; got -0\.1"),
   ):
     with pytest.raises(ValueError, match=message):
-      nss.match_costs([1.0], macs, tolerance=tolerance)
+      match_costs([1.0], macs, tolerance=tolerance)
 
 
 def test_matched_populations_cost_the_same():
   costs = [
     nss.arch_macs(
-      PAPER, nss.sample_ordered_archs(jax.random.key(i), PAPER, order, 1000)
+      PAPER, sample_ordered_archs(jax.random.key(i), PAPER, order, 1000)
     )
     for i, order in enumerate((PRINCIPLES, ELITE))
   ]
   assert np.median(costs[1]) > 1.8 * np.median(costs[0])
-  pairs = nss.match_costs(*costs)
+  pairs = match_costs(*costs)
   assert 600 < pairs[0].size < 750
   matched = [np.sort(c[i]) for c, i in zip(costs, pairs, strict=True)]
   assert np.abs(np.log(matched[1] / matched[0])).max() <= 0.02
@@ -297,7 +304,7 @@ def test_matched_populations_cost_the_same():
 
 
 def test_error_edf_by_hand():
-  x, share = nss.error_edf(jnp.asarray([7.5, 5.0, 6.0, 5.0]))
+  x, share = error_edf(jnp.asarray([7.5, 5.0, 6.0, 5.0]))
   assert x.tolist() == [5.0, 6.0, 7.5]
   assert share.tolist() == [0.5, 0.75, 1.0]
 
@@ -305,7 +312,7 @@ def test_error_edf_by_hand():
 @quick
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=30))
 def test_error_edf_is_the_share_of_errors_below(errors):
-  x, share = nss.error_edf(errors)
+  x, share = error_edf(errors)
   for error in np.arange(-0.5, 21, 0.5):
     below = sum(e < error for e in errors) / len(errors)
     step = np.searchsorted(x, error)  # the steps that begin below the error
@@ -317,7 +324,7 @@ def test_error_edf_is_the_share_of_errors_below(errors):
 )
 def test_error_edf_needs_numbers(errors, message):
   with pytest.raises(ValueError, match=message):
-    nss.error_edf(errors)
+    error_edf(errors)
 
 
 # RegNet and AnyNet
@@ -345,12 +352,12 @@ REGNETX = {
 @pytest.mark.parametrize("name", REGNETX)
 def test_published_regnets(name):
   *parameters, group_width, depths, widths = REGNETX[name]
-  found = nss.regnet_stages(*parameters, group_width=group_width)
+  found = regnet_stages(*parameters, group_width=group_width)
   assert [x.tolist() for x in found] == [depths, widths]
 
 
 def test_without_groups_widths_are_multiples_of_eight():
-  depths, widths = nss.regnet_stages(24, 24.48, 2.54, 22)
+  depths, widths = regnet_stages(24, 24.48, 2.54, 22)
   # 24 * 2.54^s for s = 0 to 3: 24, 60.96, 154.8 and 393.3.
   assert widths.tolist() == [24, 64, 152, 392]
   assert depths.tolist() == [1, 2, 7, 12]
@@ -388,12 +395,12 @@ def test_regnet_stages_are_runs_of_equal_blocks(
   assume((np.abs(multiples % 1 - 0.5) > 1e-9).all())
   _, blocks = scalar_regnet(first, slope, multiplier, depth, quantum)
   expected = [(w, len([*run])) for w, run in itertools.groupby(blocks)]
-  depths, widths = nss.regnet_stages(
+  depths, widths = regnet_stages(
     first, slope, multiplier, depth, quantum=quantum
   )
   assert [*zip(widths.tolist(), depths.tolist(), strict=True)] == expected
   assert depths.sum() == depth
-  grouped = nss.regnet_stages(
+  grouped = regnet_stages(
     first, slope, multiplier, depth, quantum=quantum, group_width=16
   )
   np.testing.assert_array_equal(grouped[0], depths)
@@ -416,11 +423,11 @@ def test_regnet_stages_are_runs_of_equal_blocks(
 def test_regnet_parameters_must_fit(change, message):
   fits = {"initial_width": 24, "slope": 9.0, "multiplier": 2.0, "depth": 9}
   with pytest.raises(ValueError, match=message):
-    nss.regnet_stages(**(fits | change))
+    regnet_stages(**(fits | change))
 
 
 def test_regnets_of_the_paper():
-  archs = nss.sample_regnet_archs(jax.random.key(4), PAPER, 1000)
+  archs = sample_regnet_archs(jax.random.key(4), PAPER, 1000)
   assert (archs.width % 8 == 0).all()
   assert (np.diff(archs.width) > 0).all()
   assert archs.depth.min() == 1
@@ -430,7 +437,7 @@ def test_regnets_of_the_paper():
   # Widths grow by 1.5 to 3, apart from the rounding of both to eight.
   assert (archs.width[:, 1:] + 4 >= 1.5 * archs.width[:, :-1] - 6).all()
   assert (archs.width[:, 1:] - 4 <= 3 * archs.width[:, :-1] + 12).all()
-  archs = nss.sample_regnet_archs(jax.random.key(4), PAPER, 300, window=WINDOW)
+  archs = sample_regnet_archs(jax.random.key(4), PAPER, 300, window=WINDOW)
   costs = nss.arch_macs(PAPER, archs)
   assert (WINDOW[0] <= costs.min()) & (costs.max() <= WINDOW[1])
 
@@ -451,7 +458,7 @@ def test_regnets_are_those_of_their_parameters():
     three = len(runs) == 3 and max(levels) == 2
     if three and max(depths) <= 4 and max(widths) <= 32:
       expected.append((*depths, *widths))
-  archs = nss.sample_regnet_archs(jax.random.key(5), NARROW, 6000, quantum=2)
+  archs = sample_regnet_archs(jax.random.key(5), NARROW, 6000, quantum=2)
   both = [np.asarray(numbers(archs)), np.asarray(expected)]
   for column in range(6):
     table = np.stack([np.bincount(x[:, column], minlength=40) for x in both])
@@ -463,7 +470,7 @@ def test_regnets_are_those_of_their_parameters():
 
 def test_regnets_may_have_every_block_there_is():
   shallow = SearchSpace.expanded(max_depth=1, num_depth_bins=1)
-  archs = nss.sample_regnet_archs(jax.random.key(6), shallow, 50)
+  archs = sample_regnet_archs(jax.random.key(6), shallow, 50)
   assert (archs.depth == 1).all()
 
 
@@ -472,7 +479,7 @@ def test_regnets_stay_inside_the_bins():
     depth_bins=(((1, 2),), ((1, 1), (3, 3)), ((1, 6),)),
     width_bins=(((8, 16), (32, 40)), ((16, 64),), ((24, 64), (80, 128))),
   )
-  archs = nss.sample_regnet_archs(jax.random.key(6), holes, 500)
+  archs = sample_regnet_archs(jax.random.key(6), holes, 500)
   for field, bins in (
     (archs.depth, holes.depth_bins),
     (archs.width, holes.width_bins),
@@ -484,13 +491,13 @@ def test_regnets_stay_inside_the_bins():
 
 def test_too_narrow_for_a_regnet_or_an_anynet():
   with pytest.raises(ValueError, match=r"largest width, 2\.75, .*got 8"):
-    nss.sample_regnet_archs(jax.random.key(0), RAGGED, 1)
+    sample_regnet_archs(jax.random.key(0), RAGGED, 1)
   with pytest.raises(ValueError, match="no multiple of 16 from 3 to 8 on off"):
-    nss.sample_anynet_archs(jax.random.key(0), RAGGED, 1, quantum=16)
+    sample_anynet_archs(jax.random.key(0), RAGGED, 1, quantum=16)
 
 
 def test_anynet_numbers_are_log_uniform():
-  archs = nss.sample_anynet_archs(jax.random.key(7), NARROW, 20_000)
+  archs = sample_anynet_archs(jax.random.key(7), NARROW, 20_000)
   # 8, 16, 24, 32 stand for (4, 8], (8, 16], (16, 24], (24, 32]; depths alike.
   chance = np.log([2, 2, 1.5, 4 / 3]) / np.log(8)
   for column in archs.width.T // 8, archs.depth.T:
@@ -513,7 +520,7 @@ def test_anynet_archs_in_order_keep_their_probabilities(window):
   if window is not None:
     costs = nss.arch_macs(RAGGED, archs)
     chance *= (window[0] <= costs) & (costs <= window[1])
-  drawn = nss.sample_anynet_archs(
+  drawn = sample_anynet_archs(
     jax.random.key(8), RAGGED, 80_000, order=ELITE, window=window, quantum=1
   )
   assert_frequencies(frequencies(archs, drawn), chance / chance.sum())

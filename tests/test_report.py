@@ -26,7 +26,7 @@ from nss_jax.phases import (
   summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.runtime import artifacts, scores, truths
+from nss_jax.runtime import files, scores, truths
 from nss_jax.runtime.report import train_tables, words
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results
@@ -93,7 +93,7 @@ def make_space(search_space):
 
 def write(path, content):
   path.parent.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(path, content)
+  files.write_json(path, content)
 
 
 def write_search(search_space, workdir):
@@ -149,7 +149,7 @@ def write_search(search_space, workdir):
       "width_entropy": 1.0,
       "probabilities": probabilities,
     }
-    artifacts.append_line(workdir / "search" / "metrics.jsonl", line)
+    files.append_line(workdir / "search" / "metrics.jsonl", line)
 
 
 def append(path, search_space, source, archs, rng, space=scores.NO_SPACE):
@@ -765,7 +765,7 @@ def test_corrupt_file(copied, file, content):
 
 def test_probabilities_of_another_search_space(copied):
   path = copied.workdir / "search" / "metrics.jsonl"
-  lines = artifacts.read_lines(path)
+  lines = files.read_lines(path)
   lines[1]["probabilities"]["width"][0].pop()
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
   with pytest.raises(UserError, match=r"line 2: probabilities.width"):

@@ -10,7 +10,7 @@ import pytest
 from strategies import RAGGED
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts, figures
+from nss_jax.runtime import figures, files
 from nss_jax.runtime import scores as scores_lib
 from nss_jax.runtime.scores import (
   append_scores,
@@ -119,35 +119,21 @@ def test_stages_of_the_columns_follow_the_search_space(tmp_path):
 
 
 def test_file_cut_anywhere(tmp_path):
-  """A crash while it is appended: whole rows stay, the torn one goes."""
+  """A number that has lost its last digits is still a number."""
   path = tmp_path / "scores.csv"
-  few = SPACES.select(np.arange(2))
-  append_scores(path, SEARCH_SPACE, few)
+  append_scores(path, SEARCH_SPACE, SPACES)
   data = path.read_bytes()
-  line_end = data[:-1].rindex(b"\n") + 1
-  for end in {
-    *range(0, len(data), 7),
-    *range(line_end - 3, line_end + 3),
-    *range(len(data) - 5, len(data)),
-  }:
-    path.write_bytes(data[:end])
-    whole = max(data[:end].count(b"\n") - 1, 0)
-    kept = few.select(np.arange(whole))
-    check_equal(read_scores(path, SEARCH_SPACE), kept)
-    check_equal(resume_scores(path, SEARCH_SPACE), kept)
-    append_scores(path, SEARCH_SPACE, few.select(np.arange(whole, 2)))
-    assert path.read_bytes() == data
+  for end in {*range(0, len(data), 7), *range(len(data) - 5, len(data))}:
+    if data[end - 1 : end] != b"\n":
+      path.write_bytes(data[:end])
+      check_refused(path, "line ")
 
 
 @pytest.mark.parametrize("garbage", [b"\0\0\n", b"\xff\n", b"a,b\n", b'"\n'])
-def test_garbage_goes_at_the_end_and_is_refused_before_it(tmp_path, garbage):
+def test_garbage_is_refused(tmp_path, garbage):
   path = tmp_path / "scores.csv"
   append_scores(path, SEARCH_SPACE, SINGLE)
-  data = path.read_bytes()
-  path.write_bytes(data + garbage)
-  check_equal(resume_scores(path, SEARCH_SPACE), SINGLE)
-  assert path.read_bytes() == data
-  lines = data.splitlines(keepends=True)
+  lines = path.read_bytes().splitlines(keepends=True)
   path.write_bytes(b"".join([*lines[:3], garbage, *lines[3:]]))
   check_refused(path, "line 4: ")
 
@@ -252,7 +238,7 @@ def test_failed_append_leaves_the_file(tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   with monkeypatch.context() as patch:
-    patch.setattr(artifacts.os, "fsync", fail)
+    patch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
       append_scores(path, SEARCH_SPACE, SPACES)
   # All the rows were there when the disk was waited for, once per batch.

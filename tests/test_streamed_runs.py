@@ -15,7 +15,7 @@ from PIL import Image
 from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 
 FIELDS = {
   **runs.TINY,
@@ -69,7 +69,7 @@ def after_epoch(monkeypatch):
   """`(count, act)`: acts when so many epochs have ended."""
 
   def install(count, act):
-    call, lines = artifacts.append_line, []
+    call, lines = files.append_line, []
 
     def watched(path, line):
       lines.append(line)
@@ -77,7 +77,7 @@ def after_epoch(monkeypatch):
         act()
       call(path, line)
 
-    monkeypatch.setattr(artifacts, "append_line", watched)
+    monkeypatch.setattr(files, "append_line", watched)
 
   return install
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from nss_jax.spaces.blocks import block_names
-from nss_jax.spaces.metrics import METRICS
+from nss_jax.spaces.metrics import UNITS
+from nss_jax.steps.estimators import ESTIMATORS
 
-LATENCY = "latency"
 # Far beyond what is trained, and the plan of every step still fits in memory.
 MOST_EPOCHS = 10_000
 # So large that no cost comes near, and it is still a float.
@@ -58,8 +58,9 @@ Outputs = Annotated[
     "0 for those of the data, or 2 to 2^20",
   ),
 ]
-Metric = Annotated[str, _one_of(lambda: (*METRICS, LATENCY))]
+Metric = Annotated[str, _one_of(lambda: UNITS)]
 BlockName = Annotated[str, _one_of(block_names)]
+EstimatorName = Annotated[str, _one_of(lambda: ESTIMATORS)]
 FolderName = Annotated[
   str,
   _accept(

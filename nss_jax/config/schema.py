@@ -211,6 +211,13 @@ def _together(run: Config) -> Iterator[tuple[str, Any, bool, str]]:
     recipe.largest_epochs <= recipe.epochs,
     f"at most the {recipe.epochs} of evaluate.epochs",
   )
+  ranked = run.rank_check
+  yield (
+    "rank_check.num_archs",
+    ranked.num_archs,
+    max(ranked.num_archs, ranked.num_near_archs) >= 2,
+    "2 or more here or as rank_check.num_near_archs: one has no order",
+  )
   late = recipe.epochs if recipe.own_kernels > 1 else 0
   yield (
     "evaluate.own_kernel_epochs",

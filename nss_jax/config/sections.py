@@ -161,7 +161,7 @@ class Search(Section):
   # grow linearly over the arch steps. 1: constant (the paper).
   penalty_growth: float = Field(3.0, gt=0)
   # The paper: soft.
-  estimator: Literal["soft", "straight_through", "score"] = "soft"
+  estimator: bounds.EstimatorName = "soft"
   num_score_archs: int = Field(8, ge=2)  # drawn per step by the score estimator
   # scored: of the most probable spaces within the tolerance of the target
   # (and at least a third as probable as the mode) the one whose archs the
@@ -321,7 +321,7 @@ class RankCheck(Section):
 
   # Trained alone, spread in cost, and within evaluate.tolerance of the target;
   # seeds of each, which tell how well a truth knows itself.
-  num_archs: int = Field(24, ge=2, le=10_000)
+  num_archs: int = Field(24, ge=0, le=10_000)
   num_near_archs: int = Field(12, ge=0, le=10_000)
   num_seeds: int = Field(2, ge=1, le=1000)
   epochs: bounds.Epochs = 30

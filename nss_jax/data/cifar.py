@@ -121,7 +121,7 @@ def load(
   else:
     fetch_it = functools.partial(_fetch, archive, cache_dir, progress)
     # The others find it there; or fetch it too, to a disk of their own.
-    place = processes.first(fetch_it) or fetch_it()
+    place = processes.run_once(fetch_it) or fetch_it()
   files = {**archive.train, **archive.test}
   read = {}
   for name, content in _contents(archive, place, files):

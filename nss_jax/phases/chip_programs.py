@@ -16,6 +16,7 @@ from nss_jax.runtime import sharding
 from nss_jax.spaces import cost
 from nss_jax.spaces.handmade import proportional_arch
 from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.steps.estimators import ESTIMATORS
 from nss_jax.supernet import masks, sliced
 
 # Those whose programs are known before any phase has run.
@@ -63,7 +64,7 @@ def _of_search(job: Job) -> Iterator[ChipProgram]:
     steps = slice(0, warmup)
     yield _of_loop(job, "search, warmup", program, steps, True, draws)
   draws = None
-  if job.config.search.estimator != "soft":
+  if ESTIMATORS[job.config.search.estimator].draws != "soft":
     draws = _on_target(job)
   steps = slice(warmup, program.schedule.num_steps)
   yield _of_loop(job, "search, both steps", program, steps, False, draws)

@@ -12,12 +12,12 @@ from nss_jax.phases import evaluate, nas, supernet
 from nss_jax.phases.job import Job, has_flops
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.registry import SEARCH, Phase
-from nss_jax.runtime import artifacts, complexity, panels, scores
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import complexity, files, panels, scores
 from nss_jax.runtime.logits_file import LOGITS, read_logits
 from nss_jax.spaces.cost import largest_macs, macs_range
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_macs
 
 # The nas phase has the first streams of its key.
 _FIRST_STREAM = 1000
@@ -46,7 +46,7 @@ def run(job: Job) -> dict[str, Any]:
       ledger.score(name, drawn)
   table = scores.read_scores(path, job.search_space)
   target, tolerance = target_flops(job), job.config.complexity.tolerance
-  with artifacts.atomic_path(folder / "flops.png") as picture:
+  with files.atomic_path(folder / "flops.png") as picture:
     panels.draw_complexity(picture, table, target, tolerance)
   return {
     "target_flops": target,

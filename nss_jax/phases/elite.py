@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from nss_jax.phases.job import Job
-from nss_jax.runtime import budgets
+from nss_jax.runtime import space_file
 from nss_jax.spaces import constraints, cost, distribution, sampling, table
 from nss_jax.spaces.feasible import (
   LEAST_SHARE,
@@ -193,7 +193,7 @@ def _warnings(result: dict[str, Any], tolerance: float) -> Iterator[str]:
     yield (
       f"the space has a probability of {chosen:.2g}, the most probable one "
       f"{mode['probability']:.2g}, "
-      f"{budgets.from_targets(budgets.entry_deviations(mode, result))}: the "
+      f"{constraints.from_targets(space_file.mode_deviations(result))}: the "
       "search does not stand behind this choice"
     )
   wide = result["choice"]["tolerance"]

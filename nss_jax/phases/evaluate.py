@@ -11,18 +11,17 @@ from nss_jax.phases import scoring, summary, supernet
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger, open_ledger
 from nss_jax.phases.registry import SEARCH, Phase
-from nss_jax.runtime import artifacts, figures, scores
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import figures, files, scores
 from nss_jax.spaces import cost, sampling
 from nss_jax.spaces.evolution import evolve_spaces
 from nss_jax.spaces.feasible import (
   feasible_indices,
   sample_feasible_archs,
   sample_feasible_spaces,
-  sample_uniform_archs,
 )
 from nss_jax.spaces.handmade import proportional_space
 from nss_jax.spaces.search_space import Arch, Space
+from nss_jax.spaces.text import format_macs
 
 # Rows of spaces that the oracle looked at; no group of the summary.
 ORACLE_SEARCH = "oracle_search"
@@ -135,7 +134,7 @@ def _score_groups(job: Job, elite: Space, ledger: Ledger) -> None:
   count = settings.num_archs
   next(rngs)  # of the elite archs
   ledger.score(scores.ELITE, elite_archs(job, elite))
-  archs = sample_uniform_archs(next(rngs), space, count)
+  archs = sampling.sample_uniform_archs(next(rngs), space, count)
   ledger.score(scores.EXPANDED, archs)
   archs = sample_feasible_archs(next(rngs), *near, count)
   ledger.score(scores.EXPANDED_NEAR, archs)
@@ -207,7 +206,7 @@ def _score_spaces(
 
 def _summarize(job: Job, params: Any, folder: pathlib.Path) -> dict[str, Any]:
   table = scores.read_scores(folder / "scores.csv", job.search_space)
-  with artifacts.atomic_path(folder / "pareto.png") as path:
+  with files.atomic_path(folder / "pareto.png") as path:
     figures.draw_pareto(path, table, job.target)
   return summary.summarize(
     table,

@@ -12,17 +12,16 @@ import rich.console
 
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.config.bounds import LATENCY
 from nss_jax.data.streaming import image_memory
 from nss_jax.errors import UserError
 from nss_jax.runtime import latency_file, sharding, space_file
-from nss_jax.runtime.log import make_console, say
+from nss_jax.runtime.console import make_console, say
 from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
-from nss_jax.spaces.constraints import UNITS, Constraint
+from nss_jax.runtime.progress import DEFAULT_OPTIONS, ProgressOptions
+from nss_jax.spaces.constraints import Constraint
 from nss_jax.spaces.cost import cost_range, cost_tables
 from nss_jax.spaces.feasible import feasible_indices
-from nss_jax.spaces.metrics import METRICS
+from nss_jax.spaces.metrics import LATENCY, METRICS, UNITS
 from nss_jax.spaces.search_space import SearchSpace, Space
 
 # One stream of randomness each, from one base key. Never reorder: a resumed
@@ -58,7 +57,7 @@ class Job:
     config_flags: the words of the command line that give the config.
     supernets: folder of the stand-alone supernets; None: beside the workdir.
     take_over: whether a process that was on another host has surely ended.
-    viewing: what is shown meanwhile.
+    progress: what is shown meanwhile.
     preemption: is asked whether to stop, between calls of the devices.
   """
 
@@ -75,7 +74,7 @@ class Job:
   config_flags: tuple[str, ...] = ()
   supernets: pathlib.Path | None = None
   take_over: bool = False
-  viewing: Viewing = DEFAULT_VIEWING
+  progress: ProgressOptions = DEFAULT_OPTIONS
   preemption: Preemption = dataclasses.field(default_factory=Preemption)
 
   @classmethod

@@ -24,9 +24,8 @@ from nss_jax.spaces.cost import (
   cost_range,
   cost_tables,
 )
-from nss_jax.spaces.feasible import sample_uniform_archs
-from nss_jax.spaces.latency import LatencyTable, latency_metric
-from nss_jax.spaces.metrics import stage_shapes
+from nss_jax.spaces.metrics import LatencyTable, latency_metric, stage_shapes
+from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch
 from nss_jax.supernet import network

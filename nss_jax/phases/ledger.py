@@ -13,8 +13,8 @@ from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import scoring
 from nss_jax.phases.job import Job
 from nss_jax.runtime import scores
-from nss_jax.runtime.log import Progress
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.progress import Progress
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
 
@@ -133,16 +133,14 @@ def open_ledger(
   images = scoring.held_out_images(job, num_images)
   score_fn = scoring.make_score_fn(job, images)
   job.say(f"scoring {total} archs")
-  with Progress(
-    job.console, np.ones(total), log_every=job.viewing.log_every
-  ) as progress:
+  with Progress(job.console, np.ones(total), options=job.progress) as progress:
     yield Ledger(
       path,
       job.search_space,
       functools.partial(score_fn, params),
       choose_fn=scoring.splitter(job, num_images),
       preemption=job.preemption,
-      on_progress=lambda done, timed: progress.update(
+      on_progress=lambda done, timed: progress.move_to(
         done, "scoring archs", compiled=not timed
       ),
     )

@@ -10,7 +10,7 @@ import jax
 from nss_jax.data.batches import normalize
 from nss_jax.errors import UserError
 from nss_jax.runtime import space_file
-from nss_jax.runtime.artifacts import Path, read_json
+from nss_jax.runtime.files import Path, read_json
 from nss_jax.runtime.report import fields
 from nss_jax.spaces.search_space import Array, SearchSpace
 from nss_jax.supernet import network, sharing

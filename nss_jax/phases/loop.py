@@ -10,10 +10,10 @@ import numpy as np
 from nss_jax.errors import Diverged, Interrupted
 from nss_jax.phases.job import Job
 from nss_jax.phases.program import LoopState, Program
-from nss_jax.runtime import artifacts, lock, sharding
+from nss_jax.runtime import files, lock, processes, sharding
 from nss_jax.runtime.checkpoint import Checkpoints
+from nss_jax.runtime.progress import Progress
 from nss_jax.runtime.report import fields
-from nss_jax.runtime.watch import Watch
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
   """
   settings, schedule = job.config.search, program.schedule
   every = checkpoint_every or settings.checkpoint_every
-  artifacts.make_folder(folder)
+  files.make_folder(folder)
   checkpoints = Checkpoints(
     folder / "checkpoints",
     keep=settings.keep_checkpoints,
@@ -53,14 +53,18 @@ def run(
   state = _resume(job, program, checkpoints, folder / "metrics.jsonl")
   step = int(state.weights.step)
   began, began_step = time.monotonic(), step
-  kinds = schedule.kinds(step)
-  watched = job.viewing, job.console, folder, program.work, step, kinds
-  with Watch(*watched) as watch:
+  with Progress(
+    *(job.console, program.work, step),
+    options=job.progress,
+    folder=folder,
+    kinds=schedule.kinds(step),
+  ) as progress:
     while step < schedule.num_steps:
       epoch, first = divmod(step, schedule.steps_per_epoch)
       length = schedule.lengths(first)[0]
       warmup = epoch < schedule.warmup_epochs
-      watch.before_call((length, warmup))
+      if progress.before_call((length, warmup)):
+        checkpoints.wait()  # or it is not there before all has been compiled
       state, losses = program.dispatch(state, epoch, first, length, warmup)
       # The devices are at work, and what they do counts from here on.
       checkpoints.wait()
@@ -72,14 +76,14 @@ def run(
         # Before it is written: the loss sees the last update a step later.
         _check_state(state, step, checkpoints)
       line = _line(program, state, step, epoch)
-      watch.after_call(step, describe(line, schedule.epochs))
+      progress.after_call(step, describe(line, schedule.epochs))
       if ended:
         now = time.monotonic()
         images = (step - began_step) * program.batch_size * (2 - warmup)
         line["images_per_second"] = round(images / (now - began), 1)
         began, began_step = now, step
-        artifacts.append_line(folder / "metrics.jsonl", line)
-        watch.epoch(line, describe(line, schedule.epochs))
+        files.append_line(folder / "metrics.jsonl", line)
+        progress.end_epoch(line, describe(line, schedule.epochs))
         if epoch + 1 == schedule.epochs or (epoch + 1) % every == 0:
           checkpoints.save(step, state)
       if stop:
@@ -96,31 +100,33 @@ def run_shared(job: Job, program: Program, folder: pathlib.Path) -> LoopState:
   """
   told = []
 
-  def wait(owner: str) -> bool:
+  def wait(owner: str) -> None:
     if not told:
       told.append(owner)
       job.say(f"{owner} trains {folder}: waiting")
-    return not job.preemption.came
+    if job.preemption.came:
+      raise Interrupted(f"waiting for {folder}")
 
-  try:
-    with lock.exclusive(folder, wait, take_over=job.take_over):
-      return run(job, program, folder)
-  except lock.InUse as error:
-    raise Interrupted(f"waiting for {folder}") from error
+  with lock.exclusive(folder, wait, take_over=job.take_over):
+    return run(job, program, folder)
 
 
 def trim(path: pathlib.Path, step: int) -> None:
   """Cuts the lines of `metrics.jsonl` after a step.
 
   Raises:
-    UserError: if a line before that has no whole number of a step.
+    UserError: if a line has no whole number of a step.
   """
 
-  def keep(line):
-    fields.check(path, line, {"step": fields.WHOLE})
-    return line["step"] <= step
+  def cut():
+    lines = files.read_lines(path) if path.exists() else []
+    for line in lines:
+      fields.check(path, line, {"step": fields.WHOLE})
+    kept = [line for line in lines if line["step"] <= step]
+    if len(kept) < len(lines):
+      files.write_lines(path, kept)
 
-  artifacts.trim_lines(path, keep)
+  processes.run_once(cut)
 
 
 def _resume(

@@ -10,6 +10,7 @@ import numpy as np
 from nss_jax.config import Config
 from nss_jax.spaces import blocks, cost, metrics
 from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.steps.estimators import ESTIMATORS
 
 # Temporaries of a pair of an arch step and a weight step, 6 MB to 20 GB, as XLA
 # on CPU compiles them (jax 0.12.0.1), by the type of the activations. Per byte
@@ -98,11 +99,9 @@ def what_helps(
 
 def _kind(config: Config) -> str:
   """Tells what the two steps run: see `search.make_iteration`."""
-  estimator, engine = config.search.estimator, config.supernet.engine
-  if engine == "sliced" and estimator == "score":
-    return "sliced"
-  if engine == "sliced" and estimator == "straight_through":
-    return "masked and sliced"
+  draws = ESTIMATORS[config.search.estimator].draws
+  if config.supernet.engine == "sliced" and draws != "soft":
+    return {"archs": "sliced", "hard": "masked and sliced"}[draws]
   return "masked, remat" if config.supernet.remat else "masked"
 
 

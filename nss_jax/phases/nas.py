@@ -15,17 +15,16 @@ from nss_jax.phases import chosen, loop, race, supernet
 from nss_jax.phases import search as search_phase
 from nss_jax.phases.job import Job
 from nss_jax.phases.registry import SEARCH, Phase
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.budgets import deviations, from_targets
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import files
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
 from nss_jax.runtime.report.networks import read_architecture
 from nss_jax.spaces import constraints, distribution, sampling
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.handmade import proportional_arch
-from nss_jax.spaces.principles import take
-from nss_jax.spaces.regnet import sample_regnet_archs
+from nss_jax.spaces.populations import sample_regnet_archs
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.text import format_macs
 
 _RESAMPLES = 1000  # of the bootstrap of a mean
 ARCHITECTURE = "architecture.json"
@@ -53,7 +52,7 @@ def run(job: Job) -> dict[str, Any]:
   folder, result = job.workdir / "nas", {}
   method = job.config.nas.method
   for name in ("elite", "controls"):
-    artifacts.make_folder(folder / name)
+    files.make_folder(folder / name)
   if method == "evaluator":
     result["elite"] = race.find(job, spaces["elite"])
   else:
@@ -66,8 +65,8 @@ def run(job: Job) -> dict[str, Any]:
     networks = {"elite": result["elite"], **result["controls"]}
     race.score_networks(job, networks)
   for name, content in result.items():
-    artifacts.make_folder(folder / name)
-    artifacts.write_json(folder / name / ARCHITECTURE, content)
+    files.make_folder(folder / name)
+    files.write_json(folder / name / ARCHITECTURE, content)
   return result
 
 
@@ -150,7 +149,7 @@ def search_at_each_rate(job: Job, name: str) -> dict[str, Any]:
     if not path.exists():
       logits = search(job, name, rate, path.parent)
       found = {"learning_rate": rate, **choose(job, name, logits)}
-      artifacts.write_json(path, found)
+      files.write_json(path, found)
     runs.append(read_architecture(path, job.search_space))
   best = min(
     runs, key=lambda r: (r.get("by_cost", False), _samples(r), how_far_off(r))
@@ -262,7 +261,7 @@ def draw_archs(
 
 def how_far_off(found: dict[str, Any]) -> float:
   """Returns how far an arch is from the constraint that it meets worst."""
-  return found.get("off", max(map(abs, deviations(found).values())))
+  return found.get("off", max(map(abs, found["deviations"].values())))
 
 
 def _samples(found: dict[str, Any]) -> float:
@@ -281,7 +280,7 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     missed = "" if entry["within_tolerance"] else ", which misses"
     lines += [
       f"  {name:16} {entry['arch']:26} {format_macs(entry['flops']):>8}, "
-      f"{from_targets(entry)}{missed}",
+      f"{constraints.from_targets(entry['deviations'])}{missed}",
       f"    {entry['chosen']}{seeds}",
     ]
   folder = job.workdir / "nas"

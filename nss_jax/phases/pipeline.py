@@ -12,16 +12,14 @@ from nss_jax.errors import Diverged, Interrupted, NotWritten, UserError
 from nss_jax.phases import compilation, latency_table, plan, running, sweep
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job, with_table
-from nss_jax.runtime import (
-  canary,
-  chips,
-  compile_cache,
-  sharding,
-  tensorboard,
-)
-from nss_jax.runtime.log import make_console, say
+from nss_jax.runtime import backend, chips, sharding
+from nss_jax.runtime.console import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED, sigterm_line
-from nss_jax.runtime.watch import DEFAULT_VIEWING, Viewing
+from nss_jax.runtime.progress import (
+  DEFAULT_OPTIONS,
+  ProgressOptions,
+  check_tensorboard,
+)
 from nss_jax.supernet import conv
 
 # A disk that is full or read-only. Caught first: some are user errors too.
@@ -41,7 +39,7 @@ def run(
   take_over: bool = False,
   compiled: str = "",
   config_flags: Sequence[str] = (),
-  viewing: Viewing = DEFAULT_VIEWING,
+  progress: ProgressOptions = DEFAULT_OPTIONS,
 ) -> int:
   """Runs phases and returns the exit code of the command.
 
@@ -57,7 +55,7 @@ def run(
     take_over: whether a process that was on another host has surely ended.
     compiled: folder that keeps compiled programs; empty: none of our own.
     config_flags: the flags that give the config, to tell the next command.
-    viewing: what is shown meanwhile.
+    progress: what is shown meanwhile.
 
   Raises:
     UserError: before anything is compiled or written.
@@ -69,13 +67,13 @@ def run(
     raise UserError(f"--topology: {topology} needs --dry_run too")
   if target:  # its compiler is all that is needed of it
     jax.config.update("jax_platforms", "cpu")
-  chips.check_platform()
+  backend.check_platform()
   console = make_console()
-  if told := compile_cache.set_up("" if dry_run else compiled):
+  if told := backend.set_up_cache("" if dry_run else compiled):
     say(console, told)
-  canary.check(conv.conv2d)
-  if viewing.tensorboard:
-    tensorboard.check()
+  backend.check_numbers(conv.conv2d)
+  if progress.tensorboard:
+    check_tensorboard()
   if sweep_index is not None and list(phases) != ["sweep"]:
     # One target is for processes side by side: no other phase may be theirs.
     raise UserError(
@@ -97,7 +95,7 @@ def run(
     archs=tuple(archs),
     config_flags=tuple(config_flags),
     take_over=take_over,
-    viewing=viewing,
+    progress=progress,
   )
   if sweep_index is not None:
     # Not as the sweep phase, whose folder has one process at a time.

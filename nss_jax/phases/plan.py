@@ -6,9 +6,9 @@ from nss_jax import data
 from nss_jax.phases import memory, registry, search, work
 from nss_jax.phases.job import Job
 from nss_jax.runtime import sharding
-from nss_jax.runtime.log import format_macs
-from nss_jax.spaces import constraints, cost
+from nss_jax.spaces import cost, metrics
 from nss_jax.spaces.feasible import feasible_spaces
+from nss_jax.spaces.text import format_macs
 
 
 def describe(job: Job) -> Iterator[str]:
@@ -72,7 +72,7 @@ def _describe_constraints(job: Job, largest: float) -> Iterator[str]:
     low, high = cost.cost_range(space, cost.cost_tables(space, one.metric))
     yield (
       f"constraint {one.name}, {one.mode.replace('_', ' ')} {one.target:.4g} "
-      f"{constraints.UNITS[one.name]}, weight {one.weight:g}; spaces of "
+      f"{metrics.UNITS[one.name]}, weight {one.weight:g}; spaces of "
       f"{low:.3g} to {high:.3g} mean"
     )
   if settings.elite == "scored":

@@ -12,8 +12,7 @@ from nss_jax.phases import evaluate, supernet
 from nss_jax.phases.job import Job, has_flops
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.registry import SEARCH, Phase
-from nss_jax.runtime import artifacts, panels, populations, scores, space_file
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import files, panels, populations, scores, space_file
 from nss_jax.runtime.populations import (
   ANY_COST,
   COSTS,
@@ -25,14 +24,16 @@ from nss_jax.runtime.populations import (
   TREND,
   TRENDS,
 )
-from nss_jax.spaces.principles import (
+from nss_jax.spaces.populations import (
   StageOrder,
   Window,
   follows,
+  sample_anynet_archs,
   sample_ordered_archs,
+  sample_regnet_archs,
 )
-from nss_jax.spaces.regnet import sample_anynet_archs, sample_regnet_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
+from nss_jax.spaces.text import format_macs
 
 # The paper's window holds one in 1,500 of the archs that follow the trend.
 MAX_DRAWS = 2**22
@@ -92,7 +93,7 @@ def run(job: Job) -> dict[str, Any]:
     for name, archs in drawn.archs.items():
       ledger.score(name, archs)
   table = scores.read_scores(path, job.search_space)
-  with artifacts.atomic_path(folder / "edf.png") as picture:
+  with files.atomic_path(folder / "edf.png") as picture:
     panels.draw_error_edfs(picture, populations.error_curves(table))
   stages = None if drawn.own.stages is None else list(drawn.own.stages)
   return {

@@ -21,7 +21,7 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.runtime.scores import read_scores
 from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
-from nss_jax.spaces.principles import take
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch
 

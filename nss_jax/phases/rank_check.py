@@ -11,9 +11,10 @@ from nss_jax.phases import alone, evaluate, ranking, supernet
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.registry import SEARCH, Phase
-from nss_jax.runtime import artifacts, processes, scores, truths
+from nss_jax.runtime import files, processes, scores, truths
 from nss_jax.spaces.cost import arch_macs
-from nss_jax.spaces.feasible import sample_feasible_archs, sample_uniform_archs
+from nss_jax.spaces.feasible import sample_feasible_archs
+from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
 _CANDIDATES = 4096
@@ -38,7 +39,7 @@ def run(job: Job) -> dict[str, Any]:
       ledger.score(name, archs)
   if settings.truths:
     content = pathlib.Path(settings.truths).read_bytes()
-    processes.first(lambda: artifacts.write_bytes(path, content))
+    processes.run_once(lambda: files.write_bytes(path, content))
   else:
     score_alone = alone.make_score_alone(job, path, epochs=settings.epochs)
     for seed in range(settings.num_seeds):
@@ -89,13 +90,9 @@ def choose_archs(job: Job) -> dict[str, Arch]:
   if settings.truths:
     return _archs_of(settings.truths, search_space)
   spread_rng, near_rng = jax.random.split(job.evaluator_key)
-  drawn = sample_uniform_archs(spread_rng, search_space, _CANDIDATES)
-  logs = np.log(arch_macs(search_space, drawn))
-  order = np.argsort(logs, kind="stable")
-  marks = np.linspace(logs.min(), logs.max(), settings.num_archs)
-  places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
-  spread, near = truths.GROUPS
-  groups = {spread: jax.tree.map(lambda x: x[order[places]], drawn)}
+  groups, (spread, near) = {}, truths.GROUPS
+  if settings.num_archs:
+    groups[spread] = _draw_spread(spread_rng, search_space, settings.num_archs)
   if settings.num_near_archs:
     groups[near] = sample_feasible_archs(
       near_rng,
@@ -105,6 +102,18 @@ def choose_archs(job: Job) -> dict[str, Arch]:
       settings.num_near_archs,
     )
   return groups
+
+
+def _draw_spread(
+  rng: jax.Array, search_space: SearchSpace, num_archs: int
+) -> Arch:
+  """Draws archs `[n, S]` spread evenly in the logarithm of multiply-adds."""
+  drawn = sample_uniform_archs(rng, search_space, _CANDIDATES)
+  logs = np.log(arch_macs(search_space, drawn))
+  order = np.argsort(logs, kind="stable")
+  marks = np.linspace(logs.min(), logs.max(), num_archs)
+  places = np.searchsorted(logs[order], marks).clip(0, _CANDIDATES - 1)
+  return jax.tree.map(lambda x: x[order[places]], drawn)
 
 
 def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:

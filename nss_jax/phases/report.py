@@ -16,7 +16,7 @@ from nss_jax.errors import UserError
 from nss_jax.phases import running
 from nss_jax.phases.job import Job
 from nss_jax.phases.registry import Phase
-from nss_jax.runtime import artifacts, budgets, processes, space_file
+from nss_jax.runtime import files, processes, space_file
 from nss_jax.runtime.report import (
   elements,
   experiment_pictures,
@@ -33,6 +33,7 @@ from nss_jax.runtime.report.cells import (
   plain,
 )
 from nss_jax.runtime.report.workdir import Results, is_empty, read_results
+from nss_jax.spaces.constraints import describe_targets
 from nss_jax.version import __version__
 
 FOLDER = "report"
@@ -67,8 +68,8 @@ def run(job: Job) -> dict[str, Any]:
       should be; the report that was there is as it was.
   """
   check(job)
-  processes.first(lambda: _write(job))
-  return artifacts.read_json(job.workdir / FOLDER / RESULT)
+  processes.run_once(lambda: _write(job))
+  return files.read_json(job.workdir / FOLDER / RESULT)
 
 
 def _write(job: Job) -> None:
@@ -83,7 +84,7 @@ def _write(job: Job) -> None:
     content = _content(job, results, found, pictures)
     (folder / "index.html").write_text(page.render(content), "utf-8")
     result = _numbers(job, results, found)
-    artifacts.write_json(folder / RESULT, result)
+    files.write_json(folder / RESULT, result)
 
 
 def check(job: Job) -> None:
@@ -121,13 +122,13 @@ def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     yield new
     made = {path.name for path in new.iterdir()}
     for path in new.iterdir():
-      artifacts.fsync(path)
+      files.fsync(path)
     for name in _FILES:
       if name in made:
         os.replace(new / name, folder / name)
       else:
         (folder / name).unlink(missing_ok=True)
-    artifacts.fsync(folder)
+    files.fsync(folder)
   finally:
     shutil.rmtree(new, ignore_errors=True)
 
@@ -135,7 +136,7 @@ def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def _make_tables(job: Job, results: Results) -> dict[str, Table]:
   """Those that have rows, by name."""
   config, target = job.config, job.target
-  words = budgets.targets(job.constraints)
+  words = describe_targets(job.constraints)
   made = (
     tables.choice_table(results),
     tables.candidates_table(results),
@@ -213,7 +214,7 @@ def _content(
   return elements.Content(
     name=config.name,
     dataset=dataset_name(config),
-    target=budgets.targets(job.constraints),
+    target=describe_targets(job.constraints),
     results=results,
     tables=found,
     pictures=pictures,

@@ -15,8 +15,9 @@ from nss_jax.phases import registry
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job
 from nss_jax.phases.registry import Phase
-from nss_jax.runtime import artifacts, lock, processes, tensorboard
+from nss_jax.runtime import files, lock, processes
 from nss_jax.runtime.preemption import Preemption
+from nss_jax.runtime.progress import write_pictures
 
 # What words of fields that lack or are of another type end in.
 _EDITED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -112,17 +113,14 @@ def run_phase(phase: Phase, job: Job) -> Any:
   if phase.result is not None and path.exists():
     show = functools.partial(_show_again, phase, path)
     job.say(f"already done: {path}")
-    result = artifacts.read_json(path)
+    result = files.read_json(path)
   else:
-    try:
-      with lock.exclusive(folder, take_over=job.take_over):
-        result = phase.run(job)
-        if phase.result is not None:  # it says that the phase is finished
-          artifacts.write_json(path, result)
-    except lock.InUse as error:
-      raise UserError(f"--workdir: {error}") from None
-    if job.viewing.tensorboard:
-      processes.first(lambda: tensorboard.write_pictures(folder))
+    with lock.exclusive(folder, take_over=job.take_over):
+      result = phase.run(job)
+      if phase.result is not None:  # it says that the phase is finished
+        files.write_json(path, result)
+    if job.progress.tensorboard:
+      processes.run_once(lambda: write_pictures(folder))
   for line in show(result, job):
     job.say(line)
   return result

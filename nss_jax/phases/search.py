@@ -35,20 +35,19 @@ from nss_jax.phases.search_log import (
 )
 from nss_jax.phases.work import search_work
 from nss_jax.runtime import (
-  artifacts,
-  budgets,
   figures,
+  files,
   latency_file,
-  optimizers,
   sharding,
+  space_file,
 )
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.report.workdir import read_epochs
 from nss_jax.spaces import distribution
 from nss_jax.spaces.constraints import mean_costs, penalties
 from nss_jax.spaces.search_space import Arch
-from nss_jax.spaces.text import describe_space
-from nss_jax.steps import estimators, losses, search_step, weight_step
+from nss_jax.spaces.text import describe_space, format_macs
+from nss_jax.steps import losses, optimizers, search_step, weight_step
+from nss_jax.steps.estimators import ESTIMATORS
 from nss_jax.steps.penalties import expected_penalty
 from nss_jax.supernet import masks, network
 
@@ -69,14 +68,14 @@ def make_iteration(
   `run`.
   """
   space, constraints = job.search_space, job.constraints
-  estimator = job.config.search.estimator
+  estimator = ESTIMATORS[job.config.search.estimator]
   # 3.3: a space is a draw of one bin a stage, by Gumbel-Softmax, and its archs
   # are uniform draws from the bins. Soft, as in the paper, all bins take part:
   # their archs' masks are mixed by the weights of the draw.
-  space_sampler = masks.gumbel_sampler(
-    space, temperature_of(job, schedule), hard=estimator == "straight_through"
-  )
-  arch_sampler = masks.arch_sampler(space)
+  arch_sampler = space_sampler = masks.arch_sampler(space)
+  if estimator.draws != "archs":
+    hard, temperature = estimator.draws == "hard", temperature_of(job, schedule)
+    space_sampler = masks.gumbel_sampler(space, temperature, hard=hard)
   warmup_sampler = masks.warmup_sampler(
     space, lambda step: 1 - step / max(schedule.warmup_steps, 1)
   )
@@ -99,14 +98,14 @@ def make_iteration(
       state.weights.params,
       batch,
       job.keys["search"],
-      sample_fn=arch_sampler if estimator == "score" else space_sampler,
+      sample_fn=space_sampler,
       cost_fn=functools.partial(mean_costs, space, constraints),
       target=np.asarray([one.target for one in constraints]),
       cost_weight=cost_weight,
       penalty_fn=lambda costs, _: penalties(constraints, costs),
       expected_penalty_fn=expected,
       entropy_fn=entropy_weight,
-      estimator=_estimator(job),
+      estimator=estimator.make(job.config.search.num_score_archs),
       optimizer=logit_opt,
       **both,
     )
@@ -116,7 +115,7 @@ def make_iteration(
   ) -> Any:
     """Descends the task loss of what is drawn: the inner minimum of Eq. 3."""
     # Only soft masks need every channel; hard ones are an arch.
-    sampler = space_sampler if estimator == "soft" else arch_sampler
+    sampler = space_sampler if estimator.draws == "soft" else arch_sampler
     return weight_step.weight_step(
       state.weights,
       logits,
@@ -249,13 +248,6 @@ def _weights_of(
   )
 
 
-def _estimator(job: Job) -> estimators.Estimator:
-  """Returns what differentiates the expected loss (3.3)."""
-  if job.config.search.estimator == "score":
-    return estimators.score_function(job.config.search.num_score_archs)
-  return estimators.pathwise
-
-
 def check(job: Job) -> None:
   """Refuses batches that do not fit, and a latency table of another device.
 
@@ -289,7 +281,7 @@ def _score(
 def draw_trajectory(job: Job, result: dict[str, Any]) -> None:
   """Draws `trajectory.png` from `metrics.jsonl`."""
   folder = job.workdir / "search"
-  with artifacts.atomic_path(folder / "trajectory.png") as path:
+  with files.atomic_path(folder / "trajectory.png") as path:
     figures.draw_trajectory(
       path,
       read_epochs(folder / "metrics.jsonl", job.search_space),
@@ -308,7 +300,7 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     "Elite Space",
     *(f"  {line}" for line in describe_space(search_space, chosen)),
     *_describe_cost(result, search_space.num_archs_in(chosen)),
-    f"  {budgets.how_sure(result)}",
+    f"  {space_file.how_sure(result)}",
     *(f"warning: {text}" for text in result["warnings"]),
     "",
     f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",
@@ -321,8 +313,8 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
 
 def _describe_cost(result: dict[str, Any], num_archs: int) -> list[str]:
   """How large the space is, and how each budget is met."""
-  names = [one["metric"] for one in budgets.of_elite(result)]
-  met = budgets.met(result)
+  names = [one["metric"] for one in result["constraints"]]
+  met = space_file.describe_costs(result)
   if names == ["flops"]:
     return [f"  {num_archs} archs, {met[0].replace('mean', 'mean cost', 1)}"]
   return [

@@ -31,9 +31,9 @@ from nss_jax.phases.program import (
 )
 from nss_jax.phases.schedules import Schedule, make_schedule
 from nss_jax.phases.work import supernet_work
-from nss_jax.runtime import optimizers, sharding
+from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.steps import losses, weight_step
+from nss_jax.steps import losses, optimizers, weight_step
 from nss_jax.supernet import masks, network, sharing
 
 # Of `config.evaluate`, what the trained weights depend on.

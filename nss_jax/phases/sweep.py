@@ -6,11 +6,11 @@ from nss_jax.errors import UserError
 from nss_jax.phases import running
 from nss_jax.phases.job import Job, is_by_target
 from nss_jax.phases.registry import SEARCH, Phase
-from nss_jax.runtime import artifacts, panels
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import files, panels
 from nss_jax.runtime.report import targets
 from nss_jax.runtime.report.cells import plain
 from nss_jax.runtime.report.workdir import read_results
+from nss_jax.spaces.text import format_macs
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
     for one in each.values()
   ]
   if tables := targets.scored(results):
-    with artifacts.atomic_path(job.workdir / "sweep" / "pareto.png") as path:
+    with files.atomic_path(job.workdir / "sweep" / "pareto.png") as path:
       panels.draw_targets(path, tables)
   records = plain([targets.record(found, x) for x, found in results])
   return {

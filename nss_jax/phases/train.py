@@ -30,8 +30,7 @@ from nss_jax.phases.program import (
 )
 from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.phases.schedules import make_schedule
-from nss_jax.runtime import artifacts, optimizers, sharding
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import files, sharding
 from nss_jax.runtime.report import errors, fields
 from nss_jax.runtime.report.networks import (
   FOUND,
@@ -40,8 +39,8 @@ from nss_jax.runtime.report.networks import (
 )
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch, SearchSpace
-from nss_jax.spaces.text import format_arch, parse_arch
-from nss_jax.steps import losses, train_step
+from nss_jax.spaces.text import format_arch, format_macs, parse_arch
+from nss_jax.steps import losses, optimizers, train_step
 from nss_jax.supernet import network, sharing
 
 _LINE = {
@@ -105,7 +104,7 @@ def _train_seeds(
         seeded = dataclasses.replace(program, init=init)
         state = loop.run(job, seeded, path.parent)
         result = _result(job, name, arch, seed, state, test, path.parent)
-        artifacts.write_json(path, result)
+        files.write_json(path, result)
   return [read_trained(path, job.search_space) for path in paths.values()]
 
 
@@ -235,7 +234,7 @@ def _result(
   """What is written: the last epoch's test error, never the best."""
   error, loss = test(state.weights.params, state.weights.averages)
   path = folder / "metrics.jsonl"
-  lines = artifacts.read_lines(path)
+  lines = files.read_lines(path)
   for line in lines:
     fields.check(path, line, _LINE)
   images = job.config.train.batch_size * (

@@ -8,6 +8,7 @@ from nss_jax.phases.job import Job
 from nss_jax.phases.schedules import Schedule
 from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import Bins, SearchSpace, Space
+from nss_jax.steps.estimators import ESTIMATORS
 
 # The two gradients of a convolution cost as much as the convolution each.
 _PASSES = 3
@@ -24,13 +25,12 @@ def search_work(job: Job, schedule: Schedule) -> np.ndarray:
   config, space, target = job.config, job.search_space, job.target
   largest = cost.largest_macs(space)
   sliced = config.supernet.engine == "sliced"
-  soft = config.search.estimator == "soft"
-  scored = config.search.estimator == "score"
+  known = ESTIMATORS[config.search.estimator]
   if target is None:  # then by the mean of all archs, for want of better
     target = float(_drawn(space, np.zeros(1))[0])
-  train = target if sliced and not soft else largest
-  search = (target if sliced else largest) / _PASSES
-  search = search * config.search.num_score_archs if scored else largest
+  train = target if sliced and known.draws != "soft" else largest
+  search = target if sliced and known.draws == "archs" else largest
+  search *= known.passes(config.search.num_score_archs) / _PASSES
   steps = np.full(schedule.num_steps, float(train + search))
   warmup = schedule.warmup_steps
   coins = 1 - np.arange(warmup) / max(warmup, 1)

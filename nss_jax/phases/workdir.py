@@ -9,7 +9,7 @@ from typing import Any
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import registry
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.runtime.report import fields
 
 Record = dict[str, Any]
@@ -50,7 +50,7 @@ def check(config: config_lib.Config, workdir: pathlib.Path) -> None:
     ) from error
   if not claimed:
     return
-  old = artifacts.read_json(workdir / "config.json")
+  old = files.read_json(workdir / "config.json")
   new = config.record()
   begun = [name for name in _sections() if _has_begun(workdir, name)]
   if wrong := [*_contradictions(old, new, workdir, begun)]:
@@ -69,10 +69,10 @@ def check(config: config_lib.Config, workdir: pathlib.Path) -> None:
 
 def claim(config: config_lib.Config, workdir: pathlib.Path) -> None:
   """Makes the folder and writes `config.json`, unless it is there as it is."""
-  artifacts.make_folder(workdir)
+  files.make_folder(workdir)
   path, record = workdir / "config.json", config.record()
-  if not path.exists() or artifacts.read_json(path) != record:
-    artifacts.write_json(path, record)
+  if not path.exists() or files.read_json(path) != record:
+    files.write_json(path, record)
 
 
 def _check_name(workdir: pathlib.Path) -> None:
@@ -183,7 +183,7 @@ def _more_train_epochs(
   if not before["decay_at"]:
     return ""
   for path in workdir.glob("train/*/seed_*/metrics.jsonl"):
-    for line in artifacts.read_lines(path):
+    for line in files.read_lines(path):
       fields.check(path, line, {"epoch": fields.WHOLE})
       # The epoch after it may have begun.
       if line["epoch"] + 1 > before["decay_at"][0] * before["epochs"]:

@@ -9,15 +9,16 @@ is the last word: without it a checkpoint does not count, and if it disagrees
 the one before is used.
 """
 
+import collections
+import contextlib
 import hashlib
 import itertools
 import pathlib
 import re
 import shutil
 import tempfile
-import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from nss_jax.errors import NotWritten, UserError, one_line
-from nss_jax.runtime import artifacts, processes
+from nss_jax.runtime import files, processes
 
 # A checkpoint, its digest, or what a killed save has left of it.
 _NAME = re.compile(r"(\d{8,})(\.sha256\.json|\.orbax-checkpoint-tmp.*)?")
@@ -49,7 +50,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    directory: artifacts.Path,
+    directory: files.Path,
     keep: int = 3,
     *,
     warn: Callable[[str], None] = warnings.warn,
@@ -60,8 +61,7 @@ class Checkpoints:
     self._directory = pathlib.Path(directory).absolute()
     self._keep = keep
     self._warn = warn
-    self._thread: threading.Thread | None = None
-    self._error: Exception | None = None
+    self._under_way: tuple[int, ocp.AsyncResponse[None]] | None = None
     self._current: int | None = None
     self._damaged: set[int] = set()
 
@@ -70,18 +70,21 @@ class Checkpoints:
     """The newest step that has a digest and is not known to be damaged."""
     return max(self._steps(), default=None)
 
-  def save(self, step: int, state: Any, *, block: bool = False) -> None:
-    """Saves a pytree; the disk is written to while the caller goes on.
+  def path(self, step: int) -> pathlib.Path:
+    """Returns the folder of a step's checkpoint."""
+    return self._directory / f"{step:08d}"
 
-    The state is copied before this returns, so it may be donated or deleted
-    at once. A save still under way is waited for. The step that was saved or
-    restored last is not written again: the same step has the same state.
+  def save(self, step: int, state: Any, *, block: bool = False) -> None:
+    """Starts to save a pytree; `wait` ends it.
+
+    The state is copied before this returns, so it may be donated at once. A
+    save still under way is waited for. The step that was saved or restored last
+    is not written again: the same step has the same state.
 
     Args:
       step: names the checkpoint; not negative.
-      state: a pytree of arrays (none of size 0, which orbax can not save)
-        and Python numbers. Arrays must be whole on
-        this process (on one device, or replicated).
+      state: a pytree of Python numbers and arrays, which are whole on this
+        process and not of size 0, which orbax can not save.
       block: return when all is on disk, as `wait` does.
 
     Raises:
@@ -94,40 +97,37 @@ class Checkpoints:
     self.wait()
     if step == self._current:
       return
-    try:
+    with self._naming(step, NotWritten):
       host_state = _copy_to_host(state)
-      processes.first(lambda: self._prepare(step))
-      with _context():
+      processes.run_once(lambda: self._prepare(step))
+      # Folders are made at once: threads of orbax would wait twenty minutes
+      # for those of a full disk.
+      context = ocp.Context()
+      context.asynchronous.create_directories_asynchronously = False
+      with context:
         response = ocp.save_async(str(self.path(step)), host_state)
-    except Exception as error:  # orbax has no common type of error
-      raise self._save_error(step, error) from error
-    self._thread = threading.Thread(
-      target=self._finish, args=(step, response), name=f"checkpoint {step}"
-    )
-    self._thread.start()
+    self._under_way = step, response
     if block:
       self.wait()
 
   def wait(self) -> None:
     """Returns when the last save and its digest are on disk.
 
+    A checkpoint does not count before. orbax writes meanwhile, but the digest
+    is computed here: call it while the devices have something to do.
+
     Raises:
       NotWritten: if that save has failed; once, so that a caller may
         try another.
     """
-    if self._thread is None:
+    if self._under_way is None:
       return
-    # If it failed in the first, the threads of the others may wait for ever.
-    processes.first(self._join)
-    self._join()
-
-  def _join(self) -> None:
-    if self._thread is not None:
-      self._thread.join()
-      self._thread = None
-    if self._error is not None:
-      error, self._error = self._error, None
-      raise error
+    (step, response), self._under_way = self._under_way, None
+    with self._naming(step, NotWritten):
+      # If it failed in the first, those of the others may wait for ever.
+      processes.run_once(lambda: self._finish(step, response))
+      response.result()
+    self._current = step
 
   def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
     """Loads the newest checkpoint whose files all agree with their digests.
@@ -145,93 +145,38 @@ class Checkpoints:
         the saved structure, shapes and types, or if a save has failed.
     """
     self.wait()
-    step = processes.agree(processes.first(self._find_newest))
+    step = processes.broadcast(processes.run_once(self._find_newest))
     if step is None:
       return None
-    state = self._load(step, abstract_state)
+    with self._naming(step, UserError):
+      stored = ocp.metadata(str(self.path(step))).metadata
+      if difference := find_difference(stored, abstract_state):
+        raise UserError(
+          f"{self.path(step)}: is of another program or config than this: "
+          f"{difference}"
+        )
+      place = jax.tree.map(_place, abstract_state)
+      state = ocp.load(str(self.path(step)), place)
     self._current = step
     return step, state
 
   def read(self) -> Any | None:
-    """The state that `restore` would load, as dicts, lists and numpy arrays.
+    """Loads what `restore` would, as dicts, lists and numpy arrays.
 
     Raises:
       UserError: if every checkpoint is damaged, or orbax can not read it.
     """
-    step = processes.agree(processes.first(self._find_newest))
-    return None if step is None else self._load(step)
+    step = processes.broadcast(processes.run_once(self._find_newest))
+    if step is None:
+      return None
+    with self._naming(step, UserError):
+      return ocp.load(str(self.path(step)))
 
-  def _find_newest(self) -> int | None:
-    """The newest step whose files all agree with their digests."""
-    self._damaged.clear()
-    steps = sorted(self._steps(), reverse=True)
-    for step, before in itertools.zip_longest(steps, steps[1:]):
-      damage = self._find_damage(step)
-      if damage is None:
-        return step
-      self._damaged.add(step)
-      if before is None:
-        raise UserError(
-          f"{self._directory}: every checkpoint is damaged (the oldest: "
-          f"{damage}); delete the folder to start anew"
-        )
-      self._warn(
-        one_line(f"{damage}; using the checkpoint before, of step {before}")
-      )
-    return None
-
-  def path(self, step: int) -> pathlib.Path:
-    """The folder of a step's checkpoint."""
-    return self._directory / f"{step:08d}"
-
-  def _digest_file(self, step: int) -> pathlib.Path:
-    return self._directory / f"{step:08d}.sha256.json"
-
-  def _steps(self) -> set[int]:
-    """Steps with a digest that are not known to be damaged."""
-    steps = {
-      step for step, path in self._entries() if path == self._digest_file(step)
-    }
-    return steps - self._damaged
-
-  def _entries(self) -> list[tuple[int, pathlib.Path]]:
-    """Everything in the folder that belongs to a step."""
-    if not self._directory.is_dir():
-      return []
-    matches = (
-      (_NAME.fullmatch(path.name), path) for path in self._directory.iterdir()
-    )
-    return [(int(match[1]), path) for match, path in matches if match]
-
-  def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
-    """The background half of a save."""
-    try:
-      response.result()
-      if processes.is_first():
-        self._write_digest(step)
-        self._damaged.discard(step)
-        self._remove_oldest(step)
-      self._current = step
-    except Exception as error:
-      self._error = self._save_error(step, error)
-      self._error.__cause__ = error
-
-  def _write_digest(self, step: int) -> None:
-    folder = self.path(step)
-    # The digest says that all is on disk; orbax does not sync what it renames.
-    for path in (self._directory, folder, *folder.rglob("*")):
-      artifacts.fsync(path)
-    digest = artifacts.encode_json(_digest(folder))
-    artifacts.write_bytes(self._digest_file(step), digest)
-    if damage := self._find_damage(step):
-      self._digest_file(step).unlink()
-      raise UserError(f"{damage} (right after it was written)")
-
-  def _find_damage(self, step: int) -> str | None:
-    """What is wrong with a checkpoint, file first; None if nothing is."""
+  def find_damage(self, step: int) -> str | None:
+    """Returns what is wrong with a checkpoint, file first, or None."""
     folder = self.path(step)
     try:
-      expected = artifacts.read_json(self._digest_file(step))
+      expected = files.read_json(self._digest_file(step))
       actual = _digest(folder)
     except UserError as error:
       return str(error)
@@ -248,14 +193,22 @@ class Checkpoints:
         return f"{folder / name}: damaged, its digest differs"
     return None
 
-  def _remove_oldest(self, newest: int) -> None:
-    # Steps after the newest are of a run that was damaged: they do not count
-    # here, and are written over when this run gets there.
-    steps = sorted(step for step in self._steps() if step <= newest)
-    oldest_kept = steps[-self._keep :][0]
-    for step in sorted({step for step, _ in self._entries()}):
-      if step < oldest_kept:
-        self._remove(step)
+  @contextlib.contextmanager
+  def _naming(
+    self, step: int, kind: type[NotWritten] | type[UserError]
+  ) -> Generator[None]:
+    """Says in one line what went wrong; orbax has no common type of error."""
+    try:
+      yield
+    except (NotWritten, UserError):
+      raise
+    except Exception as error:
+      if kind is UserError:
+        raise kind(f"{self.path(step)}: can not be loaded: {error}") from error
+      raise kind(
+        f"{self.path(step)}: could not be saved: {type(error).__name__}: "
+        f"{error}"
+      ) from error
 
   def _prepare(self, step: int) -> None:
     """Makes place for a step.
@@ -269,46 +222,97 @@ class Checkpoints:
       with tempfile.TemporaryFile(dir=self._directory) as file:
         file.write(bytes(_NEEDED_BYTES))
 
+  def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+    """Ends a save in the first process: all that comes after orbax."""
+    with self._naming(step, NotWritten):
+      response.result()
+      folder = self.path(step)
+      # The digest says that all is on disk; orbax syncs nothing it renames.
+      for path in (self._directory, folder, *folder.rglob("*")):
+        files.fsync(path)
+      files.write_json(self._digest_file(step), _digest(folder))
+      if damage := self.find_damage(step):
+        self._digest_file(step).unlink()
+        raise OSError(f"{damage} (right after it was written)")
+      self._damaged.discard(step)
+      # Steps after this one are of a run that was damaged: they do not count
+      # here, and are written over when this run gets there.
+      kept = sorted(other for other in self._steps() if other <= step)
+      oldest = kept[-self._keep :][0]
+      for other in sorted(self._entries()):
+        if other < oldest:
+          self._remove(other)
+
   def _remove(self, step: int) -> None:
     """Removes a checkpoint and what killed saves have left of it."""
     # First the digest: what a crash leaves of the rest then does not count.
     self._digest_file(step).unlink(missing_ok=True)
-    for other, path in self._entries():
-      if other == step:
-        shutil.rmtree(path)
+    for path in self._entries()[step]:
+      shutil.rmtree(path)
 
-  def _load(self, step: int, abstract_state: Any = None) -> Any:
-    folder = self.path(step)
-    try:
-      if abstract_state is None:
-        return ocp.load(str(folder))
-      stored = ocp.metadata(str(folder)).metadata
-      difference = find_difference(stored, abstract_state)
-      if difference is None:
-        place = jax.tree.map(_place, abstract_state)
-        return ocp.load(str(folder), place)
-    except Exception as error:  # orbax has no common type of error
-      raise UserError(f"{folder}: can not be loaded: {error}") from error
-    raise UserError(
-      f"{folder}: is of another program or config than this: {difference}"
+  def _find_newest(self) -> int | None:
+    """Returns the newest step whose files all agree with their digests."""
+    self._damaged.clear()
+    steps = sorted(self._steps(), reverse=True)
+    for step, before in itertools.zip_longest(steps, steps[1:]):
+      damage = self.find_damage(step)
+      if damage is None:
+        return step
+      self._damaged.add(step)
+      if before is None:
+        raise UserError(
+          f"{self._directory}: every checkpoint is damaged (the oldest: "
+          f"{damage}); delete the folder to start anew"
+        )
+      self._warn(
+        one_line(f"{damage}; using the checkpoint before, of step {before}")
+      )
+    return None
+
+  def _steps(self) -> set[int]:
+    """Returns the steps with a digest that are not known to be damaged."""
+    entries = self._entries().items()
+    steps = {
+      step for step, paths in entries if self._digest_file(step) in paths
+    }
+    return steps - self._damaged
+
+  def _entries(self) -> dict[int, list[pathlib.Path]]:
+    """Returns all in the folder that belongs to a step, by the step."""
+    found = collections.defaultdict(list)
+    for path in self._directory.glob("*"):
+      if match := _NAME.fullmatch(path.name):
+        found[int(match[1])].append(path)
+    return found
+
+  def _digest_file(self, step: int) -> pathlib.Path:
+    return self._directory / f"{step:08d}.sha256.json"
+
+
+def find_difference(stored: Any, abstract_state: Any) -> str | None:
+  """Says which leaf differs first; orbax would cast types without a word."""
+  old, new = _describe(stored), _describe(abstract_state)
+  for name in sorted(old.keys() | new.keys()):
+    before, now = old.get(name, "nothing"), new.get(name, "nothing")
+    if before != now:
+      return f"{name} is {before} in the checkpoint and {now} in the program"
+  return None
+
+
+def _describe(tree: Any) -> dict[str, str]:
+  """Returns type and shape of each leaf, by a name without kinds of nodes."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): (
+      f"{leaf.dtype}{list(leaf.shape)}"
+      if hasattr(leaf, "dtype")
+      else type(leaf).__name__
     )
-
-  def _save_error(self, step: int, error: Exception) -> NotWritten:
-    return NotWritten(
-      f"{self.path(step)}: could not be saved: {type(error).__name__}: {error}"
-    )
-
-
-def _context() -> ocp.Context:
-  """Folders are made at once: threads of orbax would wait twenty minutes for
-  those of a full disk."""
-  context = ocp.Context()
-  context.asynchronous.create_directories_asynchronously = False
-  return context
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _copy_to_host(tree: Any) -> Any:
-  """Own copies of all arrays, as numpy.
+  """Copies all arrays to numpy arrays of their own.
 
   orbax would copy too, but on a CPU a jax array and "its" numpy array can be
   the same memory, which the caller's next step may be given to write to.
@@ -322,7 +326,7 @@ def _copy_to_host(tree: Any) -> Any:
 
 
 def _place(leaf: Any) -> Any:
-  """What orbax needs to know of where an array goes."""
+  """Tells orbax where an array goes."""
   if not isinstance(leaf, (jax.ShapeDtypeStruct, jax.Array)):
     return leaf
   sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(
@@ -331,31 +335,8 @@ def _place(leaf: Any) -> Any:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def find_difference(stored: Any, abstract_state: Any) -> str | None:
-  """The first leaf that differs, in words; orbax would cast types silently."""
-  old, new = _describe(stored), _describe(abstract_state)
-  for name in sorted(old.keys() | new.keys()):
-    before, now = old.get(name, "nothing"), new.get(name, "nothing")
-    if before != now:
-      return f"{name} is {before} in the checkpoint and {now} in the program"
-  return None
-
-
-def _describe(tree: Any) -> dict[str, str]:
-  """Type and shape of each leaf, by a name that ignores kinds of nodes."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="."): (
-      f"{leaf.dtype}{list(leaf.shape)}"
-      if hasattr(leaf, "dtype")
-      else type(leaf).__name__
-    )
-    for path, leaf in leaves
-  }
-
-
 def _digest(folder: pathlib.Path) -> dict[str, str]:
-  """sha256 of every file below a folder, by its path in there."""
+  """Returns the sha256 of every file below a folder, by its path in there."""
   digests = {}
   for path in sorted(folder.rglob("*")):
     if not path.is_dir():

@@ -80,26 +80,8 @@ _GPUS = {
 NAMES = (*_SLICES, *_GPUS)
 
 
-def check_platform() -> None:
-  """Refuses a `JAX_PLATFORMS` that jax does not find here.
-
-  Raises:
-    UserError: with what to install.
-  """
-  try:
-    jax.devices()
-  except (RuntimeError, AssertionError) as error:
-    asked = jax.config.values["jax_platforms"]
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    raise UserError(
-      f"JAX_PLATFORMS={asked}: jax finds no such device here ({reason}); "
-      "expected cpu, or `pip install -e '.[tpu]'` or '.[cuda]' where there is "
-      "one"
-    ) from error
-
-
 def find(name: str) -> Chips:
-  """The chips of a name.
+  """Returns the chips of a name.
 
   Raises:
     UserError: if there are none.
@@ -118,7 +100,7 @@ def find(name: str) -> Chips:
 
 
 def make_mesh(chips: Chips) -> jax.sharding.Mesh:
-  """The mesh of chips that programs are compiled for.
+  """Returns a mesh of chips that programs are compiled for.
 
   Raises:
     UserError: if their compiler is not installed.
@@ -159,7 +141,7 @@ _PACKAGES = {
 
 
 def _describe(name: str) -> str:
-  """XLA's text proto of a GPU."""
+  """Describes a GPU in XLA's text proto."""
   (_, (major, minor), cores, lanes, threads, shared, optin, cache, *rest) = (
     _GPUS[name]
   )

@@ -16,12 +16,12 @@ from matplotlib.ticker import (
   NullFormatter,
 )
 
-from nss_jax.runtime import budgets
 from nss_jax.runtime import scores as scores_lib
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import space_file
 from nss_jax.runtime.scores import Scores, pareto_front
 from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.spaces.text import format_macs
 
 StrPath = str | os.PathLike[str]
 
@@ -86,8 +86,8 @@ def draw_trajectory(
 def _trajectory_title(elite: dict[str, Any] | None) -> str:
   if elite is None:
     return "The search has not ended: there is no Elite Space yet"
-  met = budgets.met(elite)
-  if budgets.of_elite(elite)[0]["metric"] == "flops":
+  met = space_file.describe_costs(elite)
+  if elite["constraints"][0]["metric"] == "flops":
     met[0] += " (multiply-adds)"
   end = "its bins are outlined"
   if len(met) == 1:

@@ -23,6 +23,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _WIDTHS = {"bf16": 2, "f16": 2, "f64": 8, "s8": 1, "u8": 1, "pred": 1}
 # What a device waits for its host with.
 _HOST = ("infeed", "outfeed", "send", "recv")
+# What others run inside of.
+_CONTROL = ("while", "conditional", "call")
 
 
 class Instruction(NamedTuple):
@@ -53,6 +55,8 @@ class Instruction(NamedTuple):
 Cycles = dict[str, float]
 # How often a loop of unknown length runs.
 Trips = Callable[[Instruction], float]
+# What an instruction adds that runs so often, by kind.
+Own = Callable[[Instruction, float], Cycles]
 
 
 class Module:
@@ -76,32 +80,44 @@ class Module:
         current.append(_read(found[2], found[3]))
 
   def instructions(self) -> Iterator[Instruction]:
-    """All that there are, each once."""
+    """Yields all instructions, each once."""
     for computation in self._computations.values():
       yield from computation
 
   def cycles(self, trips: Trips = lambda _: 1) -> Cycles:
-    """Estimated cycles by kind: `conv`, `fill`, and other operations.
+    """Estimates cycles by kind: `conv`, `fill`, and other operations.
 
     Of the branches of a conditional the dearest counts.
     """
-    return self._cycles(self._entry, trips, {})
+
+    def own(one, times):
+      if one.kind in _CONTROL or not one.cycles:
+        return {}
+      return {self._kind(one): float(one.cycles)}
+
+    return self._total(self._entry, own, trips, {})
 
   def num_host_transfers(self) -> int:
-    """Of instructions that make a device wait for the host."""
+    """Counts the instructions that make a device wait for the host."""
     return sum(one.kind in _HOST for one in self.instructions())
 
   def num_host_reads(self, trips: Trips = lambda _: 1) -> float:
-    """How often the host waits to be told where a program goes on, on GPUs.
+    """Counts how often the host waits to be told where a program goes on.
 
-    For each iteration of a loop whose length is not known, once more at its
-    end, and once for each conditional. Of branches the one counts that waits
-    most often.
+    As GPUs do: for each iteration of a loop whose length is not known, once
+    more at its end, and once for each conditional. Of branches the one counts
+    that waits most often.
     """
-    return self._reads(self._entry, trips, {})
+
+    def own(one, times):
+      if one.kind == "while" and self._length(one) is None:
+        return {"": times + 1.0}
+      return {"": 1.0} if one.kind == "conditional" else {}
+
+    return sum(self._total(self._entry, own, trips, {}).values())
 
   def reduced_bytes(self) -> int:
-    """What the devices sum among each other, each instruction once."""
+    """Counts the bytes that devices sum among each other, by the text."""
     return sum(
       sum(
         _WIDTHS.get(dtype, 4) * _size(f"[{shape}]")
@@ -112,7 +128,7 @@ class Module:
     )
 
   def sums(self, dtype: str) -> list[str]:
-    """The instructions that sum numbers of a type, such as `bf16`.
+    """Returns the instructions that sum numbers of a type, such as `bf16`.
 
     One that only drops axes of length 1 is none of them.
     """
@@ -128,61 +144,39 @@ class Module:
           found.append(one.text)
     return found
 
-  def _cycles(self, computation: str, trips: Trips, known: dict) -> Cycles:
-    if computation not in known:
-      total = known[computation] = collections.defaultdict(float)
-      for one in self._computations[computation]:
-        self._add(one, trips, known, total)
-    return known[computation]
+  def _total(
+    self, computation: str, own: Own, trips: Trips, known: dict[str, Cycles]
+  ) -> Cycles:
+    """Sums what instructions have of their own, as often as they run."""
+    if computation in known:
+      return known[computation]
+    total = known[computation] = collections.defaultdict(float)
+    for one in self._computations[computation]:
+      times, parts = 1.0, []
 
-  def _reads(self, computation: str, trips: Trips, known: dict) -> float:
-    if computation not in known:
-      known[computation] = sum(
-        self._reads_of(one, trips, known)
-        for one in self._computations[computation]
-      )
-    return known[computation]
+      def inside(role, one=one):
+        return self._total(one.called[role], own, trips, known)
 
-  def _reads_of(self, one: Instruction, trips: Trips, known: dict) -> float:
-    if one.kind == "while":
-      count = one.trips if one.trips is not None else self._trips(one)
-      inside = self._reads(one.called["body"], trips, known)
-      if count is not None:
-        return count * inside
-      count = trips(one)
-      return count * (inside + 1) + 1
-    if one.kind == "conditional":
-      roles = [role for role in one.called if role != "to_apply"]
-      return 1 + max(self._reads(one.called[r], trips, known) for r in roles)
-    if one.kind == "call":
-      return self._reads(one.called["to_apply"], trips, known)
-    return 0
+      if one.kind == "while":
+        length = self._length(one)
+        times = trips(one) if length is None else length
+        parts = [inside("body"), inside("condition")]
+      elif one.kind == "conditional":
+        roles = [role for role in one.called if role != "to_apply"]
+        parts = [max(map(inside, roles), key=lambda part: sum(part.values()))]
+      elif one.kind == "call":
+        parts = [inside("to_apply")]
+      for part in parts:
+        for kind, number in part.items():
+          total[kind] += times * number
+      for kind, number in own(one, times).items():
+        total[kind] += number
+    return total
 
-  def _add(
-    self,
-    one: Instruction,
-    trips: Trips,
-    known: dict,
-    total: Cycles,
-  ) -> None:
-    def inside(role):
-      return self._cycles(one.called[role], trips, known)
-
-    if one.kind == "while":
-      count = one.trips if one.trips is not None else self._trips(one)
-      count = trips(one) if count is None else count
-      for part in (inside("body"), inside("condition")):
-        _count(total, part, count)
-    elif one.kind == "conditional":
-      roles = [role for role in one.called if role != "to_apply"]
-      _count(total, max(map(inside, roles), key=_sum))
-    elif one.kind == "call":
-      _count(total, inside("to_apply"))
-    elif one.cycles:
-      total[self._kind(one)] += one.cycles
-
-  def _trips(self, loop: Instruction) -> int | None:
-    """Of a loop that counts to a constant, which the text may not say."""
+  def _length(self, loop: Instruction) -> int | None:
+    """Returns how often a loop runs, if it counts to a constant."""
+    if loop.trips is not None:
+      return loop.trips
     *_, last = condition = self._computations[loop.called["condition"]]
     constants = [
       re.search(r"constant\((\d+)\)", one.text)
@@ -195,7 +189,7 @@ class Module:
     return None
 
   def _kind(self, one: Instruction) -> str:
-    """Of a fusion what it does: `conv` with anything, `fill` with nothing."""
+    """Says what a fusion does: `conv` with anything, `fill` with nothing."""
     if one.kind not in ("fusion", "convolution", "dot"):
       return "fill" if one.kind == "broadcast" else one.kind
     kinds, waiting = set(), [one]
@@ -212,15 +206,6 @@ class Module:
     if real <= {"copy", "transpose", "reshape", "get-tuple-element"}:
       return "copy"
     return "other"
-
-
-def _sum(cycles: Cycles) -> float:
-  return sum(cycles.values())
-
-
-def _count(total: Cycles, part: Cycles, times: float = 1) -> None:
-  for kind, cycles in part.items():
-    total[kind] += times * cycles
 
 
 def _read(variable: str, text: str) -> Instruction:
@@ -246,7 +231,7 @@ def _read(variable: str, text: str) -> Instruction:
 
 
 def _split(text: str) -> tuple[str, str]:
-  """The type, up to the first space outside of brackets, and the rest."""
+  """Parts the type, up to the first space outside of brackets, and the rest."""
   depth = 0
   for place, letter in enumerate(text):
     depth += (letter in "([{") - (letter in ")]}")
@@ -256,11 +241,11 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _operand(text: str) -> str:
-  """The name of the first operand."""
+  """Returns the name of the first operand."""
   return text.partition("(")[2].split(",")[0].strip().lstrip("%")
 
 
 def _size(result: str) -> int:
-  """How many numbers an array has, by its type."""
+  """Counts the numbers of an array, by its type."""
   shape = result.partition("[")[2].partition("]")[0]
   return math.prod(int(n) for n in shape.split(",") if n)

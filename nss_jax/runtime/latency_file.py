@@ -11,11 +11,10 @@ import jax
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import Path
+from nss_jax.runtime import files
+from nss_jax.runtime.files import Path
 from nss_jax.runtime.report import fields
-from nss_jax.spaces.latency import LatencyTable, latency_metric
-from nss_jax.spaces.metrics import Metric
+from nss_jax.spaces.metrics import LatencyTable, Metric, latency_metric
 from nss_jax.spaces.search_space import SearchSpace
 
 FOLDER = "latency_table"
@@ -120,7 +119,7 @@ def write_csv(path: Path, table: LatencyTable) -> None:
       lines.append(f"rest,{index + 1},{width},{width},{value:.6g}")
   for width, value in zip(table.widths[-1], table.ends, strict=True):
     lines.append(f"ends,,,{width},{value:.6g}")
-  with artifacts.atomic_path(path) as temporary:
+  with files.atomic_path(path) as temporary:
     temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
@@ -159,7 +158,7 @@ def _open(folder: Path) -> _File:
 @functools.lru_cache(maxsize=16)
 def _read(path: str, changed: int) -> _File:
   del changed  # of the file; another table is read again
-  content = artifacts.read_json(path)
+  content = files.read_json(path)
   fields.check(path, content, _SHAPE)
   try:
     search_space = SearchSpace.from_dict(content["search_space"])

@@ -1,4 +1,12 @@
-"""One run at a time in a folder; the system lets go when it dies."""
+"""One run at a time in a folder; a dead one leaves it free.
+
+The system's lock ends with its process, whatever ends it. But some network file
+systems keep locks on each host to themselves, and some have none, so the file
+also names its owner and is emptied at the end. Who is named and runs on another
+host may be alive; who is named and runs here can be looked for. (filelock's
+SoftFileLock goes by the name alone, so it never takes a file that a process
+left empty, killed before it could write to it.)
+"""
 
 import contextlib
 import errno
@@ -8,9 +16,10 @@ import pathlib
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TextIO
 
+from nss_jax.errors import UserError
 from nss_jax.runtime import processes
 
 _LOCK = ".lock"
@@ -21,52 +30,46 @@ _MAX_OWNER = 300  # characters
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
-class InUse(RuntimeError):
-  """Another process has the folder; the message names it."""
-
-
 @contextlib.contextmanager
 def exclusive(
   folder: pathlib.Path,
-  wait: Callable[[str], bool] | None = None,
+  wait: Callable[[str], None] | None = None,
   *,
   take_over: bool = False,
-) -> Iterator[None]:
+) -> Generator[None]:
   """Holds a folder for as long as the block runs.
 
-  The system's lock ends with its process, whatever ends it. But some network
-  file systems keep locks on each host to themselves, and some have none, so the
-  file also names its owner and is emptied at the end. Who is named and runs on
-  another host may be alive; who is named and runs here can be looked for.
-
-  Of many processes of a run, the first holds it for all.
+  Of the processes of a run, the first holds it for all.
 
   Args:
     folder: made if need be.
-    wait: asked with the owner's name again and again while another process has
-      the folder; False gives up. None gives up at once.
+    wait: called with the owner's name again and again while another process
+      has the folder, and raises something to give up; None gives up at once.
     take_over: whether an owner on another host is known to have ended.
 
   Raises:
-    InUse: after giving up.
+    UserError: naming the owner, if there is one and `wait` is None.
     OSError: if the folder cannot be written.
   """
   with contextlib.ExitStack() as held:
-    processes.first(lambda: _hold(folder, wait, take_over, held))
+    processes.run_once(lambda: _hold(folder, wait, take_over, held))
     yield
 
 
 def _hold(
   folder: pathlib.Path,
-  wait: Callable[[str], bool] | None,
+  wait: Callable[[str], None] | None,
   take_over: bool,
   held: contextlib.ExitStack,
 ) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   file = held.enter_context((folder / _LOCK).open("a+", errors="replace"))
   while owner := _take(file, take_over):
-    if wait is None or not wait(owner):
-      raise InUse(f"{folder}: in use by {owner}; expected to be the only one")
+    if wait is None:
+      raise UserError(
+        f"--workdir: {folder}: in use by {owner}; expected to be the only one"
+      )
+    wait(owner)
     time.sleep(_POLL_SECONDS)
   held.callback(_let_go, file)
   file.truncate(0)
@@ -80,7 +83,7 @@ def _let_go(file: TextIO) -> None:
 
 
 def _take(file: TextIO, take_over: bool) -> str:
-  """Takes the lock, or says in words who has it."""
+  """Takes the lock and returns an empty string, or says who has it."""
   locked = _lock(file)
   file.seek(0)
   text = " ".join(file.read(_MAX_OWNER).split())
@@ -89,8 +92,7 @@ def _take(file: TextIO, take_over: bool) -> str:
   named = _OWNER.fullmatch(text)
   if named is None:  # it was let go, or never written whole
     return ""
-  process, host = int(named[1]), named[2]
-  here = socket.gethostname()
+  process, host, here = int(named[1]), named[2], socket.gethostname()
   if host == here:
     # The system knows better, if it has a lock.
     return "" if locked or not _is_alive(process) else text
@@ -102,7 +104,7 @@ def _take(file: TextIO, take_over: bool) -> str:
 
 
 def _lock(file: TextIO) -> bool | None:
-  """Whether the system gives the lock; None: it has none there."""
+  """Returns whether the system gives the lock; None: it has none there."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -115,14 +117,14 @@ def _lock(file: TextIO) -> bool | None:
 
 
 def _is_alive(process: int) -> bool:
-  """Whether another process has this number."""
+  """Returns whether another process has this number."""
   # Containers that are started again have the name and the numbers of before.
   if process == os.getpid():
     return False
   try:
     os.kill(process, 0)
-  except PermissionError:
-    return True
   except (ProcessLookupError, OverflowError):
     return False
+  except PermissionError:
+    pass
   return True

@@ -4,29 +4,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.spaces.distribution import SpaceLogits, init_logits
 from nss_jax.spaces.search_space import SearchSpace
 
 LOGITS = "logits.json"
 
 
-def write_logits(path: artifacts.Path, logits: SpaceLogits) -> None:
+def write_logits(path: files.Path, logits: SpaceLogits) -> None:
   """Writes logits; they come back as they are, to the last bit.
 
   Raises:
     OSError: if the file can not be written.
   """
-  artifacts.write_json(path, {"depth": logits.depth, "width": logits.width})
+  files.write_json(path, {"depth": logits.depth, "width": logits.width})
 
 
-def read_logits(path: artifacts.Path, space: SearchSpace) -> SpaceLogits:
+def read_logits(path: files.Path, space: SearchSpace) -> SpaceLogits:
   """The logits that a search of the space has written.
 
   Raises:
     UserError: if the file does not hold finite logits of that shape.
   """
-  content, expected = artifacts.read_json(path), init_logits(space)
+  content, expected = files.read_json(path), init_logits(space)
   fields = {}
   for name in ("depth", "width"):
     shape = getattr(expected, name).shape

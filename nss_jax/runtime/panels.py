@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from nss_jax.runtime import complexity, figures
 from nss_jax.runtime.figures import StrPath
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.populations import (
   ANY_COST,
   IN_WINDOW,
@@ -22,6 +21,7 @@ from nss_jax.runtime.populations import (
   TRENDS,
 )
 from nss_jax.runtime.scores import Scores
+from nss_jax.spaces.text import format_macs
 
 _SHOWN = 0.95  # of the networks, at least
 # Fig. 5 ends at 1000 MF, with a target of 600.

@@ -1,9 +1,9 @@
 """The processes of one run: all compute, the first writes.
 
 Every process runs the same program in the same order. What only one may do,
-such as writing a file, goes through `first`; all go on when it is done, so that
-what one has written the others can read. Files must be on a file system that
-all of them share.
+such as writing a file, goes through `run_once`; all go on when it is done, so
+that what one has written the others can read. Files must be on a file system
+that all of them share.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -25,50 +25,53 @@ T = TypeVar("T")
 # Of what the first process tells the others; a longer error is cut.
 _MESSAGE_BYTES = 4096
 _ADDRESS = re.compile(r".+:\d{1,5}")
-
-
-class Explicit(NamedTuple):
-  """Where a process stands, where no scheduler says it.
-
-  Attributes:
-    coordinator: `host:port` of process 0.
-    num_processes: of the run.
-    process_id: of this process, from 0.
-  """
-
-  coordinator: str
-  num_processes: int
-  process_id: int
-
-
 _FAILURES = {kind.__name__: kind for kind in (UserError, NotWritten)}
-# Whether this process is in the middle of `first`: what it calls is its own.
+# Whether this process is in the middle of `run_once`: what it calls is its own.
 _is_alone = False
 
 
 def join(
-  explicit: Explicit | None = None, *, heartbeat_seconds: int = 100
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  heartbeat_seconds: int = 100,
 ) -> None:
   """Joins the other processes; before anything else of jax.
 
+  Where nothing says where this process stands, jax asks Slurm (inside `srun`),
+  Open MPI, TPU pods, GKE or Kubernetes.
+
   Args:
-    explicit: where this process stands; None: jax asks Slurm (inside `srun`),
-      Open MPI, TPU pods, GKE or Kubernetes.
+    coordinator: `host:port` of process 0.
+    num_processes: how many there are.
+    process_id: the number of this process, from 0.
     heartbeat_seconds: after which a process that is silent is dead, and with it
       the run.
 
   Raises:
     UserError: if they do not come together.
   """
-  if explicit is not None:
-    _check(explicit)
+  if coordinator is not None and not _ADDRESS.fullmatch(coordinator):
+    raise UserError(
+      f"--coordinator: {coordinator!r} is not accepted; expected host:port of "
+      "process 0"
+    )
+  if num_processes is not None and num_processes < 1:
+    raise UserError(
+      f"--num_processes: {num_processes} is not accepted; expected 1 or more"
+    )
+  if process_id is not None and not 0 <= process_id < (num_processes or 1):
+    raise UserError(
+      f"--process_id: {process_id} is not accepted; expected 0 to "
+      f"{(num_processes or 1) - 1}"
+    )
   try:
     with _without_proxies():
-      # What is None, jax asks the scheduler for.
       jax.distributed.initialize(
-        coordinator_address=explicit.coordinator if explicit else None,
-        num_processes=explicit.num_processes if explicit else None,
-        process_id=explicit.process_id if explicit else None,
+        coordinator_address=coordinator,
+        num_processes=num_processes,
+        process_id=process_id,
         heartbeat_timeout_seconds=heartbeat_seconds,
       )
   except (RuntimeError, ValueError) as error:
@@ -81,8 +84,8 @@ def join(
 
 
 @contextlib.contextmanager
-def _without_proxies() -> Iterator[None]:
-  """Without the proxies of the web, which downloads may need later.
+def _without_proxies() -> Generator[None]:
+  """Hides the proxies of the web, which downloads may need later.
 
   gRPC would ask them for the way to process 0, and wait for ever.
   """
@@ -94,36 +97,18 @@ def _without_proxies() -> Iterator[None]:
     os.environ.update(values)
 
 
-def _check(explicit: Explicit) -> None:
-  if not _ADDRESS.fullmatch(explicit.coordinator):
-    raise UserError(
-      f"--coordinator: {explicit.coordinator!r} is not accepted; expected "
-      "host:port of process 0"
-    )
-  if explicit.num_processes < 1:
-    raise UserError(
-      f"--num_processes: {explicit.num_processes} is not accepted; expected 1 "
-      "or more"
-    )
-  if not 0 <= explicit.process_id < explicit.num_processes:
-    raise UserError(
-      f"--process_id: {explicit.process_id} is not accepted; expected 0 to "
-      f"{explicit.num_processes - 1}"
-    )
-
-
 def are_many() -> bool:
-  """Whether there are others, who must be told what this one does."""
+  """Returns whether others must be told what this process does."""
   return jax.process_count() > 1 and not _is_alone
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes."""
+  """Returns whether this process is the one that writes."""
   return jax.process_index() == 0
 
 
 def describe_own() -> str:
-  """Which process this is: `process 1 of 4 on node7`, from 0."""
+  """Says which process this is, from 0: `process 1 of 4 on node7`."""
   host = socket.gethostname()
   try:
     return f"process {jax.process_index()} of {jax.process_count()} on {host}"
@@ -131,12 +116,12 @@ def describe_own() -> str:
     return f"process {os.getpid()} on {host}"
 
 
-def first(work: Callable[[], T]) -> T | None:
+def run_once(work: Callable[[], T]) -> T | None:
   """Calls a function in the first process only; all go on when it has ended.
 
   All processes must call this, in the same order. It begins when all are there:
   what they have looked at before, such as whether a file exists, was as it is
-  for the first.
+  for the first. What the function calls in turn is called there alone.
 
   Returns:
     What the function returns, in the first process; None in the others.
@@ -169,8 +154,8 @@ def first(work: Callable[[], T]) -> T | None:
   return result
 
 
-def agree(value: T) -> T:
-  """The first process's value, of what JSON can say, in all processes."""
+def broadcast(value: T) -> T:
+  """Returns the first process's value, of what JSON can say, in all of them."""
   if not are_many():
     return value
   if not is_first():

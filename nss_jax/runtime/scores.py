@@ -18,8 +18,8 @@ import moocore
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import LineFormat, Path
+from nss_jax.runtime import files
+from nss_jax.runtime.files import Path
 from nss_jax.spaces import cost
 from nss_jax.spaces.bins import held
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -141,13 +141,16 @@ def make_scores(
 
 
 def read_scores(path: Path, search_space: SearchSpace) -> Scores:
-  """Reads the file; a last line that a crash has torn is dropped.
+  """Reads the file.
 
   Raises:
     UserError: one line, if the file is missing or is not the scores of
       archs of this search space; names the line of the file.
   """
-  rows = artifacts.read_lines(path, _line_format(search_space))
+  columns = _columns(search_space.num_stages)
+  rows = files.read_lines(
+    path, lambda line: _decode_row(line, columns), header=_encode([columns])
+  )
   scores = _from_rows(rows, search_space.num_stages)
   if problem := _find_problem(search_space, scores):
     row, text = problem
@@ -156,19 +159,14 @@ def read_scores(path: Path, search_space: SearchSpace) -> Scores:
 
 
 def resume_scores(path: Path, search_space: SearchSpace) -> Scores:
-  """What is in the file, made ready for `append_scores`.
-
-  A torn last line is cut from it. No file is an empty table.
+  """Reads the file; where there is none, an empty table.
 
   Raises:
-    UserError: as `read_scores`; the file is as it was.
-    OSError: if the file can not be written.
+    UserError: as `read_scores`.
   """
   if not os.path.exists(path):
     return _from_rows([], search_space.num_stages)
-  scores = read_scores(path, search_space)
-  artifacts.trim_lines(path, lambda _: True, _line_format(search_space))
-  return scores
+  return read_scores(path, search_space)
 
 
 def append_scores(
@@ -176,8 +174,7 @@ def append_scores(
 ) -> None:
   """Appends a batch of rows; they are on disk when this returns.
 
-  After a crash call `resume_scores` first: a line is not appended to the torn
-  end of another. The numbers come back as they are, to the last bit.
+  The numbers come back as they are, to the last bit.
 
   Raises:
     ValueError: as `make_scores`; nothing is written.
@@ -185,9 +182,8 @@ def append_scores(
   """
   _check_shapes(search_space, vars(scores))
   _check(search_space, scores)
-  is_new = not os.path.exists(path) or not os.path.getsize(path)
-  header = _line_format(search_space).header if is_new else b""
-  artifacts.append_bytes(path, header + _encode(_to_rows(scores)))
+  header = _encode([_columns(search_space.num_stages)])
+  files.append_bytes(path, _encode(_to_rows(scores)), header)
 
 
 def pareto_front(scores: Scores) -> np.ndarray:
@@ -209,13 +205,6 @@ def _columns(num_stages: int) -> list[str]:
   return ["source", "space", *depth, *width, *_NUMBERS]
 
 
-def _line_format(search_space: SearchSpace) -> LineFormat:
-  columns = _columns(search_space.num_stages)
-  return LineFormat(
-    lambda line: _decode_row(line, columns), header=_encode([columns])
-  )
-
-
 def _encode(rows: Iterable[Sequence[Any]]) -> bytes:
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows(rows)
@@ -223,10 +212,7 @@ def _encode(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def _decode_row(line: bytes, columns: list[str]) -> tuple:
-  """The values of one line; ValueError, if it is torn or anything else."""
-  if not line.endswith(b"\n"):
-    # A number that has lost its last digits is still a number.
-    raise ValueError("the line has no end")
+  """The values of one line; ValueError, if it is anything else."""
   try:
     (fields,) = csv.reader([line.decode("ascii", "replace")], strict=True)
   except csv.Error as error:

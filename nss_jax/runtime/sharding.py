@@ -11,7 +11,7 @@ AXIS = "data"
 
 
 def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
-  """A one-axis mesh over all devices, or the first few of them."""
+  """Makes a one-axis mesh of all devices, or of the first few of them."""
   devices = jax.devices()[:num_devices]
   return jax.make_mesh(
     (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
@@ -19,19 +19,19 @@ def make_mesh(num_devices: int | None = None) -> jax.sharding.Mesh:
 
 
 def is_there(mesh: jax.sharding.Mesh) -> bool:
-  """Whether programs can run on the devices, and not only be compiled."""
+  """Returns whether programs can run there, and not only be compiled."""
   return set(mesh.devices.flat) <= set(jax.devices())
 
 
 def platform(mesh: jax.sharding.Mesh) -> str:
-  """What the devices are: cpu, gpu or tpu."""
+  """Returns what the devices are: cpu, gpu or tpu."""
   return mesh.devices.flat[0].platform
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   """Puts a copy of every array of a pytree on every device.
 
-  Where these are not there: the shapes of the copies.
+  Of devices that are not there it returns the shapes of the copies.
   """
   if not is_there(mesh):
     return abstract(tree, mesh)
@@ -44,7 +44,7 @@ def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 def split(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   """Gives every device its share of the first axis of each array.
 
-  Where these are not there: the shapes of all of it.
+  Of devices that are not there it returns the shapes of all of it.
   """
   if not is_there(mesh):
     return abstract(tree, mesh, P(AXIS))
@@ -64,9 +64,9 @@ def put(x: Any, place: jax.sharding.Sharding) -> jax.Array:
 
 
 def abstract(tree: Any, mesh: jax.sharding.Mesh, spec: P | None = None) -> Any:
-  """Shapes and types of a pytree on a mesh, a copy on each device or by `spec`.
+  """Describes a pytree on a mesh to a restore or a compiler.
 
-  For a restore, or for a compiler.
+  There is a copy on each device, or what `spec` says.
   """
   place = NamedSharding(mesh, P() if spec is None else spec)
 

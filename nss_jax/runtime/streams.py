@@ -1,4 +1,4 @@
-"""Standard streams and warnings, as the command needs them wherever it runs."""
+"""Standard streams and warnings, as the command needs them everywhere."""
 
 import io
 import os

@@ -12,25 +12,38 @@ LARGEST = 2**31 - 1  # depths and widths are int32
 
 
 def bin_edges(bins: Bins) -> tuple[np.ndarray, np.ndarray]:
-  """Low and high ends, `[S, K]` each; absent bins repeat the stage's last."""
+  """Returns low and high ends, `[S, K]` each.
+
+  Where a stage has fewer bins than others, its last one is repeated.
+  """
   count = max(map(len, bins))
   padded = [stage + (stage[-1],) * (count - len(stage)) for stage in bins]
   edges = np.asarray(padded, np.int32)
   return edges[..., 0], edges[..., 1]
 
 
+def edges_at(bins: Bins, index: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Returns low and high ends of one bin of each stage, `[..., S]` each."""
+  stages, index = np.arange(len(bins)), np.asarray(index)
+  low, high = bin_edges(bins)
+  return low[stages, index], high[stages, index]
+
+
 def bin_exists(bins: Bins) -> np.ndarray:
-  """`[S, K]` bool: stages may own different numbers of bins."""
+  """Returns `[S, K]` bool: stages may own different numbers of bins."""
   count = max(map(len, bins))
   return np.asarray([np.arange(count) < len(stage) for stage in bins])
 
 
-def equal_bins(kind: str, largest: int, count: int) -> tuple[Bin, ...]:
-  """Of depths or widths from 1 to the largest.
+def stage_offers(bins: Sequence[Bin]) -> np.ndarray:
+  """Returns the numbers in the bins of one stage, ascending, int64."""
+  return np.concatenate(
+    [np.arange(low, high + 1, dtype=np.int64) for low, high in bins]
+  )
 
-  Raises:
-    ValueError: if the bins do not divide it.
-  """
+
+def equal_bins(kind: str, largest: int, count: int) -> tuple[Bin, ...]:
+  """Divides depths or widths from 1 to the largest into bins of one size."""
   if count < 1 or largest < 1 or largest % count:
     raise ValueError(
       f"num_{kind}_bins must divide max_{kind}; got {count} bins for {largest}"
@@ -40,17 +53,12 @@ def equal_bins(kind: str, largest: int, count: int) -> tuple[Bin, ...]:
 
 
 def singletons(bins: Sequence[Bin]) -> tuple[Bin, ...]:
-  """A bin of its own for every number of some bins."""
-  return tuple((n, n) for low, high in bins for n in range(low, high + 1))
+  """Makes a bin of its own of every number of some bins."""
+  return tuple((n, n) for n in stage_offers(bins).tolist())
 
 
 def check_bins(name: str, bins: tuple[Bin, ...]) -> None:
-  """Refuses what are not the bins of a stage.
-
-  Raises:
-    ValueError: if they are not ascending ranges of positive integers without
-      overlap.
-  """
+  """Refuses what are not ascending ranges of a stage, without overlap."""
   if not isinstance(bins, tuple) or not all(isinstance(b, tuple) for b in bins):
     raise ValueError(f"{name}: {bins} is not a list of pairs (low, high)")
   if not bins:
@@ -69,7 +77,7 @@ def check_bins(name: str, bins: tuple[Bin, ...]) -> None:
 
 
 def held(numbers: Any, bins: Bins) -> np.ndarray:
-  """Whether the bins of its stage hold each number: `[..., S]` -> bool."""
+  """Says of numbers `[..., S]` whether the bins of their stages hold them."""
   columns = []
   for stage, column in zip(bins, np.moveaxis(numbers, -1, 0), strict=True):
     low, high = np.asarray(stage).T
@@ -79,20 +87,11 @@ def held(numbers: Any, bins: Bins) -> np.ndarray:
 
 
 def check_held(name: str, numbers: Any, bins: Bins, *, one: bool) -> None:
-  """Refuses numbers that their stages do not offer.
+  """Refuses numbers `[..., S]`, or `[S]` of `one`, that stages do not offer.
 
-  The one check of archs and spaces. Values are seen wherever they are concrete;
-  inside `jit` those of its arguments are not, and only shape and type are
-  checked.
-
-  Args:
-    name: what they are, as in "depth".
-    numbers: `[..., S]`, or `[S]` if there is `one`.
-    bins: on offer.
-    one: whether there may be one row only.
-
-  Raises:
-    ValueError: naming the stage, the number and what is on offer.
+  It is the one check of archs and spaces. Values are seen wherever they are
+  concrete; inside `jit` those of its arguments are not, and only shape and type
+  are checked.
   """
   traced = isinstance(numbers, jax.core.Tracer)
   seen = numbers if traced else np.asarray(numbers)
@@ -112,7 +111,7 @@ def check_held(name: str, numbers: Any, bins: Bins, *, one: bool) -> None:
 
 
 def _in_words(bins: tuple[Bin, ...]) -> str:
-  """`1 to 4 or 6 to 7`; bins that follow each other are one."""
+  """Says `1 to 4 or 6 to 7`; bins that follow each other are one."""
   merged = [bins[0]]
   for low, high in bins[1:]:
     if low == merged[-1][1] + 1:

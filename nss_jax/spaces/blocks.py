@@ -35,12 +35,12 @@ class Channels(NamedTuple):
   over: int = 1
 
   def number(self, before: Any, width: Any) -> Any:
-    """The number, of integers or of integer arrays."""
+    """Returns the number, of integers or of integer arrays."""
     n = before if self.of == "before" else width
     return -(-n * self.times // self.over)
 
   def sources(self, count: int) -> np.ndarray:
-    """For each channel, that of the width with which it is on or off.
+    """Returns for each channel that of the width with which it is on or off.
 
     Channel j is there from the first n on whose number is above j. A prefix
     mask of a width, indexed so, is the mask of this number of channels; and
@@ -115,7 +115,7 @@ class Block(NamedTuple):
   activation: Activation = "relu"
 
   def channels(self) -> tuple[Channels, ...]:
-    """What goes into each layer, and what comes out of the last."""
+    """Returns what goes into each layer, and what comes out of the last."""
     found = [BEFORE]
     for layer in self.layers:
       found.append(layer.outputs if isinstance(layer, Conv) else found[-1])
@@ -130,11 +130,11 @@ def block_cost(
   pixels: tuple[int, int],
   project: Any = False,
 ) -> np.ndarray:
-  """What one block costs, exact for integers.
+  """Returns what one block costs, exact for integers.
 
-  Multiply-adds of convolutions, and of fully connected layers with their
-  biases; trainable numbers, scales and offsets included; activations, numbers
-  that those layers put out.
+  These are multiply-adds of convolutions and of fully connected layers with
+  their biases; trainable numbers, scales and offsets included; or activations,
+  numbers that those layers put out.
 
   Args:
     block: the description.
@@ -171,7 +171,10 @@ def conv_cost(
   inputs: int | np.ndarray,
   outputs: int | np.ndarray,
 ) -> int | np.ndarray:
-  """Of a convolution with normalisation: `inputs` channels in each window."""
+  """Returns what a convolution with normalisation costs.
+
+  Each of its windows has `inputs` channels.
+  """
   if metric == "flops":
     return pixels * size**2 * inputs * outputs
   if metric == "params":
@@ -182,7 +185,7 @@ def conv_cost(
 def _linear(
   metric: str, inputs: int | np.ndarray, outputs: int | np.ndarray
 ) -> int | np.ndarray:
-  """Of a fully connected layer with its bias."""
+  """Returns what a fully connected layer with its bias costs."""
   return outputs if metric == "activations" else (inputs + 1) * outputs
 
 
@@ -221,12 +224,12 @@ _BLOCKS = {
 
 
 def block_names() -> tuple[str, ...]:
-  """The blocks that `SearchSpace.block` can name."""
+  """Returns the blocks that `SearchSpace.block` can name."""
   return tuple(_BLOCKS)
 
 
 def find_block(name: str) -> Block:
-  """The description of a block.
+  """Returns the description of a block; refuses a name that is none.
 
   Raises:
     ValueError: if there is no such block.
@@ -237,13 +240,10 @@ def find_block(name: str) -> Block:
 
 
 def block_digest(name: str) -> str:
-  """Of a block's description, twelve hexadecimal digits.
+  """Returns twelve hexadecimal digits of a block's description.
 
   What is kept of a run says by it which block it was: the name of a block that
   is edited stays, and its weights may keep their shapes.
-
-  Raises:
-    ValueError: if there is no such block.
   """
   text = repr(find_block(name))
   return hashlib.sha256(text.encode()).hexdigest()[:12]

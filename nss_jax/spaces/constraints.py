@@ -1,32 +1,27 @@
-"""Constraints: any number of budgets, each a target for one metric of cost."""
+"""Constraints, each a target for one metric of cost, and their words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from nss_jax.spaces.cost import cost_tables, mean_cost
-from nss_jax.spaces.metrics import METRICS, Metric
-from nss_jax.spaces.search_space import Array, SearchSpace
+from nss_jax.spaces.cost import arch_cost, cost_tables, mean_cost
+from nss_jax.spaces.metrics import METRICS, UNITS, Metric
+from nss_jax.spaces.search_space import Arch, Array, SearchSpace
+from nss_jax.spaces.text import format_macs
 
 Mode = Literal["equal", "at_most"]
 MODES: tuple[Mode, ...] = ("equal", "at_most")
-UNITS = {
-  "flops": "multiply-adds",
-  "params": "parameters",
-  "activations": "activations",
-  "latency": "seconds",
-}
-
-
-# What going over a budget costs at once, beside how far: a search that may not
-# settles below it, not beside it.
+# What going over an "at_most" costs at once, beside how far: a search that may
+# not settles below the target, not beside it.
 OVER = 0.1
+# From here on a cost is told in whole numbers.
+_LARGE = 1000
 
 
 class Constraint(NamedTuple):
-  """A budget.
+  """What a cost is to be, or to be at most.
 
   Attributes:
     name: of the metric.
@@ -49,11 +44,7 @@ Target = float | Sequence[Constraint]
 
 
 def as_constraints(target: Target) -> tuple[Constraint, ...]:
-  """A number of multiply-adds, or constraints, as constraints.
-
-  Raises:
-    ValueError: for no constraints at all.
-  """
+  """Returns a number of multiply-adds, or constraints, as constraints."""
   if not isinstance(target, Sequence):
     return (Constraint("flops", METRICS["flops"], target),)
   if not target:
@@ -61,22 +52,33 @@ def as_constraints(target: Target) -> tuple[Constraint, ...]:
   return tuple(target)
 
 
+def flops_penalty(cost: Array, target: Any) -> Any:
+  """Returns the FLOPs loss, `|cost / target - 1|` (Eq. 4, paper 3.4).
+
+  Example:
+    >>> round(flops_penalty(540e6, 600e6), 6)
+    0.1
+  """
+  # jax takes a Python integer for int32, and 3.2 GF are more than that holds.
+  return abs(cost / (1.0 * target) - 1)
+
+
 def penalties(constraints: Sequence[Constraint], costs: Array) -> Array:
-  """How far each constraint is from being met: costs `[..., C]` -> `[..., C]`.
+  """Says how far each constraint is from being met: `[..., C]` of such costs.
 
   "equal": `|cost / target - 1|` (Eq. 4). "at_most": the same above the target
-  and `OVER` more, else zero. Where all are "at_most" the best within the
-  budgets is wanted, and that uses one of them up: the constraint of the
-  largest `cost / target`, the *binding* one, is then to be equal from below.
+  and `OVER` more, else zero. Where all are "at_most", the best that meets them
+  is wanted, and that uses one of them up: the constraint of the largest
+  `cost / target`, the *binding* one, is then to be equal from below.
 
   Example:
     >>> from nss_jax.spaces.metrics import METRICS
-    >>> budgets = [
+    >>> constraints = [
     ...   Constraint(name, METRICS[name], 100.0, mode="at_most")
     ...   for name in ("flops", "params")
     ... ]
     >>> costs = np.asarray([[90.0, 20.0], [90.0, 110.0]])
-    >>> penalties(budgets, costs).round(3).tolist()
+    >>> penalties(constraints, costs).round(3).tolist()
     [[0.1, 0.0], [0.0, 0.2]]
   """
   backend = np if isinstance(costs, np.ndarray) else jnp
@@ -94,7 +96,7 @@ def penalties(constraints: Sequence[Constraint], costs: Array) -> Array:
 def mean_costs(
   search_space: SearchSpace, constraints: Sequence[Constraint], weights: Any
 ) -> Array:
-  """Mean costs of a space whose bins are weighted: `[C]` (see `mean_cost`)."""
+  """Returns mean costs `[C]` of a space with weighted bins, see `mean_cost`."""
   backend = np if isinstance(weights.width, np.ndarray) else jnp
   return backend.stack(
     [
@@ -104,10 +106,17 @@ def mean_costs(
   )
 
 
+def arch_costs(
+  search_space: SearchSpace, constraints: Sequence[Constraint], archs: Arch
+) -> list[np.ndarray]:
+  """Returns exact costs of archs, an array for each constraint."""
+  return [arch_cost(search_space, one.metric, archs) for one in constraints]
+
+
 def worst_penalty(
   constraints: Sequence[Constraint], costs: Sequence[np.ndarray]
 ) -> np.ndarray:
-  """The largest penalty, from one array of costs for each constraint."""
+  """Returns the largest penalty, from an array of costs for each constraint."""
   each = penalties(constraints, np.stack([*costs], -1).astype(np.float64))
   return np.asarray(each).max(-1)
 
@@ -115,7 +124,7 @@ def worst_penalty(
 def needed_tolerance(
   constraints: Sequence[Constraint], costs: Sequence[np.ndarray]
 ) -> np.ndarray:
-  """The least tolerance, relative, within which all constraints are met.
+  """Returns the least relative tolerance within which all constraints are met.
 
   It is for costs that are to be equal, the binding one of costs that may be at
   most their targets among them; infinite where one of these is above.
@@ -129,9 +138,37 @@ def needed_tolerance(
 
 
 def describe(constraints: Sequence[Constraint]) -> str:
-  """`6e+08 multiply-adds and at most 2e+05 parameters`."""
+  """Says `6e+08 multiply-adds and at most 2e+05 parameters`."""
   return " and ".join(
     f"{'at most ' if one.mode == 'at_most' else ''}{one.target:.6g} "
     f"{UNITS.get(one.name, one.name)}"
     for one in constraints
   )
+
+
+def amount(name: str, value: float) -> str:
+  """Returns a cost with its unit: `1.92 MF`, `94,000 parameters`."""
+  if name == "flops":
+    return format_macs(value)
+  number = f"{value:,.0f}" if value >= _LARGE else f"{value:.4g}"
+  return f"{number} {UNITS[name]}"
+
+
+def describe_targets(constraints: Sequence[Constraint]) -> str:
+  """Says what was asked for: `1.92 MF and at most 94,000 parameters`."""
+  return " and ".join(
+    f"{'at most ' if one.mode == 'at_most' else ''}"
+    f"{amount(one.name, one.target)}"
+    for one in constraints
+  )
+
+
+def from_targets(deviations: Mapping[str, float]) -> str:
+  """Says how far costs are off: `-1.9 % from the target`, or of each metric.
+
+  Deviations are signed shares of the targets, by the names of the metrics.
+  """
+  if [*deviations] == ["flops"]:
+    return f"{100 * deviations['flops']:+.1f} % from the target"
+  each = ", ".join(f"{name} {100 * x:+.1f} %" for name, x in deviations.items())
+  return f"{each} from the target{'s' * (len(deviations) > 1)}"

@@ -9,15 +9,15 @@ each stage, so differentiable. So the three cannot drift apart.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nss_jax.spaces.bins import Bin, bin_edges
-from nss_jax.spaces.metrics import METRICS, Metric
+from nss_jax.spaces.bins import Bin, bin_edges, stage_offers
+from nss_jax.spaces.metrics import COUNTS, METRICS, Metric
 from nss_jax.spaces.search_space import (
   Arch,
   Array,
@@ -48,9 +48,10 @@ class CostTables(NamedTuple):
 def arch_cost(
   search_space: SearchSpace, metric: Metric, arch: Arch
 ) -> np.ndarray:
-  """Cost of archs `[..., S]` -> `[...]`, on the host; int64 if it is exact.
+  """Returns the cost of archs `[..., S]`, on the host: `[...]`.
 
-  Of search spaces so large that int64 might not hold it, Python integers.
+  It is int64 if it is exact; of search spaces so large that int64 might not
+  hold it, Python integers.
 
   Raises:
     ValueError: if an arch is not of the search space.
@@ -69,7 +70,7 @@ def arch_cost(
 def _sum_up(
   search_space: SearchSpace, metric: Metric, depth: Any, width: Any
 ) -> Any:
-  """Of numbers `[..., S]` of any type."""
+  """Sums up the cost of numbers `[..., S]` of any type."""
   total = metric.ends(search_space, width[..., -1])
   before = np.asarray(search_space.stem_width, width.dtype)
   for stage in range(search_space.num_stages):
@@ -82,12 +83,12 @@ def _sum_up(
 
 @functools.lru_cache(maxsize=64)
 def _integer(search_space: SearchSpace, metric: Metric) -> type:
-  """int64, or Python's integers where twice the largest arch is beyond it.
+  """Returns int64, or Python's integers if twice the largest arch is more.
 
   Twice, because an arch that is smaller may take projections that the largest
   does not. A metric of one's own is given int64 (see `Metric`).
   """
-  if not any(metric is known for known in METRICS.values()):
+  if metric not in COUNTS.values():
     return np.int64
   largest = largest_arch(search_space)
   depth, width = (x.astype(float) for x in (largest.depth, largest.width))
@@ -97,13 +98,13 @@ def _integer(search_space: SearchSpace, metric: Metric) -> type:
 
 @functools.lru_cache(maxsize=64)
 def cost_tables(search_space: SearchSpace, metric: Metric) -> CostTables:
-  """The means of a metric over all pairs of widths of two bins."""
+  """Returns the means of a metric over all pairs of widths of two bins."""
   first, rest = [], []
   integer = _integer(search_space, metric)
   before = ((search_space.stem_width,) * 2,)
   for stage, bins in enumerate(search_space.width_bins):
     entering, widths = (
-      _numbers(kind).astype(integer) for kind in (before, bins)
+      stage_offers(kind).astype(integer) for kind in (before, bins)
     )
     # A width before at a time: all the pairs may not fit in memory.
     rows = [
@@ -114,7 +115,7 @@ def cost_tables(search_space: SearchSpace, metric: Metric) -> CostTables:
     rest.append(_bin_means(bins, metric.rest(search_space, stage, widths)))
     before = bins
   last = search_space.width_bins[-1]
-  widths = _numbers(last).astype(integer)
+  widths = stage_offers(last).astype(integer)
   ends = _bin_means(last, metric.ends(search_space, widths))
   return CostTables(tuple(first), tuple(rest), ends)
 
@@ -122,7 +123,7 @@ def cost_tables(search_space: SearchSpace, metric: Metric) -> CostTables:
 def mean_cost(
   search_space: SearchSpace, tables: CostTables, weights: Any
 ) -> Array:
-  """Mean cost of a space whose bins are weighted.
+  """Returns the mean cost of a space whose bins are weighted.
 
   Args:
     search_space: the bins.
@@ -159,10 +160,10 @@ def mean_cost(
 def drawn_costs(
   search_space: SearchSpace, tables: CostTables, spaces: Space
 ) -> Array:
-  """Mean costs of spaces that are drawn inside jit: fields `[N, S]` -> `[N]`.
+  """Looks up mean costs of spaces `[N, S]` that are drawn inside jit: `[N]`.
 
-  float32, looked up: where bins are many, one-hot weights for `mean_cost`
-  would be large. An index that a stage does not have is not noticed.
+  In float32. Where bins are many, one-hot weights for `mean_cost` would be
+  large. An index that a stage does not have is not noticed.
   """
   depths = np.asarray(_mean_depths(search_space), np.float32)
   total: Any = 0.0
@@ -181,23 +182,22 @@ def drawn_costs(
 def space_cost(
   search_space: SearchSpace, tables: CostTables, space: Space
 ) -> float:
-  """Mean cost over the archs of one space, float64, on the host.
+  """Returns the mean cost over the archs of one space, float64, on the host.
 
   Raises:
     ValueError: if the space names a bin that its stage does not have.
   """
   space_ranges(search_space, space)  # Raises if a stage lacks the bin.
-  one_hot = Space(
-    depth=np.eye(search_space.num_depth_bins)[np.asarray(space.depth)],
-    width=np.eye(search_space.num_width_bins)[np.asarray(space.width)],
-  )
+  counts = search_space.num_depth_bins, search_space.num_width_bins
+  indices = map(np.asarray, (space.depth, space.width))
+  one_hot = Space(*(np.eye(n)[i] for n, i in zip(counts, indices, strict=True)))
   return float(mean_cost(search_space, tables, one_hot))
 
 
 def stage_costs(
   search_space: SearchSpace, tables: CostTables, stage: int
 ) -> np.ndarray:
-  """Mean cost of one stage: `[Kd, K', K]` float64, on the host.
+  """Returns mean costs of one stage, `[Kd, K', K]` float64, on the host.
 
   One entry for each depth bin of the stage, each width bin of the stage before
   (one, the stem, for the first stage) and each width bin of the stage; no entry
@@ -212,11 +212,11 @@ def stage_costs(
 def cost_range(
   search_space: SearchSpace, tables: CostTables
 ) -> tuple[float, float]:
-  """Smallest and largest mean cost that a space can have.
+  """Returns the smallest and the largest mean cost that a space can have.
 
-  Not simply the first and the last bins: one channel less can cost more,
-  because it takes a projection. So walk the stages, and keep for each width
-  bin the cheapest and the dearest way to get there.
+  They are not simply those of the first and the last bins: one channel less can
+  cost more, because it takes a projection. So this walks the stages, and keeps
+  for each width bin the cheapest and the dearest way to get there.
   """
   lowest = highest = np.zeros(1)
   for stage in range(search_space.num_stages):
@@ -228,7 +228,7 @@ def cost_range(
 
 
 def arch_macs(search_space: SearchSpace, arch: Arch) -> np.ndarray:
-  """Exact multiply-adds of archs `[..., S]` -> `[...]` int64, on the host.
+  """Counts multiply-adds of archs `[..., S]`, exactly: `[...]` int64.
 
   Example:
     >>> import nss_jax as nss
@@ -240,9 +240,9 @@ def arch_macs(search_space: SearchSpace, arch: Arch) -> np.ndarray:
 
 
 def arch_params(search_space: SearchSpace, arch: Arch) -> np.ndarray:
-  """Exact parameters of archs `[..., S]` -> `[...]` int64, on the host.
+  """Counts parameters of archs `[..., S]`, exactly: `[...]` int64.
 
-  Trainable numbers, scale and offset of the normalisations included.
+  These are trainable numbers, scale and offset of the normalisations included.
 
   Example:
     >>> import nss_jax as nss
@@ -254,15 +254,12 @@ def arch_params(search_space: SearchSpace, arch: Arch) -> np.ndarray:
 
 
 def arch_activations(search_space: SearchSpace, arch: Arch) -> np.ndarray:
-  """Exact activations of archs `[..., S]` -> `[...]` int64, on the host.
-
-  Numbers that the convolutions and the head put out for one image.
-  """
+  """Counts what convolutions and head put out for one image: `[...]` int64."""
   return arch_cost(search_space, METRICS["activations"], arch)
 
 
 def mean_macs(search_space: SearchSpace, weights: Any) -> Array:
-  """Mean multiply-adds of a weighted space, in closed form (`mean_cost`).
+  """Returns a weighted space's mean multiply-adds in closed form (`mean_cost`).
 
   Example:
     >>> import nss_jax as nss
@@ -278,7 +275,7 @@ def mean_macs(search_space: SearchSpace, weights: Any) -> Array:
 
 
 def space_macs(search_space: SearchSpace, space: Space) -> float:
-  """Mean multiply-adds over the archs of one space, float64, on the host.
+  """Returns mean multiply-adds of the archs of one space, float64, on the host.
 
   Raises:
     ValueError: if the space names a bin that its stage does not have.
@@ -298,52 +295,33 @@ def space_macs(search_space: SearchSpace, space: Space) -> float:
   return space_cost(search_space, _macs_tables(search_space), space)
 
 
-def stage_macs(search_space: SearchSpace, stage: int) -> np.ndarray:
-  """Mean multiply-adds of one stage: `[Kd, K', Kw]` (`stage_costs`)."""
-  return stage_costs(search_space, _macs_tables(search_space), stage)
-
-
-def ends_macs(search_space: SearchSpace) -> np.ndarray:
-  """Mean multiply-adds of stem and head: `[Kw]`, by the last stage's width."""
-  return _macs_tables(search_space).ends
-
-
 def macs_range(search_space: SearchSpace) -> tuple[float, float]:
-  """Smallest and largest mean multiply-adds that a space can have."""
+  """Returns smallest and largest mean multiply-adds that a space can have."""
   return cost_range(search_space, _macs_tables(search_space))
 
 
 def largest_macs(search_space: SearchSpace) -> int:
-  """Multiply-adds of the largest network: what a masked step always pays."""
+  """Returns what a masked step always pays: that of the largest network."""
   return int(arch_macs(search_space, largest_arch(search_space)))
 
 
 def largest_arch(search_space: SearchSpace) -> Arch:
-  """The arch with every block and channel."""
-  return Arch(
-    depth=np.asarray(search_space.max_depths, np.int32),
-    width=np.asarray(search_space.max_widths, np.int32),
-  )
+  """Returns the arch with every block and channel."""
+  return _arch_of(search_space, lambda stage: stage[-1][1])
 
 
 def smallest_arch(search_space: SearchSpace) -> Arch:
-  """The arch of the smallest depths and widths on offer."""
-  depth, width = (
-    np.asarray([stage[0][0] for stage in bins], np.int32)
-    for bins in (search_space.depth_bins, search_space.width_bins)
+  """Returns the arch of the smallest depths and widths on offer."""
+  return _arch_of(search_space, lambda stage: stage[0][0])
+
+
+def _arch_of(search_space: SearchSpace, choose_fn: Callable) -> Arch:
+  return Arch(
+    **{
+      kind: np.asarray([*map(choose_fn, bins)], np.int32)
+      for kind, bins in search_space.bins.items()
+    }
   )
-  return Arch(depth=depth, width=width)
-
-
-def flops_penalty(cost: Array, target: Any) -> Any:
-  """The FLOPs loss, `|cost / target - 1|` (Eq. 4, paper 3.4).
-
-  Example:
-    >>> round(flops_penalty(540e6, 600e6), 6)
-    0.1
-  """
-  # jax takes a Python integer for int32, and 3.2 GF are more than that holds.
-  return abs(cost / (1.0 * target) - 1)
 
 
 def _macs_tables(search_space: SearchSpace) -> CostTables:
@@ -351,18 +329,13 @@ def _macs_tables(search_space: SearchSpace) -> CostTables:
 
 
 def _mean_depths(search_space: SearchSpace) -> np.ndarray:
-  """The mean of each depth bin, `[S, Kd]`."""
+  """Returns the mean of each depth bin, `[S, Kd]`."""
   low, high = bin_edges(search_space.depth_bins)
   return (low.astype(np.float64) + high) / 2
 
 
-def _numbers(bins: Sequence[Bin]) -> np.ndarray:
-  """All numbers of a stage's bins, ascending."""
-  return np.concatenate([np.arange(a, b + 1, dtype=np.int64) for a, b in bins])
-
-
 def _bin_means(bins: Sequence[Bin], values: np.ndarray) -> np.ndarray:
-  """Means over each bin of what its numbers have: `[n, ...]` -> `[K, ...]`."""
+  """Averages over each bin what its numbers have, `[n, ...]`: `[K, ...]`."""
   sizes = np.asarray([high - low + 1 for low, high in bins])
   starts = np.cumsum(sizes) - sizes
   values = np.asarray(values, np.float64)

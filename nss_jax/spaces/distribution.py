@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from nss_jax.spaces.bins import bin_exists
-from nss_jax.spaces.cost import flops_penalty
+from nss_jax.spaces.constraints import flops_penalty
 from nss_jax.spaces.search_space import (
   Array,
   SearchSpace,
@@ -56,7 +56,7 @@ class EliteSpace(NamedTuple):
 
 
 def init_logits(search_space: SearchSpace) -> SpaceLogits:
-  """Zero logits: every space equally likely."""
+  """Returns zero logits: every space is equally likely."""
   return SpaceLogits(
     depth=_zeros(bin_exists(search_space.depth_bins)),
     width=_zeros(bin_exists(search_space.width_bins)),
@@ -64,7 +64,7 @@ def init_logits(search_space: SearchSpace) -> SpaceLogits:
 
 
 def probabilities(logits: Any) -> Any:
-  """softmax over the last axis of every array of a pytree.
+  """Returns softmax over the last axis of every array of a pytree.
 
   Example:
     >>> from nss_jax import SearchSpace
@@ -76,7 +76,7 @@ def probabilities(logits: Any) -> Any:
 
 
 def entropy(logits: Any) -> Any:
-  """Entropy in nats over the last axis of every array of a pytree.
+  """Returns entropies in nats over the last axis of the arrays of a pytree.
 
   Example:
     >>> from nss_jax import SearchSpace
@@ -165,7 +165,7 @@ def most_probable_space(logits: SpaceLogits) -> Space:
 
 
 def one_hot(space: Space, logits: SpaceLogits) -> SpaceLogits:
-  """The weights of one space, shaped as `logits`."""
+  """Returns the weights of one space, shaped as `logits`."""
   return SpaceLogits(
     *(
       jax.nn.one_hot(index, x.shape[-1], dtype=x.dtype)

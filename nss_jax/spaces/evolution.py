@@ -11,11 +11,8 @@ import jax
 import numpy as np
 
 from nss_jax.spaces.constraints import Target
-from nss_jax.spaces.feasible import (
-  check_at_least_one,
-  feasible_indices,
-)
-from nss_jax.spaces.sampling import host_rng
+from nss_jax.spaces.feasible import feasible_indices
+from nss_jax.spaces.sampling import check_at_least_one, host_rng
 from nss_jax.spaces.search_space import SearchSpace, Space
 from nss_jax.spaces.table import all_space_macs, spaces_at, table_shape
 
@@ -59,8 +56,8 @@ def evolve_spaces(
   dropped, and where descent finds too few, uniform spaces fill the generation,
   so that the search never stalls and in the end scores every feasible space.
 
-  A function of `rng` and the scores alone: a run that was cut short repeats
-  itself, if `score_fn` remembers the scores it gave.
+  It is a function of `rng` and the scores alone: a run that was cut short
+  repeats itself, if `score_fn` remembers the scores it gave.
 
   Args:
     rng: random key, consumed.
@@ -113,7 +110,7 @@ def evolve_spaces(
 
 
 def _best_first(scores: np.ndarray) -> np.ndarray:
-  """The order of ascending scores, NaN last; equal ones keep their order."""
+  """Orders ascending scores, NaN last; equal ones stay as they were."""
   return np.argsort(scores, kind="stable")
 
 
@@ -136,7 +133,7 @@ def _generation(
   unscored: np.ndarray,
   size: int,
 ) -> np.ndarray:
-  """`size` indices of unscored spaces, which it then marks as scored."""
+  """Picks `size` unscored spaces, by index, and marks them as scored."""
   shape = table_shape(search_space)
   parts = []
   if best.size:
@@ -156,7 +153,7 @@ def _generation(
 
 
 def _take(indices: np.ndarray, unscored: np.ndarray, wanted: int) -> np.ndarray:
-  """The first different unscored indices, which it then marks as scored."""
+  """Takes the first different unscored indices, and marks them as scored."""
   _, first = np.unique(indices, return_index=True)
   indices = indices[np.sort(first)]
   taken = indices[unscored[indices]][:wanted]
@@ -170,7 +167,7 @@ def _crossover(
   bins: np.ndarray,
   count: int,
 ) -> np.ndarray:
-  """Children `[count, 2 S]` of bins `[P, 2 S]`: each stage from either."""
+  """Makes children `[count, 2 S]` of `[P, 2 S]`: each stage from either."""
   mothers, fathers = generator.choice(bins, (2, count))
   stages = generator.random((count, len(shape) // 2)) < 0.5
   return np.where(np.tile(stages, 2), mothers, fathers)
@@ -182,7 +179,7 @@ def _mutation(
   bins: np.ndarray,
   count: int,
 ) -> np.ndarray:
-  """Children `[count, 2 S]` of bins `[P, 2 S]`: one move, or two.
+  """Makes children `[count, 2 S]` of bins `[P, 2 S]`: one move, or two.
 
   One move alone can never trade the cost of one stage for that of another, and
   a cost window leaves it few: within 10 % of 600 MF, 4 per space of the paper.
@@ -196,7 +193,7 @@ def _mutation(
 def _move(
   generator: np.random.Generator, shape: tuple[int, ...], bins: np.ndarray
 ) -> np.ndarray:
-  """Another bin in one place of each row: next to it or, half the time, any."""
+  """Moves one bin of each row: to the next one or, half the time, anywhere."""
   count = np.asarray(shape)
   rows = np.arange(len(bins))
   axes = generator.choice(np.flatnonzero(count > 1), len(bins))

@@ -14,14 +14,20 @@ import numpy as np
 from nss_jax.spaces.constraints import (
   Constraint,
   Target,
+  arch_costs,
   as_constraints,
   describe,
   needed_tolerance,
   worst_penalty,
 )
-from nss_jax.spaces.cost import arch_cost
 from nss_jax.spaces.distribution import SpaceLogits
-from nss_jax.spaces.sampling import host_rng
+from nss_jax.spaces.sampling import (
+  check_at_least_one,
+  collect_archs,
+  host_rng,
+  sample_uniform_archs,
+  take,
+)
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.table import (
   all_space_costs,
@@ -68,7 +74,7 @@ def feasible_spaces(
   *,
   without_lowest_width: bool = False,
 ) -> np.ndarray:
-  """Which spaces have a mean cost within `tolerance` of the target.
+  """Says which spaces have a mean cost within `tolerance` of the target.
 
   Args:
     search_space: the bins.
@@ -104,11 +110,9 @@ def feasible_indices(
   *,
   without_lowest_width: bool = False,
 ) -> np.ndarray:
-  """The flat table indices of the feasible spaces, ascending, at least one.
+  """Returns flat table indices of the feasible spaces, ascending.
 
-  Raises:
-    ValueError: naming the nearest cost there is, if no space is feasible; and
-      as `feasible_spaces`, whose arguments it takes.
+  There is at least one, or it is an error that names the nearest cost there is.
   """
   constraints = as_constraints(target)
   check_window(constraints, tolerance)
@@ -118,7 +122,7 @@ def feasible_indices(
     which = " without a lowest width bin" if without_lowest_width else ""
     if np.isnan(needed).all():
       raise ValueError(f"there is no space{which}")
-    tables = _all_costs(search_space, constraints)
+    tables = all_costs(search_space, constraints)
     off = np.where(np.isnan(needed), np.inf, worst_penalty(constraints, tables))
     nearest = off.argmin()
     costs = [f"{table.ravel()[nearest]:.6g}" for table in tables]
@@ -203,29 +207,20 @@ def sample_feasible_archs(
   check_window(constraints, tolerance)
   check_at_least_one("count", count)
   generator = host_rng(rng)
-  kept, missing, num_draws = [], count, 0
-  while missing > 0 and num_draws < max_draws:
-    size = min(_ARCHS_PER_BATCH, max_draws - num_draws)
-    num_draws += size
-    archs = _uniform_archs(generator, search_space, size)
-    costs = [arch_cost(search_space, one.metric, archs) for one in constraints]
-    near = needed_tolerance(constraints, costs) <= tolerance
-    rows = np.flatnonzero(near)[:missing]
-    missing -= rows.size
-    kept.append(jax.tree.map(lambda x, rows=rows: x[rows], archs))
-  if missing > 0:
-    raise ValueError(
-      f"only {count - missing} of {count} archs within {tolerance:.3g} of "
-      f"{describe(constraints)} in {num_draws} uniform draws"
-    )
-  return jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
 
+  def draw_fn(size: int) -> Arch:
+    archs = sample_uniform_archs(generator, search_space, size)
+    costs = arch_costs(search_space, constraints, archs)
+    return take(archs, needed_tolerance(constraints, costs) <= tolerance)
 
-def sample_uniform_archs(
-  rng: jax.Array, search_space: SearchSpace, count: int
-) -> Arch:
-  """Draws archs uniformly from the whole search space, numpy `[N, S]`."""
-  return _uniform_archs(host_rng(rng), search_space, count)
+  return collect_archs(
+    draw_fn,
+    count,
+    max_draws,
+    _ARCHS_PER_BATCH,
+    f"archs within {tolerance:.3g} of {describe(constraints)}",
+    "uniform draws",
+  )
 
 
 def elite_candidates(
@@ -237,15 +232,16 @@ def elite_candidates(
   num_candidates: int = 8,
   least_share: float = LEAST_SHARE,
 ) -> Candidates:
-  """The most probable spaces near the target, none that the search rejected.
+  """Finds the most probable spaces near the target that were not turned down.
 
-  Found exactly: the distribution factorises and the cost is in closed form, so
-  every space is looked at. A space counts if its probability is at least a
-  share of the mode's, that of the most probable space of any cost. If no such
-  space is within the tolerance, it widens to a little beyond the nearest: a
-  space somewhat off the target is worth more than one that the search has
-  turned down. Spaces above an "at_most" are none at any tolerance; only if all
-  that remain are less probable than the share, the most probable is taken.
+  They are found exactly: the distribution factorises and the cost is in closed
+  form, so every space is looked at. A space counts if its probability is at
+  least a share of the mode's, that of the most probable space of any cost. If
+  no such space is within the tolerance, it widens to a little beyond the
+  nearest: a space somewhat off the target is worth more than one that the
+  search has turned down. Spaces above an "at_most" are none at any tolerance;
+  only if all that remain are less probable than the share, the most probable is
+  taken.
 
   Args:
     search_space: the bins.
@@ -278,7 +274,7 @@ def elite_candidates(
     raise ValueError(f"least_share must be in (0, 1]; got {least_share}")
   constraints = as_constraints(target)
   check_window(constraints, tolerance)
-  costs = [t.ravel() for t in _all_costs(search_space, constraints)]
+  costs = [t.ravel() for t in all_costs(search_space, constraints)]
   logs = space_log_probabilities(search_space, logits).ravel()
   rows = np.flatnonzero(logs >= logs.max() + np.log(least_share) - TIE)
   needed = needed_tolerance(constraints, [c[rows] for c in costs])
@@ -303,18 +299,12 @@ def elite_candidates(
   )
 
 
-def check_at_least_one(name: str, count: int) -> None:
-  """Raises ValueError, with the name, for a number below 1."""
-  if count < 1:
-    raise ValueError(f"{name} must be at least 1; got {count}")
-
-
 def _needed(
   search_space: SearchSpace, target: Target, without_lowest_width: bool
 ) -> np.ndarray:
-  """A table of `needed_tolerance`; NaN for spaces that are excluded."""
+  """Returns a table of `needed_tolerance`; NaN for spaces that are excluded."""
   constraints = as_constraints(target)
-  needed = needed_tolerance(constraints, _all_costs(search_space, constraints))
+  needed = needed_tolerance(constraints, all_costs(search_space, constraints))
   if without_lowest_width:
     for stage in range(search_space.num_stages):
       widths = np.moveaxis(needed, search_space.num_stages + stage, 0)
@@ -322,34 +312,18 @@ def _needed(
   return needed
 
 
-def _all_costs(
+def all_costs(
   search_space: SearchSpace, constraints: tuple[Constraint, ...]
 ) -> list[np.ndarray]:
-  """A table of mean costs for each constraint."""
+  """Returns a table of mean costs for each constraint."""
   return [all_space_costs(search_space, one.metric) for one in constraints]
 
 
 def check_window(constraints: tuple[Constraint, ...], tolerance: float) -> None:
+  """Refuses targets and tolerances that are no window of costs."""
   for target in (one.target for one in constraints):
     if not (0 < target < np.inf and 0 <= tolerance < np.inf):
       raise ValueError(
         "target must be positive, tolerance at least 0 and both finite; got "
         f"{target} and {tolerance}"
       )
-
-
-def _uniform_archs(
-  generator: np.random.Generator, search_space: SearchSpace, count: int
-) -> Arch:
-  """Archs uniform over all of the search space, gaps between bins left out."""
-  fields = {}
-  for name, bins in (
-    ("depth", search_space.depth_bins),
-    ("width", search_space.width_bins),
-  ):
-    columns = []
-    for stage in bins:
-      values = np.concatenate([np.arange(a, b + 1) for a, b in stage])
-      columns.append(generator.choice(values.astype(np.int32), count))
-    fields[name] = np.stack(columns, axis=-1)
-  return Arch(**fields)

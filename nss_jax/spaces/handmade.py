@@ -3,31 +3,35 @@
 The controls that a searched space or arch has to beat. Stages of equal depth
 whose widths double from stage to stage, 1 : 2 : 4 and so on, are the
 proportions of the CIFAR ResNets. They are computed, not typed, so that there
-is one for every search space, number of stages and set of budgets.
+is one for every search space, number of stages and set of constraints.
 
 Work for the host, in numpy.
 """
 
 import numpy as np
 
-from nss_jax.spaces.bins import bin_edges
+from nss_jax.spaces.bins import edges_at, stage_offers
 from nss_jax.spaces.constraints import (
   Target,
+  arch_costs,
   as_constraints,
   needed_tolerance,
   worst_penalty,
 )
-from nss_jax.spaces.cost import arch_cost
-from nss_jax.spaces.feasible import TIE, check_window, feasible_indices
-from nss_jax.spaces.principles import stage_offers
+from nss_jax.spaces.feasible import (
+  TIE,
+  all_costs,
+  check_window,
+  feasible_indices,
+)
 from nss_jax.spaces.search_space import Arch, Array, SearchSpace, Space
-from nss_jax.spaces.table import all_space_costs, spaces_at
+from nss_jax.spaces.table import spaces_at
 
 
 def proportional_arch(
   search_space: SearchSpace, target: Target, tolerance: float = 0.02
 ) -> Arch:
-  """The arch of equal depths and doubling widths at a cost.
+  """Returns the arch of equal depths and doubling widths at a cost.
 
   All equal depths and all scales b of the widths b, 2 b, 4 b, ... are tried,
   each number rounded to the nearest on offer. Of those that meet the target
@@ -57,7 +61,7 @@ def proportional_arch(
   constraints = as_constraints(target)
   check_window(constraints, tolerance)
   archs = _proportional_archs(search_space)
-  costs = [arch_cost(search_space, one.metric, archs) for one in constraints]
+  costs = arch_costs(search_space, constraints, archs)
   distances = worst_penalty(constraints, costs)
   irregular = _spread(archs.depth, archs.width) + _imbalance(
     search_space, archs
@@ -72,7 +76,7 @@ def proportional_arch(
 def proportional_space(
   search_space: SearchSpace, target: Target, tolerance: float
 ) -> Space:
-  """The space of nearly equal depths and doubling widths at a mean cost.
+  """Returns the space of nearly equal depths and doubling widths at a cost.
 
   Of all spaces whose mean cost is within the tolerance, the one with the
   smallest sum of squares of the deviations, over stages, of log(mean depth) and
@@ -101,25 +105,19 @@ def proportional_space(
   constraints = as_constraints(target)
   indices = feasible_indices(search_space, target, tolerance)
   spaces = spaces_at(search_space, indices)
-  stages, means = np.arange(search_space.num_stages), []
-  for index, bins in (
-    (spaces.depth, search_space.depth_bins),
-    (spaces.width, search_space.width_bins),
-  ):
-    low, high = (edge[stages, np.asarray(index)] for edge in bin_edges(bins))
+  means = []
+  for kind, bins in search_space.bins.items():
+    low, high = edges_at(bins, getattr(spaces, kind))
     means.append((low + high) / 2)
   spread = _spread(*means)
   indices = indices[spread <= spread.min() + TIE]
-  costs = [
-    all_space_costs(search_space, one.metric).ravel()[indices]
-    for one in constraints
-  ]
+  costs = [x.ravel()[indices] for x in all_costs(search_space, constraints)]
   best = worst_penalty(constraints, costs).argmin()
   return spaces_at(search_space, indices[best])
 
 
 def _proportional_archs(search_space: SearchSpace) -> Arch:
-  """Every equal depth with every scale of the widths, `[N, S]`."""
+  """Returns every equal depth with every scale of the widths, `[N, S]`."""
   depths = [stage_offers(bins) for bins in search_space.depth_bins]
   widths = [stage_offers(bins) for bins in search_space.width_bins]
   depth = _nearest(depths, np.unique(np.concatenate(depths))[:, None])
@@ -140,7 +138,7 @@ def _proportional_archs(search_space: SearchSpace) -> Arch:
 
 
 def _nearest(offers: list[np.ndarray], wanted: np.ndarray) -> np.ndarray:
-  """The nearest offers of each stage: `[n, S]` or `[n, 1]` -> `[n, S]`."""
+  """Returns the nearest offers of each stage, `[n, S]`, to such numbers."""
   wanted = np.broadcast_to(wanted, (len(wanted), len(offers)))
   columns = [
     offer[np.searchsorted(_middles(offer), column)]
@@ -154,18 +152,18 @@ def _middles(values: np.ndarray) -> np.ndarray:
 
 
 def _spread(depth: Array, width: Array) -> np.ndarray:
-  """How far depths are from equal and widths from doubling: `[N, S]` -> `[N]`.
+  """Returns how far `[N]` depths are from equal and widths from doubling.
 
-  The sum over stages of the squared deviations of the logarithms.
+  It is the sum over stages of the squared deviations of the logarithms.
   """
   logs = np.stack([np.log(depth), _log_scales(width)])
   return ((logs - logs.mean(-1, keepdims=True)) ** 2).sum((0, -1))
 
 
 def _imbalance(search_space: SearchSpace, archs: Arch) -> np.ndarray:
-  """Squared logarithm of the share of the depth over that of the width, `[N]`.
+  """Returns the squared log of the share of depth over that of width, `[N]`.
 
-  Shares of the deepest equal stages and of the widest doubling ones.
+  They are shares of the deepest equal stages and of the widest doubling ones.
   """
   depth = np.log(archs.depth).mean(-1) - np.log(min(search_space.max_depths))
   widest = _log_scales(np.asarray(search_space.max_widths)).min()
@@ -173,5 +171,5 @@ def _imbalance(search_space: SearchSpace, archs: Arch) -> np.ndarray:
 
 
 def _log_scales(width: Array) -> np.ndarray:
-  """log(width / 2^stage), `[..., S]`."""
+  """Returns log(width / 2^stage), `[..., S]`."""
   return np.log(width) - np.arange(width.shape[-1]) * np.log(2)

@@ -1,4 +1,4 @@
-"""What can be counted of a network: multiply-adds, parameters, activations.
+"""What can be counted of a network, by name, and what can be measured of it.
 
 FLOPs are multiply-adds (MACs): convolutions and fully connected layers with
 their biases; nothing for batch normalisation, ReLU, additions and pooling. That
@@ -16,15 +16,18 @@ import numpy as np
 from nss_jax.spaces.blocks import block_cost, conv_cost, find_block
 from nss_jax.spaces.search_space import SearchSpace
 
+# Of blocks that were timed: known by its table only, see `latency_metric`.
+LATENCY = "latency"
+
 
 class Metric(NamedTuple):
   """What to count, by functions of broadcast int64 numpy arrays of widths.
 
-  Those of `METRICS` take other numbers too: floats, and Python integers where
+  Those of `COUNTS` take other numbers too: floats, and Python integers where
   int64 would overflow. Yours should return floats where their own would.
 
   The cost of an arch is `sum over stages of first + (depth - 1) * rest`, and
-  `ends`. Exact where the functions return integers.
+  `ends`. It is exact where the functions return integers.
 
   Attributes:
     first: `(search_space, stage, before, width)`: of a stage's first block;
@@ -39,7 +42,7 @@ class Metric(NamedTuple):
 
 
 def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
-  """Height and width of the images inside each stage."""
+  """Returns height and width of the images inside each stage."""
   height, width, _ = search_space.image_shape
   shapes = []
   for stride in search_space.strides:
@@ -55,7 +58,7 @@ def _first_cost(
   before: np.ndarray,
   width: np.ndarray,
 ) -> np.ndarray:
-  """Of a stage's first block."""
+  """Returns what a stage's first block costs."""
   entering = math.prod(search_space.image_shape[:2])
   if stage:
     entering = _pixels(search_space, stage - 1)
@@ -73,7 +76,7 @@ def _first_cost(
 def _rest_cost(
   metric: str, search_space: SearchSpace, stage: int, width: np.ndarray
 ) -> np.ndarray:
-  """Of each further block of a stage."""
+  """Returns what each further block of a stage costs."""
   pixels = (_pixels(search_space, stage),) * 2
   block = find_block(search_space.block)
   return block_cost(block, metric, width, width, pixels)
@@ -82,7 +85,7 @@ def _rest_cost(
 def _ends_cost(
   metric: str, search_space: SearchSpace, width: np.ndarray
 ) -> np.ndarray:
-  """Of stem and head."""
+  """Returns what stem and head cost."""
   height, columns, channels = search_space.image_shape
   pixels, stem = height * columns, search_space.stem_width
   head = (0 if metric == "activations" else width) + np.ones_like(width)
@@ -97,9 +100,122 @@ def _pixels(search_space: SearchSpace, stage: int) -> int:
   return height * width
 
 
-METRICS = {
+COUNTS = {
   name: Metric(
     *(functools.partial(f, name) for f in (_first_cost, _rest_cost, _ends_cost))
   )
   for name in ("flops", "params", "activations")
 }
+# All that a constraint can name, and the units in which its target is given.
+METRICS = dict(COUNTS)
+UNITS = {
+  "flops": "multiply-adds",
+  "params": "parameters",
+  "activations": "activations",
+  LATENCY: "seconds",
+}
+
+
+def register_metric(name: str, metric: Metric, unit: str) -> None:
+  """Makes a metric known, so that a constraint of a config can name it.
+
+  Do so in every process; a config file is Python and is a good place. What has
+  been registered may be again, as a file or a cell is run again.
+
+  Args:
+    name: of the metric, a word.
+    metric: what is counted.
+    unit: of its targets, in words.
+
+  Raises:
+    ValueError: if the name is one of ours, or no word.
+    TypeError: if it is no `Metric`.
+
+  Example:
+    >>> import nss_jax as nss
+    >>> def blocks(search_space, stage, *widths):
+    ...   return 1.0 + 0.0 * widths[-1]
+    >>> layers = Metric(blocks, blocks, lambda search_space, width: 0.0 * width)
+    >>> register_metric("blocks", layers, "blocks")
+    >>> space = nss.SearchSpace.expanded()
+    >>> float(nss.arch_cost(space, layers, nss.parse_arch("d3-3-3_w16-32-64")))
+    9.0
+  """
+  if not isinstance(name, str) or not name.isidentifier():
+    raise ValueError(f"the name of a metric must be a word; got {name!r}")
+  if name in COUNTS or name == LATENCY:
+    raise ValueError(f"the metric {name!r} is there already")
+  if not isinstance(metric, Metric):
+    raise TypeError(f"metric {name}: must be a Metric; got {metric!r}")
+  METRICS[name], UNITS[name] = metric, unit
+
+
+class LatencyTable(NamedTuple):
+  """Seconds of the forward passes of blocks, of each stage.
+
+  They are measured elsewhere. Between the widths of the grid they are linear in
+  each width, and linear in the depth.
+
+  Attributes:
+    before: `[S]` grids `[G']` of ascending widths of the stage before (the
+      first stage: of the stem, one).
+    widths: `[S]` grids `[G]` of ascending widths of the stage.
+    first: `[S]` tables `[G', G]`: of the first block, with a projection.
+    rest: `[S]` tables `[G]`: of each further block; also of a first block that
+      needs no projection, which is the same block.
+    ends: `[G]`, by the last stage's width: of stem, head and the call.
+  """
+
+  before: tuple[np.ndarray, ...]
+  widths: tuple[np.ndarray, ...]
+  first: tuple[np.ndarray, ...]
+  rest: tuple[np.ndarray, ...]
+  ends: np.ndarray
+
+
+def latency_metric(table: LatencyTable) -> Metric:
+  """Returns the metric of the seconds of one forward pass."""
+  functions = _first_seconds, _rest_seconds, _ends_seconds
+  return Metric(*(functools.partial(f, table) for f in functions))
+
+
+def _first_seconds(
+  table: LatencyTable,
+  search_space: SearchSpace,
+  stage: int,
+  before: np.ndarray,
+  width: np.ndarray,
+) -> np.ndarray:
+  values = table.first[stage]
+  low, high, share = _place(table.before[stage], before)
+  left, right, part = _place(table.widths[stage], width)
+  rows = (
+    (1 - share) * values[low, at] + share * values[high, at]
+    for at in (left, right)
+  )
+  start, end = rows
+  project = (before != width) | (search_space.strides[stage] != 1)
+  return np.where(
+    project,
+    (1 - part) * start + part * end,
+    _rest_seconds(table, search_space, stage, width),
+  )
+
+
+def _rest_seconds(
+  table: LatencyTable, search_space: SearchSpace, stage: int, width: np.ndarray
+) -> np.ndarray:
+  return np.interp(width, table.widths[stage], table.rest[stage])
+
+
+def _ends_seconds(
+  table: LatencyTable, search_space: SearchSpace, width: np.ndarray
+) -> np.ndarray:
+  return np.interp(width, table.widths[-1], table.ends)
+
+
+def _place(grid: np.ndarray, x: np.ndarray) -> tuple:
+  """Returns the places in the grid on both sides of x, and how far x is."""
+  place = np.interp(x, grid, np.arange(len(grid)))
+  low = np.minimum(place.astype(np.int64), max(len(grid) - 2, 0))
+  return low, np.minimum(low + 1, len(grid) - 1), place - low

@@ -1,13 +1,14 @@
-"""Enumeration of spaces and archs, and uniform draws of archs."""
+"""Enumeration of spaces and archs, and draws of archs."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nss_jax.spaces.bins import bin_edges
+from nss_jax.spaces.bins import bin_edges, edges_at, stage_offers
 from nss_jax.spaces.search_space import (
   Arch,
   Array,
@@ -19,7 +20,7 @@ from nss_jax.spaces.search_space import (
 
 
 def enumerate_spaces(search_space: SearchSpace) -> Iterator[Space]:
-  """Every space, last stage's width fastest. For tiny search spaces."""
+  """Yields every space of a tiny search space, last stage's width fastest."""
   counts = map(len, (*search_space.depth_bins, *search_space.width_bins))
   for indices in itertools.product(*map(range, counts)):
     depth, width = np.split(np.asarray(indices, np.int32), 2)
@@ -27,7 +28,7 @@ def enumerate_spaces(search_space: SearchSpace) -> Iterator[Space]:
 
 
 def enumerate_archs(search_space: SearchSpace, space: Space) -> Iterator[Arch]:
-  """Every arch of a space. For tiny spaces.
+  """Yields every arch of a tiny space.
 
   Example:
     >>> import nss_jax as nss
@@ -82,38 +83,70 @@ def sample_archs(
 def sample_archs_of_spaces(
   rng: jax.Array, search_space: SearchSpace, spaces: Space, num_archs: int
 ) -> Arch:
-  """Draws archs uniformly from each of many spaces, on the host.
-
-  Args:
-    rng: random key, consumed; it seeds a numpy generator.
-    search_space: the bins.
-    spaces: indices `[n, S]`.
-    num_archs: N, of each space.
-
-  Returns:
-    An `Arch` with numpy int32 fields `[n, N, S]`.
-
-  Raises:
-    ValueError: if a space names a bin that its stage does not have.
-  """
+  """Draws N archs uniformly from each of n spaces, on the host: `[n, N, S]`."""
   check_spaces(search_space, spaces)
   generator, fields = host_rng(rng), {}
-  stages = np.arange(search_space.num_stages)
-  for kind, bins in (
-    ("depth", search_space.depth_bins),
-    ("width", search_space.width_bins),
-  ):
-    index = np.asarray(getattr(spaces, kind))
-    low, high = (edge[stages, index] for edge in bin_edges(bins))
-    shape = (len(index), num_archs, len(stages))
+  for kind, bins in search_space.bins.items():
+    low, high = edges_at(bins, getattr(spaces, kind))
+    shape = (len(low), num_archs, search_space.num_stages)
     fields[kind] = generator.integers(
       low[:, None], high[:, None] + 1, shape, np.int32
     )
   return Arch(**fields)
 
 
+def sample_uniform_archs(
+  rng: jax.Array | np.random.Generator, search_space: SearchSpace, count: int
+) -> Arch:
+  """Draws archs uniformly from the whole search space, numpy `[N, S]`."""
+  generator = host_rng(rng) if isinstance(rng, jax.Array) else rng
+  fields = {}
+  for kind, bins in search_space.bins.items():
+    offers = (stage_offers(stage).astype(np.int32) for stage in bins)
+    columns = [generator.choice(numbers, count) for numbers in offers]
+    fields[kind] = np.stack(columns, axis=-1)
+  return Arch(**fields)
+
+
+def collect_archs(
+  draw_fn: Callable[[int], Arch],
+  count: int,
+  max_draws: int,
+  per_batch: int,
+  what: str,
+  draws: str = "draws",
+) -> Arch:
+  """Draws batches until so many archs were accepted; gives up after a number.
+
+  `draw_fn` makes as many independent draws as it is asked for, and returns
+  those that it accepts; what they are, and the draws, is said if it gives up.
+  """
+  kept, missing, num_draws = [], count, 0
+  while missing > 0 and num_draws < max_draws:
+    size = min(per_batch, max_draws - num_draws)
+    num_draws += size
+    kept.append(take(draw_fn(size), slice(missing)))
+    missing -= len(kept[-1].depth)
+  if missing > 0:
+    raise ValueError(
+      f"only {count - missing} of {count} {what} in {num_draws} {draws}"
+    )
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
+
+
+def take(archs: Arch, rows: Any) -> Arch:
+  """Returns the archs at some rows, or the one at an index."""
+  return jax.tree.map(lambda x: x[rows], archs)
+
+
+def check_at_least_one(name: str, count: int) -> None:
+  """Refuses a number below 1, by its name."""
+  if count < 1:
+    raise ValueError(f"{name} must be at least 1; got {count}")
+
+
 def host_rng(rng: jax.Array) -> np.random.Generator:
-  """A numpy generator seeded with all the bits of a random key."""
+  """Returns a numpy generator seeded with all the bits of a random key."""
   return np.random.default_rng(np.asarray(jax.random.key_data(rng)).ravel())
 
 
@@ -126,12 +159,8 @@ def sample_bin_archs(
     An `Arch` whose fields are `[N, S, Kd]` and `[N, S, Kw]`: the candidates
     that the bins' weights choose from or mix.
   """
-  depth_rng, width_rng = jax.random.split(rng)
-  fields = {}
-  for kind, key, bins in (
-    ("depth", depth_rng, search_space.depth_bins),
-    ("width", width_rng, search_space.width_bins),
-  ):
+  keys, fields = jax.random.split(rng), {}
+  for key, (kind, bins) in zip(keys, search_space.bins.items(), strict=True):
     # Ranks agree, so that `jax_numpy_rank_promotion="raise"` has no complaint.
     low, high = (edge[None] for edge in bin_edges(bins))
     shape = (num_archs, *low.shape[1:])
@@ -140,6 +169,6 @@ def sample_bin_archs(
 
 
 def _pick(offers: Array, indices: Array) -> jax.Array:
-  """`[N, S, K]` at the indices `[S]` -> `[N, S]`."""
+  """Takes from `[N, S, K]` at the indices `[S]`: `[N, S]`."""
   index = jnp.asarray(indices)[None, :, None]
   return jnp.take_along_axis(offers, index, axis=-1)[..., 0]

@@ -4,12 +4,12 @@ Letters used in every docstring of the package: S stages, D largest depth,
 W largest width, Kd and Kw depth and width bins per stage, B batch, C classes,
 N archs.
 
-Vocabulary (paper 3.2-3.3): a *search space* offers, per stage, bins of depths
-and bins of widths; a *space* takes one bin of each per stage; an *arch* takes
-one depth and one width per stage.
+Vocabulary (paper 3.2-3.3) for each stage: a *search space* offers bins of depth
+and of width, a *space* takes one of each, and an *arch* a number of each.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,9 +73,7 @@ class SearchSpace:
     num_classes: outputs of the network.
 
   Raises:
-    ValueError: with the numbers, if the bins of a stage are not ascending
-      ranges of positive integers without overlap, or the stages disagree, or
-      if there is no such block.
+    ValueError: naming the field, the value and what is accepted.
   """
 
   depth_bins: Bins
@@ -99,9 +97,9 @@ class SearchSpace:
         "depth_bins, width_bins and strides need one entry per stage, at "
         f"least one; got {lengths[0]}, {lengths[1]} and {lengths[2]}"
       )
-    for name in ("depth_bins", "width_bins"):
-      for stage, bins in enumerate(getattr(self, name)):
-        check_bins(f"{name}[{stage}]", bins)
+    for kind, bins in self.bins.items():
+      for stage, one in enumerate(bins):
+        check_bins(f"{kind}_bins[{stage}]", one)
     find_block(self.block)
     if len(self.image_shape) != 3 or not _positive(self.image_shape):
       raise ValueError(
@@ -129,7 +127,7 @@ class SearchSpace:
     strides: Sequence[int] = (1, 2, 2),
     **fixed: Any,
   ) -> "SearchSpace":
-    """The Expanded Search Space (paper 3.2, 4.1): equal bins in every stage.
+    """Makes the Expanded Search Space (paper 3.2, 4.1): equal bins in stages.
 
     Args:
       max_depth: largest number of blocks of a stage.
@@ -156,17 +154,23 @@ class SearchSpace:
     )
 
   @property
+  def bins(self) -> dict[str, Bins]:
+    """The bins by what an `Arch` or a `Space` calls them."""
+    return {"depth": self.depth_bins, "width": self.width_bins}
+
+  @property
   def num_stages(self) -> int:
+    """S."""
     return len(self.strides)
 
   @property
   def max_depths(self) -> tuple[int, ...]:
-    """Largest depth of each stage, `[S]`."""
+    """The largest depth of each stage, `[S]`."""
     return tuple(bins[-1][1] for bins in self.depth_bins)
 
   @property
   def max_widths(self) -> tuple[int, ...]:
-    """Largest width of each stage, `[S]`."""
+    """The largest width of each stage, `[S]`."""
     return tuple(bins[-1][1] for bins in self.width_bins)
 
   @property
@@ -191,59 +195,50 @@ class SearchSpace:
 
   @property
   def num_spaces(self) -> int:
-    """Number of spaces on offer: the product of the numbers of bins."""
+    """The number of spaces on offer: the product of the numbers of bins."""
     return math.prod(map(len, (*self.depth_bins, *self.width_bins)))
 
   @property
   def num_archs(self) -> int:
-    """Number of archs in all the spaces together."""
+    """The number of archs in all the spaces together."""
     return math.prod(
       sum(high - low + 1 for low, high in bins)
       for bins in (*self.depth_bins, *self.width_bins)
     )
 
   def num_archs_in(self, space: Space) -> int:
-    """Number of archs in one space."""
+    """Counts the archs in one space."""
     ranges = space_ranges(self, space)
     return math.prod(
       high - low + 1 for kind in ranges.values() for low, high in kind
     )
 
   def refine(self, space: Space | None = None) -> "SearchSpace":
-    """The search space whose bins are the single depths and widths of `space`.
+    """Makes the single depths and widths of a space the bins of a new one.
 
-    Architecture search inside a space is network space search with bins of
-    size one, so the result goes through the same search. Without a space, all
-    that is on offer is: the baseline of paper 4.3.
+    Search for an architecture in a space is the search of a space in those.
+    Without a space, all that is on offer is made so: the baseline of paper 4.3.
     """
-    if space is None:
-      kinds = {"depth": self.depth_bins, "width": self.width_bins}
-    else:
-      ranges = space_ranges(self, space)
-      kinds = {kind: [[bin_] for bin_ in ranges[kind]] for kind in ranges}
-    return dataclasses.replace(
-      self,
-      depth_bins=tuple(map(singletons, kinds["depth"])),
-      width_bins=tuple(map(singletons, kinds["width"])),
-    )
+    offers: Mapping[str, Any] = self.bins
+    if space is not None:
+      ranges = space_ranges(self, space).items()
+      offers = {kind: [[one] for one in stages] for kind, stages in ranges}
+    depth, width = (tuple(map(singletons, x)) for x in offers.values())
+    return dataclasses.replace(self, depth_bins=depth, width_bins=width)
 
   def only(self, arch: Arch) -> "SearchSpace":
-    """The search space of one arch `[S]`: a network and nothing else.
-
-    Raises:
-      ValueError: if they are not positive integers, one for each stage.
-    """
+    """Returns the search space of one arch `[S]`, of any positive integers."""
     any_number = (((1, LARGEST),),) * self.num_stages
-    kinds = (arch.depth, arch.width)
-    for name, kind in zip(("depth", "width"), kinds, strict=True):
-      check_held(name, kind, any_number, one=True)
+    for name in self.bins:
+      check_held(name, getattr(arch, name), any_number, one=True)
     depth, width = (
-      tuple(((int(n), int(n)),) for n in np.asarray(kind)) for kind in kinds
+      tuple(((int(n), int(n)),) for n in np.asarray(numbers))
+      for numbers in (arch.depth, arch.width)
     )
     return dataclasses.replace(self, depth_bins=depth, width_bins=width)
 
   def projects(self, stage: int) -> bool:
-    """Whether the first block of a stage owns a projection.
+    """Says whether the first block of a stage owns a projection.
 
     The identity does where the stride is 1 and one width alone is on offer,
     before the stage and in it.
@@ -256,21 +251,31 @@ class SearchSpace:
     return self.strides[stage] != 1 or len(ends) > 1
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain lists and numbers, for JSON; with a digest of the block."""
-    fields = _as_list(dataclasses.asdict(self))
+    """Returns plain lists and numbers, for JSON, with the block's digest."""
+    fields = json.loads(json.dumps(dataclasses.asdict(self)))
     return {**fields, _DIGEST: block_digest(self.block)}
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> "SearchSpace":
-    """The inverse of `to_dict`; the digest of the block may be missing.
+    """Undoes `to_dict`; the digest may be missing.
 
     Raises:
-      ValueError: if a field is missing, unknown or out of range, or the block
-        of this name is another one here.
+      ValueError: if a field is missing, unknown or out of range, or its block
+        is another one here.
     """
     given = dict(fields)
     digest = given.pop(_DIGEST, None)
-    found = cls._from_fields(given)
+    known = {field.name for field in dataclasses.fields(cls)}
+    if set(given) != known:
+      missing, extra = sorted(known - set(given)), sorted(set(given) - known)
+      raise ValueError(
+        f"a search space has the fields {sorted(known)}; missing {missing}, "
+        f"unknown {extra}"
+      )
+    try:
+      found = cls(**given)  # which makes tuples of lists
+    except (TypeError, IndexError) as error:
+      raise ValueError(f"not a search space: {error}") from error
     if digest not in (None, here := block_digest(found.block)):
       raise ValueError(
         f"block {found.block} is another one here, of {_DIGEST} {here}; "
@@ -278,68 +283,46 @@ class SearchSpace:
       )
     return found
 
-  @classmethod
-  def _from_fields(cls, fields: Mapping[str, Any]) -> "SearchSpace":
-    known = {field.name for field in dataclasses.fields(cls)}
-    if set(fields) != known:
-      missing, extra = sorted(known - set(fields)), sorted(set(fields) - known)
-      raise ValueError(
-        f"a search space has the fields {sorted(known)}; missing {missing}, "
-        f"unknown {extra}"
-      )
-    try:
-      return cls(**{k: _as_tuple(v) for k, v in fields.items()})
-    except (TypeError, IndexError) as error:
-      raise ValueError(f"not a search space: {error}") from error
-
 
 def space_ranges(
   search_space: SearchSpace, space: Space
 ) -> dict[str, list[Bin]]:
-  """A space as `{"depth": [(low, high), ...], "width": [...]}`, per stage."""
+  """Returns `{"depth": [(low, high), ...], "width": [...]}`, per stage."""
   check_spaces(search_space, space, one=True)
   return {
-    kind: [stage[int(i)] for stage, i in zip(bins, indices, strict=True)]
-    for kind, bins, indices in (
-      ("depth", search_space.depth_bins, np.asarray(space.depth)),
-      ("width", search_space.width_bins, np.asarray(space.width)),
-    )
+    kind: [
+      stage[int(index)]
+      for stage, index in zip(
+        bins, np.asarray(getattr(space, kind)), strict=True
+      )
+    ]
+    for kind, bins in search_space.bins.items()
   }
 
 
 def check_archs(
   search_space: SearchSpace, archs: Arch, *, one: bool = False
 ) -> None:
-  """Refuses archs `[..., S]` that are not of a search space (`check_held`)."""
-  check_held("depth", archs.depth, search_space.depth_bins, one=one)
-  check_held("width", archs.width, search_space.width_bins, one=one)
+  """Refuses archs `[..., S]` that are not of a search space."""
+  for kind, bins in search_space.bins.items():
+    check_held(kind, getattr(archs, kind), bins, one=one)
 
 
 def check_spaces(
   search_space: SearchSpace, spaces: Space, *, one: bool = False
 ) -> None:
-  """Refuses spaces `[..., S]` that are not of a search space (`check_held`)."""
-  for name, indices, bins in (
-    ("depth bin", spaces.depth, search_space.depth_bins),
-    ("width bin", spaces.width, search_space.width_bins),
-  ):
+  """Refuses spaces `[..., S]` that are not of a search space."""
+  for kind, bins in search_space.bins.items():
     on_offer = tuple(((0, len(stage) - 1),) for stage in bins)
-    check_held(name, indices, on_offer, one=one)
+    check_held(f"{kind} bin", getattr(spaces, kind), on_offer, one=one)
 
 
 def space_from_ranges(
   search_space: SearchSpace, ranges: Mapping[str, Sequence[Sequence[int]]]
 ) -> Space:
-  """The inverse of `space_ranges`.
-
-  Raises:
-    ValueError: if a range is not a bin of its stage.
-  """
+  """Undoes `space_ranges`; refuses a range that is no bin of its stage."""
   indices = {}
-  for kind, bins in (
-    ("depth", search_space.depth_bins),
-    ("width", search_space.width_bins),
-  ):
+  for kind, bins in search_space.bins.items():
     given = [_as_tuple(r) for r in ranges[kind]]
     if len(given) != len(bins):
       raise ValueError(
@@ -362,15 +345,6 @@ def _positive(numbers: Sequence[int]) -> bool:
 
 
 def _as_tuple(value: Any) -> Any:
-  """Lists to tuples and numpy integers to ints, all the way down."""
   if isinstance(value, (list, tuple)):
     return tuple(_as_tuple(v) for v in value)
   return int(value) if isinstance(value, np.integer) else value
-
-
-def _as_list(value: Any) -> Any:
-  if isinstance(value, Mapping):
-    return {k: _as_list(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_as_list(v) for v in value]
-  return value

@@ -22,15 +22,12 @@ MAX_SPACES = 2**24
 
 
 def table_shape(search_space: SearchSpace) -> tuple[int, ...]:
-  """`(Kd_1, ..., Kd_S, Kw_1, ..., Kw_S)`: bins that each stage really has."""
+  """Returns `(Kd_1, ..., Kd_S, Kw_1, ..., Kw_S)`: the bins that stages have."""
   return tuple(map(len, (*search_space.depth_bins, *search_space.width_bins)))
 
 
 def spaces_at(search_space: SearchSpace, indices: np.ndarray) -> Space:
-  """The spaces of flat table indices `[...]`: numpy int32 fields `[..., S]`.
-
-  Raises:
-    ValueError: if an index is not below the number of spaces.
+  """Returns the spaces of flat table indices `[...]`: int32 fields `[..., S]`.
 
   Example:
     >>> import nss_jax as nss
@@ -54,11 +51,7 @@ def spaces_at(search_space: SearchSpace, indices: np.ndarray) -> Space:
 
 
 def space_indices(search_space: SearchSpace, spaces: Space) -> np.ndarray:
-  """The inverse of `spaces_at`: fields `[..., S]` -> int64 `[...]`.
-
-  Raises:
-    ValueError: if a space names a bin that its stage does not have.
-  """
+  """Undoes `spaces_at`: fields `[..., S]` give int64 `[...]`."""
   check_spaces(search_space, spaces)
   bins = np.concatenate([spaces.depth, spaces.width], -1, dtype=np.int64)
   shape = table_shape(search_space)
@@ -67,7 +60,7 @@ def space_indices(search_space: SearchSpace, spaces: Space) -> np.ndarray:
 
 
 def all_space_macs(search_space: SearchSpace) -> np.ndarray:
-  """Mean multiply-adds of every space: a table, float64, on the host.
+  """Returns mean multiply-adds of every space: a table, float64, on the host.
 
   Each entry is `space_macs` of its space, up to float64 rounding.
 
@@ -88,11 +81,7 @@ def all_space_macs(search_space: SearchSpace) -> np.ndarray:
 
 
 def all_space_costs(search_space: SearchSpace, metric: Metric) -> np.ndarray:
-  """Mean cost of every space: a table, float64, on the host.
-
-  Raises:
-    ValueError: if there are more than `MAX_SPACES` spaces.
-  """
+  """Returns the mean cost of every space: a table, float64, on the host."""
   if search_space.num_spaces > MAX_SPACES:
     raise ValueError(
       f"{search_space.num_spaces} spaces are too many to list; at most "
@@ -115,16 +104,9 @@ def all_space_costs(search_space: SearchSpace, metric: Metric) -> np.ndarray:
 def space_log_probabilities(
   search_space: SearchSpace, logits: SpaceLogits
 ) -> np.ndarray:
-  """Log-probability in nats of every space under softmax(logits): a table.
-
-  Raises:
-    ValueError: if logits are not finite or not of the search space.
-  """
+  """Returns every space's log-probability in nats under softmax(logits)."""
   rows = []
-  for name, bins in (
-    ("depth", search_space.depth_bins),
-    ("width", search_space.width_bins),
-  ):
+  for name, bins in search_space.bins.items():
     given = np.asarray(getattr(logits, name), np.float64)
     shape = (len(bins), max(map(len, bins)))
     if given.shape != shape:

@@ -14,7 +14,7 @@ from nss_jax.spaces.search_space import (
 
 
 def format_arch(arch: Arch) -> str:
-  """One arch as text: `d3-3-3_w16-32-64`."""
+  """Returns one arch as text: `d3-3-3_w16-32-64`."""
   depth, width = (
     "-".join(str(int(n)) for n in np.asarray(field))
     for field in (arch.depth, arch.width)
@@ -23,7 +23,7 @@ def format_arch(arch: Arch) -> str:
 
 
 def parse_arch(text: str) -> Arch:
-  """The inverse of `format_arch`.
+  """Undoes `format_arch`.
 
   Raises:
     ValueError: if the text is not of that form.
@@ -50,7 +50,7 @@ def parse_arch(text: str) -> Arch:
 
 
 def format_space(search_space: SearchSpace, space: Space) -> str:
-  """One space as text: `d1:4-5:8-1:4_w1:32-33:64-65:96`."""
+  """Returns one space as text: `d1:4-5:8-1:4_w1:32-33:64-65:96`."""
   ranges = space_ranges(search_space, space)
   depth, width = (
     "-".join(f"{low}:{high}" for low, high in ranges[kind])
@@ -60,7 +60,7 @@ def format_space(search_space: SearchSpace, space: Space) -> str:
 
 
 def parse_space(search_space: SearchSpace, text: str) -> Space:
-  """The inverse of `format_space`.
+  """Undoes `format_space`.
 
   Raises:
     ValueError: if the text is not of that form or names no bin.
@@ -90,7 +90,7 @@ def parse_space(search_space: SearchSpace, text: str) -> Space:
 
 
 def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
-  """One line of words per stage: `stage 1: 1-4 blocks, 33-64 channels`."""
+  """Returns a line for each stage: `stage 1: 1-4 blocks, 33-64 channels`."""
   ranges = space_ranges(search_space, space)
   lines = []
   for stage, (depth, width) in enumerate(
@@ -99,6 +99,12 @@ def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
     words = _count(*depth, "block"), _count(*width, "channel")
     lines.append(f"stage {stage + 1}: {', '.join(words)}")
   return lines
+
+
+def format_macs(number: float) -> str:
+  """Returns multiply-adds in MF (1e6) or GF (1e9): `598 MF`, `1.6 GF`."""
+  unit, scale = ("GF", 1e9) if number >= 999.5e6 else ("MF", 1e6)
+  return f"{number / scale:.3g} {unit}"
 
 
 def _count(low: int, high: int, noun: str) -> str:

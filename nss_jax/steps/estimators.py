@@ -8,7 +8,7 @@ expectation, and metrics.
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,7 @@ class Estimator(Protocol):
 def pathwise(
   rng: jax.Array, logits: Any, draw: DrawFn, objective: ObjectiveFn
 ) -> tuple[jax.Array, Metrics]:
-  """Differentiates through one draw: Gumbel-Softmax, soft (paper 3.3) or
-  straight-through, by what `draw` returns."""
+  """Differentiates through one draw, soft (paper 3.3) or straight-through."""
   return objective(draw(rng, logits))
 
 
@@ -75,13 +74,10 @@ def score_function(num_samples: int) -> Estimator:
 
 
 def leave_one_out(values: jax.Array, log_probabilities: jax.Array) -> jax.Array:
-  """The mean of what draws are worth, with an unbiased gradient.
+  """Returns the mean of draws' values `[N, ...]`, with an unbiased gradient.
 
-  That of `mean_i (f_i - b_i) log p_i` with `b_i`, the mean of the others.
-
-  Args:
-    values: `[N, ...]`.
-    log_probabilities: `[N]` of the draws, differentiable in the logits.
+  It is that of `mean_i (f_i - b_i) log p_i` with `b_i`, the mean of the others,
+  in what the log-probabilities `[N]` are differentiable in.
   """
   total, count = values.sum(0), len(values)
   advantages = values - (total[None] - values) / (count - 1)
@@ -92,7 +88,7 @@ def leave_one_out(values: jax.Array, log_probabilities: jax.Array) -> jax.Array:
 
 
 def log_probability(logits: Any, weights: Any) -> jax.Array:
-  """`log softmax(logits)` of one-hot draws: `[N, ...]` weights give `[N]`."""
+  """Returns `log softmax(logits)` `[N]` of one-hot draws `[N, ...]`."""
 
   def of_leaf(leaf, drawn):
     chances = jax.nn.log_softmax(leaf)[None] * drawn
@@ -100,3 +96,68 @@ def log_probability(logits: Any, weights: Any) -> jax.Array:
 
   terms = jax.tree.leaves(jax.tree.map(of_leaf, logits, weights))
   return functools.reduce(operator.add, terms)
+
+
+# What the network runs with: masks that are mixed softly or are one-hot
+# (straight-through), or an arch at its own cost.
+Draws = Literal["soft", "hard", "archs"]
+
+
+class Known(NamedTuple):
+  """An estimator of `config.search.estimator`.
+
+  Attributes:
+    make: from the number of draws of a step to the estimator.
+    draws: what arch steps draw; weight steps do too, or archs for "hard".
+    passes: forward passes of a step, from the number of its draws; a gradient
+      through the network takes two more.
+  """
+
+  make: Callable[[int], Estimator]
+  draws: Draws
+  passes: Callable[[int], float]
+
+
+ESTIMATORS = {
+  "soft": Known(lambda num_draws: pathwise, "soft", lambda num_draws: 3.0),
+  "straight_through": Known(
+    lambda num_draws: pathwise, "hard", lambda num_draws: 3.0
+  ),
+  "score": Known(score_function, "archs", float),
+}
+_OWN = frozenset(ESTIMATORS)
+
+
+def register_estimator(
+  name: str,
+  make: Callable[[int], Estimator],
+  *,
+  draws: Draws = "archs",
+  passes: Callable[[int], float] = float,
+) -> None:
+  """Makes an estimator known, so that `config.search.estimator` can name it.
+
+  Do so in every process; a config file is Python and is a good place. What has
+  been registered may be again, as a file or a cell is run again.
+
+  Args:
+    name: of the estimator, a word.
+    make: from the number of draws of a step (`search.num_score_archs`) to the
+      estimator, `(rng, logits, draw, objective) -> (scalar, metrics)`.
+    draws: what `draw` gives: "soft" masks, "hard" ones, differentiable in the
+      logits all the same, or "archs", which run at their own cost.
+    passes: forward passes of a step, from the number of its draws, by which
+      time and memory are told beforehand; one each by default, 3 for a gradient
+      through the network.
+
+  Raises:
+    ValueError: if the name is one of ours, or no word, or there are no such
+      draws.
+  """
+  if not isinstance(name, str) or not name.isidentifier():
+    raise ValueError(f"the name of an estimator must be a word; got {name!r}")
+  if name in _OWN:
+    raise ValueError(f"the estimator {name!r} is there already")
+  if draws not in (known := get_args(Draws)):
+    raise ValueError(f"draws must be one of {', '.join(known)}; got {draws!r}")
+  ESTIMATORS[name] = Known(make, draws, passes)

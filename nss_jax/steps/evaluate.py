@@ -28,14 +28,14 @@ class Counts:
 
   @property
   def error(self) -> jax.Array:
-    """`[N]`, share of the images classified wrongly."""
+    """The share of the images classified wrongly, `[N]`."""
     # Not one minus the share of the others, nor above one: compilers divide by
     # multiplying with a rounded reciprocal.
     return jnp.minimum((self.total - self.correct) / self.total, 1.0)
 
   @property
   def mean_loss(self) -> jax.Array:
-    """`[N]`, nats per image."""
+    """Nats per image, `[N]`."""
     return self.loss / self.total
 
 
@@ -87,17 +87,13 @@ def evaluate_images(
   apply_fn: Callable[[Any, jax.Array, Any], jax.Array],
   class_weights: Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """What each image gets in the mean of the archs.
+  """Returns what each image gets in the mean of the archs.
 
   Two groups of archs see the same images, so how sure their difference is
   depends on how it varies from image to image.
 
-  Args:
-    params, archs, batches, apply_fn, class_weights: as for `evaluate_archs`.
-
-  Returns:
-    The share of the archs that are wrong and their mean loss in nats, each
-    `[K * B]` float32; of an image that counts nothing both are NaN.
+  That is the share of the archs that are wrong and their mean loss in nats,
+  each `[K * B]` float32; of an image that counts nothing both are NaN.
   """
   images, labels = batches
 
@@ -121,7 +117,7 @@ def evaluate_images(
 def _by_image(
   logits: jax.Array, labels: jax.Array, class_weights: Array | None
 ) -> tuple[jax.Array, jax.Array]:
-  """Whether each image is classified rightly, and its loss: `[B]` each."""
+  """Says which images are classified rightly, and their losses: `[B]` each."""
   known = jnp.maximum(labels, 0)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, known)
   losses = jnp.where(labels >= 0, weigh(losses, known, class_weights), 0)

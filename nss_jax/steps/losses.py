@@ -21,14 +21,9 @@ ApplyFn = Callable[[Any, jax.Array, Any], jax.Array]
 
 
 def checked_loss(loss_fn: Callable, of: str = "metrics") -> Callable:
-  """A loss function whose result is held to its contract.
+  """Holds a loss function to its contract: `(scalar loss, the rest)`.
 
-  Args:
-    loss_fn: `(...) -> (scalar loss, the rest)`.
-    of: the rest: "metrics", a dict, or "(averages, metrics)".
-
-  Raises:
-    TypeError: when called, naming `loss_fn` and what it must return.
+  The rest is "metrics", a dict, or "(averages, metrics)".
   """
 
   def checked(*args):
@@ -46,13 +41,13 @@ def checked_loss(loss_fn: Callable, of: str = "metrics") -> Callable:
 
 
 def _second(pair: Any) -> Any:
-  """Of a pair; None if it is none."""
+  """Returns the second of a pair; None if it is none."""
   is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
   return pair[1] if is_pair else None
 
 
 def _in_words(value: Any) -> str:
-  """Types, and the shapes of arrays: `(float32[4], dict)`."""
+  """Says the types, and the shapes of arrays: `(float32[4], dict)`."""
   if isinstance(value, (tuple, list)):
     return f"({', '.join(map(_in_words, value))})"
   if hasattr(value, "dtype"):
@@ -61,11 +56,7 @@ def _in_words(value: Any) -> str:
 
 
 def checked_sample(sample: Any, *fields: str) -> Any:
-  """What a `sample_fn` returned, if it has the fields that are needed.
-
-  Raises:
-    TypeError: naming `sample_fn` and what it must return.
-  """
+  """Returns what a `sample_fn` gave, or refuses it without these fields."""
   if not all(hasattr(sample, field) for field in fields):
     raise TypeError(
       "sample_fn must return a Sample(weights, choice); got "
@@ -75,13 +66,10 @@ def checked_sample(sample: Any, *fields: str) -> Any:
 
 
 def as_number(name: str, value: Any) -> Any:
-  """A number or an array of them, in floating point.
+  """Returns a number or an array of them, in floating point, by its name.
 
   jax takes Python's and numpy's integers for int32, and 3.2 GF are more than
   that holds.
-
-  Raises:
-    TypeError: naming the argument.
   """
   array = isinstance(value, (np.ndarray, np.number, jax.Array))
   number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -96,7 +84,7 @@ def as_number(name: str, value: Any) -> Any:
 def cross_entropy(
   logits: jax.Array, labels: jax.Array, class_weights: Array | None = None
 ) -> tuple[jax.Array, Metrics]:
-  """Mean softmax cross-entropy of `[B, C]` logits and `[B]` labels, in nats.
+  """Returns mean softmax cross-entropy of logits and labels, in nats.
 
   Args:
     logits: `[B, C]`.
@@ -116,7 +104,7 @@ def cross_entropy(
 def weigh(
   losses: jax.Array, labels: jax.Array, class_weights: Array | None
 ) -> jax.Array:
-  """Losses `[B]`, each by the weight of its class, `[C]`; None: as they are."""
+  """Weighs losses `[B]` by the weights of their classes, `[C]`, if any."""
   if class_weights is None:
     return losses
   return losses * jnp.asarray(class_weights, losses.dtype)[labels]
@@ -125,7 +113,7 @@ def weigh(
 def single_loss(
   apply_fn: ApplyFn, class_weights: Array | None = None
 ) -> LossFn:
-  """Cross-entropy of one choice on a batch of `(images, labels)`."""
+  """Makes the cross-entropy of one choice on a batch `(images, labels)`."""
 
   def loss_fn(weights, choice, batch):
     images, labels = batch
@@ -136,10 +124,10 @@ def single_loss(
 
 
 def mean_loss(apply_fn: ApplyFn, class_weights: Array | None = None) -> LossFn:
-  """The mean over choices, a pytree of `[A, ...]`, on the same batch.
+  """Makes the mean over choices, a pytree of `[A, ...]`, on the same batch.
 
-  One after the other; each is computed again for its gradient, so the memory
-  is that of one.
+  They are taken one after the other; each is computed again for its gradient,
+  so the memory is that of one.
   """
   single = single_loss(apply_fn, class_weights)
 
@@ -154,8 +142,9 @@ def mean_loss(apply_fn: ApplyFn, class_weights: Array | None = None) -> LossFn:
 def distilled_loss(
   apply_fn: ApplyFn, class_weights: Array | None = None
 ) -> LossFn:
-  """The sandwich rule: the first choice learns the labels, and all the others
-  learn its predictions (in-place distillation).
+  """Makes the loss of the sandwich rule, distilled in place.
+
+  The first choice learns the labels, all others learn its predictions.
 
   Source: Yu and Huang 2019, Universally Slimmable Networks, section 3.
   """
@@ -181,19 +170,12 @@ def distilled_loss(
 
 
 def microbatched(loss_fn: LossFn, count: int) -> LossFn:
-  """The mean of a loss over equal parts of the batch, one after the other.
+  """Makes the mean of a loss over equal parts of a batch, one by one.
 
   Gradients accumulate. Each part is computed again for its gradient, so the
   memory of the activations is that of one part, for a third more time. What
   examples of a batch share, such as batch statistics, is then of a part: as
   on so many devices that share none.
-
-  Args:
-    loss_fn: of a batch whose leaves are `[B, ...]`.
-    count: of the parts.
-
-  Raises:
-    ValueError: when called with a batch that has no `count` equal parts.
   """
   if count == 1:
     return loss_fn
@@ -219,11 +201,7 @@ def microbatched(loss_fn: LossFn, count: int) -> LossFn:
 def step_rng(
   rng: jax.Array, step: jax.Array, axis_name: str | None, own_draws: bool
 ) -> jax.Array:
-  """The key of a step, the same on all devices or, with `own_draws`, one each.
-
-  Raises:
-    ValueError: for `own_draws` without an axis.
-  """
+  """Returns the key of a step, the same on all devices or one of its own."""
   rng = jax.random.fold_in(rng, step)
   if not own_draws:
     return rng
@@ -233,7 +211,7 @@ def step_rng(
 
 
 def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
-  """`pmean` over a device axis; the tree itself when there is none."""
+  """Averages over a device axis; returns the tree itself if there is none."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
@@ -254,3 +232,25 @@ def vary_over_devices(tree: Any, axis_name: str | None) -> Any:
     return jax.lax.pcast(x, axis_name, to="varying")
 
   return jax.tree.map(vary, tree)
+
+
+def descend(
+  loss_fn: Callable[[Any], tuple[jax.Array, Any]],
+  params: Any,
+  opt_state: Any,
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None,
+) -> tuple[Any, Any, jax.Array, Any]:
+  """Takes one step down a loss: the end of every step here.
+
+  The loss and what comes with it, `loss_fn(params) -> (loss, rest)`, and the
+  gradients are averaged over the devices of an axis, if there is one.
+
+  Returns:
+    The next params, the optimizer's state, the loss, and the rest.
+  """
+  varying = vary_over_devices(params, axis_name)
+  both, gradients = jax.value_and_grad(loss_fn, has_aux=True)(varying)
+  (loss, rest), gradients = mean_over_devices((both, gradients), axis_name)
+  updates, opt_state = optimizer.update(gradients, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state, loss, rest

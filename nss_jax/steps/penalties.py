@@ -20,9 +20,10 @@ from nss_jax.spaces.constraints import (
   Constraint,
   Target,
   as_constraints,
+  flops_penalty,
   penalties,
 )
-from nss_jax.spaces.cost import cost_tables, drawn_costs, flops_penalty
+from nss_jax.spaces.cost import cost_tables, drawn_costs
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.table import all_space_costs, table_shape
 from nss_jax.steps.estimators import leave_one_out
@@ -41,7 +42,7 @@ NUM_DRAWS = 4096
 def expected_penalty(
   search_space: SearchSpace, target: Target, *, num_draws: int = NUM_DRAWS
 ) -> PenaltyFn:
-  """The expected penalty of the spaces of a search space.
+  """Makes the expected penalty of the spaces of a search space.
 
   Exact where there are at most `MAX_LISTED` spaces: the sum over all of them of
   probability times penalty. Else the mean over draws, with an unbiased
@@ -85,7 +86,7 @@ def drawn_penalty(
   penalty_fn: Callable[[Any, Any], Any] = flops_penalty,
   num_draws: int = NUM_DRAWS,
 ) -> PenaltyFn:
-  """The expected penalty of whatever independent logits can draw, by draws.
+  """Makes the expected penalty, by draws, of what independent logits can draw.
 
   For models and costs of your own; `expected_penalty` is exact for spaces.
 
@@ -121,7 +122,7 @@ def drawn_penalty(
 def penalty_table(
   search_space: SearchSpace, constraints: Sequence[Constraint]
 ) -> np.ndarray:
-  """The penalties of every space: `[*table_shape, C]` float64, on the host."""
+  """Returns the penalties of every space, `[*table_shape, C]` float64."""
   costs = [all_space_costs(search_space, one.metric) for one in constraints]
   return np.asarray(penalties(constraints, np.stack(costs, -1)))
 
@@ -129,8 +130,11 @@ def penalty_table(
 def _listed(
   search_space: SearchSpace, constraints: Sequence[Constraint]
 ) -> PenaltyFn:
-  """Exact. Depths and widths are independent, so that the sum over all spaces
-  is a bilinear form in the probabilities of the depths and of the widths."""
+  """Sums exactly over all spaces.
+
+  Depths and widths are independent, so the sum is a bilinear form in the
+  probabilities of the depths and of the widths.
+  """
   shape, num_stages = table_shape(search_space), search_space.num_stages
   counts = shape[:num_stages], shape[num_stages:]
   table = penalty_table(search_space, constraints).reshape(
@@ -159,7 +163,7 @@ def _listed(
 
 
 def _joint_probabilities(rows: jax.Array, lengths: Sequence[int]) -> jax.Array:
-  """Of independent choices: logits `[S, K]` -> `[K_1 * ... * K_S]`."""
+  """Makes of logits `[S, K]` the probabilities `[K_1 * ... * K_S]`."""
   joint = jnp.ones(1)
   for row, length in zip(rows, lengths, strict=True):
     chances = jax.nn.softmax(row[:length])
@@ -172,7 +176,7 @@ def _drawn(
   penalty_fn: Callable[[Any], Any],
   num_draws: int,
 ) -> PenaltyFn:
-  """The mean over draws `[N, ...]` of indices, by the score function."""
+  """Averages over draws `[N, ...]` of indices, by the score function."""
 
   def estimate(rng, logits):
     leaves, tree = jax.tree.flatten(logits)
@@ -191,8 +195,10 @@ def _drawn(
 
 
 def _draw(rng: jax.Array, logits: jax.Array, count: int) -> jax.Array:
-  """Indices `[N, ...]` from logits `[..., K]`, by the inverse of the
-  cumulative distribution: one random number for each, not K."""
+  """Draws indices `[N, ...]` from logits `[..., K]`.
+
+  By the inverse of the cumulative distribution: one random number each, not K.
+  """
   ends = jnp.cumsum(jax.nn.softmax(jax.lax.stop_gradient(logits)), -1)
   rows = ends.reshape(-1, ends.shape[-1])
   # Below the last end by more than rounding: a bin of no probability, as

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from nss_jax.spaces.cost import flops_penalty
+from nss_jax.spaces.constraints import flops_penalty
 from nss_jax.spaces.distribution import entropy, probabilities
 from nss_jax.steps.estimators import Estimator, pathwise
 from nss_jax.steps.losses import (
@@ -18,9 +18,8 @@ from nss_jax.steps.losses import (
   as_number,
   checked_loss,
   checked_sample,
-  mean_over_devices,
+  descend,
   step_rng,
-  vary_over_devices,
 )
 from nss_jax.steps.penalties import PenaltyFn
 
@@ -37,7 +36,7 @@ class SearchState:
 def init_search_state(
   logits: Any, optimizer: optax.GradientTransformation
 ) -> SearchState:
-  """Step 0."""
+  """Begins at step 0."""
   return SearchState(
     step=jnp.zeros((), jnp.int32),
     logits=logits,
@@ -66,8 +65,8 @@ def search_step(
 ) -> tuple[SearchState, Metrics]:
   """Descends `task loss + cost_weight * |cost / target - 1|` (Eq. 3-5).
 
-  There may be several budgets: then costs, targets, weights and penalties are
-  arrays `[C]`, and the weighted penalties add up. What is descended is the
+  There may be several constraints: costs, targets, weights and penalties are
+  arrays `[C]` then, and the weighted penalties add up. What is descended is the
   expectation over the spaces that are drawn: of the loss by the estimator, and
   of the penalty by the same draw, or exactly (`expected_penalty_fn`).
 
@@ -167,15 +166,7 @@ def search_step(
       value = value - entropy_fn(state.step) * total_entropy
     return value, metrics
 
-  logits = vary_over_devices(state.logits, axis_name)
-  gradients, metrics = jax.grad(total, has_aux=True)(logits)
-  gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
-  updates, opt_state = optimizer.update(
-    gradients, state.opt_state, state.logits
+  logits, opt_state, _, metrics = descend(
+    total, state.logits, state.opt_state, optimizer, axis_name
   )
-  state = SearchState(
-    step=state.step + 1,
-    logits=optax.apply_updates(state.logits, updates),
-    opt_state=opt_state,
-  )
-  return state, metrics
+  return SearchState(state.step + 1, logits, opt_state), metrics

@@ -11,7 +11,7 @@ from flax import struct
 from nss_jax.steps.losses import (
   Metrics,
   checked_loss,
-  mean_over_devices,
+  descend,
   vary_over_devices,
 )
 
@@ -32,7 +32,7 @@ class TrainState:
 def init_train_state(
   params: Any, averages: Any, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """Step 0."""
+  """Begins at step 0."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -65,21 +65,14 @@ def train_step(
   Raises:
     TypeError: naming `loss_fn`, if it does not return that.
   """
-  params = vary_over_devices(state.params, axis_name)
   averages = vary_over_devices(state.averages, axis_name)
   loss_fn = checked_loss(loss_fn, of="(averages, metrics)")
-  gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  (loss, (averages, metrics)), gradients = gradient_fn(params, averages, batch)
-  loss, averages, metrics, gradients = mean_over_devices(
-    (loss, averages, metrics, gradients), axis_name
+  params, opt_state, loss, (averages, metrics) = descend(
+    lambda params: loss_fn(params, averages, batch),
+    state.params,
+    state.opt_state,
+    optimizer,
+    axis_name,
   )
-  updates, opt_state = optimizer.update(
-    gradients, state.opt_state, state.params
-  )
-  state = TrainState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    averages=averages,
-    opt_state=opt_state,
-  )
+  state = TrainState(state.step + 1, params, averages, opt_state)
   return state, {"loss": loss, **metrics}

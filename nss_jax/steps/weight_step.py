@@ -12,9 +12,8 @@ from nss_jax.steps.losses import (
   SampleFn,
   checked_loss,
   checked_sample,
-  mean_over_devices,
+  descend,
   step_rng,
-  vary_over_devices,
 )
 
 
@@ -30,7 +29,7 @@ class WeightState:
 def init_weight_state(
   params: Any, optimizer: optax.GradientTransformation
 ) -> WeightState:
-  """Step 0."""
+  """Begins at step 0."""
   return WeightState(
     step=jax.numpy.zeros((), jax.numpy.int32),
     params=params,
@@ -94,18 +93,12 @@ def weight_step(
   rng = step_rng(rng, state.step, axis_name, own_draws)
   sample = sample_fn(rng, logits, state.step)
   choice = checked_sample(sample, "choice").choice
-  params = vary_over_devices(state.params, axis_name)
-  gradient_fn = jax.value_and_grad(checked_loss(loss_fn), has_aux=True)
-  (loss, metrics), gradients = gradient_fn(params, choice, batch)
-  loss, metrics, gradients = mean_over_devices(
-    (loss, metrics, gradients), axis_name
+  params, opt_state, loss, metrics = descend(
+    lambda params: checked_loss(loss_fn)(params, choice, batch),
+    state.params,
+    state.opt_state,
+    optimizer,
+    axis_name,
   )
-  updates, opt_state = optimizer.update(
-    gradients, state.opt_state, state.params
-  )
-  state = WeightState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    opt_state=opt_state,
-  )
+  state = WeightState(state.step + 1, params, opt_state)
   return state, {"loss": loss, **metrics}

@@ -5,11 +5,13 @@ r"""Which way of training the evaluator orders archs as they end alone?
 
 On 24,800 images of Fashion-MNIST, of which 20,000 are trained on and 4,800 are
 scored: 60 archs spread in cost and 40 within 10 % of 1.5 MF, trained alone for
-four epochs with two seeds. These truths are computed once, about ten hours on a
-core, and kept; then every recipe is compared on them, at the multiply-adds of
-`--epochs` of single paths, about an hour each. It goes on where it was stopped,
-and rows that the CSV has are not run again. `--summary` prints the table of
-what it has.
+four epochs with two seeds. These truths are computed once and kept, by
+`--only_truths=near_target` (about two hours on a core) and `=spread` (eight or
+nine), which may run side by side; without it, by one after the other. Then
+every recipe is compared on them, at the multiply-adds of `--epochs` of single
+paths, about 45 minutes each; truths of one group are enough. It goes on where
+it was stopped, and rows that the CSV has are not run again. `--summary` prints
+the table of what it has.
 
 Columns, of the archs near the target and of those spread: the tau between two
 seeds of the truths (ceiling); the tau of the supernet's loss and of its error
@@ -56,6 +58,7 @@ RECIPES = {
 TIMES = {"twice_as_long": 2}
 COIN_SHARE = 1 / 3
 GROUPS = ("near_target", "spread")
+NUM_ARCHS = {"num_archs": ("spread", 60), "num_near_archs": ("near_target", 40)}
 COLUMNS = (
   *("python", "jax", "commit", "recipe", "seed", "epochs", "work", "seconds"),
   *(
@@ -101,8 +104,6 @@ def fields_of(flags, recipe, epochs):
     "evaluate.holdout_fraction": NUM_SCORED / NUM_IMAGES,
     "evaluate.score_batch_size": BATCH,
     "evaluate.calibration_images": 500,
-    "rank_check.num_archs": 60,
-    "rank_check.num_near_archs": 40,
     "rank_check.epochs": 4,
     **{f"evaluate.{name}": value for name, value in settings.items()},
   }
@@ -137,29 +138,53 @@ def length_of(flags, recipe):
   return epochs, works[epochs] / allowed
 
 
-def run(flags, recipe, seed):
-  """Trains the evaluator, scores the archs, and returns a row."""
-  epochs, share = length_of(flags, recipe)
-  fields = fields_of(flags, recipe, epochs) | {"evaluate.seed": seed}
-  if flags.truths.exists():
-    fields["rank_check.truths"] = str(flags.truths)
-  workdir = flags.workdir / f"{recipe}_{seed}"
-  command = [
+def command(flags, workdir, fields):
+  """Runs the rank check, and returns the folder of its files."""
+  words = [
     *(sys.executable, "-m", "nss_jax.main", "--phases=rank_check"),
     f"--config={ROOT / 'configs' / 'fashion_mnist.py'}",
     f"--workdir={workdir}",
     *(f"--config.{name}={value}" for name, value in fields.items()),
   ]
+  subprocess.run(words, cwd=ROOT, check=True, stdout=sys.stderr)
+  return workdir / "rank_check"
+
+
+def compute_truths(flags, group):
+  """The truths of a group, or of the part of it that an earlier run has done.
+
+  The supernet, which has no part in them, is trained for an epoch.
+  """
+  fields = fields_of(flags, "no_coins", 1)
+  fields |= {
+    f"rank_check.{name}": count if owner == group else 0
+    for name, (owner, count) in NUM_ARCHS.items()
+  }
+  return command(flags, flags.workdir / f"truths_{group}", fields)
+
+
+def keep_truths(flags):
+  """Both groups in one file."""
+  lines = []
+  for group in GROUPS:
+    path = compute_truths(flags, group) / "truths.csv"
+    header, *rows = path.read_text("utf-8").splitlines(keepends=True)
+    lines += rows
+  flags.truths.write_text("".join([header, *lines]), "utf-8")
+
+
+def run(flags, recipe, seed):
+  """Trains the evaluator, scores the archs, and returns a row."""
+  epochs, share = length_of(flags, recipe)
+  fields = fields_of(flags, recipe, epochs)
+  fields |= {"evaluate.seed": seed, "rank_check.truths": str(flags.truths)}
   began = time.monotonic()
-  subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
-  folder = workdir / "rank_check"
-  if not flags.truths.exists():
-    flags.truths.write_bytes((folder / "truths.csv").read_bytes())
+  folder = command(flags, flags.workdir / f"{recipe}_{seed}", fields)
   summary = json.loads((folder / "summary.json").read_text())
   row = {"recipe": recipe, "seed": seed, "epochs": epochs, "work": share}
   row["seconds"] = round(time.monotonic() - began)
-  for group in GROUPS:
-    row |= {f"{group}_{k}": v for k, v in numbers(summary[group]).items()}
+  for group, found in summary.items():
+    row |= {f"{group}_{k}": v for k, v in numbers(found).items()}
   return row
 
 
@@ -184,34 +209,28 @@ def numbers(found):
 
 
 def print_summary(rows):
-  """In Markdown."""
-  print(
-    "| recipe | seed | epochs | tau near the target | share of the ceiling ",
-    end="",
-  )
-  print("| above the best trivial | tau over all costs | share |")
-  print("|---|---|---|---|---|---|---|---|")
-  for row in rows:
-    near, spread = (
-      {name: row[f"{group}_{name}"] for name in ("loss", "ceiling")}
-      for group in GROUPS
-    )
-    shares = [
-      f"{100 * float(x['loss']) / float(x['ceiling']):.0f} %"
-      for x in (near, spread)
-    ]
-    low, high = (
-      float(row[f"near_target_loss_{end}"]) for end in ("low", "high")
-    )
-    above, deviation = (
-      float(row[f"near_target_{name}"]) for name in ("above", "deviation")
-    )
-    print(
-      f"| {row['recipe']} | {row['seed']} | {row['epochs']} | "
-      f"{float(near['loss']):.2f} ({low:.2f} to {high:.2f}) | {shares[0]} | "
-      f"{above:+.2f} +- {deviation:.2f} ({row['near_target_best_trivial']}) | "
-      f"{float(spread['loss']):.2f} | {shares[1]} |"
-    )
+  """A table of each group of archs, in Markdown."""
+  for group in GROUPS:
+    found = [row for row in rows if row[f"{group}_loss"]]
+    if not found:
+      continue
+    print(f"\n{found[0][f'{group}_count']} archs, {group.replace('_', ' ')}\n")
+    print("| recipe | seed | epochs | tau of the loss | of the error ", end="")
+    print("| share of the ceiling | above the best trivial | ridge, with it |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in found:
+      own = {k.removeprefix(f"{group}_"): v for k, v in row.items()}
+      number = {k: float(own[k]) for k in ("loss", "ceiling", "above")}
+      print(
+        f"| {row['recipe']} | {row['seed']} | {row['epochs']} "
+        f"| {number['loss']:.2f} ({float(own['loss_low']):.2f} to "
+        f"{float(own['loss_high']):.2f}) | {float(own['error']):.2f} "
+        f"| {100 * number['loss'] / number['ceiling']:.0f} % of "
+        f"{number['ceiling']:.2f} | {number['above']:+.2f} +- "
+        f"{float(own['deviation']):.2f} ({own['best_trivial']}, "
+        f"{float(own['trivial']):.2f}) | {float(own['ridge']):.2f}, "
+        f"{float(own['ridge_and_loss']):.2f} |"
+      )
 
 
 def main():
@@ -221,7 +240,8 @@ def main():
   parser.add_argument("--csv", type=pathlib.Path, required=True)
   parser.add_argument("--recipes", default=",".join(RECIPES))
   parser.add_argument("--seeds", default="0")
-  parser.add_argument("--epochs", type=int, default=24)
+  parser.add_argument("--epochs", type=int, default=18)
+  parser.add_argument("--only_truths", choices=GROUPS, help="stop after them")
   parser.add_argument("--plan", action="store_true", help="print the epochs")
   parser.add_argument("--summary", action="store_true")
   flags = parser.parse_args()
@@ -238,6 +258,11 @@ def main():
       print(f"{recipe}: {epochs} epochs, {share:.2f} of the multiply-adds")
     return
   make_images(flags.workdir / "images.npz")
+  if flags.only_truths:
+    compute_truths(flags, flags.only_truths)
+    return
+  if not flags.truths.exists():
+    keep_truths(flags)
   origin = versions()
   for seed in flags.seeds.split(","):
     for recipe in recipes:

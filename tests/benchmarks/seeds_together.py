@@ -24,8 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nss_jax as nss
-from nss_jax.runtime import optimizers
-from nss_jax.steps import losses, train_step
+from nss_jax.steps import losses, optimizers, train_step
 from nss_jax.supernet import network
 
 ARCHS = ("d2-3-3_w20-33-25", "d3-3-3_w16-32-64", "d4-4-4_w8-8-8")

@@ -78,7 +78,7 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
       ),
       patch(main, join_processes=lambda: None),
       patch(data, load_settings=lambda x, **_: _load_once(_Settings(x))),
-      patch(pipeline.canary, check=lambda convolve: None),
+      patch(pipeline.backend, check_numbers=lambda convolve: None),
       patch(principles, MAX_DRAWS=2**12),
       patch(loop, run=_trains, run_shared=_trains),
     ):

@@ -14,6 +14,8 @@ import pytest
 import quick
 import runs
 
+from nss_jax.runtime import files
+
 FOLDER = pathlib.Path(__file__).parent
 SETTINGS = {
   **runs.TINY,
@@ -144,11 +146,11 @@ class Harness:
 
   def start(self, phase, folder: pathlib.Path, **fault) -> dict:
     """Starts a phase on the workdir `run` of a folder; see `injection`."""
-    files = pathlib.Path(tempfile.mkdtemp(dir=self._folder))
+    told = pathlib.Path(tempfile.mkdtemp(dir=self._folder))
     request = {
       "flags": _flags(phase, folder),
       "fault": {"inside": str(folder), **fault},
-      **{name: str(files / name) for name in ("out", "err", "seen")},
+      **{name: str(told / name) for name in ("out", "err", "seen")},
     }
     return {**request, "wait": self._ask(request)}
 
@@ -274,10 +276,9 @@ def assert_same(workdir: pathlib.Path, whole: pathlib.Path) -> None:
 
 
 def search_lines(workdir: pathlib.Path) -> list[dict]:
-  """Lines of the log of the search; a torn one is none."""
+  """Lines of the log of the search."""
   path = workdir / "search" / "metrics.jsonl"
-  lines = path.read_bytes().splitlines(True) if path.exists() else []
-  return [json.loads(line) for line in lines if line.endswith(b"\n")]
+  return files.read_lines(path) if path.exists() else []
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:

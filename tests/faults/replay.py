@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from nss_jax.runtime import artifacts, scores
+from nss_jax.runtime import files, scores
 from nss_jax.spaces.search_space import SearchSpace
 
 _ORDER = {".jsonl": 0, ".csv": 1, ".json": 2}
@@ -33,10 +33,10 @@ def replay(finished: str, folders: list[str], search_space: dict) -> None:
 def _writes(path, space):
   if path.suffix == ".json":
     content = json.loads(path.read_text())
-    yield lambda copy: artifacts.write_json(copy, content)
+    yield lambda copy: files.write_json(copy, content)
   elif path.suffix == ".jsonl":
-    for line in artifacts.read_lines(path):
-      yield lambda copy, line=line: artifacts.append_line(copy, line)
+    for line in files.read_lines(path):
+      yield lambda copy, line=line: files.append_line(copy, line)
   else:
     table = scores.read_scores(path, space)
     for row in range(0, len(table), 5):

@@ -22,7 +22,7 @@ import orbax.checkpoint  # noqa: F401
 
 from nss_jax import data, main
 from nss_jax.phases import pipeline  # noqa: F401
-from nss_jax.runtime import watch
+from nss_jax.runtime.progress import Progress
 
 _TIMEOUT_SECONDS = 600
 
@@ -61,13 +61,13 @@ def run(request: dict) -> None:
 
 def _count_calls(faults: injection.Watch) -> None:
   """Of the device, from the signal on."""
-  before_call = watch.Watch.before_call
+  before_call = Progress.before_call
 
   def counted(self, *arguments):
     faults.calls_after += faults.signalled is not None
     before_call(self, *arguments)
 
-  watch.Watch.before_call = counted
+  Progress.before_call = counted
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def _assert_search_failed(result, workdir, named):
   _assert_failed(result, f"{workdir}/{named}")
   # What was saved is whole.
   checkpoints = checkpoint.Checkpoints(workdir / "search" / "checkpoints")
-  assert not any(map(checkpoints._find_damage, saved_steps(workdir)))
+  assert not any(map(checkpoints.find_damage, saved_steps(workdir)))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from strategies import ANY_JSON, change, places
 
 from nss_jax.errors import UserError
 from nss_jax.phases import report
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.runtime.report.workdir import read_results
 
 SEARCHED = "search/elite_space.json"
@@ -154,6 +154,6 @@ def test_edited_file_in_a_report(config, finished, workdir):
     # What passes must be of use.
     tables = report._make_tables(config, results)
     numbers = report._numbers(job, results, tables)
-    artifacts.write_json(workdir / "numbers.json", numbers)
+    files.write_json(workdir / "numbers.json", numbers)
 
   try_one()

@@ -22,8 +22,8 @@ from nss_jax.phases import (
   scoring,
   supernet,
 )
-from nss_jax.runtime import artifacts, logits_file, panels, scores
 from nss_jax.runtime import complexity as groups
+from nss_jax.runtime import files, logits_file, panels, scores
 
 SETTINGS = {
   **runs.TINY,
@@ -113,7 +113,7 @@ def test_it_resumes(finished, tmp_path):
   folder = workdir / "complexity"
   (folder / "summary.json").unlink()
   whole = (folder / "scores.csv").read_bytes()
-  (folder / "scores.csv").write_bytes(whole[: len(whole) // 2])
+  runs.cut_lines(folder / "scores.csv", 1 / 2)
   # One search has ended without its last file.
   (folder / "w4_d2" / "logits.json").unlink()
   job = dataclasses.replace(job, workdir=workdir)
@@ -161,7 +161,7 @@ def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
     loss=np.ones(len(elite)),
   )
   (workdir / "evaluate").mkdir()
-  artifacts.write_json(workdir / "evaluate" / "summary.json", {})
+  files.write_json(workdir / "evaluate" / "summary.json", {})
   scores.append_scores(
     workdir / "evaluate" / "scores.csv", job.search_space, known
   )
@@ -266,6 +266,6 @@ def test_logits_are_read_with_suspicion(finished, tmp_path):
   assert good.width.shape == (1, 4)
   for width in ([[0.0]], "x", None, [[1e60] * 4], [[0.0, 0.0], [0.0]]):
     content = {"depth": good.depth, "width": width}
-    artifacts.write_json(path, content)
+    files.write_json(path, content)
     with pytest.raises(UserError, match="width: expected finite"):
       logits_file.read_logits(path, space)

@@ -28,7 +28,9 @@ from nss_jax.phases import (
   summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.runtime import artifacts, budgets, figures, scores
+from nss_jax.runtime import figures, files, scores
+from nss_jax.spaces.constraints import from_targets
+from nss_jax.spaces.feasible import feasible_spaces
 
 PARAMS = {"metric": "params", "target": 1500, "weight": 0.5}
 FLOPS = {"metric": "flops", "target": 4e4, "weight": 0.25, "mode": "at_most"}
@@ -67,15 +69,15 @@ def found(job):
   for epoch in (1, 2, 3):
     line = search_log.measure(job, schedule, state, 15 * epoch, means)
     line = {"epoch": epoch, "step": 15 * epoch, **line}
-    artifacts.append_line(folder / "metrics.jsonl", line)
+    files.append_line(folder / "metrics.jsonl", line)
   found = elite.find(job, logits, runs.no_scores)
-  artifacts.write_json(folder / "elite_space.json", found)
+  files.write_json(folder / "elite_space.json", found)
   search.draw_trajectory(job, found)
   return job
 
 
 def read_elite(job):
-  return artifacts.read_json(job.workdir / "search" / "elite_space.json")
+  return files.read_json(job.workdir / "search" / "elite_space.json")
 
 
 def test_plan_tells_of_active_constraints_only(job):
@@ -90,7 +92,7 @@ def test_plan_counts_spaces_that_meet_all(job):
   scored = {"search.elite": "scored", "search.elite_tolerance": 0.1}
   job = job.vary(scored)
   lines = list(plan.describe(job))
-  met = nss.feasible_spaces(job.search_space, job.constraints, 0.1)
+  met = feasible_spaces(job.search_space, job.constraints, 0.1)
   assert 0 < met.sum() < met.size
   assert (
     f"elite      {met.sum()} of these spaces meet all constraints, to 10 %; "
@@ -156,16 +158,16 @@ def test_arch_search_is_measured_against_the_constraints(job):
   assert entry["target_flops"] is entry["deviation"] is None
   assert entry["deviations"] == {"params": pytest.approx(off)}
   assert nas.how_far_off(entry) == pytest.approx(abs(off))
-  assert budgets.from_targets(entry) == (
+  assert from_targets(entry["deviations"]) == (
     f"params {100 * off:+.1f} % from the target"
   )
   both = {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
   words = "flops +10.0 %, params -20.0 % from the targets"
-  assert budgets.from_targets(both) == words
+  assert from_targets(both["deviations"]) == words
   assert nas.how_far_off(both) == 0.2
   # As the file's readers let pass.
   alone = {"deviation": None, "deviations": {"flops": -0.1}}
-  assert budgets.from_targets(alone) == "-10.0 % from the target"
+  assert from_targets(alone["deviations"]) == "-10.0 % from the target"
   assert nas.how_far_off(alone) == 0.1
 
 

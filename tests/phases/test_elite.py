@@ -8,7 +8,7 @@ import runs
 
 import nss_jax as nss
 from nss_jax.phases import elite
-from nss_jax.runtime import budgets
+from nss_jax.runtime import space_file
 from nss_jax.spaces.distribution import one_hot
 from nss_jax.spaces.search_space import space_from_ranges
 from nss_jax.spaces.table import space_indices, spaces_at
@@ -70,7 +70,7 @@ def test_a_sure_search_is_taken_at_its_word():
   choice = found["choice"]
   assert (choice["rule"], choice["tolerance"]) == ("scored", 0.02)
   assert [one["loss"] for one in choice["scored"]] == [None]
-  assert budgets.how_sure(found).endswith("the most probable space")
+  assert space_file.how_sure(found).endswith("the most probable space")
 
 
 def test_the_best_score_decides_among_what_is_probable():
@@ -127,7 +127,7 @@ def test_the_papers_rule_warns_of_what_it_takes():
   text = " ".join(found["warnings"])
   assert "does not stand behind this choice" in text
   assert f"{100 * (MACS[BESIDE] / TARGET - 1):+.1f} % from the target" in text
-  assert "number " in budgets.how_sure(found)
+  assert "number " in space_file.how_sure(found)
 
 
 def test_a_narrow_stage_is_told():

@@ -5,6 +5,7 @@ import functools
 import json
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -241,8 +242,6 @@ def test_ledger_repeats_nothing(tmp_path):
   archs, path = _archs(10), tmp_path / "scores.csv"
   with pytest.raises(_Killed):
     _ledger(path, score_fn).score("elite", archs)
-  with path.open("a") as file:
-    file.write("elite,,1,1")  # torn
   error, loss = _ledger(path, score_fn, asked=[10]).score("elite", archs)
   np.testing.assert_allclose(error, archs.width.sum(-1) / 100, rtol=1e-6)
   np.testing.assert_array_equal(loss, archs.depth.sum(-1))
@@ -283,7 +282,7 @@ def test_evaluate_phase(tmp_path, monkeypatch):
   _check_noise_of_images(result, table, job)
 
   whole = (folder / "scores.csv").read_bytes()
-  (folder / "scores.csv").write_bytes(whole[: len(whole) * 2 // 3])
+  runs.cut_lines(folder / "scores.csv", 2 / 3)
   (folder / "summary.json").unlink()
 
   def never(*args, **kwargs):
@@ -428,6 +427,18 @@ def test_rank_check_on_truths_that_are_given(ranked, tmp_path, monkeypatch):
   assert _truths(given).error.tolist() == _truths(job).error.tolist()
 
 
+def test_rank_check_of_archs_near_the_target_alone(ranked):
+  """None spread in cost: those near the target are the same."""
+  job, _ = ranked
+  both = rank_check.choose_archs(job)
+  alone = rank_check.choose_archs(job.vary({"rank_check.num_archs": 0}))
+  assert list(alone) == ["near_target"]
+  chex.assert_trees_all_equal(alone["near_target"], both["near_target"])
+  one = {"rank_check.num_archs": 1, "rank_check.num_near_archs": 1}
+  with pytest.raises(UserError, match=r"num_archs: 1 .* 2 or more here"):
+    _config(**one)
+
+
 @pytest.mark.parametrize(
   ("edit", "message"),
   [
@@ -435,7 +446,7 @@ def test_rank_check_on_truths_that_are_given(ranked, tmp_path, monkeypatch):
     (lambda lines: [lines[0], *lines[9:]], "expected two archs or more"),
     (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "spread_1: exp"),
     (lambda lines: [*lines[:2], "x", *lines[2:]], "line 3: "),
-    (lambda lines: [], "expected two archs or more"),
+    (lambda lines: [], "line 1: expected source"),
   ],
 )
 def test_truths_that_are_none_are_refused(ranked, tmp_path, edit, message):

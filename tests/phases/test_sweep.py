@@ -23,7 +23,7 @@ from nss_jax.phases import (
   supernet,
   sweep,
 )
-from nss_jax.runtime import artifacts, lock, preemption, scores
+from nss_jax.runtime import files, lock, preemption, scores
 from nss_jax.runtime.preemption import EXIT_SAVED
 from nss_jax.runtime.report.workdir import read_results
 
@@ -60,7 +60,7 @@ def quick(monkeypatch):
     folder.mkdir(parents=True, exist_ok=True)
     logits = nss.init_logits(job.search_space)
     found = elite.find(job, logits, runs.no_scores)
-    artifacts.write_json(folder / "elite_space.json", found)
+    files.write_json(folder / "elite_space.json", found)
     return found
 
   def make_score_fn(*_):
@@ -216,7 +216,7 @@ def test_report_of_an_array_says_what_has_not_ended(quick, tmp_path):
   def not_run():
     assert pipeline.run(_config(), tmp_path, ["report"]) == 0
     path = tmp_path / "report" / "report.json"
-    return artifacts.read_json(path)["not_run"]
+    return files.read_json(path)["not_run"]
 
   assert pipeline.run(_config(), tmp_path, ["sweep"], sweep_index=1) == 0
   assert "sweep" in not_run()

@@ -5,7 +5,7 @@ import pytest
 import runs
 
 from nss_jax.phases import search
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.spaces.cost import cost_tables, space_cost
 from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.search_space import space_from_ranges
@@ -46,7 +46,7 @@ def found(tmp_path_factory):
 def _over_targets(job):
   """Mean costs of the Elite Space over both targets, counted anew."""
   space, path = job.search_space, job.workdir / "search" / "elite_space.json"
-  elite = space_from_ranges(space, artifacts.read_json(path)["space"])
+  elite = space_from_ranges(space, files.read_json(path)["space"])
   return [
     space_cost(space, cost_tables(space, METRICS[name]), elite) / target
     for name, target in TARGETS.items()
@@ -66,7 +66,7 @@ def test_one_budget_does_not_meet_the_other(found):
 def test_search_is_led_to_both(found):
   """The distributions of its last epochs, before any selection."""
   path = found["both"].workdir / "search" / "metrics.jsonl"
-  last = [line["constraints"] for line in artifacts.read_lines(path)[-4:]]
+  last = [line["constraints"] for line in files.read_lines(path)[-4:]]
   expected = [
     np.mean([costs[name]["expected_cost"] for costs in last])
     for name in TARGETS

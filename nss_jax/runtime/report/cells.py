@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from nss_jax.runtime.log import format_macs
+from nss_jax.spaces.text import format_macs
 
 # What a cell says whose number was not made, and one that has none to make.
 NOT_RUN = "not run"

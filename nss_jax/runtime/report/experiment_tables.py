@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from nss_jax.runtime import populations, truths
-from nss_jax.runtime.log import format_macs
 from nss_jax.runtime.populations import ANY_COST, COSTS, NAMES, PRINCIPLES
 from nss_jax.runtime.report import cells
 from nss_jax.runtime.report.cells import Record, Table
 from nss_jax.runtime.report.workdir import Results
+from nss_jax.spaces.text import format_macs
 
 _NUMBERS = ("count", "mean_error", "median_error", "min_error", "mean_flops")
 # Mean costs that differ by more are said to differ: as a pair's may.

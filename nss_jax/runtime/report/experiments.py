@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any, NamedTuple
 
-from nss_jax.runtime import artifacts, complexity, populations, scores
+from nss_jax.runtime import complexity, files, populations, scores
 from nss_jax.runtime.report import fields
 from nss_jax.runtime.scores import Scores
 from nss_jax.spaces.search_space import SearchSpace
@@ -117,7 +117,7 @@ def read_target(path: pathlib.Path) -> float:
   Raises:
     UserError: if it is not there.
   """
-  content = artifacts.read_json(path)
+  content = files.read_json(path)
   shape = {"objective": {"target_flops": fields.POSITIVE}}
   fields.check(path, content, shape)
   return content["objective"]["target_flops"]
@@ -128,7 +128,7 @@ def _read_experiment(
 ) -> Experiment:
   path, summary = folder / "scores.csv", None
   if (folder / SUMMARY).exists():
-    summary = artifacts.read_json(folder / SUMMARY)
+    summary = files.read_json(folder / SUMMARY)
     fields.check(folder / SUMMARY, summary, shape)
   table = scores.read_scores(path, search_space) if path.exists() else None
   return Experiment(table, summary)

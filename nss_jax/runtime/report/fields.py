@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
-from nss_jax.runtime.artifacts import Path
+from nss_jax.runtime import files
+from nss_jax.runtime.files import Path
 
 # Beyond it floats are no longer whole numbers, and int64 is soon full.
 _LARGEST = 2**53
@@ -71,7 +71,7 @@ def read(path: Path, shape: Any) -> dict[str, Any] | None:
   """A checked JSON object, or None where there is no file."""
   if not os.path.exists(path):
     return None
-  content = artifacts.read_json(path)
+  content = files.read_json(path)
   check(path, content, shape)
   return content
 

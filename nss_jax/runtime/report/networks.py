@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 from nss_jax.runtime.report import fields
 from nss_jax.spaces import cost
-from nss_jax.spaces.constraints import UNITS
+from nss_jax.spaces.metrics import UNITS
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import format_arch, parse_arch
 
@@ -89,7 +89,7 @@ def read_architecture(
   Raises:
     UserError: as `read_nas`, or if there is no file.
   """
-  content = artifacts.read_json(path)
+  content = files.read_json(path)
   fields.check(path, content, {**_RUN, "chosen": fields.TEXT})
   _check_network(path, content, search_space)
   return content
@@ -103,7 +103,7 @@ def read_found_archs(
   Raises:
     UserError: as `read_nas`, or if there is no file.
   """
-  content = artifacts.read_json(path)
+  content = files.read_json(path)
   shape: dict[str, Any] = {FOUND: _CONTROL, "expanded?": _CONTROL}
   fields.check(path, content, {**shape, "controls": _ALL_CONTROLS})
   content |= content["controls"]
@@ -157,7 +157,7 @@ def read_trained(
   Raises:
     UserError: as `read_nas`, or if there is no file.
   """
-  content = artifacts.read_json(path)
+  content = files.read_json(path)
   fields.check(path, content, _TRAINED)
   _check_network(path, content, search_space)
   return content

@@ -7,12 +7,13 @@ import importlib.resources
 import string
 from html import escape
 
-from nss_jax.runtime import budgets, scores
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import scores
 from nss_jax.runtime.report import elements, experiment_sections, words
 from nss_jax.runtime.report.cells import NOT_RUN
 from nss_jax.runtime.report.networks import expected
 from nss_jax.runtime.report.workdir import Results, found_space
+from nss_jax.spaces.constraints import from_targets
+from nss_jax.spaces.text import format_macs
 
 FLOPS = (
   "FLOPs are multiply-adds: convolutions and the fully connected layer. "
@@ -63,13 +64,8 @@ def _tiles(content: elements.Content) -> str:
       (
         "Elite Space, mean cost",
         format_macs(elite["mean_flops"]),
-        budgets.from_targets(
-          {
-            **elite,
-            "deviations": {
-              one["metric"]: one["deviation"] for one in budgets.of_elite(elite)
-            },
-          }
+        from_targets(
+          {one["metric"]: one["deviation"] for one in elite["constraints"]}
         ),
       ),
       (

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nss_jax.runtime import budgets, scores
-from nss_jax.runtime.log import format_macs
+from nss_jax.runtime import scores, space_file
 from nss_jax.runtime.report.cells import Record
 from nss_jax.runtime.report.tables import is_of
 from nss_jax.runtime.report.workdir import Results, found_space
 from nss_jax.spaces.bins import Bin
+from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.search_space import SearchSpace, space_ranges
-from nss_jax.spaces.text import describe_space
+from nss_jax.spaces.text import describe_space, format_macs
 
 _HALF = 50  # percent
 
@@ -32,8 +32,8 @@ def cost(results: Results) -> str:
 
 
 def _met(elite: Record) -> str:
-  met = budgets.met(elite)
-  names = [one["metric"] for one in budgets.of_elite(elite)]
+  met = space_file.describe_costs(elite)
+  names = [one["metric"] for one in elite["constraints"]]
   if names == ["flops"]:
     return met[0].replace("mean", "Their mean cost is", 1)
   macs = f"Their mean cost is {format_macs(elite['mean_flops'])}"
@@ -53,8 +53,14 @@ def trend(results: Results) -> str:
 
 def sure(results: Results) -> str:
   """How probable the Elite Space is, beside the most probable one."""
-  words = budgets.how_sure(results.elite)
+  words = space_file.how_sure(results.elite)
   return f"The search gives it a {words}."
+
+
+def _off(network: Record) -> str:
+  return from_targets(
+    network.get("deviations") or {"flops": network["deviation"]}
+  )
 
 
 def draws(results: Results) -> str:
@@ -134,7 +140,7 @@ def samples(results: Results) -> Iterator[str]:
       )
       yield (
         f"In the {where} Space {network['arch']} was found: "
-        f"{format_macs(network['flops'])}, {budgets.from_targets(network)}, "
+        f"{format_macs(network['flops'])}, {_off(network)}, "
         f"which {meets} the tolerance. How it was chosen: {chosen}."
       )
   for name in ("elite", "expanded"):

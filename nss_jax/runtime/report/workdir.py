@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.runtime import artifacts, scores, space_file, truths
+from nss_jax.runtime import files, scores, space_file, truths
 from nss_jax.runtime.report import experiments, fields, networks
 from nss_jax.runtime.report.experiments import Experiment
 from nss_jax.runtime.scores import Scores
-from nss_jax.spaces.constraints import MODES, UNITS
+from nss_jax.spaces.constraints import MODES
+from nss_jax.spaces.metrics import UNITS
 from nss_jax.spaces.search_space import SearchSpace, Space
 
 _RANGES = {kind: [fields.pair(fields.COUNT)] for kind in ("depth", "width")}
@@ -27,8 +28,10 @@ _SPACE = {
   # Null where there are too many spaces to list.
   "rank": fields.maybe(fields.COUNT),
 }
+# Those that are registered at the time of the check.
+_METRIC = fields.Kind(lambda x: x in UNITS, f"one of {', '.join(UNITS)}")
 _BUDGET = {
-  "metric": fields.one_of(*UNITS),
+  "metric": _METRIC,
   "mode": fields.one_of(*MODES),
   "target": fields.POSITIVE,
   "mean_cost": fields.NON_NEGATIVE,
@@ -69,7 +72,6 @@ _EPOCH = {
   **{name: fields.maybe(fields.NON_NEGATIVE) for name in _MEASURES},
   "probabilities": {kind: [[fields.SHARE]] for kind in ("depth", "width")},
 }
-_METRIC = fields.one_of(*UNITS)
 _COSTS = {
   name: fields.maybe(fields.NON_NEGATIVE)
   for name in ("sampled_cost", "expected_cost")
@@ -279,7 +281,7 @@ def read_epochs(
   """
   if not path.exists():
     return []
-  lines = artifacts.read_lines(path)
+  lines = files.read_lines(path)
   for number, line in enumerate(lines, 1):
     place = f"{path}: line {number}"
     fields.check(place, line, _EPOCH)

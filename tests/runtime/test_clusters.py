@@ -46,6 +46,8 @@ def found(monkeypatch):
     return types.SimpleNamespace(connect=lambda: None)
 
   def initialize(**fields):
+    # gRPC would ask the proxies for the way; downloads may need them later.
+    assert not {"http_proxy", "HTTPS_PROXY"} & set(os.environ)
     # Of this test alone: jax has one for the whole process.
     state = distributed.State()
     state.initialize(**fields)
@@ -66,7 +68,11 @@ def found(monkeypatch):
   def join(**environment):
     for name, value in environment.items():
       monkeypatch.setenv(name, str(value))
+    proxies = {"http_proxy": "http://a:9", "HTTPS_PROXY": "http://b:9"}
+    for name, value in proxies.items():
+      monkeypatch.setenv(name, value)
     processes.join(heartbeat_seconds=77)
+    assert proxies.items() <= os.environ.items()
     return calls
 
   return join
@@ -284,6 +290,7 @@ def test_two_processes_come_together(scheduler):
           **{name: str(value) for name, value in told.items()},
           # Asked for the way, it would be waited for.
           "http_proxy": "http://localhost:9",
+          "HTTPS_PROXY": "http://localhost:9",
           "JAX_PLATFORMS": "cpu",
           "PYTHONPATH": str(runs.ROOT),
         },

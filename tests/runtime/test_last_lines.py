@@ -11,16 +11,17 @@ import runs
 
 from nss_jax import command, main
 from nss_jax.errors import UserError
-from nss_jax.runtime import log
+from nss_jax.runtime import console
+from nss_jax.runtime.progress import Progress
 
 HOST = socket.gethostname()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_said():
-  log._LAST_LINES.clear()
+  console.LAST_LINES.clear()
   yield
-  log._LAST_LINES.clear()
+  console.LAST_LINES.clear()
 
 
 @pytest.fixture
@@ -30,20 +31,22 @@ def quiet():
 
 def test_lines_of_a_quiet_process_are_kept(quiet, capsys):
   for number in range(20):
-    log.say(quiet, f"line {number}\x1b")
-  log.say(quiet, "")
-  assert log.last_lines() == [f"line {number} " for number in range(12, 20)]
+    console.say(quiet, f"line {number}\x1b")
+  console.say(quiet, "")
+  assert [*console.LAST_LINES] == [
+    f"line {number} " for number in range(12, 20)
+  ]
   assert capsys.readouterr().out == ""
 
 
 def test_a_loop_that_was_left_says_where_it_was(quiet):
-  with log.Progress(quiet, np.ones(9)) as progress:
-    progress.update(3, "epoch 1")
-  assert log.last_lines() == []  # it has ended well
-  with pytest.raises(KeyError), log.Progress(quiet, np.ones(9)) as progress:
-    progress.update(3, "epoch 1")
+  with Progress(quiet, np.ones(9)) as progress:
+    progress.move_to(3, "epoch 1")
+  assert [*console.LAST_LINES] == []  # it has ended well
+  with pytest.raises(KeyError), Progress(quiet, np.ones(9)) as progress:
+    progress.move_to(3, "epoch 1")
     raise KeyError
-  assert log.last_lines() == ["step 3: epoch 1"]
+  assert [*console.LAST_LINES] == ["step 3: epoch 1"]
 
 
 @pytest.fixture
@@ -54,10 +57,10 @@ def call(monkeypatch, capsys):
     from nss_jax.phases import pipeline
 
     def run(*_, **__):
-      log.say(rich.console.Console(quiet=True), "a line of the loop")
+      console.say(rich.console.Console(quiet=True), "a line of the loop")
       raise raised
 
-    log._LAST_LINES.clear()
+    console.LAST_LINES.clear()
     monkeypatch.setattr(pipeline, "run", run)
     argv = ["nss_jax", *runs.command()[3:]]
     # As in test_main.
@@ -84,12 +87,12 @@ def test_only_what_is_unexpected_is_told_at_length(call, capsys):
 
 _ONE_OF_TWO = """
 import time
-from nss_jax import command, main
+from nss_jax import main
 from nss_jax.phases import pipeline
-from nss_jax.runtime import log
+from nss_jax.runtime import console
 
 def run(*_, **__):
-  log.say(log.make_console(), "a line of the loop")
+  console.say(console.make_console(), "a line of the loop")
   if {dies}:
     raise KeyError("lost")
   time.sleep(300)

@@ -133,11 +133,11 @@ def test_two_processes_are_two_devices(two, tmp_path):
 _STOPPED = """
 import os, signal, time
 from nss_jax import main
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 
 told = []
 
-def watched(path, line, call=artifacts.append_line):
+def watched(path, line, call=files.append_line):
   call(path, line)
   if line["epoch"] >= {epoch}:
     if not told:
@@ -145,7 +145,7 @@ def watched(path, line, call=artifacts.append_line):
       told.append(line)
     time.sleep(2)
 
-artifacts.append_line = watched
+files.append_line = watched
 main.run()
 """
 
@@ -174,14 +174,14 @@ def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
 _SLOW = """
 import time
 from nss_jax import main
-from nss_jax.runtime import artifacts
+from nss_jax.runtime import files
 
-def slow(path, line, call=artifacts.append_line):
+def slow(path, line, call=files.append_line):
   call(path, line)
   if line["epoch"] >= 2:
     time.sleep({wait})
 
-artifacts.append_line = slow
+files.append_line = slow
 {more}
 main.run()
 """
@@ -303,7 +303,7 @@ def run(job):
     saves.save(step, {{"x": np.arange(3.0)}})
   saves.wait()
 
-search.PHASE = dataclasses.replace(search.PHASE, run=run)
+search.run = run
 if {is_first}:
   injection.inject(inside={inside!r}, part={part!r}, at=[1], do="ENOSPC")
 main.run()
@@ -313,7 +313,7 @@ main.run()
 @pytest.mark.parametrize(
   "part",
   [
-    ".00000001.sha256",  # in a thread of the first process
+    ".00000001.sha256",  # where a save ends
     pytest.param(".config", marks=pytest.mark.slow),
     pytest.param("checkpoints", marks=pytest.mark.slow),
   ],
@@ -357,23 +357,7 @@ def _await_listener(port):
       time.sleep(0.1)
 
 
-def test_proxies_are_not_asked_for_the_others(tmp_path, monkeypatch):
-  """Clusters set them for the way out; there is none inside."""
-  monkeypatch.setenv("http_proxy", "http://localhost:9")
-  monkeypatch.setenv("HTTPS_PROXY", "http://localhost:9")
-  started = _start(tmp_path / "run", 2, "--dry_run")
-  try:
-    ends = _end(started, timeout=60)
-  finally:
-    for process in started:
-      process.kill()
-  assert [end[0] for end in ends] == [0, 0], ends
-  with processes._without_proxies():
-    assert not {"http_proxy", "HTTPS_PROXY"} & set(os.environ)
-  assert os.environ["http_proxy"] == "http://localhost:9"
-
-
 def test_alone_all_is_first():
-  assert processes.first(lambda: 3) == 3
-  assert processes.agree({"a": 1}) == {"a": 1}
+  assert processes.run_once(lambda: 3) == 3
+  assert processes.broadcast({"a": 1}) == {"a": 1}
   assert not processes.are_many()

@@ -16,7 +16,7 @@ def weight_optimizer(
   clip_norm: float,
   num_steps: int,
 ) -> optax.GradientTransformation:
-  """SGD with momentum; cosine from `learning_rate` over `num_steps` steps.
+  """Makes SGD with momentum; the rate falls by a cosine over `num_steps`.
 
   The gradient's norm is clipped before weight decay is added, as DARTS does.
   """
@@ -38,7 +38,7 @@ def train_optimizer(
   momentum: float,
   weight_decay: float,
 ) -> optax.GradientTransformation:
-  """SGD with Nesterov momentum; the rate falls by a factor at some steps.
+  """Makes SGD with Nesterov momentum; the rate falls by a factor at some steps.
 
   Source: DeVries and Taylor 2017, Cutout, as the paper's final training (4.3).
   """
@@ -56,12 +56,9 @@ def late(
   first: int,
   mask_fn: Callable[[Any], Any],
 ) -> optax.GradientTransformation:
-  """An optimizer that sees no gradient of some weights before a step.
+  """Hides the gradient of some weights from an optimizer before a step.
 
-  Args:
-    optimizer: of all weights.
-    first: the first step in which it sees all.
-    mask_fn: from the weights to a pytree of bool, which these are.
+  `mask_fn` says by a pytree of bool which weights of all of them these are.
   """
   begin = optax.scale_by_schedule(
     lambda step: jnp.greater_equal(step, first).astype(jnp.float32)
@@ -72,7 +69,7 @@ def late(
 def logit_optimizer(
   *, learning_rate: float, b1: float, b2: float, weight_decay: float
 ) -> optax.GradientTransformation:
-  """Adam with weight decay in the gradient, as DARTS does."""
+  """Makes Adam with weight decay in the gradient, as DARTS does."""
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
     optax.adam(learning_rate, b1=b1, b2=b2),

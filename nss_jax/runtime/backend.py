@@ -1,11 +1,16 @@
-"""Short programs whose answers are known: is this jaxlib to be trusted?"""
+"""Whether this jax is to be trusted, and where what it compiles is kept."""
 
 import functools
+import os
+import pathlib
+import stat
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from nss_jax.errors import UserError
 
@@ -17,10 +22,28 @@ _CONVOLUTIONS = ((3, 1), (1, 2))
 # and TF32; but accelerators may take Winograd's way, through thirds.
 _TOLERANCE = 1e-2
 
+# The cache is of use where compiling takes minutes, on accelerators. Who can
+# write it can run code in this process: jax loads what it then executes.
+_ENVIRONMENT, _FLAG = "JAX_COMPILATION_CACHE_DIR", "--compile_cache"
+
 Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
 
 
-def check(convolve: Convolve) -> None:
+def check_platform() -> None:
+  """Raises UserError if jax does not find its `JAX_PLATFORMS` here."""
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    asked = jax.config.values["jax_platforms"]
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    raise UserError(
+      f"JAX_PLATFORMS={asked}: jax finds no such device here ({reason}); "
+      "expected cpu, or `pip install -e '.[tpu]'` or '.[cuda]' where there is "
+      "one"
+    ) from error
+
+
+def check_numbers(convolve: Convolve) -> None:
   """Runs what some jaxlibs have got wrong, silently; once in a process.
 
   * A program of the kind of jax issue 39103, exact on a sound backend: products
@@ -39,7 +62,7 @@ def check(convolve: Convolve) -> None:
   Raises:
     UserError: naming the version and what to install.
   """
-  got, expected = _last_square(), float((_NUM_ROWS - 1) ** 2)
+  got, expected = last_square(), float((_NUM_ROWS - 1) ** 2)
   if got != expected:
     raise _broken(f"{got:.0f} for a sum of {expected:.0f}")
   for size, stride in _CONVOLUTIONS:
@@ -47,8 +70,8 @@ def check(convolve: Convolve) -> None:
 
 
 @functools.cache
-def _last_square() -> float:
-  """The squared length of `[n - 1, 0, 0]`, last of n rows, times one."""
+def last_square() -> float:
+  """Computes the squared length of `[n - 1, 0, 0]`, the last of n rows."""
   rows = np.zeros((_NUM_ROWS, 3), np.float32)
   rows[:, 0] = np.arange(_NUM_ROWS)
   identity = jnp.eye(3)
@@ -83,7 +106,7 @@ def _check_convolution(convolve: Convolve, size: int, stride: int) -> None:
 def in_float64(
   images: np.ndarray, kernel: np.ndarray, upstream: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Convolution, image gradient and kernel gradient, by definition."""
+  """Computes convolution, image and kernel gradient by their definition."""
   images, kernel, upstream = (
     np.asarray(x, np.float64) for x in (images, kernel, upstream)
   )
@@ -106,3 +129,71 @@ def _broken(what: str) -> UserError:
     f"jaxlib {jax.lib.__version__} computes wrong numbers here ({what}); "
     "install another version, such as 0.10.1 or the newest"
   )
+
+
+def set_up_cache(folder: str) -> str:
+  """Sets where compiled programs are kept, before anything is compiled.
+
+  Args:
+    folder: a folder of its own below it is used, for this jaxlib and platform;
+      empty: as the environment has it.
+
+  Returns:
+    What to tell the user, in one line; empty if all is as was asked for.
+  """
+  if folder:
+    return _set_up_own(pathlib.Path(folder))
+  given = jax.config.values["jax_compilation_cache_dir"]
+  if not given:
+    return ""
+  # The group of a folder that was not named to us is the user's own matter.
+  reason = _danger(pathlib.Path(given), stat.S_IWOTH)
+  return _turn_off(_ENVIRONMENT, given, reason) if reason else ""
+
+
+def _set_up_own(folder: pathlib.Path) -> str:
+  platform = jax.default_backend()
+  if platform == "cpu":
+    _use_cache(None)
+    # What was kept is often refused, and has crashed after a new jaxlib.
+    return f"{_FLAG}: off on CPU, where what was kept is not reliable"
+  own = folder.absolute() / f"jaxlib-{jaxlib.__version__}-{platform}"
+  try:
+    for made in (folder, own):
+      made.mkdir(mode=0o700, parents=True, exist_ok=True)
+  except OSError as error:
+    return _turn_off(_FLAG, str(folder), str(error.strerror))
+  for used in (folder, own):
+    if reason := _danger(used, stat.S_IWGRP | stat.S_IWOTH):
+      return _turn_off(_FLAG, str(used), reason)
+  _use_cache(str(own))
+  return ""
+
+
+def _danger(folder: pathlib.Path, writers: int) -> str:
+  """Says why others could put programs into a folder; empty: they cannot."""
+  try:
+    found = folder.stat()
+  except FileNotFoundError:
+    return ""  # jax makes it
+  except OSError as error:
+    return str(error.strerror)
+  if found.st_mode & writers:
+    return "others can write it"
+  if found.st_uid not in (os.getuid(), 0):
+    return "it is another user's"
+  return ""
+
+
+def _turn_off(name: str, folder: str, reason: str) -> str:
+  _use_cache(None)
+  return (
+    f"warning: {name}: {folder} is not used ({reason}); expected a folder that "
+    "only you can write; nothing compiled is kept"
+  )
+
+
+def _use_cache(folder: str | None) -> None:
+  jax.config.update("jax_compilation_cache_dir", folder)
+  # jax looks once, at its first compilation; in notebooks that was before.
+  compilation_cache.reset_cache()

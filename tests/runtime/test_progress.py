@@ -1,6 +1,5 @@
 """What is shown of a run, and that it changes no result."""
 
-import functools
 import json
 
 import numpy as np
@@ -10,8 +9,13 @@ import runs
 
 from nss_jax.errors import UserError
 from nss_jax.phases import schedules, work
-from nss_jax.runtime import log, profile, tensorboard, watch
-from nss_jax.runtime.time_left import TimeLeft, format_seconds
+from nss_jax.runtime import console, progress
+from nss_jax.runtime.progress import (
+  Progress,
+  ProgressOptions,
+  TimeLeft,
+  format_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,45 +71,46 @@ class Clock:
 
 def test_lines_come_after_some_seconds_and_say_what_is_left(capsys):
   clock = Clock()
-  progress = log.Progress(
-    log.make_console(), np.ones(10), log_every=60.0, clock=clock
-  )
-  with progress:
+  with Progress(console.make_console(), np.ones(10), clock=clock) as shown:
     clock.now += 50  # compiles
-    progress.update(1, "one", compiled=True)
+    shown.move_to(1, "one", compiled=True)
     assert capsys.readouterr().out == ""
     clock.now += 32
-    progress.update(3, "two")  # 7 steps of 16 s are left
+    shown.move_to(3, "two")  # 7 steps of 16 s are left
     assert capsys.readouterr().out == "two  left 1 min 50 s\n"
     clock.now += 32
-    progress.update(5, "three")
+    shown.move_to(5, "three")
     assert capsys.readouterr().out == ""
-    progress.line("epoch")
+    shown.end_epoch({}, "epoch")
     assert capsys.readouterr().out == "epoch  left 1 min 20 s\n"
     clock.now += 75
-    progress.update(10, "four")
+    shown.move_to(10, "four")
     assert capsys.readouterr().out == "four\n"
+  never = ProgressOptions(log_every=0)
+  with Progress(
+    console.make_console(), np.ones(2), options=never, clock=clock
+  ) as shown:
+    clock.now += 1e6
+    shown.move_to(1, "one")
+  assert capsys.readouterr().out == ""
 
 
 def test_time_left_counts_the_program_that_is_compiled_after_warmup(
-  capsys, tmp_path, monkeypatch
+  capsys, tmp_path
 ):
   """Within a fifth from the first tenth on; without it a third is missing."""
   clock = Clock()
-  monkeypatch.setattr(
-    watch, "Progress", functools.partial(log.Progress, clock=clock)
-  )
   schedule = schedules.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
   # An arch step beside the weight step, of twice its work.
   costs = np.repeat([1.0, 3.0], [20, 40])
   seconds, ends, began = [], [], clock.now
-  shown = watch.Watch(
-    watch.Viewing(log_every=1e-3),
-    log.make_console(),
-    tmp_path,
+  shown = Progress(
+    console.make_console(),
     costs,
-    0,
-    schedule.kinds(0),
+    options=ProgressOptions(log_every=1e-3),
+    folder=tmp_path,
+    kinds=schedule.kinds(0),
+    clock=clock,
   )
   compile_seconds = {(4, True): 60, (3, True): 50, (4, False): 60}
   compile_seconds[3, False] = 70
@@ -148,22 +153,15 @@ def test_programs_that_are_still_to_be_compiled():
   assert schedule.kinds(60) == set()
 
 
-def test_no_lines_between_epochs_unless_asked_for(capsys):
-  clock = Clock()
-  with log.Progress(log.make_console(), np.ones(2), clock=clock) as progress:
-    clock.now += 1e6
-    progress.update(1, "one")
-  assert capsys.readouterr().out == ""
-
-
 def test_a_terminal_gets_a_bar_and_no_lines():
-  console = rich.console.Console(force_terminal=True, record=True, width=80)
+  screen = rich.console.Console(force_terminal=True, record=True, width=80)
   clock = Clock()
-  with log.Progress(console, np.ones(4), log_every=1, clock=clock) as progress:
+  each = ProgressOptions(log_every=1)
+  with Progress(screen, np.ones(4), options=each, clock=clock) as shown:
     clock.now += 20
-    progress.update(2, "epoch 1/2")
-    progress.line("never seen")
-  text = console.export_text()
+    shown.move_to(2, "epoch 1/2")
+    shown.end_epoch({}, "never seen")
+  text = screen.export_text()
   assert "epoch 1/2  left 20 s" in text
   assert "50%" in text
   assert "never seen" not in text
@@ -205,12 +203,12 @@ def test_what_is_shown_changes_no_result(tmp_path):
     assert found == (plain / "search" / name).read_bytes()
   assert out.count("epoch 1/2") == 4  # 3 calls, and the end of the epoch
   assert " left " in out
-  traces = list((shown / "search" / profile.FOLDER).rglob("*.xplane.pb"))
+  traces = list((shown / "search" / progress.PROFILE).rglob("*.xplane.pb"))
   assert len(traces) == 1 and traces[0].stat().st_size > 1000
-  assert not (plain / "search" / profile.FOLDER).exists()
-  assert not (plain / "search" / tensorboard.FOLDER).exists()
+  assert not (plain / "search" / progress.PROFILE).exists()
+  assert not (plain / "search" / progress.TENSORBOARD).exists()
   lines = (shown / "search" / "metrics.jsonl").read_text().splitlines()
-  found = _events(shown / "search" / tensorboard.FOLDER)
+  found = _events(shown / "search" / progress.TENSORBOARD)
   for line in map(json.loads, lines):
     for name in ("train_loss", "expected_cost", "images_per_second"):
       assert found[name, line["step"]] == pytest.approx(line[name], rel=1e-6)
@@ -239,8 +237,6 @@ def _events(folder):
 
 
 def test_tensorboard_that_is_missing_is_said_at_once(monkeypatch):
-  monkeypatch.setattr(
-    tensorboard.importlib.util, "find_spec", lambda name: None
-  )
+  monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match="pip install"):
-    tensorboard.check()
+    progress.check_tensorboard()
