@@ -26,7 +26,7 @@ _NUM_DRAWS = 2048
 
 @dataclasses.dataclass(frozen=True)
 class ChipProgram:
-  """A program of a phase, to be compiled.
+  """Describes a program of a phase, to be compiled.
 
   Attributes:
     name: the phase and what of it.

@@ -24,7 +24,7 @@ ALIVE = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What a compiler says of a program; bytes are of each chip.
+  """Holds what a compiler says of a program; bytes are of each chip.
 
   Attributes:
     program: what was compiled.
@@ -114,7 +114,7 @@ def compile_program(
 
 
 def trips_of(counts: dict[str, float]) -> hlo.Trips:
-  """Of loops that the compiler knows no length of, by their names."""
+  """Returns how often loops of unknown length run, by their names."""
 
   def trips(loop: hlo.Instruction) -> float:
     for name, count in counts.items():
@@ -168,7 +168,7 @@ def _does_not_fit(
 
 
 def describe(compiled: Compiled, price_per_hour: float = 0.0) -> Iterator[str]:
-  """What was compiled, line by line."""
+  """Tells what was compiled, line by line."""
   parts = compiled.arguments, compiled.temporaries, compiled.outputs
   arguments, temporaries, outputs = (size / _GIB for size in parts)
   chips = compiled.chips

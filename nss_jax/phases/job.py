@@ -40,7 +40,7 @@ STREAMS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-  """One run of the command.
+  """Describes one run of the command.
 
   Attributes:
     config: checked, and as it stays.

@@ -46,7 +46,7 @@ def estimate(
   """Estimates the bytes on each device: state, and what a gradient takes.
 
   Within 15 % of what XLA on CPU says of the compiled steps, in the cases of
-  `tests/test_memory.py`, which are of a small size and of the paper's. On
+  `tests/phases/test_memory.py`, of a small size and of the paper's. On
   accelerators within 9 % of seven programs of the paper's soft search: for a
   v5e-1, with and without `remat`, a v5e-8, a v6e-1, an H100, an A100 and a T4;
   it was fitted to three of them. Sliced inverted residuals were seen up to a

@@ -52,7 +52,7 @@ _SAMPLERS = {
 
 
 class OwnOrder(NamedTuple):
-  """The order of the stages in the Elite Space of this run.
+  """Tells the order of the stages in the Elite Space of this run.
 
   Attributes:
     stages: from the smallest bins to the largest; None if it has no such order.
@@ -64,7 +64,7 @@ class OwnOrder(NamedTuple):
 
 
 class Populations(NamedTuple):
-  """What is to be compared.
+  """Holds what is to be compared.
 
   Attributes:
     archs: `{source: fields [N, S]}`.
@@ -183,7 +183,7 @@ def window_of(job: Job) -> Window:
 
 
 def own_order(job: Job) -> OwnOrder:
-  """The order of this run's Elite Space, for `own_trend`."""
+  """Returns the order of this run's Elite Space, for `own_trend`."""
   path = job.workdir / "search" / space_file.ELITE_SPACE
   if not path.exists():
     return OwnOrder(None, "the search has not ended")
@@ -191,7 +191,7 @@ def own_order(job: Job) -> OwnOrder:
 
 
 def order_of(search_space: SearchSpace, space: Space) -> OwnOrder:
-  """The order of the bins of a space, one for depths and widths together.
+  """Returns the order of a space's bins, of depths and widths together.
 
   Stages of equal bins go in either order, so a space can follow several; if the
   design principles or the paper's trend are one of them, it has none of its

@@ -26,7 +26,7 @@ _METRICS = {"train_loss": "loss", "train_accuracy": "accuracy"}
 
 @struct.dataclass
 class LoopState:
-  """All that changes during a loop; what a checkpoint holds.
+  """Holds all that changes during a loop, as a checkpoint does.
 
   Attributes:
     weights: supernet and optimizer.
@@ -41,7 +41,7 @@ class LoopState:
 
 @dataclasses.dataclass(frozen=True)
 class Lowerable:
-  """A function that runs a program, and hands the program out.
+  """Runs a program as a function does, and hands the program out.
 
   Attributes:
     call: runs it.
@@ -58,7 +58,7 @@ class Lowerable:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A loop, ready to run.
+  """Holds a loop that is ready to run.
 
   Attributes:
     search_space: what the supernet spans.

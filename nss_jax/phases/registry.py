@@ -20,7 +20,7 @@ SEARCH = ("seed", "objective", "search", "weights", "logits")
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """What the pipeline has to know of a phase.
+  """Tells the pipeline what it has to know of a phase.
 
   The pipeline holds the folder `<workdir>/<name>` for it, notices SIGTERM and
   writes the result, last of all files.
@@ -94,3 +94,8 @@ def register_phase(phase: Phase) -> None:
   if phase.name in (*_OF_A_TARGET, *_APART, *_LAST):
     raise ValueError(f"the phase {phase.name!r} is there already")
   _ADDED[phase.name] = phase
+
+
+def unregister_phase(name: str) -> None:
+  """Takes a phase away that was registered."""
+  del _ADDED[name]

@@ -37,7 +37,7 @@ class Images(NamedTuple):
 
 
 class Split(NamedTuple):
-  """What the devices share of a call.
+  """Says what the devices share of a call.
 
   Attributes:
     by: "archs": each device has its own, and all images; or "images": each has

@@ -312,7 +312,7 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
 
 
 def _describe_cost(result: dict[str, Any], num_archs: int) -> list[str]:
-  """How large the space is, and how each budget is met."""
+  """Tells how large the space is, and how each constraint is met."""
   names = [one["metric"] for one in result["constraints"]]
   met = space_file.describe_costs(result)
   if names == ["flops"]:

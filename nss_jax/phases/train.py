@@ -231,7 +231,7 @@ def _result(
   test: Callable,
   folder: pathlib.Path,
 ) -> dict[str, Any]:
-  """What is written: the last epoch's test error, never the best."""
+  """Returns what is written: the last epoch's error, never the best."""
   error, loss = test(state.weights.params, state.weights.averages)
   path = folder / "metrics.jsonl"
   lines = files.read_lines(path)

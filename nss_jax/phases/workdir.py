@@ -163,7 +163,7 @@ def _wants_latency(record: Record) -> bool:
 def _more_seeds(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """Every seed has a folder of its own."""
+  """Lets seeds be added, which have folders of their own."""
   if new["train"]["num_seeds"] < old["train"]["num_seeds"]:
     return "those that are there stay"
   return _only("train", readers)
@@ -172,7 +172,7 @@ def _more_seeds(
 def _more_train_epochs(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """The rates are those of before up to the first fall of the shorter run."""
+  """Lets a run be longer up to the first fall of its rate when shorter."""
   before, now = old["train"], new["train"]
   if reason := _only("train", readers) or _fewer(before, now):
     return reason
@@ -194,7 +194,7 @@ def _more_train_epochs(
 def _more_search_epochs(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """The schedules are spread over all epochs, unless they are constant."""
+  """Lets a search be longer whose schedules are constant."""
   if reason := _only("search", readers) or _fewer(old["search"], new["search"]):
     return reason
   for rates in (old["weights"], new["weights"]):
@@ -214,7 +214,7 @@ def _more_search_epochs(
 def _more_targets(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """Every target has a folder of its own, until they are summed up."""
+  """Lets targets be added until they are summed up."""
   if not set(old["sweep"]["targets"]) <= set(new["sweep"]["targets"]):
     return "those that are there stay"
   ended = (workdir / "sweep" / "summary.json").exists()

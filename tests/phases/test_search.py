@@ -254,8 +254,8 @@ def slow_loop(job, program, *arguments):
       os.kill(os.getpid(), signal.SIGTERM)
       time.sleep(300)
     return program.dispatch(state, epoch, *rest)
-  program = dataclasses.replace(program, dispatch=dispatch)
-  return run_loop(job, program, *arguments)
+  slow = dataclasses.replace(program, dispatch=dispatch)
+  return run_loop(job, slow, *arguments)
 
 loop.run = slow_loop
 main.run()
