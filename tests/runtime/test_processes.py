@@ -274,7 +274,7 @@ def test_a_second_run_is_refused_by_all(tmp_path):
 
 # A search that only saves, on a disk that becomes full for the first process.
 _FULL = """
-import sys
+import dataclasses, sys
 sys.path.insert(0, "tests/faults")
 import injection
 import numpy as np
@@ -288,7 +288,7 @@ def run(job):
     saves.save(step, {{"x": np.arange(3.0)}})
   saves.wait()
 
-search.run = run
+search.PHASE = dataclasses.replace(search.PHASE, run=run)
 if {is_first}:
   injection.inject(inside={inside!r}, part={part!r}, at=[1], do="ENOSPC")
 main.run()
