@@ -6,16 +6,13 @@ score archs of each on the images that the logits were trained on: probability
 says which spaces the search means, the score which of these is best.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
-from nss_jax.phases.program import base_keys
-from nss_jax.phases.search_program import bin_probabilities
+from nss_jax.phases.job import Job
 from nss_jax.results.budgets import Budget
 from nss_jax.results.elite_space import (
   Chances,
@@ -25,7 +22,6 @@ from nss_jax.results.elite_space import (
   Scored,
 )
 from nss_jax.spaces import constraints, cost, distribution, sampling, table
-from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.feasible import (
   LEAST_SHARE,
   Candidates,
@@ -33,7 +29,6 @@ from nss_jax.spaces.feasible import (
 )
 from nss_jax.spaces.search_space import (
   Arch,
-  SearchSpace,
   Space,
   space_ranges,
 )
@@ -41,7 +36,7 @@ from nss_jax.version import __version__
 
 # A stage whose archs may have so few channels passes next to nothing on.
 _NARROW = 2
-# Of a budget; who may use all of it and uses less has something wrong.
+# Of a constraint; a space that may use all of it and uses less is odd.
 _LITTLE = 0.8
 
 
@@ -49,36 +44,30 @@ _LITTLE = 0.8
 ScoreFn = Callable[[Arch], tuple[np.ndarray, np.ndarray]]
 
 
-def find(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  logits: Any,
-  score_fn: ScoreFn,
-) -> FoundSpace:
-  """The Elite Space, as it is written.
+def find(job: Job, logits: Any, score_fn: ScoreFn) -> FoundSpace:
+  """Returns the Elite Space, as it is written.
 
   Args:
-    config: of the run.
-    space: what was searched.
+    job: says what was searched, and for what.
     logits: what was found, on the host.
     score_fn: of the search's supernet; not called where one space only can be
       chosen.
   """
-  wanted = config_lib.constraints(config)
+  settings, space, wanted = job.config.search, job.search_space, job.constraints
   draws = distribution.elite_space(
-    base_keys(config.seed)["elite"],
+    job.keys["elite"],
     logits,
     cost_fn=lambda x: constraints.mean_costs(space, wanted, x),
     target=None,
-    num_samples=config.search.num_elite_samples,
+    num_samples=settings.num_elite_samples,
     penalty_fn=lambda costs, _: constraints.penalties(wanted, costs),
   )
-  measure = _Measure(space, wanted, config_lib.flops_target(config), logits)
+  measure = _Measure(job, logits)
   entries = [
     measure.entry(jax.tree.map(lambda x, i=i: x[i], draws.candidates))
-    for i in range(config.search.num_elite_samples)
+    for i in range(settings.num_elite_samples)
   ]
-  rule, tolerance = config.search.elite, config.search.elite_tolerance
+  rule, tolerance = settings.elite, settings.elite_tolerance
   choice = Choice(rule=rule, tolerance=None, scored=[])
   chosen = entries[int(draws.index)]
   if rule == "scored":
@@ -87,9 +76,9 @@ def find(
       logits,
       wanted,
       tolerance,
-      num_candidates=config.search.num_candidates,
+      num_candidates=settings.num_candidates,
     )
-    scored = _score(config, space, found, measure, score_fn)
+    scored = _score(job, found, measure, score_fn)
     chosen = min(scored, key=lambda one: one["loss"] or 0.0)
     choice = Choice(
       rule=rule,
@@ -99,7 +88,7 @@ def find(
   mode = measure.entry(distribution.most_probable_space(logits))
   result = FoundSpace(
     **{key: chosen[key] for key in _KEPT},
-    target_flops=measure.target,
+    target_flops=job.target,
     constraints=[
       Budget(
         metric=one.name,
@@ -115,7 +104,7 @@ def find(
     candidates=[Entry(**one) for one in entries],
     argmax_space=Entry(**mode),
     probabilities=Chances(**bin_probabilities(logits)),
-    seed=config.seed,
+    seed=job.config.seed,
     search_space=space.to_dict(),
     version=__version__,
     warnings=[],
@@ -127,18 +116,20 @@ def find(
 _KEPT = ("space", "mean_flops", "deviation", "probability", "rank")
 
 
-class _Measure:
-  """What is told of each space: its cost, and how probable it is."""
+def bin_probabilities(logits: Any) -> dict[str, list]:
+  """Returns `{"depth": [S][Kd], "width": [S][Kw]}`, six digits."""
+  chances = distribution.probabilities(logits)
+  return {
+    kind: [[round(float(p), 6) for p in row] for row in np.asarray(rows)]
+    for kind, rows in (("depth", chances.depth), ("width", chances.width))
+  }
 
-  def __init__(
-    self,
-    search_space: SearchSpace,
-    wanted: Sequence[constraints.Constraint],
-    target: float | None,
-    logits: Any,
-  ):
-    self._search_space, self._wanted = search_space, wanted
-    self.target = target
+
+class _Measure:
+  """Tells of each space what it costs, and how probable it is."""
+
+  def __init__(self, job: Job, logits: Any):
+    self._job, search_space = job, job.search_space
     # Of every space where they can be listed, for the rank.
     self._logs = None
     if search_space.num_spaces <= table.MAX_SPACES:
@@ -149,8 +140,8 @@ class _Measure:
     )
 
   def entry(self, space: Space) -> dict[str, Any]:
-    """As JSON."""
-    search_space = self._search_space
+    """Returns a space as JSON."""
+    search_space, target = self._job.search_space, self._job.target
     macs = cost.space_macs(search_space, space)
     stages = np.arange(search_space.num_stages)
     log = (
@@ -164,12 +155,12 @@ class _Measure:
     return {
       "space": space_ranges(search_space, space),
       "mean_flops": macs,
-      "deviation": None if self.target is None else macs / self.target - 1,
+      "deviation": None if target is None else macs / target - 1,
       "costs": {
         one.name: cost.space_cost(
           search_space, cost.cost_tables(search_space, one.metric), space
         )
-        for one in self._wanted
+        for one in self._job.constraints
       },
       "probability": float(np.exp(log)),
       "rank": rank,
@@ -177,15 +168,11 @@ class _Measure:
 
 
 def _score(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  found: Candidates,
-  measure: _Measure,
-  score_fn: ScoreFn,
+  job: Job, found: Candidates, measure: _Measure, score_fn: ScoreFn
 ) -> list[dict[str, Any]]:
-  """An entry for each candidate, with the mean loss and error of its archs by
-  the search's supernet; None where there is no choice to be made."""
-  number, count = len(found.ranks), config.search.num_choice_archs
+  """Returns an entry for each candidate, with the mean loss and error of its
+  archs by the search's supernet; None where there is no choice to be made."""
+  number, count = len(found.ranks), job.config.search.num_choice_archs
   entries = [
     measure.entry(jax.tree.map(lambda x, i=i: x[i], found.spaces))
     for i in range(number)
@@ -194,8 +181,8 @@ def _score(
   if number == 1 or not count:
     return [{**entry, **nothing} for entry in entries]
   archs = sampling.sample_archs_of_spaces(
-    jax.random.fold_in(base_keys(config.seed)["elite"], 1),
-    space,
+    jax.random.fold_in(job.keys["elite"], 1),
+    job.search_space,
     found.spaces,
     count,
   )
@@ -212,16 +199,17 @@ def _score(
   ]
 
 
-def _warnings(found: FoundSpace, tolerance: float) -> Iterator[str]:
-  """What a user should know before the space is used, a sentence each."""
-  mode, chosen = found.argmax_space, found.probability
+def _warnings(result: FoundSpace, tolerance: float) -> Iterator[str]:
+  """Tells what to know before the space is used, a sentence each."""
+  mode, chosen = result.argmax_space, result.probability
   if chosen < LEAST_SHARE * mode.probability:
     yield (
       f"the space has a probability of {chosen:.2g}, the most probable one "
-      f"{mode.probability:.2g}, {from_targets(found.deviations(mode))}: the "
+      f"{mode.probability:.2g}, "
+      f"{constraints.from_targets(result.deviations(mode))}: the "
       "search does not stand behind this choice"
     )
-  wide = found.choice.tolerance
+  wide = result.choice.tolerance
   if wide is not None and wide > tolerance:
     yield (
       f"no space within {100 * tolerance:g} % of what was asked for is a third "
@@ -229,7 +217,7 @@ def _warnings(found: FoundSpace, tolerance: float) -> Iterator[str]:
     )
   narrow = [
     f"{stage} ({low} to {high})"
-    for stage, (low, high) in enumerate(found.space.width, 1)
+    for stage, (low, high) in enumerate(result.space.width, 1)
     if low <= _NARROW
   ]
   if narrow:
@@ -238,9 +226,9 @@ def _warnings(found: FoundSpace, tolerance: float) -> Iterator[str]:
       f"stage{'s' if several else ''} {', '.join(narrow)} may have only "
       f"{_NARROW} channels or fewer, through which all information must pass"
     )
-  used = max(one.mean_cost / one.target for one in found.constraints)
-  if used < _LITTLE:
+  used = [one.mean_cost / one.target for one in result.constraints]
+  if max(used) < _LITTLE:
     yield (
-      f"the space uses {100 * used:.0f} % of what it may: larger networks may "
-      "be better"
+      f"the space uses {100 * max(used):.0f} % of what it may: larger networks "
+      "may be better"
     )

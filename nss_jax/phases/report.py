@@ -3,12 +3,13 @@
 import shlex
 from typing import Any
 
-import ml_collections
 from flax import traverse_util
 
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
+from nss_jax.phases import running
 from nss_jax.phases.job import Job
+from nss_jax.phases.registry import Phase
 from nss_jax.results import overview, page
 from nss_jax.results.contents import Contents, is_empty, read_contents
 from nss_jax.results.overview import FOLDER, RESULT, Facts
@@ -37,15 +38,15 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def check(job: Job) -> None:
-  """Raises UserError, naming the command, if there is nothing to report."""
-  if is_empty(job.workdir):
+  """Refuses, naming the command, if nothing is to report or to be run."""
+  if set(job.phases) == {FOLDER} and is_empty(job.workdir):
     raise UserError(
       f"{job.workdir}: nothing to report; run {_command(job, 'search', ' ')}"
     )
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:
-  """Says where the report is, and what it lacks."""
+  """Where the report is, and what it lacks."""
   folder = job.workdir / FOLDER
   lines = ["", f"Report: {folder / 'index.html'}"]
   if result["not_run"]:
@@ -59,30 +60,28 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
 
 def facts(job: Job, contents: Contents) -> Facts:
   """Takes from the config what a report says of it."""
-  config = job.config
-  refused = config_lib.refused_phases(config)
+  config, refused = job.config, running.refused(job.config)
   if not (contents.sweep or config.sweep.targets):
     refused.append("sweep")
-  phases = [name for name in config_lib.PHASES if name not in refused]
   return Facts(
     name=config.name,
     dataset=_dataset_name(config),
-    target_flops=config_lib.flops_target(config),
-    target=describe_targets(config_lib.constraints(config)),
+    target_flops=job.target,
+    target=describe_targets(job.constraints),
     seed=config.seed,
     warmup_epochs=config.search.warmup_epochs,
     command=lambda names: _command(job, names),
-    phases=[name for name in overview.PHASES if name in phases],
+    phases=[name for name in overview.PHASES if name not in refused],
     sweep_targets=config.sweep.targets,
     sweep_phases=config.sweep.phases,
     num_seeds=config.train.num_seeds,
     settings=_settings(config),
-    highlights=_highlights(config),
+    highlights=_highlights(job),
   )
 
 
-def _dataset_name(config: ml_collections.ConfigDict) -> str:
-  """Returns the name that the paper's tables have, if they have it."""
+def _dataset_name(config: config_lib.Config) -> str:
+  """The name that the paper's tables have, if they have it."""
   source = config.data.source
   if source == "tfds":
     return config.data.name.partition(":")[0]
@@ -100,10 +99,10 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
   return joint.join(words)
 
 
-def _settings(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
+def _settings(config: config_lib.Config) -> list[tuple[str, str, str]]:
   base, own = (
-    traverse_util.flatten_dict(config_lib.to_json(c), sep=".")
-    for c in (config_lib.base(), config)
+    traverse_util.flatten_dict(c, sep=".")
+    for c in (config_lib.to_json(config_lib.base()), config.to_json())
   )
   return [
     (field, repr(base[field]), repr(value))
@@ -112,22 +111,23 @@ def _settings(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
   ]
 
 
-def _weights(config: ml_collections.ConfigDict) -> str:
-  found = config_lib.constraints(config)
+def _weights(job: Job) -> str:
+  found = job.constraints
   if [one.name for one in found] == ["flops"]:
     return f"cost weight {found[0].weight:g}"
   each = ", ".join(f"{one.weight:g} of {one.name}" for one in found)
   return f"cost weights {each}"
 
 
-def _highlights(config: ml_collections.ConfigDict) -> list[str]:
+def _highlights(job: Job) -> list[str]:
+  config = job.config
   search, objective = config.search, config.objective
   return [
     f"{search.epochs} epochs, {search.warmup_epochs} of them warmup; batches "
     f"of {search.batch_size}",
     f"estimator: {search.estimator}, temperature {search.temperature_start:g} "
     f"to {search.temperature_end:g}",
-    f"{_weights(config)}, on the {objective.penalty} penalty",
+    f"{_weights(job)}, on the {objective.penalty} penalty",
     f"logits: learning rate {config.logits.learning_rate:g}",
     f"Elite Space by the rule '{search.elite}'"
     + (
@@ -137,3 +137,6 @@ def _highlights(config: ml_collections.ConfigDict) -> list[str]:
     ),
     f"seed {config.seed}",
   ]
+
+
+PHASE = Phase(FOLDER, run, report, result=None, reads=(), check=check)

@@ -276,6 +276,6 @@ def describe(result: BlockTimes, folder: pathlib.Path) -> list[str]:
     f"multiply-adds {shown['flops']}",
     "",
     f"Files in {folder}: {SUMMARY}, {TABLE}",
-    "Next: a search with a budget of latency, here, or in another workdir with",
+    "Next: a search with a constraint of latency, here or elsewhere, with",
     f"  --config.objective.latency_table={folder}",
   ]

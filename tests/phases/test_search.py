@@ -1,0 +1,388 @@
+"""The search as a program: its files, and what interruptions leave."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+import nss_jax as nss
+from nss_jax.errors import Diverged
+from nss_jax.phases import loop, search, search_log
+
+# Three stages take three times as long to compile; one shows the same.
+_ONE_STAGE = {"space.strides": (1,)}
+_FLAG = "--config.space.strides=(1,)"
+
+
+def _run(*flags, **kwargs):
+  return runs.run(_FLAG, *flags, **kwargs)
+
+
+def _start(*flags, **kwargs):
+  return runs.start(_FLAG, *flags, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The workdir of an uninterrupted run."""
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  code, out, err = _run(f"--workdir={workdir}")
+  assert code == 0, err
+  assert "Elite Space" in out
+  assert "Next:" in out
+  return workdir
+
+
+def _lines(workdir):
+  path = workdir / "search" / "metrics.jsonl"
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  for line in lines:
+    line.pop("images_per_second")
+  return lines
+
+
+def _assert_same(workdir, whole):
+  name = "search/elite_space.json"
+  assert (workdir / name).read_bytes() == (whole / name).read_bytes()
+  assert _lines(workdir) == _lines(whole)
+
+
+def _wait_for_epochs(process, workdir, count):
+  path = workdir / "search" / "metrics.jsonl"
+  deadline = time.monotonic() + 120
+  while time.monotonic() < deadline and process.poll() is None:
+    if path.exists() and path.read_text().count("\n") >= count:
+      return
+    time.sleep(0.01)
+  raise AssertionError("the run ended or hung before the epoch")
+
+
+def test_files(whole):
+  folder = whole / "search"
+  elite = json.loads((folder / "elite_space.json").read_text())
+  assert list(elite) == [
+    "space",
+    "mean_flops",
+    "deviation",
+    "probability",
+    "rank",
+    "target_flops",
+    "constraints",
+    "choice",
+    "candidates",
+    "argmax_space",
+    "probabilities",
+    "seed",
+    "search_space",
+    "version",
+    "warnings",
+  ]
+  assert len(elite["candidates"]) == 5
+  search_space, space = nss.load_space(folder / "elite_space.json")
+  assert elite["mean_flops"] == nss.space_macs(search_space, space)
+  assert elite["deviation"] == elite["mean_flops"] / 4e4 - 1
+  (met,) = elite["constraints"]
+  assert met == {
+    "metric": "flops",
+    "mode": "equal",
+    "target": 4e4,
+    "weight": 1,
+    "mean_cost": elite["mean_flops"],
+    "deviation": elite["deviation"],
+  }
+  best = min(abs(c["deviation"]) for c in elite["candidates"])
+  assert abs(elite["deviation"]) == best
+  archs = nss.sample_archs(jax.random.key(0), search_space, space, 50)
+  for stage, (low, high) in enumerate(elite["space"]["width"]):
+    widths = np.asarray(archs.width[:, stage])
+    assert low <= widths.min() <= widths.max() <= high
+  assert (folder / "trajectory.png").read_bytes().startswith(b"\x89PNG")
+  assert (whole / "config.json").exists()
+
+
+def test_metrics(whole):
+  lines = _lines(whole)
+  assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+  assert [line["step"] for line in lines] == [9, 18, 27, 36, 45]
+  assert lines[-1]["temperature"] == pytest.approx(0.001)
+  for line in lines:
+    assert set(line) == {
+      "step",
+      "epoch",
+      "temperature",
+      *search_log.METRICS,
+      "expected_cost",
+      "depth_entropy",
+      "width_entropy",
+      "constraints",
+      "probabilities",
+    }
+    names = (*search_log.OF_EACH_CONSTRAINT, "expected_cost")
+    assert line["constraints"] == {"flops": {k: line[k] for k in names}}
+  for line in lines[:2]:  # warmup: frozen, uniform
+    assert line["penalty"] is None
+    assert line["validation_loss"] is None
+    assert line["probabilities"]["depth"] == [[0.5, 0.5]]
+    assert line["probabilities"]["width"] == [[0.25] * 4]
+  assert lines[2]["probabilities"]["width"] != [[0.25] * 4]
+  assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+# The process gets a signal right before the n-th call of a function of
+# `files`: a search this small would end while a test looks for the moment.
+_SIGNALLED = """
+import os, signal, sys
+from nss_jax import main
+from nss_jax.runtime import files
+
+def watched(path, *args):
+  global left
+  left -= path.name.endswith({suffix!r})
+  if left == 0:
+    os.kill(os.getpid(), {number})
+  call(path, *args)
+
+left, call = {count}, files.{name}
+files.{name} = watched
+main.run()
+"""
+
+
+def _run_signalled(workdir, number, name, suffix, count):
+  script = _SIGNALLED.format(
+    number=int(number), name=name, suffix=suffix, count=count
+  )
+  process = _start(f"--workdir={workdir}", script=script)
+  out, err = process.communicate(timeout=300)
+  assert not (workdir / "search" / "elite_space.json").exists()
+  return process.returncode, out, err
+
+
+# Each takes two runs of the command; `faults/test_kills.py` forks them, so that
+# one kill of every search costs little.
+@pytest.mark.parametrize(
+  ("name", "suffix", "count"),
+  [
+    # In warmup, before all checkpoints.
+    pytest.param("append_line", "metrics.jsonl", 1, marks=pytest.mark.slow),
+    # A checkpoint without its digest.
+    pytest.param("write_bytes", ".sha256.json", 1, marks=pytest.mark.slow),
+    # The last line is ahead of its state.
+    pytest.param("write_bytes", ".sha256.json", 5, marks=pytest.mark.slow),
+    # All but the result.
+    pytest.param("write_json", "elite_space.json", 1, marks=pytest.mark.slow),
+  ],
+)
+def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):
+  code, _, err = _run_signalled(tmp_path, signal.SIGKILL, name, suffix, count)
+  assert code == -signal.SIGKILL, err
+  code, _, err = _run(f"--workdir={tmp_path}")
+  assert code == 0, err
+  _assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_killed_from_outside(whole, tmp_path):
+  process = _start(f"--workdir={tmp_path}")
+  _wait_for_epochs(process, tmp_path, 2)
+  process.kill()
+  process.communicate()
+  assert _run(f"--workdir={tmp_path}")[0] == 0
+  _assert_same(tmp_path, whole)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """The workdir of a run that SIGTERM has stopped in its fourth epoch."""
+  workdir = tmp_path_factory.mktemp("saved") / "run"
+  code, out, err = _run_signalled(
+    workdir, signal.SIGTERM, "append_line", "metrics.jsonl", 3
+  )
+  assert code == 75, err
+  # In the middle of an epoch: at the end of the dispatch that was next.
+  assert "SIGTERM: saved at step 30 of 45; run the same command" in out
+  return workdir
+
+
+def test_sigterm_saves_and_goes_on(whole, saved, tmp_path):
+  shutil.copytree(saved, tmp_path / "w")
+  code, out, err = _run(f"--workdir={tmp_path}/w")
+  assert code == 0, err
+  assert "resuming at step 30 of 45" in out
+  _assert_same(tmp_path / "w", whole)
+
+
+def test_sigterm_while_it_compiles(tmp_path):
+  """Python runs no signal handler then; 10 seconds are 10 seconds."""
+  # Another number of steps is another program: not one of the cache.
+  flags = "--config.search.epochs=50", f"--workdir={tmp_path}"
+  process = _start(*flags)
+  deadline = time.monotonic() + 120
+  while time.monotonic() < deadline and process.poll() is None:
+    if (tmp_path / "search").exists():
+      break
+    time.sleep(0.01)
+  time.sleep(1)
+  process.send_signal(signal.SIGTERM)
+  began = time.monotonic()
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 75, err
+  assert time.monotonic() - began < 10
+  assert "\nSIGTERM: " in out
+  assert out.endswith("; run the same command to go on\n")
+
+
+_LONG_CALL = """
+import dataclasses, os, signal, time
+from nss_jax import main
+from nss_jax.phases import loop
+from nss_jax.runtime import preemption
+
+preemption.Preemption.__init__.__defaults__ = (2.0,)
+run_loop = loop.run
+
+def slow_loop(job, program, *arguments):
+  def dispatch(state, epoch, *rest):
+    if epoch == {epoch}:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(300)
+    return program.dispatch(state, epoch, *rest)
+  slow = dataclasses.replace(program, dispatch=dispatch)
+  return run_loop(job, slow, *arguments)
+
+loop.run = slow_loop
+main.run()
+"""
+
+
+@pytest.mark.parametrize(
+  ("epoch", "saved"),
+  [(0, "no checkpoint is in {} yet"), (2, "saved is step 18 of 45 in {}")],
+)
+def test_sigterm_during_a_call_that_is_too_long(tmp_path, epoch, saved):
+  """Which may be one that compiles: it says what is on disk."""
+  script = _LONG_CALL.format(epoch=epoch)
+  code, out, err = _run(f"--workdir={tmp_path}", script=script)
+  assert code == 75, err
+  assert out.splitlines()[-1] == (
+    "SIGTERM: no place to stop came within 2 s; "
+    f"{saved.format(tmp_path / 'search')}; run the same command to go on"
+  )
+  assert out.count("SIGTERM") == 1
+
+
+@pytest.mark.parametrize(
+  "damage", ["flip", pytest.param("truncate", marks=pytest.mark.slow)]
+)
+def test_damaged_checkpoint(whole, saved, tmp_path, damage):
+  workdir = tmp_path / "w"
+  shutil.copytree(saved, workdir)
+  folder = workdir / "search" / "checkpoints"
+  newest = max(p for p in folder.iterdir() if p.is_dir())
+  victim = max(
+    (p for p in newest.rglob("*") if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+  data = bytearray(victim.read_bytes())
+  data[len(data) // 2] ^= 1
+  victim.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+  code, out, err = _run(f"--workdir={workdir}")
+  assert code == 0, err
+  (warning,) = [x for x in out.splitlines() if x.startswith("warning:")]
+  assert str(victim) in warning
+  assert "resuming at step 27 of 45" in out
+  _assert_same(workdir, whole)
+
+
+def test_finished_workdir_answers_at_once(whole):
+  path = whole / "search" / "elite_space.json"
+  before = os.stat(path).st_mtime_ns
+  code, out, _ = _run(f"--workdir={whole}")
+  assert code == 0
+  assert "already done" in out
+  assert os.stat(path).st_mtime_ns == before
+
+
+def test_another_config_is_refused(whole):
+  def state():
+    return {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
+
+  before = state()
+  code, _, err = _run(f"--workdir={whole}", "--config.seed=7")
+  assert code == 2
+  assert err.count("\n") == 1
+  assert "config.seed: 0 is now 7" in err
+  assert state() == before
+
+
+@pytest.fixture
+def job(tmp_path):
+  """A tiny search on one device, in this process."""
+  config = runs.load_config(**{**runs.TINY, **_ONE_STAGE, "search.epochs": 3})
+  return runs.make_job(config, tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_diverged_loss_names_step_and_checkpoint(job, tmp_path, value):
+
+  def dispatch(state, epoch, first, length, warmup):
+    losses = np.ones((length, 2))
+    if epoch == 1 and first == 3:
+      losses[1, 0] = value
+    return state, losses
+
+  broken = dataclasses.replace(search.build(job), dispatch=dispatch)
+  with pytest.raises(Diverged) as raised:
+    loop.run(job, broken, tmp_path / "search")
+  assert "the loss at step 14 is" in str(raised.value)
+  good = tmp_path / "search" / "checkpoints" / "00000009"
+  assert str(good) in str(raised.value)
+  assert good.is_dir()
+
+
+def test_diverged_weights_are_never_saved(job, tmp_path):
+  """The loss of the step that breaks them is still finite."""
+
+  def dispatch(state, epoch, first, length, warmup):
+    if epoch == 1:
+      logits = jax.tree.map(lambda x: x * np.nan, state.search.logits)
+      state = state.replace(search=state.search.replace(logits=logits))
+    return state, np.ones((length, 2))
+
+  broken = dataclasses.replace(search.build(job), dispatch=dispatch)
+  with pytest.raises(Diverged, match=r"after step 18.*00000009"):
+    loop.run(job, broken, tmp_path / "search")
+  folder = tmp_path / "search" / "checkpoints"
+  assert [p.name for p in folder.iterdir() if p.is_dir()] == ["00000009"]
+  assert [line["step"] for line in _lines(tmp_path)] == [9]
+
+
+def test_diverged(tmp_path):
+  code, out, _ = _run(
+    f"--workdir={tmp_path}",
+    "--config.weights.learning_rate=1e30",
+    "--config.weights.clip_norm=1e30",
+  )
+  assert code == 1
+  assert "the loss at step" in out
+  assert "last good checkpoint" in out
+  assert not (tmp_path / "search" / "elite_space.json").exists()
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "score"])
+def test_hard_estimators_move_the_logits(estimator, tmp_path):
+  """The quickstart, which the other tests run, is soft."""
+  fields = {"search.estimator": estimator, "objective.penalty": "sample"}
+  config = runs.load_config(**{**runs.TINY, **fields})
+  program = search.build(runs.make_job(config, tmp_path))
+  state, losses = program.dispatch(program.init(), 2, 0, 3, False)
+  assert np.isfinite(losses).all()
+  moved = np.abs(state.search.logits.width)
+  assert 0.05 < moved.max() < 0.4  # three steps of Adam at 0.1

@@ -1,0 +1,544 @@
+import dataclasses
+import functools
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from strategies import (
+  GOLDEN,
+  RAGGED,
+  random_logits,
+  search_spaces,
+  search_spaces_and_logits,
+  search_spaces_and_spaces,
+  softmax,
+  stack,
+)
+
+from nss_jax.spaces.constraints import flops_penalty
+from nss_jax.spaces.cost import (
+  arch_activations,
+  arch_cost,
+  arch_macs,
+  arch_params,
+  cost_range,
+  cost_tables,
+  largest_arch,
+  largest_macs,
+  macs_range,
+  mean_cost,
+  mean_macs,
+  space_cost,
+  space_macs,
+)
+from nss_jax.spaces.distribution import SpaceLogits, init_logits, probabilities
+from nss_jax.spaces.metrics import METRICS, Metric, stage_shapes
+from nss_jax.spaces.sampling import (
+  enumerate_archs,
+  enumerate_spaces,
+  sample_archs,
+)
+from nss_jax.spaces.search_space import (
+  Arch,
+  SearchSpace,
+  Space,
+  space_ranges,
+)
+from nss_jax.spaces.text import parse_arch
+
+quick = settings(deadline=None, max_examples=60)
+# Every example compiles its own shapes.
+compiling = settings(deadline=None, max_examples=5)
+
+# One channel less than the stem's 64 costs more: it takes a projection.
+PROJECTION_MATTERS = SearchSpace(
+  depth_bins=(((1, 1),),),
+  width_bins=(((63, 63), (64, 64)),),
+  strides=(1,),
+  stem_width=64,
+)
+# The dearest way to 64 channels is by way of 63, and the cheapest of 64.
+PROJECTION_MATTERS_BETWEEN_STAGES = SearchSpace(
+  depth_bins=(((1, 1),),) * 2,
+  width_bins=(((63, 63), (64, 64)), ((64, 64),)),
+  strides=(1, 1),
+  stem_width=4,
+)
+
+
+def one_hot(search_space, space):
+  """The weights of one space, float64."""
+  return SpaceLogits(
+    depth=np.eye(search_space.num_depth_bins)[space.depth],
+    width=np.eye(search_space.num_width_bins)[space.width],
+  )
+
+
+def count_layers(search_space, arch):
+  """MACs, parameters and activations of one arch, layer by layer."""
+  height, width, channels = search_space.image_shape
+  num_macs = num_params = num_activations = 0
+
+  def conv_and_norm(kernel, inputs, outputs):
+    nonlocal num_macs, num_params, num_activations
+    num_activations += height * width * outputs
+    num_macs += height * width * kernel**2 * inputs * outputs
+    num_params += kernel**2 * inputs * outputs + 2 * outputs
+
+  conv_and_norm(3, channels, search_space.stem_width)
+  before = search_space.stem_width
+  for depth, outputs, stride in zip(
+    arch.depth.tolist(), arch.width.tolist(), search_space.strides, strict=True
+  ):
+    for block in range(depth):
+      stride_here = stride if block == 0 else 1
+      height, width = (math.ceil(n / stride_here) for n in (height, width))
+      conv_and_norm(3, before, outputs)
+      conv_and_norm(3, outputs, outputs)
+      if stride_here != 1 or before != outputs:
+        conv_and_norm(1, before, outputs)
+      before = outputs
+  num_macs += (before + 1) * search_space.num_classes
+  num_params += (before + 1) * search_space.num_classes
+  return num_macs, num_params, num_activations + search_space.num_classes
+
+
+# Archs
+
+
+@pytest.mark.parametrize(
+  "network", GOLDEN["networks"], ids=lambda network: network["name"]
+)
+def test_golden_networks(network):
+  search_space = SearchSpace(
+    depth_bins=[[[d, d]] for d in network["depth"]],
+    width_bins=[[[w, w]] for w in network["width"]],
+    strides=network["strides"],
+    stem_width=network["stem_width"],
+    image_shape=network["image"],
+    num_classes=network["classes"],
+  )
+  arch = Arch(
+    depth=jnp.asarray(network["depth"]), width=jnp.asarray(network["width"])
+  )
+  num_macs = arch_macs(search_space, arch)
+  num_params = arch_params(search_space, arch)
+  assert num_macs.dtype == num_params.dtype == np.int64
+  assert int(num_macs) == network["macs"]
+  assert int(num_params) == network["params"]
+  assert count_layers(search_space, arch)[:2] == (num_macs, num_params)
+  assert largest_macs(search_space) == network["macs"]
+  (space,) = enumerate_spaces(search_space)
+  assert space_macs(search_space, space) == network["macs"]
+
+
+@quick
+@given(search_spaces_and_spaces(max_stages=3), st.data())
+def test_arch_cost_is_the_sum_of_its_layers(case, data):
+  search_space, space = case
+  every_arch = list(enumerate_archs(search_space, space))
+  arch = data.draw(st.sampled_from(every_arch))
+  assert count_layers(search_space, arch) == (
+    arch_macs(search_space, arch),
+    arch_params(search_space, arch),
+    arch_activations(search_space, arch),
+  )
+
+
+def test_arch_cost_takes_batches():
+  every_arch = list(
+    enumerate_archs(RAGGED, Space(depth=np.zeros(3, int), width=[1, 1, 0]))
+  )[:12]
+  batch = jax.tree.map(lambda x: x.reshape(3, 4, 3), stack(every_arch))
+  for cost in (arch_macs, arch_params, arch_activations):
+    expected = [int(cost(RAGGED, arch)) for arch in every_arch]
+    assert cost(RAGGED, batch).shape == (3, 4)
+    assert cost(RAGGED, batch).ravel().tolist() == expected
+
+
+def test_largest_arch():
+  search_space = SearchSpace.expanded()
+  arch = largest_arch(search_space)
+  assert arch.depth.tolist() == [16, 16, 16]
+  assert arch.width.tolist() == [512, 512, 512]
+  assert largest_macs(search_space) == 99220902922
+  assert largest_arch(RAGGED).width.tolist() == [8, 11, 10]
+
+
+def test_stage_shapes_round_up():
+  assert stage_shapes(SearchSpace.expanded()) == [(32, 32), (16, 16), (8, 8)]
+  assert stage_shapes(RAGGED) == [(9, 6), (9, 6), (5, 3)]
+
+
+# Spaces
+
+
+@settings(deadline=None, max_examples=100)
+@given(search_spaces_and_spaces())
+@example(
+  (
+    SearchSpace(
+      depth_bins=(((1, 2),), ((1, 3),)),
+      width_bins=(((3, 6),), ((4, 9),)),
+      strides=(1, 1),
+      stem_width=5,
+    ),
+    Space(depth=np.zeros(2, np.int32), width=np.zeros(2, np.int32)),
+  )
+)
+def test_closed_form_is_the_mean_over_the_archs(case):
+  search_space, space = case
+  every_arch = stack(list(enumerate_archs(search_space, space)))
+  for metric in METRICS.values():
+    mean = arch_cost(search_space, metric, every_arch).mean()
+    tables = cost_tables(search_space, metric)
+    np.testing.assert_allclose(
+      space_cost(search_space, tables, space), mean, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+      mean_cost(search_space, tables, one_hot(search_space, space)),
+      mean,
+      rtol=1e-12,
+    )
+
+
+def test_missing_projections_count():
+  search_space = PROJECTION_MATTERS
+  narrow, wide = enumerate_spaces(search_space)
+  costs = [space_macs(search_space, space) for space in (narrow, wide)]
+  pixels, head = 32 * 32, 10
+  stem = pixels * 27 * 64
+  assert costs == [
+    stem + pixels * (9 * 64 * 63 + 9 * 63 * 63 + 64 * 63) + 64 * head,
+    stem + pixels * (9 * 64 * 64 + 9 * 64 * 64) + 65 * head,
+  ]
+  assert costs[0] > costs[1]
+
+
+@pytest.mark.parametrize(
+  ("depth", "width"),
+  [([0, 0, 0], [0, 0, 0]), ([0, 1, 3], [0, 0, 1]), ([3, 2, 1], [15, 3, 8])],
+)
+def test_closed_form_is_the_monte_carlo_mean(depth, width):
+  search_space = SearchSpace.expanded()
+  space = Space(
+    depth=np.asarray(depth, np.int32), width=np.asarray(width, np.int32)
+  )
+  arch = sample_archs(jax.random.key(0), search_space, space, 100_000)
+  for metric in METRICS.values():
+    np.testing.assert_allclose(
+      arch_cost(search_space, metric, arch).mean(),
+      space_cost(search_space, cost_tables(search_space, metric), space),
+      rtol=5e-3,
+    )
+
+
+@pytest.fixture(scope="module")
+def uniform_macs():
+  """MACs of a million uniform archs of the Expanded Search Space."""
+  search_space = SearchSpace.expanded(num_depth_bins=1, num_width_bins=1)
+  (space,) = enumerate_spaces(search_space)
+  arch = sample_archs(jax.random.key(0), search_space, space, 1_000_000)
+  return arch_macs(search_space, arch)
+
+
+def test_uniform_mean_of_the_expanded_space(uniform_macs):
+  golden = GOLDEN["expanded_search_space"]
+  search_space = SearchSpace.expanded()
+  uniform = SpaceLogits(np.full((3, 4), 1 / 4), np.full((3, 16), 1 / 16))
+  mean = mean_macs(search_space, uniform)
+  np.testing.assert_allclose(mean / 1e9, golden["uniform_mean_gmac"], rtol=5e-3)
+  np.testing.assert_allclose(mean, uniform_macs.mean(), rtol=5e-3)
+  np.testing.assert_allclose(
+    np.median(uniform_macs) / 1e9, golden["uniform_median_gmac"], rtol=1e-2
+  )
+  undecided = probabilities(init_logits(search_space))
+  np.testing.assert_allclose(
+    mean_macs(search_space, undecided), mean, rtol=1e-5
+  )
+  # The same archs in one bin: only the description differs.
+  merged = SearchSpace.expanded(num_depth_bins=1, num_width_bins=1)
+  (space,) = enumerate_spaces(merged)
+  np.testing.assert_allclose(space_macs(merged, space), mean, rtol=1e-12)
+
+
+def test_uniform_draws_until_within_ten_percent(uniform_macs):
+  golden = GOLDEN["expanded_search_space"][
+    "expected_uniform_draws_until_within_10_percent_by_target_gf"
+  ]
+  for target, draws in golden.items():
+    hits = (flops_penalty(uniform_macs, float(target) * 1e9) <= 0.1).sum()
+    # Five standard deviations of the number of hits.
+    np.testing.assert_allclose(
+      len(uniform_macs) / hits, draws, rtol=5 / np.sqrt(hits)
+    )
+
+
+def test_singleton_spaces_cost_what_their_archs_cost():
+  space = Space(
+    depth=np.asarray([1, 0, 0], np.int32), width=np.asarray([0, 1, 0], np.int32)
+  )
+  refined = RAGGED.refine(space)
+  archs = enumerate_archs(RAGGED, space)
+  singletons = enumerate_spaces(refined)
+  for _, arch, singleton in zip(range(200), archs, singletons, strict=False):
+    ranges = space_ranges(refined, singleton)
+    assert [low for low, _ in ranges["width"]] == arch.width.tolist()
+    assert space_macs(refined, singleton) == arch_macs(RAGGED, arch)
+
+
+@pytest.mark.parametrize(
+  ("depth", "width"), [([0, 1, 0], [0, 0, 0]), ([0, 0, 0], [0, -1, 0])]
+)
+def test_no_cost_for_a_space_that_does_not_exist(depth, width):
+  with pytest.raises(ValueError, match="bin of stage 2 must be"):
+    space_macs(RAGGED, Space(depth=np.asarray(depth), width=np.asarray(width)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(search_spaces())
+@example(PROJECTION_MATTERS)
+@example(PROJECTION_MATTERS_BETWEEN_STAGES)
+@example(RAGGED)
+def test_cost_range_is_the_range_of_all_spaces(search_space):
+  for metric in METRICS.values():
+    tables = cost_tables(search_space, metric)
+    every_space = enumerate_spaces(search_space)
+    costs = [space_cost(search_space, tables, s) for s in every_space]
+    np.testing.assert_allclose(
+      cost_range(search_space, tables), (min(costs), max(costs)), rtol=1e-12
+    )
+
+
+def test_macs_range_of_the_expanded_space():
+  search_space = SearchSpace.expanded()
+  zero = np.zeros(3, np.int32)
+  lowest, highest = macs_range(search_space)
+  np.testing.assert_allclose(
+    lowest, space_macs(search_space, Space(depth=zero, width=zero)), rtol=1e-12
+  )
+  last = Space(depth=zero + 3, width=zero + 15)
+  np.testing.assert_allclose(
+    highest, space_macs(search_space, last), rtol=1e-12
+  )
+  assert highest < largest_macs(search_space)
+
+
+def test_macs_range_takes_bins_of_size_one():
+  """NAS on everything: 16 x 512 singletons, also where no stride intervenes."""
+  search_space = SearchSpace.expanded(
+    num_depth_bins=16, num_width_bins=512, strides=(1, 1, 2)
+  )
+  lowest, highest = macs_range(search_space)
+  smallest = Arch(depth=np.ones(3, int), width=np.ones(3, int))
+  assert lowest == arch_macs(search_space, smallest)
+  assert highest >= largest_macs(search_space)
+
+
+def test_tables_of_bins_of_size_one_are_made_at_once():
+  """512 widths by 512: a loop over pairs would take minutes."""
+  search_space = SearchSpace.expanded(
+    num_depth_bins=16, num_width_bins=512, strides=(1, 1, 1), stem_width=5
+  )
+  began = time.process_time()
+  tables = cost_tables.__wrapped__(search_space, METRICS["flops"])
+  assert time.process_time() - began < 2
+  assert tables.first[1].shape == (512, 512)
+  # 9 * 5 * 7 + 9 * 7 * 7, and the projection of 5 to 7.
+  assert tables.first[1][4, 6] == 32 * 32 * (315 + 441 + 35)
+  assert tables.first[1][6, 6] == 32 * 32 * (441 + 441)
+
+
+def test_a_metric_of_ones_own():
+  """Layers in sequence, of which a space has them whatever its widths."""
+  layers = Metric(
+    first=lambda search_space, stage, before, width: 2,
+    rest=lambda search_space, stage, width: 2,
+    ends=lambda search_space, width: 2,
+  )
+  arch = Arch(depth=np.full(3, 3), width=np.asarray([16, 32, 64]))
+  search_space = SearchSpace.expanded()
+  assert arch_cost(search_space, layers, arch) == 20
+  tables = cost_tables(search_space, layers)
+  space = Space(depth=np.asarray([0, 1, 3]), width=np.asarray([0, 3, 9]))
+  mean_depths = 2.5 + 6.5 + 14.5
+  assert space_cost(search_space, tables, space) == 2 * mean_depths + 2
+  assert cost_range(search_space, tables) == (17, 89)
+
+
+# Distributions
+
+
+@settings(deadline=None, max_examples=30)
+@given(search_spaces_and_logits(max_stages=3))
+def test_mean_cost_is_the_weighted_sum_over_spaces(case):
+  search_space, logits = case
+  weights = softmax(logits)
+  stages = range(search_space.num_stages)
+  total = cost = 0.0
+  for space in enumerate_spaces(search_space):
+    chance = weights.depth[stages, space.depth].prod()
+    chance *= weights.width[stages, space.width].prod()
+    total += chance
+    cost += chance * space_macs(search_space, space)
+  np.testing.assert_allclose(total, 1, rtol=1e-12)
+  np.testing.assert_allclose(mean_macs(search_space, weights), cost, rtol=1e-12)
+
+
+@compiling
+@given(search_spaces_and_logits())
+def test_jax_and_numpy_agree(case):
+  search_space, logits = case
+  single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), logits)
+  cost = mean_macs(search_space, probabilities(single))
+  assert cost.dtype == jnp.float32
+  expected = mean_macs(search_space, softmax(logits))
+  assert expected.dtype == np.float64
+  np.testing.assert_allclose(cost, expected, rtol=1e-5)
+  for metric in METRICS.values():
+    mean = functools.partial(
+      mean_cost, search_space, cost_tables(search_space, metric)
+    )
+    np.testing.assert_allclose(
+      mean(probabilities(single)), mean(softmax(logits)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+  "search_space", [RAGGED, PROJECTION_MATTERS, SearchSpace.expanded()]
+)
+def test_gradient_of_the_mean_cost(search_space):
+  logits = random_logits(search_space, 0)
+  flat, unflatten = _flatten(logits)
+
+  def cost(x):
+    return mean_macs(search_space, softmax(unflatten(x)))
+
+  step = 1e-4
+  expected = np.asarray(
+    [
+      (cost(flat + change) - cost(flat - change)) / (2 * step)
+      for change in step * np.eye(flat.size)
+    ]
+  )
+  single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), logits)
+  gradient = jax.jit(
+    jax.grad(lambda x: mean_macs(search_space, probabilities(x)))
+  )(single)
+  actual, _ = _flatten(gradient)
+  np.testing.assert_allclose(
+    actual, expected, rtol=1e-3, atol=1e-5 * abs(expected).max()
+  )
+  exists = flat > -1e8
+  assert abs(actual[exists]).max() > 0
+  assert not actual[~exists].any()
+
+
+def test_cost_of_weights_under_vmap():
+  logits = [random_logits(RAGGED, seed) for seed in range(4)]
+  batch = jax.tree.map(
+    lambda x: jnp.asarray(x, jnp.float32), stack([softmax(x) for x in logits])
+  )
+  costs = jax.vmap(functools.partial(mean_macs, RAGGED))(batch)
+  expected = [mean_macs(RAGGED, softmax(x)) for x in logits]
+  np.testing.assert_allclose(costs, expected, rtol=1e-5)
+
+
+# The FLOPs loss
+
+
+@pytest.mark.parametrize(
+  ("cost", "target", "penalty"),
+  [
+    (6e8, 6e8, 0),
+    (6.6e8, 6e8, 0.1),
+    (5.4e8, 6e8, 0.1),
+    (0, 6e8, 1),
+    (1.8e9, 6e8, 2),
+    (8e9, 32_000_000_000, 0.75),
+  ],
+)
+def test_flops_penalty(cost, target, penalty):
+  np.testing.assert_allclose(
+    flops_penalty(cost, target), penalty, rtol=1e-12, atol=1e-12
+  )
+  single = flops_penalty(jnp.float32(cost), target)
+  np.testing.assert_allclose(single, penalty, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("cost", "sign"), [(9e8, 1), (3e8, -1)])
+def test_gradient_of_flops_penalty(cost, sign):
+  gradient = jax.grad(flops_penalty)(jnp.float32(cost), 6e8)
+  np.testing.assert_allclose(gradient, sign / 6e8, rtol=1e-6)
+
+
+def _flatten(tree):
+  leaves, structure = jax.tree.flatten(tree)
+  flat = np.concatenate([np.ravel(x) for x in leaves])
+  ends = np.cumsum([x.size for x in leaves])[:-1]
+
+  def unflatten(x):
+    parts = np.split(x, ends)
+    return structure.unflatten(
+      [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)]
+    )
+
+  return flat, unflatten
+
+
+def test_activations_of_resnet_20_by_hand():
+  stem = 32 * 32 * 16
+  first = 3 * 2 * 16 * 32 * 32  # as wide as the stem: no projection
+  second = (3 * 2 + 1) * 32 * 16 * 16
+  third = (3 * 2 + 1) * 64 * 8 * 8
+  arch = Arch(depth=np.full(3, 3), width=np.asarray([16, 32, 64]))
+  space = SearchSpace.expanded(image_shape=(32, 32, 3), num_classes=10)
+  expected = stem + first + second + third + 10
+  assert int(arch_activations(space, arch)) == expected == 200_714
+
+
+ABSURD = SearchSpace(
+  depth_bins=(((1, 2**30),), ((1, 1024),)),
+  width_bins=(((8191, 8192),), ((2**20, 2**20),)),
+  strides=(1, 1),
+  stem_width=2**20,
+  image_shape=(4096, 4096, 3),
+)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_costs_beyond_int64(metric):
+  """In Python's integers, layer by layer; they are not even the largest."""
+  arch = parse_arch("d1024-1023_w8192-1048576")
+  got = arch_cost(ABSURD, METRICS[metric], arch)[()]
+  pixels, widths = 4096**2, (2**20, 8192, 2**20)
+
+  def conv(size, inputs, outputs):
+    return {
+      "flops": pixels * size**2 * inputs * outputs,
+      "params": size**2 * inputs * outputs + 2 * outputs,
+      "activations": pixels * outputs,
+    }[metric]
+
+  want = conv(3, 3, widths[0])
+  want += {"activations": 10}.get(metric, 10 * (widths[-1] + 1))
+  for stage, depth in enumerate((1024, 1023)):
+    before, width = widths[stage : stage + 2]
+    want += conv(3, before, width) + conv(1, before, width)
+    want += (2 * depth - 1) * conv(3, width, width)
+  assert got == want
+  if metric == "flops":
+    assert type(got) is int
+    assert want > 2**64
+    one_bin = dataclasses.replace(
+      ABSURD,
+      depth_bins=tuple(((n, n),) for n in (1024, 1023)),
+      width_bins=tuple(((n, n),) for n in widths[1:]),
+    )
+    space = Space(depth=np.zeros(2, int), width=np.zeros(2, int))
+    assert space_macs(one_bin, space) == pytest.approx(want, rel=1e-12)

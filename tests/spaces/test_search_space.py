@@ -1,0 +1,522 @@
+import dataclasses
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import (
+  GOLDEN,
+  RAGGED,
+  archs,
+  assert_frequencies,
+  assert_same,
+  search_spaces,
+  search_spaces_and_spaces,
+  stack,
+)
+
+from nss_jax.spaces.bins import bin_edges, bin_exists
+from nss_jax.spaces.sampling import (
+  enumerate_archs,
+  enumerate_spaces,
+  sample_archs,
+  sample_bin_archs,
+)
+from nss_jax.spaces.search_space import (
+  Arch,
+  SearchSpace,
+  Space,
+  space_from_ranges,
+  space_ranges,
+)
+from nss_jax.spaces.text import (
+  describe_space,
+  format_arch,
+  format_space,
+  parse_arch,
+  parse_space,
+)
+
+quick = settings(deadline=None, max_examples=60)
+# Every example compiles its own shapes.
+compiling = settings(deadline=None, max_examples=4)
+
+
+def make_space(depth, width):
+  return Space(
+    depth=np.asarray(depth, np.int32), width=np.asarray(width, np.int32)
+  )
+
+
+# Counting
+
+
+def test_expanded_counts():
+  search_space = SearchSpace.expanded()
+  golden = GOLDEN["expanded_search_space"]
+  assert search_space.num_spaces == golden["num_spaces"] == 2**18
+  assert search_space.num_archs == golden["num_archs"] == 549755813888
+
+
+def test_expanded_bins():
+  search_space = SearchSpace.expanded()
+  assert search_space.depth_bins[0] == ((1, 4), (5, 8), (9, 12), (13, 16))
+  assert search_space.width_bins[2][:2] == ((1, 32), (33, 64))
+  assert search_space.width_bins[0][-1] == (481, 512)
+  assert search_space.max_depths == (16, 16, 16)
+  assert search_space.max_widths == (512, 512, 512)
+  assert (search_space.num_depth_bins, search_space.num_width_bins) == (4, 16)
+  assert search_space.num_stages == 3
+
+
+def test_ragged_counts():
+  assert RAGGED.num_spaces == (3 * 1 * 2) * (2 * 4 * 1)
+  assert RAGGED.num_archs == (6 * 2 * 3) * (5 * 9 * 6)
+  assert RAGGED.max_depths == (7, 3, 3)
+  assert RAGGED.max_widths == (8, 11, 10)
+  assert (RAGGED.max_depth, RAGGED.max_width) == (7, 11)
+  assert (RAGGED.num_depth_bins, RAGGED.num_width_bins) == (3, 4)
+
+
+@quick
+@given(search_spaces(max_stages=2))
+def test_enumeration_matches_the_formulas(search_space):
+  every_space = [format_space(search_space, s) for s in _spaces(search_space)]
+  assert len(set(every_space)) == len(every_space) == search_space.num_spaces
+  sizes = [search_space.num_archs_in(s) for s in _spaces(search_space)]
+  assert sum(sizes) == search_space.num_archs
+
+
+@quick
+@given(search_spaces_and_spaces())
+def test_enumerated_archs_fill_the_space(case):
+  search_space, space = case
+  every_arch = list(enumerate_archs(search_space, space))
+  texts = {format_arch(arch) for arch in every_arch}
+  assert len(texts) == len(every_arch) == search_space.num_archs_in(space)
+  assert_inside(search_space, space, stack(every_arch))
+
+
+def test_enumeration_runs_through_the_last_width_fastest():
+  first, second, *_ = enumerate_spaces(
+    SearchSpace.expanded(num_depth_bins=2, num_width_bins=2)
+  )
+  assert_same(first, make_space([0, 0, 0], [0, 0, 0]))
+  assert_same(second, make_space([0, 0, 0], [0, 0, 1]))
+
+
+def test_bin_edges_and_existence():
+  low, high = bin_edges(RAGGED.depth_bins)
+  np.testing.assert_array_equal(low, [[1, 2, 6], [2, 2, 2], [1, 3, 3]])
+  np.testing.assert_array_equal(high, [[1, 4, 7], [3, 3, 3], [2, 3, 3]])
+  np.testing.assert_array_equal(
+    bin_exists(RAGGED.depth_bins), [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+  )
+
+
+# Refinement
+
+
+@quick
+@given(search_spaces_and_spaces())
+def test_refine_makes_bins_of_size_one(case):
+  search_space, space = case
+  refined = search_space.refine(space)
+  assert refined.num_spaces == search_space.num_archs_in(space)
+  assert refined.num_archs == refined.num_spaces
+  ranges = space_ranges(search_space, space)
+  for kind, all_bins in (
+    ("depth", refined.depth_bins),
+    ("width", refined.width_bins),
+  ):
+    for (low, high), stage in zip(ranges[kind], all_bins, strict=True):
+      assert stage == tuple((n, n) for n in range(low, high + 1))
+  assert refined == dataclasses.replace(
+    search_space, depth_bins=refined.depth_bins, width_bins=refined.width_bins
+  )
+
+
+# Values
+
+
+def test_search_space_is_a_value():
+  lists = SearchSpace(
+    depth_bins=[[[1, 2], [3, 4]]],
+    width_bins=[[[np.int64(1), np.int32(8)]]],
+    strides=[np.int64(1)],
+    stem_width=np.int64(16),
+    image_shape=[8, 8, 3],
+    num_classes=np.int32(10),
+  )
+  tuples = SearchSpace(
+    depth_bins=(((1, 2), (3, 4)),),
+    width_bins=(((1, 8),),),
+    strides=(1,),
+    image_shape=(8, 8, 3),
+  )
+  assert lists == tuples
+  assert hash(lists) == hash(tuples)
+  assert len({lists, tuples, RAGGED}) == 2
+  json.dumps(lists.to_dict())
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    tuples.stem_width = 8
+
+
+def test_equal_search_spaces_share_a_compilation():
+  traces = []
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def largest(search_space):
+    traces.append(search_space)
+    return jnp.asarray(search_space.max_widths)
+
+  largest(RAGGED)
+  largest(SearchSpace.from_dict(RAGGED.to_dict()))
+  assert len(traces) == 1
+
+
+@pytest.mark.parametrize("kind", [Arch, Space])
+def test_arch_and_space_are_pytrees(kind):
+  tree = kind(depth=jnp.arange(3), width=jnp.arange(3, 6))
+  assert len(jax.tree.leaves(tree)) == 2
+  doubled = jax.jit(lambda t: jax.tree.map(lambda x: 2 * x, t))(tree)
+  assert isinstance(doubled, kind)
+  np.testing.assert_array_equal(doubled.depth, [0, 2, 4])
+  np.testing.assert_array_equal(doubled.width, [6, 8, 10])
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"strides": (1, 2)}, "got 1, 1 and 2"),
+    ({"depth_bins": ()}, "got 0, 1 and 1"),
+    ({"depth_bins": (), "width_bins": (), "strides": ()}, "got 0, 0 and 0"),
+    ({"depth_bins": ((),)}, r"depth_bins\[0\] is empty"),
+    ({"depth_bins": 4}, "depth_bins must be a list; got 4"),
+    ({"strides": 2}, "strides must be a list; got 2"),
+    ({"depth_bins": ((1, 4),)}, r"depth_bins\[0\]: \(1, 4\) is not a list"),
+    ({"depth_bins": (((0, 4),),)}, r"depth_bins\[0\].*got \(\(0, 4\),\)"),
+    ({"width_bins": (((5, 4),),)}, r"width_bins\[0\].*got \(\(5, 4\),\)"),
+    ({"width_bins": (((1, 4), (4, 8)),)}, r"overlap; got .*\(4, 8\)"),
+    ({"width_bins": (((5, 8), (1, 4)),)}, r"ascending.*\(1, 4\)"),
+    ({"width_bins": (((1, 2, 3),),)}, r"\(1, 2, 3\) is not a pair"),
+    ({"width_bins": (((1, 2.5),),)}, r"\(1, 2.5\) is not a pair of integers"),
+    ({"image_shape": (32, 32)}, r"got \(32, 32\)"),
+    ({"image_shape": (32, 0, 3)}, r"got \(32, 0, 3\)"),
+    ({"strides": (0,)}, r"strides .*got \(0,\)"),
+    ({"strides": (1.0,)}, r"strides .*got \(1.0,\)"),
+    ({"stem_width": 0}, "got 0 and 10"),
+    ({"stem_width": 16.0}, "integers of at least 1; got 16.0 and 10"),
+    ({"num_classes": -3}, "got 16 and -3"),
+  ],
+)
+def test_search_space_mistakes(fields, message):
+  right = {
+    "depth_bins": (((1, 4),),),
+    "width_bins": (((1, 8),),),
+    "strides": (1,),
+  }
+  SearchSpace(**right)
+  with pytest.raises(ValueError, match=message):
+    SearchSpace(**(right | fields))
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"num_depth_bins": 5}, "num_depth_bins .*got 5 bins for 16"),
+    ({"num_width_bins": 1000}, "num_width_bins .*got 1000 bins for 512"),
+    ({"num_width_bins": 0}, "got 0 bins for 512"),
+    ({"max_depth": 0}, "got 4 bins for 0"),
+  ],
+)
+def test_expanded_mistakes(fields, message):
+  with pytest.raises(ValueError, match=message):
+    SearchSpace.expanded(**fields)
+
+
+@pytest.mark.parametrize(
+  ("depth", "width", "message"),
+  [
+    ([3, 0, 0], [0, 0, 0], "depth bin of stage 1 must be 0 to 2; got 3"),
+    # Stage 2 owns one depth bin and stage 3 one width bin; the others are
+    # padding.
+    ([0, 1, 0], [0, 0, 0], "depth bin of stage 2 must be 0; got 1"),
+    ([0, 0, 0], [0, 0, 3], "width bin of stage 3 must be 0; got 3"),
+    ([0, 0, 0], [0, -1, 0], "width bin of stage 2 must be 0 to 3; got -1"),
+    (
+      [0, 0],
+      [0, 0, 0],
+      r"depth bin must have .* for 3 stages; got \[2\]",
+    ),
+  ],
+)
+def test_space_mistakes(depth, width, message):
+  space = make_space(depth, width)
+  for call in (
+    lambda: space_ranges(RAGGED, space),
+    lambda: RAGGED.refine(space),
+    lambda: RAGGED.num_archs_in(space),
+    lambda: format_space(RAGGED, space),
+    lambda: next(enumerate_archs(RAGGED, space)),
+  ):
+    with pytest.raises(ValueError, match=message):
+      call()
+
+
+# Text and dictionaries
+
+
+@quick
+@given(archs())
+def test_arch_text_round_trip(arch):
+  text = format_arch(arch)
+  assert_same(parse_arch(text), arch)
+  assert format_arch(parse_arch(text)) == text
+
+
+@quick
+@given(search_spaces_and_spaces())
+def test_space_text_round_trip(case):
+  search_space, space = case
+  assert_same(
+    parse_space(search_space, format_space(search_space, space)), space
+  )
+
+
+def test_text_of_known_values():
+  arch = Arch(depth=jnp.asarray([3, 3, 3]), width=jnp.asarray([16, 32, 64]))
+  assert format_arch(arch) == "d3-3-3_w16-32-64"
+  search_space = SearchSpace.expanded()
+  space = make_space([0, 1, 0], [0, 1, 2])
+  text = "d1:4-5:8-1:4_w1:32-33:64-65:96"
+  assert format_space(search_space, space) == text
+  assert_same(parse_space(search_space, text), space)
+  assert describe_space(search_space, space)[1] == (
+    "stage 2: 5-8 blocks, 33-64 channels"
+  )
+  refined = search_space.refine(space)
+  first = next(enumerate_spaces(refined))
+  assert describe_space(refined, first)[:2] == [
+    "stage 1: 1 block, 1 channel",
+    "stage 2: 5 blocks, 33 channels",
+  ]
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "d1",
+    "d_w",
+    "d1_w",
+    "d1-2_w3",
+    "d0_w1",
+    "d1_w0",
+    "d1_w-1",
+    "d1_w1\n",
+    " d1_w1",
+    "d1__w1",
+    "D1_W1",
+    "d1-_w1-",
+    "d1_w1.5",
+    "d1_w1e3",
+    "d1_w\N{ARABIC-INDIC DIGIT ONE}",
+    f"d1_w{2**31}",
+    "d99999999999999999999_w1",
+    f"d{'9' * 5000}_w1",
+    "d1:4_w1:32",
+  ],
+)
+def test_bad_arch_texts(text):
+  with pytest.raises(ValueError):
+    parse_arch(text)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "d1-1-1_w32-32-32",
+    "d1:4-1:4_w1:32-1:32",
+    "d1:4-1:4-1:4_w1:32-1:32",
+    "d1:4-1:4-1:4-1:4_w1:32-1:32-1:32-1:32",
+    "d1:5-1:4-1:4_w1:32-1:32-1:32",
+    "d4:1-1:4-1:4_w1:32-1:32-1:32",
+    "d1:4-1:4-1:4_w1:32-1:32-1:32\n",
+    "d1:4-1:4-1:4_w1:32-1:32-2:33",
+    f"d1:4-1:4-1:4_w1:32-1:32-1:{2**70}",
+  ],
+)
+def test_bad_space_texts(text):
+  with pytest.raises(ValueError):
+    parse_space(SearchSpace.expanded(), text)
+
+
+@quick
+@given(st.text(alphabet="dw_-:123", max_size=20))
+def test_any_text_is_an_arch_or_a_value_error(text):
+  try:
+    arch = parse_arch(text)
+  except ValueError:
+    return
+  assert format_arch(arch) == text
+
+
+@quick
+@given(search_spaces_and_spaces())
+def test_ranges_round_trip(case):
+  search_space, space = case
+  ranges = space_ranges(search_space, space)
+  assert_same(space_from_ranges(search_space, ranges), space)
+  written = json.loads(json.dumps(ranges))
+  assert_same(space_from_ranges(search_space, written), space)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"depth": [[1, 1], [2, 3], [1, 3]]}, r"\[1, 3\] is not a bin of stage 3"),
+    ({"width": [[3, 6], [3, 6], [5, 10]]}, r"\[3, 6\] is not a bin of stage 2"),
+    ({"width": [[3, 6], [1, 2]]}, "expected 3 ranges, one per stage; got 2"),
+  ],
+)
+def test_ranges_mistakes(change, message):
+  ranges = {
+    "depth": [[1, 1], [2, 3], [1, 2]],
+    "width": [[3, 6], [1, 2], [5, 10]],
+  }
+  space_from_ranges(RAGGED, ranges)
+  with pytest.raises(ValueError, match=message):
+    space_from_ranges(RAGGED, ranges | change)
+
+
+@quick
+@given(search_spaces())
+def test_dictionary_round_trip(search_space):
+  fields = json.loads(json.dumps(search_space.to_dict()))
+  again = SearchSpace.from_dict(fields)
+  assert again == search_space
+  assert hash(again) == hash(search_space)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"strides": None}, "strides must be a list; got None"),
+    ({"depth_bins": 3}, "depth_bins must be a list; got 3"),
+    ({"depth_bins": [[1, 4]] * 3}, "not a list of pairs"),
+    ({"num_classes": "10"}, "got 4 and 10"),
+    ({"num_classes": 0}, "got 4 and 0"),
+    ({"speed": 1}, r"unknown \['speed'\]"),
+  ],
+)
+def test_dictionary_mistakes(change, message):
+  with pytest.raises(ValueError, match=message):
+    SearchSpace.from_dict(RAGGED.to_dict() | change)
+
+
+def test_dictionary_lacks_a_field():
+  fields = RAGGED.to_dict()
+  del fields["stem_width"]
+  with pytest.raises(ValueError, match=r"missing \['stem_width'\]"):
+    SearchSpace.from_dict(fields)
+
+
+# Sampling
+
+
+def assert_inside(search_space, space, arch):
+  ranges = space_ranges(search_space, space)
+  for kind, numbers in (("depth", arch.depth), ("width", arch.width)):
+    low, high = np.asarray(ranges[kind]).T
+    assert (numbers >= low).all() and (numbers <= high).all()
+
+
+@compiling
+@given(search_spaces_and_spaces())
+def test_sampled_archs_lie_in_the_space(case):
+  search_space, space = case
+  arch = sample_archs(jax.random.key(0), search_space, space, 64)
+  assert arch.depth.shape == (64, search_space.num_stages)
+  assert arch.width.dtype == arch.depth.dtype == jnp.int32
+  assert_inside(search_space, space, jax.tree.map(np.asarray, arch))
+
+
+@pytest.mark.parametrize(
+  "space", [([1, 0, 0], [0, 1, 0]), ([2, 0, 1], [0, 2, 0])]
+)
+def test_sampled_archs_are_uniform(space):
+  space = make_space(*space)
+  size = RAGGED.num_archs_in(space)
+  arch = sample_archs(jax.random.key(1), RAGGED, space, 40 * size)
+  ranges = space_ranges(RAGGED, space)
+  low, high = np.asarray([*ranges["depth"], *ranges["width"]]).T
+  numbers = np.concatenate([arch.depth, arch.width], axis=-1) - low
+  index = np.ravel_multi_index(tuple(numbers.T), tuple(high - low + 1))
+  assert_frequencies(
+    np.bincount(index, minlength=size), np.full(size, 1 / size)
+  )
+
+
+def test_expanded_samples_are_uniform():
+  space = make_space([3, 0, 1], [15, 0, 7])
+  arch = sample_archs(jax.random.key(2), SearchSpace.expanded(), space, 20_000)
+  for numbers, low, size in (
+    *zip(np.asarray(arch.depth).T, (13, 1, 5), (4,) * 3, strict=True),
+    *zip(np.asarray(arch.width).T, (481, 1, 225), (32,) * 3, strict=True),
+  ):
+    counts = np.bincount(numbers - low, minlength=size)
+    assert_frequencies(counts, np.full(size, 1 / size))
+
+
+@compiling
+@given(search_spaces())
+def test_bin_archs_take_one_of_each_bin(search_space):
+  arch = sample_bin_archs(jax.random.key(0), search_space, 32)
+  for numbers, all_bins in (
+    (arch.depth, search_space.depth_bins),
+    (arch.width, search_space.width_bins),
+  ):
+    low, high = bin_edges(all_bins)
+    assert numbers.shape == (32, *low.shape)
+    numbers = np.asarray(numbers)
+    assert (numbers >= low).all() and (numbers <= high).all()
+
+
+def test_bin_archs_are_uniform_in_each_bin():
+  arch = sample_bin_archs(jax.random.key(3), RAGGED, 5000)
+  for numbers, all_bins in (
+    (arch.depth, RAGGED.depth_bins),
+    (arch.width, RAGGED.width_bins),
+  ):
+    for stage, stage_bins in enumerate(all_bins):
+      for k, (low, high) in enumerate(stage_bins):
+        size = high - low + 1
+        counts = np.bincount(numbers[:, stage, k] - low, minlength=size)
+        assert_frequencies(counts, np.full(size, 1 / size))
+
+
+def test_sampling_is_a_function_of_the_key():
+  space = make_space([1, 0, 1], [0, 2, 0])
+  draw = jax.jit(sample_archs, static_argnums=(1, 3))
+  once = draw(jax.random.key(4), RAGGED, space, 50)
+  assert_same(once, sample_archs(jax.random.key(4), RAGGED, space, 50))
+  other = draw(jax.random.key(5), RAGGED, space, 50)
+  assert (np.asarray(once.width) != np.asarray(other.width)).any()
+
+
+def _spaces(search_space):
+  every_space = list(enumerate_spaces(search_space))
+  assert len(every_space) == math.prod(
+    map(len, (*search_space.depth_bins, *search_space.width_bins))
+  )
+  return every_space
