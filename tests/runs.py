@@ -9,14 +9,19 @@ import subprocess
 import sys
 import tempfile
 
+import jax
 import numpy as np
 import quick
 from absl.testing import flagsaver
 
+import nss_jax as nss
 from nss_jax import data
-from nss_jax.phases import job, search_program
-from nss_jax.runtime import console, sharding
+from nss_jax.phases import elite
+from nss_jax.phases.job import Job
+from nss_jax.runtime import files, sharding
+from nss_jax.spaces import distribution
 
+DIGITS = data.load("digits")
 ROOT = pathlib.Path(__file__).parent.parent
 # Inputs of each fuzzed reader in `faults/`; set by --cases.
 CASES = 60
@@ -41,7 +46,7 @@ TINY = {
 }
 
 
-def load_config(name="quickstart", **overrides):
+def load_config(name="quickstart", /, **overrides):
   """The config of a file in `configs/`, with fields replaced."""
   spec = importlib.util.spec_from_file_location(
     name, ROOT / "configs" / f"{name}.py"
@@ -58,7 +63,7 @@ def load_config(name="quickstart", **overrides):
 
 
 def no_scores(archs):
-  """For `elite.find`: every arch is as good as any other."""
+  """Says that every arch is as good as any other, for `elite.find`."""
   return (np.zeros(len(archs.depth)),) * 2
 
 
@@ -72,17 +77,31 @@ def saved_flags():
   return flagsaver.flagsaver()
 
 
-def make_job(config, workdir, num_devices=1):
-  """What a phase is given, to be run in this process."""
-  mesh, dataset = sharding.make_mesh(num_devices), data.load("digits")
-  return job.Job(
-    config=config,
-    dataset=dataset,
-    mesh=mesh,
-    search=search_program.build(config, dataset, mesh),
-    workdir=workdir,
-    console=console.make_console(),
+def make_job(config, workdir=pathlib.Path("unused"), num_devices=1, **more):
+  """What a phase is given, to be run in this process, on digits."""
+  return Job.open(
+    config,
+    workdir,
+    mesh=sharding.make_mesh(num_devices),
+    **{"dataset": DIGITS, **more},
   )
+
+
+def write_elite(job, depth, width):
+  """Writes what a search ends with that is sure of a space, by its bins."""
+  space = nss.Space(*(np.array(bins, np.int32) for bins in (depth, width)))
+  logits = nss.init_logits(job.search_space)
+  hot = distribution.one_hot(space, logits)
+  logits = jax.tree.map(lambda x, h: x + 100 * h, logits, hot)
+  found = elite.find(job, logits, no_scores)
+  files.make_folder(job.workdir / "search")
+  files.write_json(job.workdir / "search" / "elite_space.json", found)
+
+
+def cut_lines(path, share):
+  """Leaves a share of a file's lines, as a killed process would."""
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(b"".join(lines[: int(len(lines) * share)]))
 
 
 QUICKSTART = ROOT / "configs" / "quickstart.py"

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import (
@@ -19,31 +18,17 @@ from strategies import (
 )
 
 import nss_jax as nss
-from nss_jax import config as config_lib
-from nss_jax.errors import UserError
-from nss_jax.phases import (
-  elite,
-  loop,
-  nas,
-  plan,
-  program,
-  search,
-  search_program,
-)
-from nss_jax.runtime import files
 from nss_jax.spaces.constraints import (
-  OVER,
   Constraint,
   mean_costs,
   needed_tolerance,
   penalties,
   worst_penalty,
 )
-from nss_jax.spaces.cost import cost_tables, mean_cost, space_cost
+from nss_jax.spaces.cost import cost_tables, space_cost
 from nss_jax.spaces.feasible import feasible_indices
 from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.sampling import enumerate_spaces
-from nss_jax.spaces.search_space import space_from_ranges
 from nss_jax.spaces.table import (
   all_space_costs,
   space_indices,
@@ -291,187 +276,3 @@ def test_drawn_elite_is_the_one_whose_worst_budget_is_met_best():
   assert elite.costs.shape == (64, 2)
   assert set(elite.costs[:, 0].tolist()) == {1, 2, 3, 4, 5, 6}
   assert elite.cost.tolist() == [3, 4]
-
-
-# The config
-
-
-def load(*constraints, **overrides):
-  overrides = {**runs.TINY, "objective.constraints": constraints, **overrides}
-  return runs.load_config(**overrides)
-
-
-PARAMS = {"metric": "params", "target": 2e3, "mode": "at_most"}
-
-
-def test_constraints_of_a_config():
-  both = budget("flops", 4e4), budget("params", 2e3, 1.0, "at_most")
-  config = load(PARAMS)
-  config.objective.cost_weight = 1.0
-  config_lib.validate(config)
-  assert config_lib.constraints(config) == both
-  config.objective.cost_weight = 0.0
-  assert config_lib.constraints(config) == both[1:]
-  config.objective.constraints = ()
-  assert config_lib.constraints(config) == (both[0]._replace(weight=0.0),)
-
-
-@pytest.mark.parametrize(
-  ("constraints", "words"),
-  [
-    (
-      ("params",),
-      "constraints[0]: 'params' is not accepted; expected {'metric",
-    ),
-    (({"metric": "params"},), "expected {'metric': 'params', 'target'"),
-    (({**PARAMS, "targt": 1},), "'targt': 1} is not accepted; expected {"),
-    (
-      ({**PARAMS, "metric": "energy"},),
-      "constraints[0].metric: 'energy' is not accepted; expected one of flops",
-    ),
-    (({**PARAMS, "metric": ["flops"]},), "[0].metric: ['flops'] is a list"),
-    (
-      ({**PARAMS, "target": 0},),
-      "[0].target: 0 is not accepted; expected a nu",
-    ),
-    (({**PARAMS, "target": "2e3"},), "[0].target: '2e3' is a str; expected"),
-    (({**PARAMS, "target": 10**400},), "[0].target: 1000"),
-    (({**PARAMS, "weight": -1.0},), "[0].weight: -1.0 is not accepted"),
-    (({**PARAMS, "weight": float("nan")},), "[0].weight: nan is not accepted"),
-    (
-      ({**PARAMS, "mode": "at_least"},),
-      "[0].mode: 'at_least' is not accepted; expected one of equal, at_most",
-    ),
-    ((PARAMS, PARAMS), "two budgets of params are not accepted"),
-    (({**PARAMS, "metric": "flops"},), "two budgets of flops are not accepted"),
-  ],
-)
-def test_wrong_constraints(constraints, words):
-  with pytest.raises(UserError) as error:
-    config_lib.validate(load(*constraints))
-  line = str(error.value)
-  assert words in line
-  assert line.startswith("config.objective.constraints") and "\n" not in line
-
-
-@pytest.mark.parametrize(
-  ("mode", "target", "words"),
-  [
-    ("equal", 1e9, "constraints[0].target: 1e+09 is not accepted; expected 3"),
-    (
-      "at_most",
-      300.0,
-      "constraints[0].target: 300 is not accepted; expected 3",
-    ),
-    ("at_most", 1e9, None),
-  ],
-)
-def test_targets_out_of_range(mode, target, words):
-  config = load({"metric": "params", "target": target, "mode": mode})
-  space = config_lib.search_space(config, (8, 8, 1))
-  if words is None:
-    config_lib.validate_target(config, space)
-    return
-  low, high = np.sort(every_cost(space, "params"))[[0, -1]]
-  with pytest.raises(UserError) as error:
-    config_lib.validate_target(config, space)
-  assert f"expected {low:.6g} to {high:.6g} parameters" in str(error.value)
-  assert f"constraints[0].target: {target:g} is not" in str(error.value)
-
-
-def test_budgets_that_exclude_each_other_are_refused():
-  config = load({**PARAMS, "target": 1000.0}, **{"search.elite": "scored"})
-  space = config_lib.search_space(config, (8, 8, 1))
-  with pytest.raises(
-    UserError,
-    match=r"config.search.elite_tolerance: no space has .* 40000 multiply-adds "
-    "and at most 1000 parameters; the nearest has .* and ",
-  ):
-    config_lib.validate_target(config, space)
-
-
-@pytest.fixture(scope="module")
-def job():
-  return runs.make_job(load({**PARAMS, "target": 1500}), None)
-
-
-def test_a_step_keeps_the_costs_of_each_budget(job):
-  state = jax.eval_shape(job.search.init)
-  assert state.sums["penalty"].shape == state.sums["sampled_cost"].shape == (2,)
-  for warmup in (True, False):
-    moved, _ = jax.eval_shape(
-      lambda x, warmup=warmup: job.search.dispatch(x, 0, 0, 3, warmup), state
-    )
-    assert moved.sums == state.sums
-
-
-def test_the_log_has_a_line_of_each_budget(job):
-  space, logits = job.search_space, random_logits(job.search_space, 0)
-  state = program.LoopState(
-    None, nss.SearchState(0, jax.tree.map(jnp.float32, logits), None), None
-  )
-  means = dict.fromkeys(search_program.METRICS, 1.0)
-  means |= {"sampled_cost": [1.5, 0.5], "penalty": [0.5, 0.0]}
-  warm = job.search.measure(state, 1, means)["constraints"]
-  assert warm["params"]["sampled_cost"] is warm["flops"]["penalty"] is None
-  line = job.search.measure(state, 40, means)
-  flops, params = line["constraints"]["flops"], line["constraints"]["params"]
-  assert (params["sampled_cost"], params["penalty"]) == (0.5, 0.0)
-  assert {name: line[name] for name in flops} == flops
-  tables = cost_tables(space, METRICS["params"])
-  np.testing.assert_allclose(
-    params["expected_cost"],
-    mean_cost(space, tables, softmax(logits)) / 1500,
-    rtol=1e-5,
-  )
-  words = loop._describe({**line, "epoch": 3}, job.search.schedule)
-  assert words.endswith(
-    f"flops {flops['expected_cost']:.2f} params {params['expected_cost']:.2f}"
-  )
-
-
-def test_plan_and_result_show_each_budget(job, tmp_path):
-  config, space = job.config, job.search_space
-  lines = list(plan.describe(config, job.dataset, job.search))
-  assert [line for line in lines if line.startswith("budget")] == [
-    "budget     flops, equal 4e+04 multiply-adds, weight 1; spaces of 2.69e+04 "
-    "to 2.25e+05 mean",
-    "budget     params, at most 1500 parameters, weight 1; spaces of 580 to "
-    "7.39e+03 mean",
-  ]
-  logits = jax.tree.map(jnp.float32, random_logits(space, 1))
-  found = elite.find(config, space, logits, runs.no_scores)
-  flops, params = found["constraints"]
-  assert (flops["metric"], flops["target"]) == ("flops", 4e4)
-  assert (params["metric"], params["mode"]) == ("params", "at_most")
-  assert flops["mean_cost"] == found["mean_flops"]
-  chosen = space_from_ranges(space, found["space"])
-  mean = space_cost(space, cost_tables(space, METRICS["params"]), chosen)
-  assert params["mean_cost"] == mean
-  assert params["deviation"] == mean / 1500 - 1
-  worst = [
-    max(abs(c["deviation"]), c["costs"]["params"] / 1500 - 1)
-    for c in found["candidates"]
-  ]
-  assert max(abs(flops["deviation"]), params["deviation"]) == min(worst)
-  (tmp_path / "search").mkdir()
-  files.write_json(tmp_path / "search" / "elite_space.json", found)
-  words = search.report(found, job._replace(workdir=tmp_path))
-  assert any(
-    line.startswith("  params: mean ")
-    and "from the most of 1,500 parameters" in line
-    for line in words
-  )
-
-
-def test_archs_near_the_target_meet_each_budget(job):
-  config = job.config.copy_and_resolve_references()
-  space = job.search_space.refine()
-  logits = nss.init_logits(space)
-  found = nas.choose(config, "expanded", space, logits)
-  assert found["costs"] == {"flops": found["flops"], "params": found["params"]}
-  assert found["within_tolerance"] and found["params"] <= 1500
-  archs, off = nas.draw_archs(config, space, logits, jax.random.key(0), 500)
-  flops, params = nss.arch_macs(space, archs), nss.arch_params(space, archs)
-  over = np.where(params > 1500, params / 1500 - 1 + OVER, 0)
-  np.testing.assert_allclose(off, np.maximum(abs(flops / 4e4 - 1), over))

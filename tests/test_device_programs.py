@@ -9,10 +9,8 @@ import jax
 import pytest
 import runs
 
-from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.phases import search_program, supernet_program, train_program
-from nss_jax.runtime import sharding
+from nss_jax.phases import search, supernet, train
 
 DIGITS = data.load("digits")
 ONE_BLOCK = {"space.max_depth": 1, "space.num_depth_bins": 1}
@@ -32,17 +30,12 @@ LOSS_AND_ACCURACY = 2 * 4
 def _compiled(kind, num_devices, warmup=True, **fields):
   """Two steps of a program, compiled, and the state that they start from."""
   config = runs.load_config(**{**FIELDS, **fields})
-  config_lib.validate(config)
-  mesh = sharding.make_mesh(num_devices)
-  if kind == "search":
-    program = search_program.build(config, DIGITS, mesh)
-  else:
-    build = {
-      "train": train_program.build,
-      "evaluator": supernet_program.build_supernet,
-    }[kind]
-    space = config_lib.search_space(config, DIGITS.train_images.shape[1:])
-    program = build(config, space, DIGITS, mesh)
+  build = {
+    "search": search.build,
+    "train": train.build,
+    "evaluator": supernet.build_supernet,
+  }[kind]
+  program = build(runs.make_job(config, num_devices=num_devices))
   state = program.init()
   run = jax.jit(lambda state: program.dispatch(state, 0, 0, 2, warmup))
   return run.lower(state).compile(), state

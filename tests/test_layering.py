@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "nss_jax"
 ROOMS = (
   *("errors", "spaces", "supernet", "steps", "runtime"),
-  *("data", "config", "phases", "main"),
+  *("data", "config", "phases", "command", "main"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -14,10 +14,12 @@ import runs
 from absl import flags
 
 import nss_jax
+from nss_jax import command, data, main, version
 from nss_jax import config as config_lib
-from nss_jax import main, version
 from nss_jax.errors import UserError
+from nss_jax.phases import registry
 
+CIFAR = data.load("cifar10_binary", fetch=False)
 CONFIGS = runs.ROOT / "configs"
 FIELD = "--config."
 # flag -> words of the line: the field, the value and what is accepted
@@ -165,7 +167,7 @@ def call(capsys, monkeypatch, tmp_path):
     sys.modules.pop("config_config", None)
     with runs.saved_flags():
       try:
-        code = main.main(main.parse_flags(argv))
+        code = main.main(command.parse_flags(argv))
       except SystemExit as exited:
         code = exited.code
     return code, *capsys.readouterr()
@@ -534,7 +536,7 @@ def test_dry_run_fetches_nothing(source, classes, call, tmp_path, monkeypatch):
 def test_all_phases_are_planned_in_order(call):
   _, out, _ = call("--workdir=w", "--dry_run", "--phases=all", tiny=False)
   planned = [line.split()[0] for line in out.splitlines()]
-  expected = [n for n in config_lib.PHASES_OF_A_TARGET if n != "report"]
+  expected = [n for n in registry.of_a_target() if n != "report"]
   assert [n for n in planned if n in expected] == expected[1:]
 
 
@@ -581,11 +583,9 @@ def test_help_says_what_flops_are():
 )
 def test_config_files(name):
   config = runs.load_config(name)
-  config_lib.validate(config)
-  shape = (8, 8, 1) if config.data.source == "digits" else (32, 32, 3)
-  space = config_lib.search_space(config, shape)
-  config_lib.validate_target(config, space)
-  assert space.num_spaces == 2**18
+  is_small = config.data.source == "digits"
+  job = runs.make_job(config, dataset=runs.DIGITS if is_small else CIFAR)
+  assert job.search_space.num_spaces == 2**18
   text = (CONFIGS / f"{name}.py").read_text()
   assert f"--config=configs/{name}.py" in text
 
@@ -594,9 +594,7 @@ def test_config_files(name):
 @pytest.mark.parametrize("target", config_lib.PAPER_TARGETS_MF)
 def test_runs_of_the_paper(dataset, target):
   config = config_lib.paper(f"{dataset}_{target}mf")
-  config_lib.validate(config)
-  space = config_lib.search_space(config, (32, 32, 3))
-  config_lib.validate_target(config, space)
+  runs.make_job(config, dataset=CIFAR)
   assert config.objective.target_flops == target * 1e6
   assert len(config.sweep.targets) == 12
   window = [share * target * 1e6 for share in config.principles.window]

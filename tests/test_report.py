@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import html
 import html.parser
 import json
@@ -17,18 +18,15 @@ import pytest
 import runs
 from PIL import Image
 
-from nss_jax import data
 from nss_jax.errors import UserError
 from nss_jax.phases import (
   pipeline,
   ranking,
   report,
-  search_program,
   summary,
 )
 from nss_jax.phases import workdir as workdirs
-from nss_jax.phases.job import Job
-from nss_jax.runtime import console, files, scores, sharding, truths
+from nss_jax.runtime import files, scores, truths
 from nss_jax.runtime.report import train_tables, words
 from nss_jax.runtime.report.tables import paper_row, read_paper
 from nss_jax.runtime.report.workdir import read_results
@@ -59,10 +57,7 @@ def job(tmp_path_factory):
   """A tiny search that is not run; the workdir is replaced by each test."""
   overrides = {**runs.TINY, "objective.target_flops": TARGET}
   config = runs.load_config(**overrides)
-  mesh, dataset = sharding.make_mesh(1), data.load("digits")
-  program = search_program.build(config, dataset, mesh)
-  workdir = tmp_path_factory.mktemp("none")
-  return Job(config, dataset, mesh, program, workdir, console.make_console())
+  return runs.make_job(config, tmp_path_factory.mktemp("none"))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +80,7 @@ def reported(job, finished, tmp_path_factory):
   """The job of a copy with a report."""
   workdir = tmp_path_factory.mktemp("reported") / "run"
   shutil.copytree(finished, workdir)
-  done = job._replace(workdir=workdir)
+  done = dataclasses.replace(job, workdir=workdir)
   report.run(done)
   return done
 
@@ -292,7 +287,7 @@ def copied(job, finished, tmp_path):
   """A job on a copy that may be changed."""
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
-  return job._replace(workdir=workdir)
+  return dataclasses.replace(job, workdir=workdir)
 
 
 @pytest.fixture
@@ -572,10 +567,8 @@ def test_rows_of_the_paper():
 
 
 def test_paper_beside_what_was_measured(light):
-  config = light.config.copy_and_resolve_references()
-  config.data.source = "cifar10_binary"
-  config.objective.target_flops = 600e6
-  report.run(light._replace(config=config))
+  fields = {"data.source": "cifar10_binary", "objective.target_flops": 600e6}
+  report.run(light.vary(fields, search_space=light.search_space))
   elite, control, expanded, *_ = rows(light, "nas")
   assert (elite["paper_error_percent"], elite["dataset"]) == ("4.57", "cifar10")
   assert expanded["paper_num_samples"] == "117"
@@ -591,16 +584,15 @@ def test_paper_beside_what_was_measured(light):
 
 
 def test_text_of_files_is_escaped(light):
-  config = light.config.copy_and_resolve_references()
-  config.data.path = config.data.name = config.name = HOSTILE
-  result = read(light, "train", "elite", "seed_0", "result.json")
   name = HOSTILE.replace("/", "")
+  fields = {"data.path": HOSTILE, "data.name": HOSTILE, "name": name}
+  result = read(light, "train", "elite", "seed_0", "result.json")
   write(
     light.workdir / "train" / name / "seed_0" / "result.json",
     {**result, "name": name},
   )
   flags = (f"--config.data.path={HOSTILE}",)
-  report.run(light._replace(config=config, config_flags=flags))
+  report.run(light.vary(fields, config_flags=flags))
   text = page(light)
   assert "<b>" not in text and "alert(1)</script>" not in text
   assert any(HOSTILE in part for part in Checker(text).texts)
@@ -651,7 +643,7 @@ def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
   workdir = tmp_path / "run"
   (workdir / kept).parent.mkdir(parents=True)
   shutil.copy(finished / kept, workdir / kept)
-  alone = job._replace(workdir=workdir)
+  alone = dataclasses.replace(job, workdir=workdir)
   result = report.run(alone)
   missing = missing | (experiments.NAMES - {"sweep"})
   assert set(result["not_run"]) == missing
@@ -692,7 +684,9 @@ def test_weights_of_another_arch_are_not_shown(light):
 
 def test_nothing_to_report(job, tmp_path):
   with pytest.raises(UserError, match="nothing to report") as error:
-    report.run(job._replace(workdir=tmp_path, config_flags=("--config=a b",)))
+    report.run(
+      dataclasses.replace(job, workdir=tmp_path, config_flags=("--config=a b",))
+    )
   command = (
     f"python -m nss_jax.main '--config=a b' --workdir={tmp_path} "
     "--phases=search"

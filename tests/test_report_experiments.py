@@ -1,6 +1,7 @@
 """What a report says of the principles, of complexity and of all targets."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -29,14 +30,14 @@ def made(tmp_path_factory):
 @pytest.fixture
 def copied(made, tmp_path):
   workdir = shutil.copytree(made.workdir, tmp_path / "run")
-  return made._replace(workdir=workdir)
+  return dataclasses.replace(made, workdir=workdir)
 
 
 @pytest.fixture(scope="module")
 def reported(made, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("reported") / "run"
   shutil.copytree(made.workdir, workdir)
-  job = made._replace(workdir=workdir)
+  job = dataclasses.replace(made, workdir=workdir)
   return job, report.run(job)
 
 
@@ -107,9 +108,8 @@ def test_a_sweep_is_missed_only_where_there_are_targets(copied):
   path = copied.workdir / "report" / "index.html"
   assert "sweep" not in report.run(copied)["not_run"]
   assert "<h2>Targets</h2>" not in path.read_text()
-  config = runs.load_config(**SETTINGS)
-  config.sweep.targets = (TARGET,)
-  assert "sweep" in report.run(copied._replace(config=config))["not_run"]
+  swept = copied.vary({"sweep.targets": (TARGET,)})
+  assert "sweep" in report.run(swept)["not_run"]
   assert "--phases=sweep</pre>" in path.read_text()
 
 

@@ -6,7 +6,7 @@ value breaks the check of one of its items.
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -14,83 +14,68 @@ from nss_jax.spaces.blocks import block_names
 from nss_jax.spaces.metrics import UNITS
 from nss_jax.steps.estimators import ESTIMATORS
 
-# From the search to the report; the sweep runs them for many targets.
-PhaseOfATarget = Literal[
-  "search",
-  "evaluate",
-  "rank_check",
-  "principles",
-  "nas",
-  "complexity",
-  "train",
-  "report",
-]
-PHASES_OF_A_TARGET: tuple[str, ...] = get_args(PhaseOfATarget)
-PHASES = (*PHASES_OF_A_TARGET[:-1], "sweep", "latency_table", "report")
 # Far beyond what is trained, and the plan of every step still fits in memory.
 MOST_EPOCHS = 10_000
 # So large that no cost comes near, and it is still a float.
 LARGEST = 1e300
 
 
-def _ascend(values: Sequence[float]) -> Sequence[float]:
-  if not all(a < b for a, b in itertools.pairwise((0, *values))):
-    raise ValueError("not ascending")
-  return values
+def _accept(
+  is_right: Callable[[Any], Any], words: str = "refused"
+) -> AfterValidator:
+  """Returns a check; a field's own description is told instead of the words."""
+
+  def check(value: Any) -> Any:
+    if not is_right(value):
+      raise ValueError(words)
+    return value
+
+  return AfterValidator(check)
 
 
-def _end_at_one(values: Sequence[float]) -> Sequence[float]:
-  if values and values[-1] != 1:
-    raise ValueError("another end")
-  return values
-
-
-def _registered(names_fn: Callable[[], Iterable[str]]) -> AfterValidator:
-  """Checks for a name that is registered at the time of the check."""
+def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
+  """Returns a check for names that may grow until a config is checked."""
 
   def check(name: str) -> str:
-    names = [*names_fn()]
-    if name not in names:
-      raise ValueError(f"one of {', '.join(names)}")
+    if name not in names():
+      raise ValueError(f"one of {', '.join(names())}")
     return name
 
   return AfterValidator(check)
 
 
-def _is_channels(number: int) -> int:
-  if number not in (0, 1, 3):
-    raise ValueError("0, 1 or 3")
-  return number
+def _ascends(values: Sequence[float]) -> bool:
+  return all(a < b for a, b in itertools.pairwise((0, *values)))
 
 
-def _is_outputs(number: int) -> int:
-  if number and not 2 <= number <= 2**20:
-    raise ValueError("0 for those of the data, or 2 to 2^20")
-  return number
-
-
-def _is_folder_name(name: str) -> str:
-  if not name.strip() or "/" in name or name.startswith("."):
-    raise ValueError("a plain folder name")
-  return name
-
-
-# What is accepted, in words, where the bounds of a field do not say it.
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="0 to 2^32 - 1")]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
-Channels = Annotated[int, AfterValidator(_is_channels)]
-Outputs = Annotated[int, AfterValidator(_is_outputs)]
-Metric = Annotated[str, _registered(lambda: UNITS)]
-BlockName = Annotated[str, _registered(block_names)]
-EstimatorName = Annotated[str, _registered(lambda: ESTIMATORS)]
-FolderName = Annotated[str, AfterValidator(_is_folder_name)]
+Channels = Annotated[int, _accept(lambda n: n in (0, 1, 3), "0, 1 or 3")]
+Outputs = Annotated[
+  int,
+  _accept(
+    lambda n: n == 0 or 2 <= n <= 2**20,
+    "0 for those of the data, or 2 to 2^20",
+  ),
+]
+Metric = Annotated[str, _one_of(lambda: UNITS)]
+BlockName = Annotated[str, _one_of(block_names)]
+EstimatorName = Annotated[str, _one_of(lambda: ESTIMATORS)]
+FolderName = Annotated[
+  str,
+  _accept(
+    lambda name: name.strip() and "/" not in name and name[0] != ".",
+    "a plain folder name",
+  ),
+]
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(gt=0, le=1)]
+_ASCENDS = _accept(_ascends)
 BucketShares = Annotated[
   tuple[_Share, ...],
   Field(strict=False, description="shares above 0 that ascend to 1"),
-  AfterValidator(_ascend),
-  AfterValidator(_end_at_one),
+  _ASCENDS,
+  _accept(lambda shares: not shares or shares[-1] == 1),
 ]
 Shares = Annotated[
   tuple[_Share, ...],
@@ -99,19 +84,19 @@ Shares = Annotated[
     min_length=1,
     description="ascending shares above 0, at most 1, at least one",
   ),
-  AfterValidator(_ascend),
+  _ASCENDS,
 ]
 Decays = Annotated[
   tuple[Annotated[float, Field(gt=0, lt=1)], ...],
   Field(strict=False, description="ascending shares above 0 and below 1"),
-  AfterValidator(_ascend),
+  _ASCENDS,
 ]
 Window = Annotated[
   tuple[_Positive, _Positive],
   Field(
     strict=False, description="two ascending shares of the target, above 0"
   ),
-  AfterValidator(_ascend),
+  _ASCENDS,
 ]
 Rates = Annotated[
   tuple[_Positive, ...],
@@ -124,13 +109,9 @@ Targets = Annotated[
   Field(
     strict=False, description="ascending numbers above 0, in multiply-adds"
   ),
-  AfterValidator(_ascend),
+  _ASCENDS,
 ]
-PhaseNames = Annotated[
-  tuple[PhaseOfATarget, ...],
-  Field(
-    strict=False,
-    min_length=1,
-    description=f"at least one of {', '.join(PHASES_OF_A_TARGET)}",
-  ),
+Names = Annotated[
+  tuple[str, ...],
+  Field(strict=False, min_length=1, description="at least one name"),
 ]

@@ -1,10 +1,9 @@
-"""What `--config` and its fields name, and what is near a mistyped name."""
+"""Finds what `--config` and its fields name, or what is near a wrong name."""
 
 import difflib
 import os
 import pathlib
 
-from nss_jax.config.schema import base
 from nss_jax.errors import UserError
 
 # A link to the checkout's `configs/`; a folder of files once installed.
@@ -12,7 +11,7 @@ _SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def find_file(argument: str) -> str:
-  """The config file that is meant, with its argument if there is one.
+  """Returns the config file that is meant, with its argument, if any.
 
   Args:
     argument: a path, `quickstart`, or either of them and `:argument`. A file
@@ -42,36 +41,31 @@ def find_file(argument: str) -> str:
   raise UserError(f"--config: {path!r}: {what}; {accepted}")
 
 
-def unknown_field(path: str) -> str:
-  """What is wrong with `config.group.field`; an empty string if nothing is."""
-  fields, parent = base().to_dict(), "config"
+def missing_field(fields: dict, path: str) -> str:
+  """Says what is wrong with `config.group.field`, or nothing if it is there."""
+  group, parent = fields, "config"
   for name in path.split(".")[1:]:
-    if not isinstance(fields, dict):
+    if not isinstance(group, dict):
       return f"{path}: {parent} has no fields"
-    if name not in fields:
-      near = _near_fields(name, fields, parent)
-      accepted = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"expected {', '.join(fields)}"
-      )
+    if name not in group:
+      near = [
+        f"{parent}.{x}" for x in difflib.get_close_matches(name, group, 1)
+      ]
+      known = {path.rpartition(".")[2] for path in _paths(fields, "config")}
+      for other in difflib.get_close_matches(name, known, 1)[: not near]:
+        near = fields_named(fields, other)
+      accepted = f"expected {', '.join(group)}"
+      if near:
+        accepted = f"did you mean {' or '.join(near)}?"
       return f"{path}: {parent} has no field {name!r}; {accepted}"
-    fields, parent = fields[name], f"{parent}.{name}"
+    group, parent = group[name], f"{parent}.{name}"
   return ""
 
 
-def fields_named(name: str) -> list[str]:
-  """The paths of all fields of that name: `epochs` is in several groups."""
-  return [p for p in _paths(base().to_dict(), "config") if _leaf(p) == name]
-
-
-def _near_fields(name: str, fields: dict, parent: str) -> list[str]:
-  """Those like it in the group, or else anywhere."""
-  if near := difflib.get_close_matches(name, fields, 1):
-    return [f"{parent}.{near[0]}"]
-  names = [_leaf(path) for path in _paths(base().to_dict(), "config")]
-  near = difflib.get_close_matches(name, names, 1)
-  return fields_named(near[0]) if near else []
+def fields_named(fields: dict, name: str) -> list[str]:
+  """Lists the paths of all fields of a name: many groups have `epochs`."""
+  paths = _paths(fields, "config")
+  return [path for path in paths if path.rpartition(".")[2] == name]
 
 
 def _paths(fields: dict, parent: str) -> list[str]:
@@ -83,16 +77,12 @@ def _paths(fields: dict, parent: str) -> list[str]:
   return found
 
 
-def _leaf(path: str) -> str:
-  return path.rpartition(".")[2]
-
-
 def _shipped_names() -> list[str]:
   return sorted(file.stem for file in _SHIPPED.glob("*.py"))
 
 
 def _files_by_stem(folder: str) -> dict[str, str]:
-  """Python files there and in `configs`, then the names that come along."""
+  """Finds Python files there and in `configs`, then the names shipped."""
   files = [
     os.path.join(place, file.name)
     for place in (folder, "configs")

@@ -20,7 +20,7 @@ _WINDOW = (360e6, 400e6)
 
 
 def paper(run: str) -> ml_collections.ConfigDict:
-  """The paper's settings for a data set and a target.
+  """Returns the paper's settings for a data set and a target.
 
   Args:
     run: its name, such as `cifar100_600mf`; the target is in MF, one of

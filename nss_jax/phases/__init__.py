@@ -1,1 +1,5 @@
-"""The programs: they read the config, own the loops and call jit."""
+"""What the command runs: phases on a workdir, each in a file of its own.
+
+Here is what reads a config, trains and writes results; what is pure lives in
+the rooms below, and nothing here is imported by them.
+"""

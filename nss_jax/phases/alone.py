@@ -12,11 +12,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from nss_jax.phases import loop, scoring, supernet_program
+from nss_jax.phases import loop, scoring, supernet
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime.console import say
-from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.search_space import Arch
 from nss_jax.spaces.text import format_arch
 
@@ -25,23 +23,18 @@ ScoreAlone = Callable[[str, Arch, int], tuple[np.ndarray, np.ndarray]]
 
 
 def make_score_alone(
-  job: Job, path: pathlib.Path, preemption: Preemption, *, epochs: int
+  job: Job, path: pathlib.Path, *, epochs: int
 ) -> ScoreAlone:
-  """What trains archs with a seed and scores each by its own weights.
+  """Returns what trains archs with a seed and scores them by their weights.
 
-  Args:
-    job: of the run.
-    path: of the scores that are kept; the archs train in `archs` beside it.
-    preemption: asked between dispatches.
-    epochs: of each training.
+  The path is of the scores that are kept; the archs train in `archs` beside it.
   """
-  parts = job.config, job.search_space, job.dataset, job.mesh
-  program = supernet_program.build_alone(*parts, epochs)
-  score_fn = scoring.make_score_fn(*parts)
+  program = supernet.build_alone(job, epochs)
+  score_fn = scoring.make_score_fn(job)
 
   def score_one(seed, archs, by):
     arch = jax.tree.map(lambda x: np.asarray(x)[0], archs)
-    say(job.console, f"training alone: {format_arch(arch)}, seed {seed}")
+    job.say(f"training alone: {format_arch(arch)}, seed {seed}")
     # As the evaluator's own, whose seed is that of the first.
     init = functools.partial(
       program.init, arch, (job.config.evaluate.seed + seed) % 2**32
@@ -50,7 +43,6 @@ def make_score_alone(
       job,
       dataclasses.replace(program, init=init),
       path.parent / "archs" / format_arch(arch) / f"seed_{seed}",
-      preemption,
       checkpoint_every=epochs,
     )
     return score_fn(state.weights.params, archs, by)
@@ -61,7 +53,7 @@ def make_score_alone(
       job.search_space,
       functools.partial(score_one, seed),
       choose_fn=lambda count: scoring.Split("images", 1),
-      preemption=preemption,
+      preemption=job.preemption,
       on_progress=lambda done, timed: None,
     )
     return ledger.score(source, archs)

@@ -7,17 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
-from nss_jax import data
-from nss_jax.phases import (
-  evaluate,
-  scoring,
-  supernet_program,
-  train_program,
-)
+from nss_jax.phases import evaluate, scoring, search, supernet, train
+from nss_jax.phases.job import Job
 from nss_jax.phases.program import Program
 from nss_jax.runtime import sharding
 from nss_jax.spaces import cost
@@ -33,7 +26,7 @@ _NUM_DRAWS = 2048
 
 @dataclasses.dataclass(frozen=True)
 class ChipProgram:
-  """A program of a phase, to be compiled.
+  """Describes a program of a phase, to be compiled.
 
   Attributes:
     name: the phase and what of it.
@@ -52,48 +45,34 @@ class ChipProgram:
   loop_counts: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def programs(
-  config: ml_collections.ConfigDict,
-  dataset: data.Dataset,
-  search: Program,
-  phases: Sequence[str],
-  arch: Arch | None = None,
-) -> Iterator[ChipProgram]:
-  """Those of the phases, on the mesh of the search."""
-  parts = config, search.search_space, dataset, search.mesh
-  for phase in phases:
+def programs(job: Job, arch: Arch | None = None) -> Iterator[ChipProgram]:
+  """Returns the programs of the job's phases, for the devices of its mesh."""
+  for phase in job.phases:
     if phase == "search":
-      yield from _of_search(config, search)
+      yield from _of_search(job)
     elif phase == "evaluate":
-      yield from _of_evaluator(*parts)
+      yield from _of_evaluator(job)
     elif phase == "train":
-      yield _of_training(*parts, arch)
+      yield _of_training(job, arch)
 
 
-def _of_search(
-  config: ml_collections.ConfigDict, program: Program
-) -> Iterator[ChipProgram]:
-  space, schedule = program.search_space, program.schedule
-  warmup = schedule.warmup_steps
+def _of_search(job: Job) -> Iterator[ChipProgram]:
+  space, program = job.search_space, search.build(job)
+  warmup = program.schedule.warmup_steps
   if warmup:
     draws = _draw(space, lambda step: 1 - step / _NUM_DRAWS)
     steps = slice(0, warmup)
-    yield _of_loop("search, warmup", program, steps, True, config, draws)
+    yield _of_loop(job, "search, warmup", program, steps, True, draws)
   draws = None
-  if ESTIMATORS[config.search.estimator].draws != "soft":
-    draws = _on_target(config, space)
-  steps = slice(warmup, schedule.num_steps)
-  yield _of_loop("search, both steps", program, steps, False, config, draws)
+  if ESTIMATORS[job.config.search.estimator].draws != "soft":
+    draws = _on_target(job)
+  steps = slice(warmup, program.schedule.num_steps)
+  yield _of_loop(job, "search, both steps", program, steps, False, draws)
 
 
-def _of_evaluator(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  dataset: data.Dataset,
-  mesh: jax.sharding.Mesh,
-) -> Iterator[ChipProgram]:
-  settings = config.evaluate
-  program = supernet_program.build_supernet(config, space, dataset, mesh)
+def _of_evaluator(job: Job) -> Iterator[ChipProgram]:
+  settings, space, mesh = job.config.evaluate, job.search_space, job.mesh
+  program = supernet.build_supernet(job)
   first, coins = (
     epochs / settings.epochs * _NUM_DRAWS
     for epochs in (settings.largest_epochs, settings.coin_epochs)
@@ -102,12 +81,12 @@ def _of_evaluator(
     space, lambda step: jnp.clip(1 - (step - first) / max(coins, 1), 0, 1)
   )
   steps = slice(0, program.schedule.num_steps)
-  yield _of_loop("evaluate, supernet", program, steps, True, config, draws)
-  score_fn = scoring.make_score_fn(config, space, dataset, mesh)
-  images = scoring.held_out_images(config, dataset)
-  count = evaluate.num_archs(config, space)
+  yield _of_loop(job, "evaluate, supernet", program, steps, True, draws)
+  score_fn = scoring.make_score_fn(job)
+  images = scoring.held_out_images(job)
+  count = evaluate.num_archs(job)
   split = scoring.choose_split(count, len(images.batches), mesh.size)
-  on_target = _on_target(config, space)
+  on_target = _on_target(job)
   archs = jax.tree.map(
     lambda x: np.repeat(x, split.num_archs, 0).astype(np.int32), on_target
   )
@@ -120,49 +99,42 @@ def _of_evaluator(
     steps=split.num_archs,
     macs=seen * float(cost.arch_macs(space, on_target)[0]),
     loop_counts=_loop_counts(
-      config, space, on_target, config.evaluate.score_bucket_shares
+      job, space, on_target, settings.score_bucket_shares
     ),
   )
 
 
-def _of_training(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  dataset: data.Dataset,
-  mesh: jax.sharding.Mesh,
-  arch: Arch | None,
-) -> ChipProgram:
+def _of_training(job: Job, arch: Arch | None) -> ChipProgram:
   if arch is None:
-    arch = jax.tree.map(lambda x: x[0], _on_target(config, space))
-  only = space.only(arch)
-  program = train_program.build(config, only, dataset, mesh)
+    arch = jax.tree.map(lambda x: x[0], _on_target(job))
+  only = job.search_space.only(arch)
+  program = train.build(job.within(only))
   program = dataclasses.replace(
     program, work=3.0 * program.work * cost.largest_macs(only)
   )
   steps = slice(0, program.schedule.num_steps)
-  return _of_loop("train, one network", program, steps, True, config, None)
+  return _of_loop(job, "train, one network", program, steps, True, None)
 
 
 def _of_loop(
+  job: Job,
   name: str,
   program: Program,
   steps: slice,
   warmup: bool,
-  config: ml_collections.ConfigDict,
   draws: Arch | None,
 ) -> ChipProgram:
-  """The first dispatch of an epoch, which stands for all of these steps."""
+  """Returns the first call of an epoch, which stands for all these steps."""
   _, length = program.schedule.dispatches[0]
   state = sharding.abstract(_state(program), program.mesh)
-  shares = config.supernet.bucket_shares
-  counts = _loop_counts(config, program.search_space, draws, shares)
+  shares = job.config.supernet.bucket_shares
   return ChipProgram(
     name=name,
     lower=functools.partial(program.dispatch.lower, state, length, warmup),
     calls=(steps.stop - steps.start) / length,
     steps=length,
     macs=float(program.work[steps].mean()) * program.batch_size,
-    loop_counts=counts,
+    loop_counts=_loop_counts(job, program.search_space, draws, shares),
   )
 
 
@@ -171,7 +143,7 @@ def _state(program: Program) -> Any:
 
 
 def _draw(space: SearchSpace, probability_fn: Callable) -> Arch:
-  """What a phase draws from its beginning to its end, `[N, S]`."""
+  """Draws what a phase does from its beginning to its end, `[N, S]`."""
   sample = masks.warmup_sampler(space, probability_fn)
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     keys = jax.random.split(jax.random.key(0), _NUM_DRAWS)
@@ -179,19 +151,19 @@ def _draw(space: SearchSpace, probability_fn: Callable) -> Arch:
     return jax.device_get(jax.jit(draw)(keys, jnp.arange(_NUM_DRAWS)))
 
 
-def _on_target(config: ml_collections.ConfigDict, space: SearchSpace) -> Arch:
-  """One arch, `[1, S]`, of what the budgets allow."""
-  arch = proportional_arch(space, config_lib.constraints(config))
+def _on_target(job: Job) -> Arch:
+  """Returns one arch, `[1, S]`, of what the constraints allow."""
+  arch = proportional_arch(job.search_space, job.constraints)
   return jax.tree.map(lambda x: np.asarray(x)[None], arch)
 
 
 def _loop_counts(
-  config: ml_collections.ConfigDict,
+  job: Job,
   space: SearchSpace,
   archs: Arch | None,
   shares: Sequence[float],
 ) -> dict[str, float]:
-  if archs is None or config.supernet.engine != "sliced":
+  if archs is None or job.config.supernet.engine != "sliced":
     return {}
   buckets = sliced.default_buckets(space, shares)
   counts = sliced.loop_counts(space, buckets, archs)

@@ -1,41 +1,28 @@
-"""A network that was chosen for the budgets, as `architecture.json` has it."""
+"""A network that was chosen for the constraints, as JSON tells of it."""
 
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
-from nss_jax.phases.program import base_keys
+from nss_jax.phases.job import Job
 from nss_jax.spaces import constraints
 from nss_jax.spaces.archs import nearest_arch
 from nss_jax.spaces.cost import arch_cost, arch_macs, arch_params
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch
 from nss_jax.spaces.text import format_arch
-
-Costs = tuple[tuple[constraints.Constraint, ...], list[np.ndarray]]
 
 
 def entry(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  arch: Arch,
-  num_samples: int,
-  chosen: str,
+  job: Job, arch: Arch, num_samples: int, chosen: str
 ) -> dict[str, Any]:
-  """All that is said of one arch `[S]`, as JSON.
+  """Returns all that is told of one arch `[S]`, as JSON.
 
-  Args:
-    config: has the budgets, and `nas.tolerance`.
-    space: to count in.
-    arch: the network.
-    num_samples: archs that it was chosen among.
-    chosen: how, in words.
+  It was chosen among `num_samples` archs, in words as `chosen` says.
   """
-  target = config_lib.flops_target(config)
+  space, target = job.search_space, job.target
   flops = int(arch_macs(space, arch))
-  budgets, costs = costs_of(config, space, arch)
+  costs = costs_of(job, arch)
   return {
     "arch": format_arch(arch),
     "depth": arch.depth.tolist(),
@@ -46,41 +33,32 @@ def entry(
     "deviation": None if target is None else flops / target - 1,
     "deviations": {
       one.name: x.item() / one.target - 1
-      for one, x in zip(budgets, costs, strict=True)
+      for one, x in zip(job.constraints, costs, strict=True)
     },
-    "off": float(constraints.worst_penalty(budgets, costs)),
+    "off": float(constraints.worst_penalty(job.constraints, costs)),
     "costs": {
-      one.name: x.item() for one, x in zip(budgets, costs, strict=True)
+      one.name: x.item() for one, x in zip(job.constraints, costs, strict=True)
     },
-    "within_tolerance": bool(is_near(config, space, arch)),
+    "within_tolerance": bool(is_near(job, arch)),
     "num_samples": int(num_samples),
     "chosen": chosen,
-    "seed": config.seed,
+    "seed": job.config.seed,
   }
 
 
-def or_nearest(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  found: dict[str, Any],
-) -> dict[str, Any]:
-  """The entry, or that of the nearest arch where it misses a budget.
+def or_nearest(job: Job, found: dict[str, Any]) -> dict[str, Any]:
+  """Returns an entry, or that of the nearest arch where it misses a constraint.
 
-  An arch that misses is never the answer if there is one that meets.
-
-  Args:
-    config: of the run.
-    space: what there is, with bins of size one.
-    found: an entry.
+  An arch that misses is never the answer if there is one that meets: what there
+  is says the search space of the job, with bins of size one.
   """
   if found["within_tolerance"]:
     return found
-  rng = jax.random.fold_in(base_keys(config.seed)["nas"], 2**31)
-  arch = nearest_arch(
-    rng, space, config_lib.constraints(config), config.nas.tolerance
-  )
-  nearest = entry(config, space, arch, found["num_samples"], "")
-  words = f"{found['chosen']} does not meet {within(config)}"
+  rng = jax.random.fold_in(job.keys["nas"], 2**31)
+  window = job.constraints, job.config.nas.tolerance
+  arch = nearest_arch(rng, job.search_space, *window)
+  nearest = entry(job, arch, found["num_samples"], "")
+  words = f"{found['chosen']} does not meet {within(job)}"
   if nearest["within_tolerance"]:
     words += ": the nearest arch by exact cost is taken instead"
   else:
@@ -88,22 +66,18 @@ def or_nearest(
   return {**found, **nearest, "chosen": words, "by_cost": True}
 
 
-def within(config: ml_collections.ConfigDict) -> str:
-  """`every budget within 2 %`."""
-  return f"every budget within {100 * config.nas.tolerance:g} %"
+def within(job: Job) -> str:
+  """Returns `every budget within 2 %`, as the files of runs have it."""
+  return f"every budget within {100 * job.config.nas.tolerance:g} %"
 
 
-def is_near(
-  config: ml_collections.ConfigDict, space: SearchSpace, archs: Arch
-) -> np.ndarray:
-  """Whether archs meet every budget, within `nas.tolerance`."""
-  budgets, costs = costs_of(config, space, archs)
-  return constraints.needed_tolerance(budgets, costs) <= config.nas.tolerance
+def is_near(job: Job, archs: Arch) -> np.ndarray:
+  """Tells whether archs meet every constraint, within `nas.tolerance`."""
+  needed = constraints.needed_tolerance(job.constraints, costs_of(job, archs))
+  return needed <= job.config.nas.tolerance
 
 
-def costs_of(
-  config: ml_collections.ConfigDict, space: SearchSpace, archs: Arch
-) -> Costs:
-  """The budgets, and the exact cost of archs `[..., S]` in each."""
-  budgets = config_lib.constraints(config)
-  return budgets, [arch_cost(space, one.metric, archs) for one in budgets]
+def costs_of(job: Job, archs: Arch) -> list[np.ndarray]:
+  """Returns the exact cost of archs `[..., S]` in each constraint."""
+  space = job.search_space
+  return [arch_cost(space, one.metric, archs) for one in job.constraints]

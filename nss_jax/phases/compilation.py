@@ -5,10 +5,9 @@ import dataclasses
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
-import ml_collections
 
 from nss_jax.errors import UserError
 from nss_jax.phases import chip_programs, memory
@@ -16,18 +15,16 @@ from nss_jax.phases.chip_programs import ChipProgram
 from nss_jax.phases.job import Job
 from nss_jax.runtime import chips as chips_lib
 from nss_jax.runtime import hlo
-from nss_jax.runtime.console import say
-from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import parse_arch
 
 _GIB = 2**30
 # Seconds between lines of a compilation.
-_ALIVE = 30.0
+ALIVE = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What a compiler says of a program; bytes are of each chip.
+  """Holds what a compiler says of a program; bytes are of each chip.
 
   Attributes:
     program: what was compiled.
@@ -71,10 +68,9 @@ class Compiled:
 
 
 def compile_program(
+  job: Job,
   program: ChipProgram,
   chips: chips_lib.Chips,
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
   tell: Callable[[str], None] = lambda line: None,
 ) -> Compiled:
   """Compiles a program; a line now and then tells that it is at it.
@@ -82,7 +78,7 @@ def compile_program(
   Raises:
     UserError: by how much, and which fields need less.
   """
-  with _tell_alive(program.name, tell):
+  with tell_alive(program.name, tell):
     lowered = program.lower()
     try:
       compiled = lowered.compile()
@@ -90,7 +86,7 @@ def compile_program(
       needed = _out_of_memory(str(error))
       if needed is None:
         raise
-      raise _does_not_fit(program, chips, needed, config, space) from None
+      raise _does_not_fit(job, program, chips, needed) from None
   found, text = compiled.memory_analysis(), compiled.as_text()
   assert found is not None and text is not None  # of these platforms
   arguments, temporaries = (
@@ -100,7 +96,7 @@ def compile_program(
   outputs = found.output_size_in_bytes - found.alias_size_in_bytes
   needed = arguments + outputs + temporaries
   if needed > chips.memory:
-    raise _does_not_fit(program, chips, needed, config, space)
+    raise _does_not_fit(job, program, chips, needed)
   cycles: hlo.Cycles = {}
   if chips.clock:
     cycles = hlo.Module(text).cycles(trips_of(program.loop_counts))
@@ -118,7 +114,7 @@ def compile_program(
 
 
 def trips_of(counts: dict[str, float]) -> hlo.Trips:
-  """Of loops that the compiler knows no length of, by their names."""
+  """Returns how often loops of unknown length run, by their names."""
 
   def trips(loop: hlo.Instruction) -> float:
     for name, count in counts.items():
@@ -133,11 +129,12 @@ def trips_of(counts: dict[str, float]) -> hlo.Trips:
 
 
 @contextlib.contextmanager
-def _tell_alive(name: str, tell: Callable[[str], None]) -> Iterator[None]:
+def tell_alive(name: str, tell: Callable[[str], None]) -> Iterator[None]:
+  """Tells now and then, while the block runs, that a program compiles."""
   ended, began = threading.Event(), time.monotonic()
 
   def run():
-    while not ended.wait(_ALIVE):
+    while not ended.wait(ALIVE):
       tell(f"{name}: compiling for {time.monotonic() - began:.0f} s")
 
   thread = threading.Thread(target=run, daemon=True)
@@ -158,13 +155,10 @@ def _out_of_memory(text: str) -> float | None:
 
 
 def _does_not_fit(
-  program: ChipProgram,
-  chips: chips_lib.Chips,
-  needed: float,
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
+  job: Job, program: ChipProgram, chips: chips_lib.Chips, needed: float
 ) -> UserError:
-  less = "; ".join(memory.what_helps(config, space, chips.count))
+  parts = job.config, job.search_space, chips.count
+  less = "; ".join(memory.what_helps(*parts))
   return UserError(
     f"--topology: {program.name} does not fit {chips.name}: "
     f"{needed / _GIB:.1f} GiB of {chips.memory / _GIB:.1f}, "
@@ -174,7 +168,7 @@ def _does_not_fit(
 
 
 def describe(compiled: Compiled, price_per_hour: float = 0.0) -> Iterator[str]:
-  """What was compiled, line by line."""
+  """Tells what was compiled, line by line."""
   parts = compiled.arguments, compiled.temporaries, compiled.outputs
   arguments, temporaries, outputs = (size / _GIB for size in parts)
   chips = compiled.chips
@@ -203,29 +197,19 @@ TRUST = (
 )
 
 
-def run(
-  job: Job,
-  phases: Sequence[str],
-  chips: chips_lib.Chips,
-  price_per_hour: float,
-) -> None:
+def run(job: Job, chips: chips_lib.Chips, price_per_hour: float) -> None:
   """Tells what the compiler says of the phases' programs, one by one.
 
   Raises:
-    UserError: at the first that does not.
+    UserError: at the first that does not fit.
   """
-
-  def tell(line: str) -> None:
-    say(job.console, line)
-
   known = chip_programs.PHASES
-  for phase in phases:
+  for phase in job.phases:
     if phase not in known:
-      tell(f"{phase}: not compiled; only {', '.join(known)} are")
+      job.say(f"{phase}: not compiled; only {', '.join(known)} are")
   arch = parse_arch(job.archs[0]) if job.archs else None
-  parts = job.config, job.dataset, job.search, phases, arch
-  for program in chip_programs.programs(*parts):
-    found = compile_program(program, chips, job.config, job.search_space, tell)
+  for program in chip_programs.programs(job, arch):
+    found = compile_program(job, program, chips, job.say)
     for line in describe(found, price_per_hour):
-      tell(line)
-  tell(TRUST)
+      job.say(line)
+  job.say(TRUST)

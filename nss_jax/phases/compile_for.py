@@ -1,4 +1,4 @@
-"""What a compiler says of a config's programs, for other programs."""
+"""Tells other programs what a compiler says of a config's programs."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -41,18 +41,20 @@ def compile_for(
     UserError: if there are no such chips, or no compiler for them, or if a
       program needs more memory than a chip has.
   """
-  from nss_jax import config as config_lib
-  from nss_jax import data
-  from nss_jax.phases import chip_programs, compilation, search_program
+  import pathlib
+
+  from nss_jax.phases import chip_programs, compilation
+  from nss_jax.phases.job import Job
   from nss_jax.runtime import chips as chips_lib
 
-  config_lib.validate(config)
   chips = chips_lib.find(topology)
-  mesh = chips_lib.make_mesh(chips)
-  if dataset is None:
-    dataset = data.load_settings(config.data, fetch=False)
-  search = search_program.build(config, dataset, mesh)
-  for program in chip_programs.programs(config, dataset, search, phases, arch):
-    yield compilation.compile_program(
-      program, chips, config, search.search_space
-    )
+  job = Job.open(
+    config,
+    pathlib.Path(),
+    dataset=dataset,
+    mesh=chips_lib.make_mesh(chips),
+    fetch=False,
+    phases=tuple(phases),
+  )
+  for program in chip_programs.programs(job, arch):
+    yield compilation.compile_program(job, program, chips)

@@ -5,19 +5,15 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import evaluate, nas, supernet_program
-from nss_jax.phases.job import Job
+from nss_jax.phases import evaluate, nas, supernet
+from nss_jax.phases.job import Job, has_flops
 from nss_jax.phases.ledger import open_ledger
-from nss_jax.phases.program import base_keys
+from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.runtime import complexity, files, panels, scores
-from nss_jax.runtime.console import say
 from nss_jax.runtime.logits_file import LOGITS, read_logits
-from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import largest_macs, macs_range
 from nss_jax.spaces.distribution import SpaceLogits
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -31,91 +27,65 @@ def run(job: Job) -> dict[str, Any]:
   """Searches one arch in each space and scores draws of where that ends.
 
   Writes `complexity/<space>/logits.json` at the end of each search, then
-  `complexity/scores.csv`, `summary.json` and `flops.png` (Fig. 5). Archs of the
-  Elite Space stand beside the draws; those that the evaluate phase has scored
-  are not scored again.
+  `complexity/scores.csv` and `flops.png` (Fig. 5). Archs of the Elite Space
+  stand beside the draws; those that the evaluate phase has scored are not
+  scored again.
 
   Raises:
     Diverged, Interrupted: as the search.
   """
-  config = job.config
-  folder = job.workdir / "complexity"
-  files.make_folder(folder)
+  folder, elite = job.workdir / "complexity", job.load_elite()
   path = folder / "scores.csv"
-  elite = job.load_elite()
-  with Preemption() as preemption:
-    archs = _draw_archs(job, folder, preemption)
-    archs[scores.ELITE] = evaluate.elite_archs(config, job.search_space, elite)
-    _take_known(job, path)
-    params = evaluate.train_supernet(job, preemption)
-    total = sum(len(drawn.depth) for drawn in archs.values())
-    with open_ledger(job, params, path, preemption, total) as ledger:
-      for name, drawn in archs.items():
-        ledger.score(name, drawn)
-    table = scores.read_scores(path, job.search_space)
-    target, tolerance = target_flops(config), config.complexity.tolerance
-    with files.atomic_path(folder / "flops.png") as picture:
-      panels.draw_complexity(picture, table, target, tolerance)
-    result = {
-      "target_flops": target,
-      "elite_target_flops": config_lib.flops_target(config),
-      "tolerance": tolerance,
-      **summarize(table, job.search_space, target, tolerance),
-    }
-    # Last: this file says that the phase is finished.
-    files.write_json(folder / "summary.json", result)
-  return result
+  archs = _draw_archs(job, folder)
+  archs[scores.ELITE] = evaluate.elite_archs(job, elite)
+  _take_known(job, path)
+  params = supernet.train_supernet(job)
+  total = sum(len(drawn.depth) for drawn in archs.values())
+  with open_ledger(job, params, path, total) as ledger:
+    for name, drawn in archs.items():
+      ledger.score(name, drawn)
+  table = scores.read_scores(path, job.search_space)
+  target, tolerance = target_flops(job), job.config.complexity.tolerance
+  with files.atomic_path(folder / "flops.png") as picture:
+    panels.draw_complexity(picture, table, target, tolerance)
+  return {
+    "target_flops": target,
+    "elite_target_flops": job.target,
+    "tolerance": tolerance,
+    **summarize(table, job.search_space, target, tolerance),
+  }
 
 
-def target_flops(config: ml_collections.ConfigDict) -> float:
-  """Multiply-adds that every search is led to."""
-  target = config.complexity.target_flops or config_lib.flops_target(config)
-  assert target is not None  # `config.check_phases`
+def target_flops(job: Job) -> float:
+  """Returns the multiply-adds that every search is led to."""
+  target = job.config.complexity.target_flops or job.target
+  assert target is not None  # or the phase was refused
   return target
 
 
-def _for_flops(
-  config: ml_collections.ConfigDict,
-) -> ml_collections.ConfigDict:
-  """The config of a search for the target of this phase and nothing else, as in
-  the paper."""
-  (weight,) = (
-    one.weight for one in config_lib.constraints(config) if one.name == "flops"
-  )
-  config = config.copy_and_resolve_references()
-  config.objective.target_flops = float(target_flops(config))
-  config.objective.cost_weight = weight
-  config.objective.constraints = ()
-  return config
-
-
-def search_spaces(
-  config: ml_collections.ConfigDict, search_space: SearchSpace
-) -> dict[str, SearchSpace]:
-  """The spaces by name, ascending: all depths and widths up to a share.
+def search_spaces(job: Job) -> dict[str, SearchSpace]:
+  """Returns the spaces by name, ascending: depths and widths up to a share.
 
   Every bin has size one, and what else makes a network is as it was.
 
   Raises:
     UserError: if a share of the largest is no whole number of at least 1.
   """
-  settings, spaces = config.complexity, {}
-  for width in _shares(settings, "width_shares", search_space.max_width):
-    for depth in _shares(settings, "depth_shares", search_space.max_depth):
-      stages = search_space.num_stages
+  whole, spaces = job.search_space, {}
+  for width in _shares(job, "width_shares", whole.max_width):
+    for depth in _shares(job, "depth_shares", whole.max_depth):
+      stages = whole.num_stages
       spaces[complexity.space_name(width, depth)] = dataclasses.replace(
-        search_space,
+        whole,
         depth_bins=(tuple((n, n) for n in range(1, depth + 1)),) * stages,
         width_bins=(tuple((n, n) for n in range(1, width + 1)),) * stages,
       )
   return spaces
 
 
-def _shares(
-  settings: ml_collections.ConfigDict, name: str, largest: int
-) -> list[int]:
+def _shares(job: Job, name: str, largest: int) -> list[int]:
   numbers = []
-  for share in settings[name]:
+  for share in getattr(job.config.complexity, name):
     number = share * largest
     if number < 1 or abs(number - round(number)) > 1e-9 * largest:
       raise UserError(
@@ -126,18 +96,15 @@ def _shares(
   return numbers
 
 
-def check(
-  config: ml_collections.ConfigDict, search_space: SearchSpace, labels: Any
-) -> None:
+def check(job: Job) -> None:
   """Refuses a target that a space has no arch for, before compilation.
 
   Raises:
     UserError: naming the space and what it can cost.
-    UserError, UserError: if the labels cannot be split for the evaluator.
   """
-  supernet_program.check(config, search_space, labels)
-  target = target_flops(config)
-  for name, space in search_spaces(config, search_space).items():
+  supernet.check(job)
+  target = target_flops(job)
+  for name, space in search_spaces(job).items():
     low, high = macs_range(space)
     if not low <= target <= high:
       raise UserError(
@@ -147,46 +114,56 @@ def check(
       )
 
 
-def _draw_archs(
-  job: Job, folder: pathlib.Path, preemption: Preemption
-) -> dict[str, Arch]:
+def plan(job: Job) -> str:
+  """Says what is searched."""
+  spaces = search_spaces(job)
+  return (
+    f"{len(spaces)} searches of one arch, {job.config.nas.epochs} epochs each: "
+    f"{', '.join(spaces)}"
+  )
+
+
+def _draw_archs(job: Job, folder: pathlib.Path) -> dict[str, Arch]:
   """Draws from the distribution that the search of each space ends with."""
-  config, archs = _for_flops(job.config), {}
-  spaces = search_spaces(config, job.search_space)
-  for index, (name, space) in enumerate(spaces.items()):
-    logits = _search(job, name, space, folder / name, preemption)
-    key = jax.random.fold_in(base_keys(config.seed)["nas"], index)
-    archs[name], _ = nas.draw_archs(
-      config,
-      space,
-      logits,
-      jax.random.fold_in(key, _FIRST_STREAM),
-      config.complexity.num_archs,
-    )
+  archs = {}
+  for index, (name, space) in enumerate(search_spaces(job).items()):
+    one = for_flops(job, space)
+    logits = _search(job, one, name, folder / name)
+    key = jax.random.fold_in(job.keys["nas"], index)
+    key = jax.random.fold_in(key, _FIRST_STREAM)
+    count = job.config.complexity.num_archs
+    archs[name], _ = nas.draw_archs(one, logits, key, count)
   return archs
 
 
-def _search(
-  job: Job,
-  name: str,
-  space: SearchSpace,
-  folder: pathlib.Path,
-  preemption: Preemption,
-) -> SpaceLogits:
-  """The logits after the search of a space.
+def for_flops(job: Job, space: SearchSpace) -> Job:
+  """Returns the job of a search for the target of this phase and nothing else,
+  as in the paper."""
+  (flops,) = (one for one in job.constraints if one.name == "flops")
+  return job.vary(
+    {
+      "objective.target_flops": target_flops(job),
+      "objective.cost_weight": flops.weight,
+      "objective.constraints": (),
+    },
+    search_space=space,
+  )
+
+
+def _search(job: Job, one: Job, name: str, folder: pathlib.Path) -> SpaceLogits:
+  """Returns the logits after the search of one of the spaces.
 
   The nas phase searches all archs too, so if it has, for the same target and at
   the same rate, its search is taken.
   """
-  rate, target = job.config.complexity.learning_rate, target_flops(job.config)
+  rate, space = job.config.complexity.learning_rate, one.search_space
   objective = job.config.objective
-  if target == objective.target_flops and not objective.constraints:
+  if one.target == objective.target_flops and not objective.constraints:
     path = nas.search_folder(job, "expanded", rate) / LOGITS
     if space == job.search_space.refine() and path.exists():
-      say(job.console, f"arch search: {name}, of the nas phase: {path}")
+      job.say(f"arch search: {name}, of the nas phase: {path}")
       return read_logits(path, space)
-  job = job._replace(config=_for_flops(job.config))
-  return nas.search(job, name, rate, space, folder, preemption)
+  return nas.search(one, name, rate, folder)
 
 
 def _take_known(job: Job, path: pathlib.Path) -> None:
@@ -274,3 +251,15 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     "",
     f"Files in {folder}: scores.csv, summary.json, flops.png, */{LOGITS}",
   ]
+
+
+PHASE = Phase(
+  "complexity",
+  run,
+  report,
+  needs="search",
+  reads=(*SEARCH, "evaluate", "nas", "complexity"),
+  fits=has_flops,
+  check=check,
+  plan=plan,
+)

@@ -6,16 +6,13 @@ score archs of each on the images that the logits were trained on: probability
 says which spaces the search means, the score which of these is best.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
-from nss_jax.phases.program import base_keys
-from nss_jax.phases.search_program import bin_probabilities
+from nss_jax.phases.job import Job
 from nss_jax.runtime import space_file
 from nss_jax.spaces import constraints, cost, distribution, sampling, table
 from nss_jax.spaces.feasible import (
@@ -25,7 +22,6 @@ from nss_jax.spaces.feasible import (
 )
 from nss_jax.spaces.search_space import (
   Arch,
-  SearchSpace,
   Space,
   space_ranges,
 )
@@ -33,7 +29,7 @@ from nss_jax.version import __version__
 
 # A stage whose archs may have so few channels passes next to nothing on.
 _NARROW = 2
-# Of a budget; who may use all of it and uses less has something wrong.
+# Of a constraint; a space that may use all of it and uses less is odd.
 _LITTLE = 0.8
 
 
@@ -41,36 +37,30 @@ _LITTLE = 0.8
 ScoreFn = Callable[[Arch], tuple[np.ndarray, np.ndarray]]
 
 
-def find(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  logits: Any,
-  score_fn: ScoreFn,
-) -> dict[str, Any]:
-  """The Elite Space, as the JSON object that is written.
+def find(job: Job, logits: Any, score_fn: ScoreFn) -> dict[str, Any]:
+  """Returns the Elite Space, as the JSON object that is written.
 
   Args:
-    config: of the run.
-    space: what was searched.
+    job: says what was searched, and for what.
     logits: what was found, on the host.
     score_fn: of the search's supernet; not called where one space only can be
       chosen.
   """
-  wanted = config_lib.constraints(config)
+  settings, space, wanted = job.config.search, job.search_space, job.constraints
   draws = distribution.elite_space(
-    base_keys(config.seed)["elite"],
+    job.keys["elite"],
     logits,
     cost_fn=lambda x: constraints.mean_costs(space, wanted, x),
     target=None,
-    num_samples=config.search.num_elite_samples,
+    num_samples=settings.num_elite_samples,
     penalty_fn=lambda costs, _: constraints.penalties(wanted, costs),
   )
-  measure = _Measure(space, wanted, config_lib.flops_target(config), logits)
+  measure = _Measure(job, logits)
   entries = [
     measure.entry(jax.tree.map(lambda x, i=i: x[i], draws.candidates))
-    for i in range(config.search.num_elite_samples)
+    for i in range(settings.num_elite_samples)
   ]
-  rule, tolerance = config.search.elite, config.search.elite_tolerance
+  rule, tolerance = settings.elite, settings.elite_tolerance
   choice = {"rule": rule, "tolerance": None, "scored": []}
   chosen = entries[int(draws.index)]
   if rule == "scored":
@@ -79,15 +69,15 @@ def find(
       logits,
       wanted,
       tolerance,
-      num_candidates=config.search.num_candidates,
+      num_candidates=settings.num_candidates,
     )
-    scored = _score(config, space, found, measure, score_fn)
+    scored = _score(job, found, measure, score_fn)
     chosen = min(scored, key=lambda one: one["loss"] or 0.0)
     choice |= {"tolerance": found.tolerance, "scored": scored}
   mode = measure.entry(distribution.most_probable_space(logits))
   result = {
     **{key: chosen[key] for key in _KEPT},
-    "target_flops": measure.target,
+    "target_flops": job.target,
     "constraints": [
       {
         "metric": one.name,
@@ -103,7 +93,7 @@ def find(
     "candidates": entries,
     "argmax_space": mode,
     "probabilities": bin_probabilities(logits),
-    "seed": config.seed,
+    "seed": job.config.seed,
     "search_space": space.to_dict(),
     "version": __version__,
   }
@@ -113,18 +103,20 @@ def find(
 _KEPT = ("space", "mean_flops", "deviation", "probability", "rank")
 
 
-class _Measure:
-  """What is told of each space: its cost, and how probable it is."""
+def bin_probabilities(logits: Any) -> dict[str, list]:
+  """Returns `{"depth": [S][Kd], "width": [S][Kw]}`, six digits."""
+  chances = distribution.probabilities(logits)
+  return {
+    kind: [[round(float(p), 6) for p in row] for row in np.asarray(rows)]
+    for kind, rows in (("depth", chances.depth), ("width", chances.width))
+  }
 
-  def __init__(
-    self,
-    search_space: SearchSpace,
-    wanted: Sequence[constraints.Constraint],
-    target: float | None,
-    logits: Any,
-  ):
-    self._search_space, self._wanted = search_space, wanted
-    self.target = target
+
+class _Measure:
+  """Tells of each space what it costs, and how probable it is."""
+
+  def __init__(self, job: Job, logits: Any):
+    self._job, search_space = job, job.search_space
     # Of every space where they can be listed, for the rank.
     self._logs = None
     if search_space.num_spaces <= table.MAX_SPACES:
@@ -135,8 +127,8 @@ class _Measure:
     )
 
   def entry(self, space: Space) -> dict[str, Any]:
-    """As JSON."""
-    search_space = self._search_space
+    """Returns a space as JSON."""
+    search_space, target = self._job.search_space, self._job.target
     macs = cost.space_macs(search_space, space)
     stages = np.arange(search_space.num_stages)
     log = (
@@ -150,12 +142,12 @@ class _Measure:
     return {
       "space": space_ranges(search_space, space),
       "mean_flops": macs,
-      "deviation": None if self.target is None else macs / self.target - 1,
+      "deviation": None if target is None else macs / target - 1,
       "costs": {
         one.name: cost.space_cost(
           search_space, cost.cost_tables(search_space, one.metric), space
         )
-        for one in self._wanted
+        for one in self._job.constraints
       },
       "probability": float(np.exp(log)),
       "rank": rank,
@@ -163,15 +155,11 @@ class _Measure:
 
 
 def _score(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  found: Candidates,
-  measure: _Measure,
-  score_fn: ScoreFn,
+  job: Job, found: Candidates, measure: _Measure, score_fn: ScoreFn
 ) -> list[dict[str, Any]]:
-  """An entry for each candidate, with the mean loss and error of its archs by
-  the search's supernet; None where there is no choice to be made."""
-  number, count = len(found.ranks), config.search.num_choice_archs
+  """Returns an entry for each candidate, with the mean loss and error of its
+  archs by the search's supernet; None where there is no choice to be made."""
+  number, count = len(found.ranks), job.config.search.num_choice_archs
   entries = [
     measure.entry(jax.tree.map(lambda x, i=i: x[i], found.spaces))
     for i in range(number)
@@ -180,8 +168,8 @@ def _score(
   if number == 1 or not count:
     return [{**entry, **nothing} for entry in entries]
   archs = sampling.sample_archs_of_spaces(
-    jax.random.fold_in(base_keys(config.seed)["elite"], 1),
-    space,
+    jax.random.fold_in(job.keys["elite"], 1),
+    job.search_space,
     found.spaces,
     count,
   )
@@ -199,7 +187,7 @@ def _score(
 
 
 def _warnings(result: dict[str, Any], tolerance: float) -> Iterator[str]:
-  """What a user should know before the space is used, a sentence each."""
+  """Tells what to know before the space is used, a sentence each."""
   mode, chosen = result["argmax_space"], result["probability"]
   if chosen < LEAST_SHARE * mode["probability"]:
     yield (

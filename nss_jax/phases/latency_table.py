@@ -2,21 +2,21 @@
 
 import dataclasses
 import functools
+import pathlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsInt
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from scipy import stats
 
+from nss_jax.config import Config
 from nss_jax.errors import Interrupted, UserError
-from nss_jax.phases.job import Job
-from nss_jax.runtime import files, latency_file
-from nss_jax.runtime.console import say
-from nss_jax.runtime.preemption import Preemption
-from nss_jax.runtime.stopwatch import call_seconds
+from nss_jax.phases.job import Job, wants_latency
+from nss_jax.phases.registry import Phase
+from nss_jax.runtime import latency_file
 from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.cost import (
   arch_cost,
@@ -34,6 +34,7 @@ from nss_jax.version import __version__
 # Draws of the networks that check the table, until there are enough.
 _DRAWS = 20
 _FEWEST = 2  # or nothing can be ordered
+WARMUP = 3  # calls that compile and fill caches
 # Seconds of the largest network of a search space.
 TimeFn = Callable[[SearchSpace], float]
 
@@ -41,63 +42,86 @@ TimeFn = Callable[[SearchSpace], float]
 def run(job: Job) -> dict[str, Any]:
   """Times blocks by themselves, then whole networks, to compare.
 
-  Writes `latency_table/table.csv` and `summary.json`. `spread` is the
-  interquartile range of the calls of a network over their median, of the median
-  network: where it is large the machine was busy, and the table is poor.
-
-  Returns:
-    The content of `summary.json`.
+  Writes `latency_table/table.csv`. `spread` is the interquartile range of the
+  calls of a network over their median, of the median network: where it is large
+  the machine was busy, and the table is poor.
 
   Raises:
     Interrupted: after SIGTERM.
   """
   settings, space = job.config.latency_table, job.search_space
-  archs = held_out(space, settings)
+  archs = held_out(job)
   spreads = []
   lost = "the times so far are not kept"
-  with Preemption() as preemption:
-    preemption.tell(lambda: lost)
+  job.preemption.tell(lambda: lost)
 
-    @functools.cache
-    def seconds(probe: SearchSpace) -> float:
-      if preemption.requested():
-        raise Interrupted(lost)
-      times = network_seconds(job.config, probe)
-      low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
-      spreads.append((high - low) / median)
-      return float(np.quantile(times, settings.quantile))
+  @functools.cache
+  def seconds(probe: SearchSpace) -> float:
+    if job.preemption.requested():
+      raise Interrupted(lost)
+    times = network_seconds(job.config, probe)
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
+    spreads.append((high - low) / median)
+    return float(np.quantile(times, settings.quantile))
 
-    say(job.console, "latency_table: timing blocks")
-    table = measure(space, settings.num_widths, seconds)
-    say(job.console, f"latency_table: timing {len(archs.depth)} networks")
-    checked = check(space, table, archs, seconds)
-  result = {
+  job.say("latency_table: timing blocks")
+  table = measure(space, settings.num_widths, seconds)
+  job.say(f"latency_table: timing {len(archs.depth)} networks")
+  compared = compare(space, table, archs, seconds)
+  path = job.workdir / latency_file.FOLDER / latency_file.TABLE
+  latency_file.write_csv(path, table)
+  tables = cost_tables(space, latency_metric(table))
+  return {
     **latency_file.origin(job.config.supernet.activations),
     "backend": jax.default_backend(),
     "jax": jax.__version__,
     "batch_size": settings.batch_size,
     "quantile": settings.quantile,
     "spread": float(np.median(spreads)),
-    "mean_range": list(
-      cost_range(space, cost_tables(space, latency_metric(table)))
-    ),
-    **checked,
+    "mean_range": list(cost_range(space, tables)),
+    **compared,
     "search_space": space.to_dict(),
     "table": latency_file.table_to_json(table),
     "version": __version__,
   }
-  folder = job.workdir / latency_file.FOLDER
-  files.make_folder(folder)
-  latency_file.write_csv(folder / latency_file.TABLE, table)
-  # Last: this file says that the phase is finished.
-  files.write_json(folder / latency_file.SUMMARY, result)
-  return result
 
 
-def network_seconds(
-  config: ml_collections.ConfigDict, space: SearchSpace
-) -> np.ndarray:
-  """Times of forward passes of the largest network, with running averages.
+def is_measured_first(
+  config: Config, workdir: pathlib.Path, phases: Sequence[str]
+) -> bool:
+  """Tells whether the first phase measures the table that the others need."""
+  if phases[0] != latency_file.FOLDER or not wants_latency(config):
+    return False
+  own = workdir / latency_file.FOLDER
+  missing = not (own / latency_file.SUMMARY).exists()
+  here = pathlib.Path(config.objective.latency_table) == own
+  return len(phases) == 1 or (missing and here)
+
+
+def plan(job: Job) -> str:
+  """Says what is timed."""
+  settings = job.config.latency_table
+  return (
+    f"blocks of {settings.num_widths} widths a stage, {settings.repeats} calls "
+    f"each, {settings.batch_size} images a call; then "
+    f"{settings.num_networks} networks"
+  )
+
+
+def call_seconds(call: Callable[[], Any], repeats: int) -> np.ndarray:
+  """Times calls `[repeats]`, each until its arrays are there."""
+  for _ in range(WARMUP):
+    jax.block_until_ready(call())
+  seconds = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds.append(time.perf_counter() - began)
+  return np.asarray(seconds)
+
+
+def network_seconds(config: Config, space: SearchSpace) -> np.ndarray:
+  """Times forward passes of the largest network, with running averages.
 
   The numbers in it do not matter, so they are made up on the host.
   """
@@ -126,7 +150,7 @@ def network_seconds(
 def measure(
   space: SearchSpace, num_widths: int, seconds: TimeFn
 ) -> LatencyTable:
-  """Block times as differences between small networks that differ by them.
+  """Returns block times: differences of small networks that differ by them.
 
   So what every network pays, the call, stem and head, is in `ends` alone, and a
   block is timed as a network has it: behind another one. Depths are not timed
@@ -159,14 +183,15 @@ def measure(
   return table._replace(ends=np.asarray(ends))
 
 
-def held_out(space: SearchSpace, settings: ml_collections.ConfigDict) -> Arch:
-  """Random networks, `[N, S]`, each once, none of which the table is made of.
+def held_out(job: Job) -> Arch:
+  """Draws networks, `[N, S]`, each once, none of which the table is made of.
 
   As many as `num_networks`, or as are left in a small search space.
 
   Raises:
     UserError: if fewer than two are left.
   """
+  settings, space = job.config.latency_table, job.search_space
   timed: set[SearchSpace] = set()
 
   def remember(probe: SearchSpace) -> float:
@@ -194,13 +219,13 @@ def held_out(space: SearchSpace, settings: ml_collections.ConfigDict) -> Arch:
   return jax.tree.map(lambda *x: np.stack(x), *kept.values())
 
 
-def check(
+def compare(
   space: SearchSpace,
   table: LatencyTable,
   archs: Arch,
   seconds: TimeFn,
 ) -> dict[str, Any]:
-  """How well the table tells the times of networks, `[N, S]`.
+  """Tells how well the table predicts the times of networks, `[N, S]`.
 
   Returns:
     `relative_error`: mean and max of `|predicted / measured - 1|`; `tau`:
@@ -229,7 +254,7 @@ def check(
 def _rest_seconds(
   space: SearchSpace, stage: int, width: int | np.integer, seconds: TimeFn
 ) -> float:
-  """Of one further block: the mean of all that the deepest stage has.
+  """Times one further block: the mean of all that the deepest stage has.
 
   From two networks, of one block and of the most, so the time of a stage is
   taken to be linear in its depth.
@@ -250,7 +275,7 @@ def _first_seconds(
   width: int | np.integer,
   seconds: TimeFn,
 ) -> float:
-  """Of a stage's first block, with a projection, behind another block."""
+  """Times a stage's first block, with a projection, behind another block."""
   shape = [space.image_shape[:2], *stage_shapes(space)][stage]
   stride = space.strides[stage]
   if stride == 1 and before == width:
@@ -266,7 +291,7 @@ def _ends_seconds(
   widths: Sequence[int],
   seconds: TimeFn,
 ) -> float:
-  """Of a network without its blocks, by what the table says of these."""
+  """Times a network without its blocks, by what the table says of these."""
   depths = np.ones(space.num_stages, np.int64)
   arch = Arch(depth=depths, width=np.asarray(widths))
   blocks = arch_cost(space, latency_metric(table), arch)
@@ -281,7 +306,7 @@ def _probe(
   depths: Sequence[SupportsInt],
   strides: Sequence[int],
 ) -> SearchSpace:
-  """A small network on images of a stage's size."""
+  """Returns a small network on images of a stage's size."""
   return dataclasses.replace(
     space,
     image_shape=(*shape, space.image_shape[-1]),
@@ -293,7 +318,7 @@ def _probe(
 
 
 def _grid(bins: Sequence[Bin], count: int) -> np.ndarray:
-  """Widths from the smallest to the largest, evenly, `[G]`."""
+  """Returns widths from the smallest to the largest, evenly, `[G]`."""
   low, high = bins[0][0], bins[-1][1]
   return np.unique(np.linspace(low, high, count).round().astype(np.int64))
 
@@ -319,6 +344,22 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     f"Kendall's tau {shown['latency']}, of multiply-adds {shown['flops']}",
     "",
     f"Files in {folder}: {latency_file.SUMMARY}, {latency_file.TABLE}",
-    "Next: a search with a budget of latency, here, or in another workdir with",
+    "Next: a search with a constraint of latency, here or elsewhere, with",
     f"  --config.objective.latency_table={folder}",
   ]
+
+
+def check(job: Job) -> None:
+  """Refuses a table that would leave no networks to compare it with."""
+  held_out(job)
+
+
+PHASE = Phase(
+  latency_file.FOLDER,
+  run,
+  report,
+  result=latency_file.SUMMARY,
+  reads=("latency_table",),
+  check=check,
+  plan=plan,
+)

@@ -13,7 +13,6 @@ from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import scoring
 from nss_jax.phases.job import Job
 from nss_jax.runtime import scores
-from nss_jax.runtime.console import say
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.progress import Progress
 from nss_jax.spaces.search_space import Arch, SearchSpace
@@ -59,7 +58,7 @@ class Ledger:
   def score(
     self, source: str, archs: Arch, space: np.ndarray | int = scores.NO_SPACE
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Error and loss `[N]` of archs `[N, S]` that are asked for a source.
+    """Returns error and loss `[N]` of archs `[N, S]`, asked for a source.
 
     Raises:
       UserError: if the file has other archs in their place.
@@ -118,31 +117,29 @@ def open_ledger(
   job: Job,
   params: Any,
   path: pathlib.Path,
-  preemption: Preemption,
   total: int,
   num_images: int | None = None,
 ) -> Generator[Ledger]:
-  """A ledger of scores from the weights of a supernet, with its progress.
+  """Opens a ledger of scores by the weights of a supernet, with its progress.
 
   Args:
-    job: says the search space, the images and the devices.
+    job: says the search space, the images, the devices, and between calls
+      whether to stop.
     params: of the stand-alone supernet.
     path: of `scores.csv`.
-    preemption: asked between calls.
     total: archs that will be asked for.
     num_images: of those held out, to score on; None: all.
   """
-  parts = job.config, job.search_space, job.dataset, job.mesh
-  images = scoring.held_out_images(job.config, job.dataset, num_images)
-  score_fn = scoring.make_score_fn(*parts, images)
-  say(job.console, f"scoring {total} archs")
+  images = scoring.held_out_images(job, num_images)
+  score_fn = scoring.make_score_fn(job, images)
+  job.say(f"scoring {total} archs")
   with Progress(job.console, np.ones(total), options=job.progress) as progress:
     yield Ledger(
       path,
       job.search_space,
       functools.partial(score_fn, params),
       choose_fn=scoring.splitter(job, num_images),
-      preemption=preemption,
+      preemption=job.preemption,
       on_progress=lambda done, timed: progress.move_to(
         done, "scoring archs", compiled=not timed
       ),

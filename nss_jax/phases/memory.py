@@ -1,13 +1,13 @@
-"""What a search takes of a device's memory, about."""
+"""Estimates what a search takes of a device's memory."""
 
 import math
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from nss_jax.config import Config
 from nss_jax.spaces import blocks, cost, metrics
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.steps.estimators import ESTIMATORS
@@ -38,15 +38,15 @@ _COPIES, _SHARED = 3, 1
 
 
 def estimate(
-  config: ml_collections.ConfigDict,
+  config: Config,
   space: SearchSpace,
   num_devices: int = 1,
   platform: str | None = None,
 ) -> float:
-  """Bytes on each device: the state, and what a step keeps for its gradient.
+  """Estimates the bytes on each device: state, and what a gradient takes.
 
   Within 15 % of what XLA on CPU says of the compiled steps, in the cases of
-  `tests/test_memory.py`, which are of a small size and of the paper's. On
+  `tests/phases/test_memory.py`, of a small size and of the paper's. On
   accelerators within 9 % of seven programs of the paper's soft search: for a
   v5e-1, with and without `remat`, a v5e-8, a v6e-1, an H100, an A100 and a T4;
   it was fitted to three of them. Sliced inverted residuals were seen up to a
@@ -59,7 +59,7 @@ def estimate(
   image_bytes = images * jnp.dtype(settings.activations).itemsize
   largest = cost.largest_arch(space)
   kind = _kind(config)
-  block_bytes = _largest_block(space) * image_bytes
+  block_bytes = largest_block(space) * image_bytes
   if kind in _KEPT:
     of_all, of_block = _KEPT[kind][settings.activations]
     outputs = int(cost.arch_activations(space, largest)) * image_bytes
@@ -79,18 +79,16 @@ def estimate(
 
 
 def what_helps(
-  config: ml_collections.ConfigDict, space: SearchSpace, num_devices: int
+  config: Config, space: SearchSpace, num_devices: int
 ) -> Iterator[str]:
-  """Fields by which a search takes less of an accelerator, each by itself."""
+  """Lists fields by which a search takes less, each by itself."""
   settings = config.supernet
   for name, value in (
     ("activations", "bfloat16"),
     ("remat", True),
     ("microbatches", 2 * settings.microbatches),
   ):
-    changed = config.copy_and_resolve_references()
-    with changed.unlocked():
-      changed.supernet[name] = value
+    changed = config.vary({f"supernet.{name}": value})
     before, after = (
       estimate(one, space, num_devices, "accelerator")
       for one in (config, changed)
@@ -99,8 +97,8 @@ def what_helps(
       yield f"supernet.{name}={value} {after / 2**30:.1f} GiB"
 
 
-def _kind(config: ml_collections.ConfigDict) -> str:
-  """By what the two steps run: see `search_program`."""
+def _kind(config: Config) -> str:
+  """Tells what the two steps run: see `search.make_iteration`."""
   draws = ESTIMATORS[config.search.estimator].draws
   if config.supernet.engine == "sliced" and draws != "soft":
     return {"archs": "sliced", "hard": "masked and sliced"}[draws]
@@ -108,7 +106,7 @@ def _kind(config: ml_collections.ConfigDict) -> str:
 
 
 def _ends_of_blocks(space: SearchSpace) -> int:
-  """Numbers that all blocks of the largest network put out of one image."""
+  """Counts what all blocks of the largest network put out of one image."""
   return sum(
     math.prod(shape) * width * depth
     for shape, width, depth in zip(
@@ -120,8 +118,8 @@ def _ends_of_blocks(space: SearchSpace) -> int:
   )
 
 
-def _largest_block(space: SearchSpace) -> int:
-  """The most numbers that the layers of one block give of one image.
+def largest_block(space: SearchSpace) -> int:
+  """Counts the most that the layers of one block give of one image.
 
   Without its shortcut, as where the bytes were measured.
   """

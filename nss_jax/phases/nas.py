@@ -1,4 +1,4 @@
-"""The nas phase: one network of the Elite Space that meets the budgets.
+"""The nas phase: one network of the Elite Space that meets the constraints.
 
 By the evaluator, see `race.py`, or by gradient as in the paper (4.3), which is
 the search phase on bins of size one: the same loop, steps, distribution and
@@ -9,17 +9,14 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
-from nss_jax.phases import chosen, loop, race, search_program
+from nss_jax.phases import chosen, loop, race, supernet
+from nss_jax.phases import search as search_phase
 from nss_jax.phases.job import Job
-from nss_jax.phases.program import base_keys
+from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.runtime import files
-from nss_jax.runtime.console import say
 from nss_jax.runtime.logits_file import LOGITS, read_logits, write_logits
-from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.report.networks import read_architecture
 from nss_jax.spaces import constraints, distribution, sampling
 from nss_jax.spaces.distribution import SpaceLogits
@@ -34,7 +31,7 @@ ARCHITECTURE = "architecture.json"
 # Of the archs that are drawn; the last two are controls, without a search.
 _NAMES = ("elite", "expanded", "elite_uniform", "expanded_uniform")
 _WHERE = {"elite": "the Elite Space", "expanded": "all archs"}
-# RegNet's networks that are drawn; the first that meets the budgets is taken.
+# RegNet's networks that are drawn; the first that meets all is taken.
 _REGNETS = 4096
 _QUANTUM = 8  # of their widths, which pycls rounds to; less where few are wide
 
@@ -56,72 +53,82 @@ def run(job: Job) -> dict[str, Any]:
   method = job.config.nas.method
   for name in ("elite", "controls"):
     files.make_folder(folder / name)
-  with Preemption() as preemption:
-    if method == "evaluator":
-      result["elite"] = race.find(job, spaces["elite"], preemption)
-    else:
-      for name, space in spaces.items():
-        result[name] = _search_at_each_rate(job, name, space, preemption)
-    for found in result.values():
-      found["method"] = method
-    result["controls"] = controls(job.config, job.search_space, spaces)
-    if method == "evaluator":
-      networks = {"elite": result["elite"], **result["controls"]}
-      race.score_networks(job, networks, preemption)
-    for name, content in result.items():
-      files.make_folder(folder / name)
-      files.write_json(folder / name / ARCHITECTURE, content)
-  # Last: this file says that the phase is finished.
-  files.write_json(folder / "summary.json", result)
+  if method == "evaluator":
+    result["elite"] = race.find(job, spaces["elite"])
+  else:
+    for name, space in spaces.items():
+      result[name] = search_at_each_rate(job.within(space), name)
+  for found in result.values():
+    found["method"] = method
+  result["controls"] = controls(job, spaces)
+  if method == "evaluator":
+    networks = {"elite": result["elite"], **result["controls"]}
+    race.score_networks(job, networks)
+  for name, content in result.items():
+    files.make_folder(folder / name)
+    files.write_json(folder / name / ARCHITECTURE, content)
   return result
 
 
-def controls(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  spaces: dict[str, SearchSpace],
-) -> dict[str, Any]:
-  """Networks for the same budgets that nobody has searched, by name.
+def check(job: Job) -> None:
+  """Refuses what the stand-alone supernet cannot be trained with."""
+  if job.config.nas.method == "evaluator":
+    supernet.check(job)
+
+
+def plan(job: Job) -> str:
+  """Says how the network is looked for."""
+  settings = job.config.nas
+  if settings.method == "evaluator":
+    return (
+      "archs that meet the constraints to "
+      f"{100 * settings.tolerance:g} %, by the supernet; the best "
+      f"{settings.num_finalists} trained alone, {settings.race_epochs} epochs "
+      "a round"
+    )
+  rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
+  return (
+    f"in the Elite Space and in all of it, {settings.epochs} epochs each, "
+    f"learning rates {rates}"
+  )
+
+
+def controls(job: Job, spaces: dict[str, SearchSpace]) -> dict[str, Any]:
+  """Returns networks for the same constraints that nobody has searched.
 
   Args:
-    config: of the run.
-    search_space: the bins.
+    job: of the run.
     spaces: `elite` and `expanded`, whose bins have size one.
 
   Returns:
-    A uniform draw of each space that meets the budgets, a hand-made one and
-    one of RegNet's, unless its rule gives none here that meets them.
+    By name, a uniform draw of each space that meets the constraints, a
+    hand-made one and one of RegNet's, unless its rule gives none here that
+    meets them.
   """
+  settings, whole = job.config.nas, job.search_space
   found = {
     f"{name}_uniform": choose(
-      config, f"{name}_uniform", space, distribution.init_logits(space)
+      job.within(space), f"{name}_uniform", distribution.init_logits(space)
     )
     for name, space in spaces.items()
   }
-  budgets = config_lib.constraints(config)
   found["handmade"] = chosen.entry(
-    config,
-    search_space,
+    job,
     # At the cost itself, however wide the paper's "near" is.
-    proportional_arch(search_space, budgets, min(config.nas.tolerance, 0.02)),
+    proportional_arch(whole, job.constraints, min(settings.tolerance, 0.02)),
     1,
     "equal depths and doubling widths, scaled to the budgets",
   )
-  key = jax.random.fold_in(base_keys(config.seed)["nas"], len(_NAMES))
+  key = jax.random.fold_in(job.keys["nas"], len(_NAMES))
+  quantum = max(1, min(_QUANTUM, whole.max_width // 32))
   try:
-    archs = sample_regnet_archs(
-      key,
-      search_space,
-      _REGNETS,
-      quantum=max(1, min(_QUANTUM, search_space.max_width // 32)),
-    )
+    archs = sample_regnet_archs(key, whole, _REGNETS, quantum=quantum)
   except ValueError:  # too few stages or channels for its rule
     return found
-  near = np.flatnonzero(chosen.is_near(config, search_space, archs))
+  near = np.flatnonzero(chosen.is_near(job, archs))
   if near.size:
     found["regnet"] = chosen.entry(
-      config,
-      search_space,
+      job,
       take(archs, near[0]),
       int(near[0]) + 1,
       "the first draw from RegNet's design space that meets the budgets",
@@ -129,24 +136,8 @@ def controls(
   return found
 
 
-def search_config(
-  config: ml_collections.ConfigDict, learning_rate: float
-) -> ml_collections.ConfigDict:
-  """The config of the search, with what `config.nas` says instead."""
-  config = config.copy_and_resolve_references()
-  config.search.epochs = config.nas.epochs
-  config.search.warmup_epochs = config.nas.warmup_epochs
-  config.logits.learning_rate = float(learning_rate)
-  return config
-
-
-def _search_at_each_rate(
-  job: Job,
-  name: str,
-  space: SearchSpace,
-  preemption: Preemption,
-) -> dict[str, Any]:
-  """The arch of the rate that did best, and `runs`: those of all rates.
+def search_at_each_rate(job: Job, name: str) -> dict[str, Any]:
+  """Returns the arch of the rate that did best, and `runs`: those of all.
 
   Best is one that was drawn, not the nearest by cost; then fewest samples; then
   closest to the target, so that neither method is judged by a rate that does
@@ -156,107 +147,91 @@ def _search_at_each_rate(
   for rate in job.config.nas.learning_rates:
     path = search_folder(job, name, rate) / ARCHITECTURE
     if not path.exists():
-      logits = search(job, name, rate, space, path.parent, preemption)
-      found = {"learning_rate": rate, **choose(job.config, name, space, logits)}
+      logits = search(job, name, rate, path.parent)
+      found = {"learning_rate": rate, **choose(job, name, logits)}
       files.write_json(path, found)
     runs.append(read_architecture(path, job.search_space))
   best = min(
-    runs, key=lambda r: (r.get("by_cost", False), _samples(r), _off(r))
+    runs, key=lambda r: (r.get("by_cost", False), _samples(r), how_far_off(r))
   )
   return {**best, "runs": runs}
 
 
 def search(
-  job: Job,
-  name: str,
-  rate: float,
-  space: SearchSpace,
-  folder: pathlib.Path,
-  preemption: Preemption,
+  job: Job, name: str, rate: float, folder: pathlib.Path
 ) -> SpaceLogits:
-  """The logits after the search of a space whose bins have size one.
-
-  Written to `logits.json` in the folder, and read from there if they are.
+  """Searches the job's space, whose bins have size one, as the search phase.
 
   Args:
-    job: its config has the target.
+    job: of that space; its constraints are the target.
     name: of the search, to be said.
     rate: learning rate of the logits.
-    space: to be searched.
-    folder: for `metrics.jsonl` and `checkpoints/`; the search goes on there.
-    preemption: asked between dispatches.
+    folder: for `metrics.jsonl`, `checkpoints/` and `logits.json`, which is read
+      if it is there; the search goes on there.
+
+  Returns:
+    The logits at the end.
 
   Raises:
     Diverged, Interrupted: as the search phase.
   """
-  path = folder / LOGITS
-  if path.exists():
-    return read_logits(path, space)
-  say(job.console, f"arch search: {name}, logits' learning rate {rate:g}")
-  config = search_config(job.config, rate)
-  program = search_program.build(config, job.dataset, job.mesh, space)
-  state = loop.run(job, program, folder, preemption)
-  write_logits(path, jax.device_get(state.search.logits))
-  return read_logits(path, space)
+  path, settings = folder / LOGITS, job.config.nas
+  if not path.exists():
+    job.say(f"arch search: {name}, logits' learning rate {rate:g}")
+    one = job.vary(
+      {
+        "search.epochs": settings.epochs,
+        "search.warmup_epochs": settings.warmup_epochs,
+        "logits.learning_rate": rate,
+      },
+      search_space=job.search_space,
+    )
+    state = loop.run(one, search_phase.build(one), folder)
+    write_logits(path, jax.device_get(state.search.logits))
+  return read_logits(path, job.search_space)
 
 
 def search_folder(job: Job, name: str, rate: float) -> pathlib.Path:
-  """Where this phase searches at a rate."""
+  """Returns where this phase searches at a rate."""
   return job.workdir / "nas" / name / f"lr_{rate:g}"
 
 
-def choose(
-  config: ml_collections.ConfigDict,
-  name: str,
-  space: SearchSpace,
-  logits: SpaceLogits,
-) -> dict[str, Any]:
-  """The arch that draws from the logits give, as the JSON that is written.
+def choose(job: Job, name: str, logits: SpaceLogits) -> dict[str, Any]:
+  """Returns the arch that draws from the logits give, as the JSON of a file.
 
   Of a search in the Elite Space the closest of `nas.num_samples`; else the
   first within `nas.tolerance`, and how many draws that took, over many seeds.
-  Where they miss a budget, the nearest arch by exact cost.
+  Where they miss a constraint, the nearest arch by exact cost.
   """
-  settings = config.nas
-  key = base_keys(config.seed)["nas"]
-  key = jax.random.fold_in(key, _NAMES.index(name))
+  settings = job.config.nas
+  key = jax.random.fold_in(job.keys["nas"], _NAMES.index(name))
   if name == "elite":
     count = settings.num_samples
-    archs, off = draw_archs(config, space, logits, key, count)
+    archs, off = draw_archs(job, logits, key, count)
     words = f"the closest of {count} draws from what was searched"
-    found = chosen.entry(config, space, take(archs, off.argmin()), count, words)
-    return chosen.or_nearest(config, space, found)
+    found = chosen.entry(job, take(archs, off.argmin()), count, words)
+    return chosen.or_nearest(job, found)
   where, _, uniform = name.partition("_")
   words = f"draw from {_WHERE[where]}" + ("" if uniform else ", as searched,")
   firsts: list[int] = []
   found: dict[str, Any] = {}
   for seed in range(settings.num_sample_seeds):
-    archs, off = draw_archs(
-      config,
-      space,
-      logits,
-      jax.random.fold_in(key, seed),
-      settings.max_samples,
-    )
-    near = np.flatnonzero(chosen.is_near(config, space, archs))
+    rng = jax.random.fold_in(key, seed)
+    archs, off = draw_archs(job, logits, rng, settings.max_samples)
+    near = np.flatnonzero(chosen.is_near(job, archs))
     # None near: all draws were in vain, and the closest has to do.
     index, count = (near[0], near[0] + 1) if near.size else (off.argmin(), None)
     firsts.append(int(count or settings.max_samples))
     if seed == 0:
       kind = "uniform " if uniform else ""
-      first = f"the first {kind}{words} that meets {chosen.within(config)}"
+      first = f"the first {kind}{words} that meets {chosen.within(job)}"
       closest = f"the closest {kind}{words} of {settings.max_samples}"
-      found = chosen.entry(
-        config,
-        space,
-        take(archs, index),
-        firsts[0],
-        first if near.size else closest,
-      )
-  rng = np.random.default_rng(config.seed)
-  means = rng.choice(firsts, (_RESAMPLES, len(firsts))).mean(1)
+      words = first if near.size else closest
+      found = chosen.entry(job, take(archs, index), firsts[0], words)
+  generator = np.random.default_rng(job.config.seed)
+  means = generator.choice(firsts, (_RESAMPLES, len(firsts))).mean(1)
   return {
-    **chosen.or_nearest(config, space, found),
+    **chosen.or_nearest(job, found),
     "num_samples_by_seed": firsts,
     "num_samples_mean": float(np.mean(firsts)),
     "num_samples_interval": np.quantile(means, (0.025, 0.975)).tolist(),
@@ -264,14 +239,11 @@ def choose(
 
 
 def draw_archs(
-  config: ml_collections.ConfigDict,
-  space: SearchSpace,
-  logits: SpaceLogits,
-  rng: jax.Array,
-  count: int,
+  job: Job, logits: SpaceLogits, rng: jax.Array, count: int
 ) -> tuple[Arch, np.ndarray]:
-  """Archs `[n, S]` of a search space with bins of size one, and how far each is
-  from the target, relative `[n]`; of several, the one that is worst met."""
+  """Draws archs `[n, S]` of the job's space, whose bins have size one, and
+  tells how far each is from the constraint that it meets worst `[n]`."""
+  space = job.search_space
   # On the host: ten thousand draws of 512 widths are few random numbers there.
   generator, fields = sampling.host_rng(rng), {}
   chances = jax.tree.map(np.asarray, distribution.probabilities(logits))
@@ -283,12 +255,12 @@ def draw_archs(
       drawn.append(np.asarray(stage, np.int32)[index, 0])
     fields[kind] = np.stack(drawn, -1)
   archs = Arch(**fields)
-  budgets, costs = chosen.costs_of(config, space, archs)
-  return archs, constraints.worst_penalty(budgets, costs)
+  costs = chosen.costs_of(job, archs)
+  return archs, constraints.worst_penalty(job.constraints, costs)
 
 
-def _off(found: dict[str, Any]) -> float:
-  """How far an arch is from the budget that it meets worst."""
+def how_far_off(found: dict[str, Any]) -> float:
+  """Returns how far an arch is from the constraint that it meets worst."""
   return found.get("off", max(map(abs, found["deviations"].values())))
 
 
@@ -313,3 +285,14 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     ]
   folder = job.workdir / "nas"
   return [*lines, "", f"Files in {folder}: summary.json, */{ARCHITECTURE}"]
+
+
+PHASE = Phase(
+  "nas",
+  run,
+  report,
+  needs="search",
+  reads=(*SEARCH, "nas"),
+  check=check,
+  plan=plan,
+)

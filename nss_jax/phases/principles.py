@@ -5,15 +5,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import evaluate
-from nss_jax.phases.job import Job
+from nss_jax.phases import evaluate, supernet
+from nss_jax.phases.job import Job, has_flops
 from nss_jax.phases.ledger import open_ledger
-from nss_jax.phases.program import base_keys
+from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.runtime import files, panels, populations, scores, space_file
 from nss_jax.runtime.populations import (
   ANY_COST,
@@ -26,7 +24,6 @@ from nss_jax.runtime.populations import (
   TREND,
   TRENDS,
 )
-from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.populations import (
   StageOrder,
   Window,
@@ -39,7 +36,7 @@ from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.text import format_macs
 
 # The paper's window holds one in 1,500 of the archs that follow the trend.
-_MAX_DRAWS = 2**22
+MAX_DRAWS = 2**22
 _ORDERS = {
   PRINCIPLES: StageOrder.design_principles(),
   TREND: StageOrder.elite_trend(),
@@ -55,7 +52,7 @@ _SAMPLERS = {
 
 
 class OwnOrder(NamedTuple):
-  """The order of the stages in the Elite Space of this run.
+  """Tells the order of the stages in the Elite Space of this run.
 
   Attributes:
     stages: from the smallest bins to the largest; None if it has no such order.
@@ -67,7 +64,7 @@ class OwnOrder(NamedTuple):
 
 
 class Populations(NamedTuple):
-  """What is to be compared.
+  """Holds what is to be compared.
 
   Attributes:
     archs: `{source: fields [N, S]}`.
@@ -83,36 +80,46 @@ class Populations(NamedTuple):
 def run(job: Job) -> dict[str, Any]:
   """Scores networks of each population on the evaluator (Fig. 6).
 
-  Writes `principles/scores.csv`, `summary.json` and `edf.png`.
+  Writes `principles/scores.csv` and `edf.png`.
 
   Raises:
     Diverged, Interrupted: as the evaluate phase.
   """
-  config, search_space = job.config, job.search_space
-  folder = job.workdir / "principles"
-  files.make_folder(folder)
-  drawn = draw_populations(job)
-  with Preemption() as preemption:
-    params = evaluate.train_supernet(job, preemption)
-    total = sum(len(archs.depth) for archs in drawn.archs.values())
-    with open_ledger(
-      job, params, folder / "scores.csv", preemption, total
-    ) as ledger:
-      for name, archs in drawn.archs.items():
-        ledger.score(name, archs)
-    table = scores.read_scores(folder / "scores.csv", search_space)
-    with files.atomic_path(folder / "edf.png") as path:
-      panels.draw_error_edfs(path, populations.error_curves(table))
-    stages = None if drawn.own.stages is None else list(drawn.own.stages)
-    result = {
-      "window": list(_window(config)),
-      "own_order": {"stages": stages, "note": drawn.own.note},
-      "missing": drawn.missing,
-      **summarize(table),
-    }
-    # Last: this file says that the phase is finished.
-    files.write_json(folder / "summary.json", result)
-  return result
+  folder, drawn = job.workdir / "principles", draw_populations(job)
+  path = folder / "scores.csv"
+  params = supernet.train_supernet(job)
+  total = sum(len(archs.depth) for archs in drawn.archs.values())
+  with open_ledger(job, params, path, total) as ledger:
+    for name, archs in drawn.archs.items():
+      ledger.score(name, archs)
+  table = scores.read_scores(path, job.search_space)
+  with files.atomic_path(folder / "edf.png") as picture:
+    panels.draw_error_edfs(picture, populations.error_curves(table))
+  stages = None if drawn.own.stages is None else list(drawn.own.stages)
+  return {
+    "window": list(window_of(job)),
+    "own_order": {"stages": stages, "note": drawn.own.note},
+    "missing": drawn.missing,
+    **summarize(table),
+  }
+
+
+def check(job: Job) -> None:
+  """Refuses a window that either trend has too few archs in.
+
+  Warns of populations that are missing there.
+  """
+  evaluate.check(job)
+  for name, why in draw_populations(job).missing.items():
+    job.say(f"warning: principles: no {name}: {why}")
+
+
+def plan(job: Job) -> str:
+  """Says how much is scored."""
+  return (
+    f"up to 10 times {job.config.principles.num_archs} archs, on the evaluate "
+    "phase's supernet"
+  )
 
 
 def draw_populations(job: Job) -> Populations:
@@ -126,12 +133,11 @@ def draw_populations(job: Job) -> Populations:
     UserError: if too few archs of either trend are in the window, or the
       stages are not the three that the paper's trend orders.
   """
-  config, search_space = job.config, job.search_space
   own, samplers = own_order(job), dict(_SAMPLERS)
   if own.stages is not None and not own.note:
     order = StageOrder(own.stages)
     samplers[OWN] = functools.partial(sample_ordered_archs, order=order)
-  rng = jax.random.fold_in(base_keys(config.evaluate.seed)["evaluate"], 1)
+  rng = jax.random.fold_in(job.evaluator_key, 1)
   archs, missing = {}, {}
   for index, (cost, kind) in enumerate(
     (cost, kind) for cost in COSTS for kind in KINDS
@@ -139,11 +145,10 @@ def draw_populations(job: Job) -> Populations:
     if kind not in samplers:
       continue
     found = _draw(
+      job,
       samplers[kind],
       jax.random.fold_in(rng, index),
-      config,
-      search_space,
-      _window(config) if cost == IN_WINDOW else None,
+      window_of(job) if cost == IN_WINDOW else None,
     )
     if not isinstance(found, str):
       archs[f"{kind}_{cost}"] = found
@@ -155,35 +160,30 @@ def draw_populations(job: Job) -> Populations:
 
 
 def _draw(
-  sample: Callable,
-  rng: jax.Array,
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  window: Window | None,
+  job: Job, sample: Callable, rng: jax.Array, window: Window | None
 ) -> Arch | str:
-  """Archs, or why there are too few."""
+  """Returns archs, or why there are too few."""
   try:
     return sample(
       rng,
-      search_space,
-      count=config.principles.num_archs,
+      job.search_space,
+      count=job.config.principles.num_archs,
       window=window,
-      max_draws=_MAX_DRAWS,
+      max_draws=MAX_DRAWS,
     )
   except ValueError as error:
     return str(error)
 
 
-def _window(config: ml_collections.ConfigDict) -> Window:
-  """In multiply-adds."""
-  target = config_lib.flops_target(config)
-  assert target is not None  # `config.check_phases`
-  low, high = config.principles.window
-  return low * target, high * target
+def window_of(job: Job) -> Window:
+  """Returns the window in multiply-adds."""
+  assert job.target is not None  # or the phase was refused
+  low, high = job.config.principles.window
+  return low * job.target, high * job.target
 
 
 def own_order(job: Job) -> OwnOrder:
-  """The order of this run's Elite Space, for `own_trend`."""
+  """Returns the order of this run's Elite Space, for `own_trend`."""
   path = job.workdir / "search" / space_file.ELITE_SPACE
   if not path.exists():
     return OwnOrder(None, "the search has not ended")
@@ -191,7 +191,7 @@ def own_order(job: Job) -> OwnOrder:
 
 
 def order_of(search_space: SearchSpace, space: Space) -> OwnOrder:
-  """The order of the bins of a space, one for depths and widths together.
+  """Returns the order of a space's bins, of depths and widths together.
 
   Stages of equal bins go in either order, so a space can follow several; if the
   design principles or the paper's trend are one of them, it has none of its
@@ -299,3 +299,14 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     lines.append(f"  no own_trend: {result['own_order']['note']}")
   folder = job.workdir / "principles"
   return [*lines, "", f"Files in {folder}: scores.csv, summary.json, edf.png"]
+
+
+PHASE = Phase(
+  "principles",
+  run,
+  report,
+  reads=(*SEARCH, "evaluate", "principles"),
+  fits=has_flops,
+  check=check,
+  plan=plan,
+)

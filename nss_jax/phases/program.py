@@ -7,36 +7,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
 from nss_jax import data
-from nss_jax.data.batches import epoch_indices
-from nss_jax.data.streaming import Batch, Feed
+from nss_jax.data.batches import epoch_indices, make_batch_fn
+from nss_jax.data.streaming import Feed
 from nss_jax.errors import UserError
+from nss_jax.phases.job import Job
+from nss_jax.phases.schedules import Schedule
 from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.supernet import engine, sliced
 
-# One stream of randomness each, from one base key. Never reorder: a resumed
-# run must draw what the interrupted one would have drawn.
-STREAMS = (
-  "init",
-  "order",
-  "augment",
-  "weight",
-  "search",
-  "elite",
-  "evaluate",
-  "nas",
-)
+_METRICS = {"train_loss": "loss", "train_accuracy": "accuracy"}
 
 
 @struct.dataclass
 class LoopState:
-  """All that changes during a loop; what a checkpoint holds.
+  """Holds all that changes during a loop, as a checkpoint does.
 
   Attributes:
     weights: supernet and optimizer.
@@ -51,11 +41,12 @@ class LoopState:
 
 @dataclasses.dataclass(frozen=True)
 class Lowerable:
-  """A function that runs a program, and hands the program out.
+  """Runs a program as a function does, and hands the program out.
 
   Attributes:
     call: runs it.
-    lower: to be compiled for devices that need not be there; `lowered` of jax.
+    lower: hands it out, to be compiled for devices that need not be there;
+      `lowered` of jax.
   """
 
   call: Callable[..., Any]
@@ -66,51 +57,8 @@ class Lowerable:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-  """Steps, epochs and dispatches.
-
-  Attributes:
-    steps_per_epoch: steps, or pairs of an arch step and a weight step.
-    epochs: of the whole loop.
-    warmup_epochs: of those, the first ones with frozen logits.
-    dispatches: `(first, length)` of the device calls of one epoch, in steps.
-  """
-
-  steps_per_epoch: int
-  epochs: int
-  warmup_epochs: int
-  dispatches: tuple[tuple[int, int], ...]
-
-  @property
-  def num_steps(self) -> int:
-    return self.steps_per_epoch * self.epochs
-
-  @property
-  def warmup_steps(self) -> int:
-    return self.steps_per_epoch * self.warmup_epochs
-
-  def kinds(self, step: int) -> set[tuple[int, bool]]:
-    """`(length, warmup)` of the calls from a step on: a program for each."""
-    done, first = divmod(step, self.steps_per_epoch)
-    return {
-      (length, epoch < self.warmup_epochs)
-      for epoch in range(done, self.epochs)
-      for length in self.lengths(first if epoch == done else 0)
-    }
-
-  def lengths(self, first: int) -> list[int]:
-    """Of the calls from a step of an epoch to its end.
-
-    The first call is shorter if a run with other calls has stopped within it.
-    """
-    ends = [start + length for start, length in self.dispatches]
-    ends = [end for end in ends if end > first]
-    return np.diff([first, *ends]).tolist()
-
-
-@dataclasses.dataclass(frozen=True)
 class Program:
-  """A loop, ready to run.
+  """Holds a loop that is ready to run.
 
   Attributes:
     search_space: what the supernet spans.
@@ -137,114 +85,140 @@ class Program:
   measure: Callable[[LoopState, int, dict], dict]
 
 
-def make_schedule(
-  num_images: int,
-  *,
-  batch_size: int,
-  epochs: int,
-  warmup_epochs: int,
-  steps_per_dispatch: int,
-) -> Schedule:
-  """Epochs of whole batches, cut into even dispatches.
-
-  Every length is a program to compile: so all have one, if that is more than
-  half of what they may have, and else there are two.
-  """
-  steps = num_images // batch_size
-  pieces = -(-steps // steps_per_dispatch)
-  alike = range(pieces, -(-2 * steps // steps_per_dispatch))
-  pieces = next((n for n in alike if steps % n == 0), pieces)
-  lengths = [len(part) for part in np.array_split(np.arange(steps), pieces)]
-  starts = np.cumsum([0, *lengths[:-1]]).tolist()
-  return Schedule(
-    steps_per_epoch=steps,
-    epochs=epochs,
-    warmup_epochs=warmup_epochs,
-    dispatches=tuple(zip(starts, lengths, strict=True)),
-  )
-
-
-def check_batch(
-  config: ml_collections.ConfigDict,
-  mesh: jax.sharding.Mesh,
-  group: str,
-  *,
-  microbatches: int = 1,
-) -> None:
+def check_batch(job: Job, section: str, *, microbatches: int = 1) -> None:
   """Refuses a `batch_size` that devices and microbatches cannot share.
 
-  Args:
-    config: of the run.
-    mesh: the devices.
-    group: of the config that has the field, such as `search`.
-    microbatches: of each device's share.
-
-  Raises:
-    UserError: naming the field, the value and what is accepted.
+  The section of the config, such as `search`, has the field; microbatches are
+  parts of each device's share.
   """
-  batch = config[group].batch_size
-  if batch % (mesh.size * microbatches):
-    parts = f"the {mesh.size} devices"
+  batch = getattr(job.config, section).batch_size
+  if batch % (job.mesh.size * microbatches):
+    parts = f"the {job.mesh.size} devices"
     if microbatches > 1:
       parts += f" times {microbatches} microbatches"
     raise UserError(
-      f"config.{group}.batch_size: {batch} is not accepted; expected a "
+      f"config.{section}.batch_size: {batch} is not accepted; expected a "
       f"multiple of {parts}"
     )
 
 
-def base_keys(seed: int) -> dict[str, jax.Array]:
-  """The key of every stream of randomness."""
-  base = jax.random.key(seed)
-  return {name: jax.random.fold_in(base, i) for i, name in enumerate(STREAMS)}
-
-
-def training_fn(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  mesh: jax.sharding.Mesh,
-) -> Callable[[Any, jax.Array, Any], jax.Array]:
-  """`(weights, images, choice) -> logits` of training steps."""
-  shares = config.supernet.bucket_shares
+def training_fn(job: Job) -> Callable[[Any, jax.Array, Any], jax.Array]:
+  """Returns `(weights, images, choice) -> logits` of training steps."""
+  settings = job.config.supernet
   return engine.make_apply(
-    search_space,
-    config.supernet.engine,
-    buckets=sliced.default_buckets(search_space, shares),
-    axis_name=sharding.AXIS if config.search.sync_batch_norm else None,
-    remat=config.supernet.remat,
-    platform=sharding.platform(mesh),
+    job.search_space,
+    settings.engine,
+    buckets=sliced.default_buckets(job.search_space, settings.bucket_shares),
+    axis_name=sharding.AXIS if job.config.search.sync_batch_norm else None,
+    remat=settings.remat,
+    platform=sharding.platform(job.mesh),
+  )
+
+
+def batch_fn(job: Job, key: jax.Array, *, cutout: int = 0) -> Callable:
+  """Returns `make_batch_fn` of a job: its crops, flips and types."""
+  return make_batch_fn(
+    job.dataset,
+    key,
+    crop_padding=job.config.data.crop_padding,
+    flip=job.config.data.flip,
+    dtype=job.config.supernet.activations,
+    cutout=cutout,
+  )
+
+
+def class_weights(job: Job) -> np.ndarray | None:
+  """Returns how much images count by their class, in every loss."""
+  return data.class_weights(
+    job.config.data.class_weights,
+    job.dataset.train_labels,
+    job.search_space.num_classes,
+  )
+
+
+def make_training(
+  job: Job,
+  schedule: Schedule,
+  *,
+  batch_size: int,
+  init_fn: Callable[..., tuple[Any, Any]],
+  update_fn: Callable,
+  rows: np.ndarray,
+  order_key: Callable[[LoopState], jax.Array],
+) -> Program:
+  """Returns a program with one update a step, all of the same work.
+
+  Args:
+    job: has the search space, images and devices.
+    schedule: steps and epochs.
+    batch_size: images of a step, on all devices together.
+    init_fn: `(*args) -> (weights, given)`; `given` is `LoopState.search`, which
+      stays as it is.
+    update_fn: `(state, part, indices, positions) -> (weights, metrics)` on one
+      device; `part` is images and labels.
+    rows: `[n]`, which of the training images to train on.
+    order_key: see `make_dispatch`.
+  """
+
+  def init(*args) -> LoopState:
+    weights, given = init_fn(*args)
+    sums = {name: jnp.zeros(()) for name in _METRICS}
+    return LoopState(weights, given, sums)
+
+  def step_fn(state, parts, indices, positions, *, warmup):
+    weights, metrics = update_fn(
+      state, parts["train"], indices["train"], positions
+    )
+    sums = {n: state.sums[n] + metrics[key] for n, key in _METRICS.items()}
+    return LoopState(weights, state.search, sums), metrics["loss"][None]
+
+  return Program(
+    search_space=job.search_space,
+    schedule=schedule,
+    mesh=job.mesh,
+    batch_size=batch_size,
+    work=np.ones(schedule.num_steps),
+    init=init,
+    dispatch=make_dispatch(
+      job,
+      step_fn,
+      {"train": rows},
+      schedule=schedule,
+      batch_size=batch_size,
+      order_key=order_key,
+    ),
+    measure=lambda state, step, means: means,
   )
 
 
 def make_dispatch(
+  job: Job,
   step_fn: Callable,
-  dataset: data.Dataset,
   rows: Mapping[str, np.ndarray],
   *,
   schedule: Schedule,
   batch_size: int,
-  mesh: jax.sharding.Mesh,
   order_key: Callable[[LoopState], jax.Array],
   idle_in_warmup: Collection[str] = (),
 ) -> Lowerable:
-  """`Program.dispatch`: a jitted `lax.scan` of steps under `shard_map`.
+  """Returns `Program.dispatch`: a jitted scan of steps under `shard_map`.
 
   The images stay on the devices, all of them on each; those of a streamed set
   come in time for the call that takes them. Both ways give the same numbers.
 
   Args:
+    job: has the training images and the devices.
     step_fn: `(state, parts, indices, positions, *, warmup) -> (state, losses)`
       on one device; `indices` has those of its images in each part, `positions`
       their places in the global batch.
-    dataset: has the training images.
-    rows: `{name: [n]}`, which of them are in each part.
+    rows: `{name: [n]}`, which of the images are in each part.
     schedule: steps and epochs.
     batch_size: of all devices together.
-    mesh: the devices.
     order_key: the key of the order of images, from the state, which may hold
       the seed.
     idle_in_warmup: parts that `step_fn` does not look at in warmup.
   """
+  dataset, mesh = job.dataset, job.mesh
 
   def scan(state, parts, spec, indices, first, warmup):
     state = state.replace(
@@ -275,22 +249,22 @@ def make_dispatch(
       mesh=mesh,
       idle_in_warmup=idle_in_warmup,
     )
-    return _streamed(scan, feed, schedule, batch_size, mesh, order_key)
+    share = batch_size // mesh.size
+    return _streamed(scan, feed, schedule, share, batch_size, order_key)
   parts = {
     name: (dataset.train_images[part], dataset.train_labels[part])
     for name, part in rows.items()
   }
-  parts = sharding.replicate(parts, mesh)
-  return _resident(scan, parts, batch_size, order_key)
+  return _resident(scan, sharding.replicate(parts, mesh), batch_size, order_key)
 
 
 def _resident(
   scan: Callable,
-  parts: Batch,
+  parts: dict[str, tuple[Any, Any]],
   batch_size: int,
   order_key: Callable[[LoopState], jax.Array],
 ) -> Lowerable:
-  """A dispatch that picks from images on the devices."""
+  """Returns a dispatch that picks from images on the devices."""
 
   # The old state makes room for the new one.
   @functools.partial(
@@ -323,18 +297,17 @@ def _streamed(
   scan: Callable,
   feed: Feed,
   schedule: Schedule,
+  share: int,
   batch_size: int,
-  mesh: jax.sharding.Mesh,
   order_key: Callable[[LoopState], jax.Array],
 ) -> Lowerable:
-  """A dispatch that is given its images, each device its own."""
+  """Returns a dispatch that is given its images, each device its share."""
 
   # The old state makes room for the new one.
   @functools.partial(
     jax.jit, static_argnames=("length", "warmup"), donate_argnames="state"
   )
   def run(state, window, first, *, length, warmup):
-    share = batch_size // mesh.size
     # Of the images of a device, those of a step are together.
     places = jnp.arange(length)[:, None] * share
     places = places + (jnp.arange(batch_size) % share)[None]

@@ -1,13 +1,13 @@
 """One network by the evaluator: scored, scored again, and raced.
 
-Of the archs that meet every budget the stand-alone supernet ranks all, or those
-that evolution comes to; where rank_check has trained archs alone, a regression
-on these says what the sizes tell beside the score; the best are scored on more
-images; and the best of these train alone, a short while, with a new seed each
-round, until the better half of the better half is one. That is successive
-halving, where another seed is another pull of an arm (Karnin et al., ICML
-2013): near the top a short training is noisy, and its mean over seeds is what a
-longer one would cost.
+Of the archs that meet every constraint the stand-alone supernet ranks all, or
+those that evolution comes to; where rank_check has trained archs alone, a
+regression on these says what the sizes tell beside the score; the best are
+scored on more images; and the best of these train alone, a short while, with a
+new seed each round, until the better half of the better half is one. That is
+successive halving, where another seed is another pull of an arm (Karnin et al.,
+ICML 2013): near the top a short training is noisy, and its mean over seeds is
+what a longer one would cost.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from nss_jax import config as config_lib
-from nss_jax.phases import alone, chosen, evaluate, ranking, scoring
+from nss_jax.phases import alone, chosen, ranking, scoring, supernet
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
-from nss_jax.phases.program import base_keys
-from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.scores import read_scores
 from nss_jax.spaces.archs import best_archs, nearest_arch, num_meeting
 from nss_jax.spaces.sampling import take
@@ -35,46 +32,43 @@ _CANDIDATES, _AGAIN, _NETWORKS = "candidates", "again", "networks"
 _ROUND = "round"
 
 
-def find(
-  job: Job, space: SearchSpace, preemption: Preemption
-) -> dict[str, Any]:
-  """The network, as `chosen.entry`, with the `race` that it has won.
+def find(job: Job, space: SearchSpace) -> dict[str, Any]:
+  """Returns the network, as `chosen.entry`, with the `race` that it has won.
 
   Writes `nas/elite/scores.csv` and `race.csv`, and goes on with what is
   missing.
 
   Args:
-    job: its config has the budgets.
+    job: of the run.
     space: what there is, with bins of size one.
-    preemption: asked between calls.
 
   Raises:
     Diverged, Interrupted: as the search.
   """
-  config = job.config
-  rng = jax.random.fold_in(base_keys(config.seed)["nas"], 2**31 - 1)
-  window = config_lib.constraints(config), config.nas.tolerance
+  settings, one = job.config.nas, job.within(space)
+  rng = jax.random.fold_in(job.keys["nas"], 2**31 - 1)
+  window = job.constraints, settings.tolerance
   meeting = num_meeting(space, *window)
-  within = chosen.within(config)
-  candidates, losses = _score(job, space, rng, meeting, preemption)
+  within = chosen.within(job)
+  candidates, losses = _score(job, space, rng, meeting)
   count = len(losses)
   if not count:
     arch, words = nearest_arch(rng, space, *window), "the nearest by exact cost"
     words = f"no arch of the Elite Space meets {within}: {words} is taken"
-    return chosen.entry(config, space, arch, 1, words)
-  finalists = np.arange(min(config.nas.num_finalists, count))
-  errors = _race(job, take(candidates, finalists), preemption)
-  order = _best_first(errors)
+    return chosen.entry(one, arch, 1, words)
+  finalists = np.arange(min(settings.num_finalists, count))
+  errors = run_race(job, take(candidates, finalists))
+  order = best_first(errors)
   words = f"of {count:,} archs of the Elite Space that meet {within}"
   if meeting is None:
     words += ", drawn uniformly,"
   elif meeting > count:
     words += f", which evolution found among {meeting:,} that do,"
   words += " the best by the stand-alone supernet"
-  if _learnt(job) is not None:
+  if learnt_rank(job) is not None:
     words += " and a ridge regression on the archs of rank_check"
   if len(order) > 1:
-    epochs = config.nas.race_epochs
+    epochs = settings.race_epochs
     words += (
       f", then by a race of the best {len(order)}, trained alone for "
       f"{epochs} epoch{'s' * (epochs > 1)} a round"
@@ -89,7 +83,7 @@ def find(
     for arch, place in zip(archs, order, strict=True)
   ]
   return {
-    **chosen.entry(config, space, archs[0], count, words),
+    **chosen.entry(one, archs[0], count, words),
     "race": race,
   }
 
@@ -99,9 +93,10 @@ def _score(
   space: SearchSpace,
   rng: jax.Array,
   meeting: int | None,
-  preemption: Preemption,
 ) -> tuple[Arch, np.ndarray]:
-  """Archs `[n, S]` that meet the budgets and their losses, best first.
+  """Returns archs `[n, S]` that meet the constraints and their losses.
+
+  The best come first.
 
   The losses of the first are on all images that are held out. Best is what the
   regression on the archs of rank_check says, or else the loss.
@@ -110,39 +105,37 @@ def _score(
     none = np.zeros((0, space.num_stages), np.int32)
     return Arch(none, none), np.zeros(0)
   settings = job.config.nas
-  params = evaluate.train_supernet(job, preemption)
+  params = supernet.train_supernet(job)
   path = job.workdir / "nas" / "elite" / "scores.csv"
   total = settings.num_scored if meeting is None else meeting
   total = min(total, settings.num_scored)
-  with open_ledger(
-    job, params, path, preemption, total, num_images=settings.num_images
-  ) as ledger:
+  with open_ledger(job, params, path, total, settings.num_images) as ledger:
     archs, losses = best_archs(
       rng,
       space,
       lambda archs: ledger.score(_CANDIDATES, archs)[1],
-      target=config_lib.constraints(job.config),
+      target=job.constraints,
       tolerance=settings.tolerance,
       num_scored=settings.num_scored,
     )
-  rank = _learnt(job) or (lambda archs, losses: losses)
-  archs, losses = _sorted(rank, archs, losses, len(losses))
+  rank = learnt_rank(job) or (lambda archs, losses: losses)
+  archs, losses = rank_first(rank, archs, losses, len(losses))
   count = min(_SCORED_AGAIN * settings.num_finalists, len(losses))
   if count > 1 and scoring.leaves_images(job, settings.num_images):
-    with open_ledger(job, params, path, preemption, count) as ledger:
+    with open_ledger(job, params, path, count) as ledger:
       again = take(archs, np.arange(count))
       _, losses[:count] = ledger.score(_AGAIN, again)
-    archs, losses = _sorted(rank, archs, losses, count)
+    archs, losses = rank_first(rank, archs, losses, count)
   return archs, losses
 
 
-def _sorted(
+def rank_first(
   rank: Callable[[Arch, np.ndarray], np.ndarray],
   archs: Arch,
   losses: np.ndarray,
   count: int,
 ) -> tuple[Arch, np.ndarray]:
-  """The first archs and losses in the order of their rank, then the others."""
+  """Sorts the first archs and losses by their rank; the others follow."""
   order = np.arange(len(losses))
   if count:
     first = rank(take(archs, order[:count]), losses[:count])
@@ -150,8 +143,8 @@ def _sorted(
   return take(archs, order), losses[order]
 
 
-def _learnt(job: Job) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
-  """What rank_check's archs teach, see `ranking.learn`, if it has ended."""
+def learnt_rank(job: Job) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
+  """Returns what rank_check's archs teach, see `ranking.learn`, if any."""
   folder = job.workdir / "rank_check"
   if not (folder / "summary.json").exists():
     return None
@@ -161,15 +154,13 @@ def _learnt(job: Job) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
   )
 
 
-def score_networks(
-  job: Job, networks: dict[str, dict[str, Any]], preemption: Preemption
-) -> None:
+def score_networks(job: Job, networks: dict[str, dict[str, Any]]) -> None:
   """Adds `evaluator`, error and loss by the stand-alone supernet, to networks.
 
   On all images that are held out, so that they compare with the archs that the
   evaluate phase has scored.
   """
-  params = evaluate.train_supernet(job, preemption)
+  params = supernet.train_supernet(job)
   path = job.workdir / "nas" / "elite" / "scores.csv"
   archs = Arch(
     *(
@@ -177,21 +168,20 @@ def score_networks(
       for kind in ("depth", "width")
     )
   )
-  with open_ledger(job, params, path, preemption, len(networks)) as ledger:
+  with open_ledger(job, params, path, len(networks)) as ledger:
     scored = ledger.score(_NETWORKS, archs)
   for network, error, loss in zip(networks.values(), *scored, strict=True):
     network["evaluator"] = {"error": float(error), "loss": float(loss)}
 
 
-def _race(job: Job, archs: Arch, preemption: Preemption) -> list[list[float]]:
-  """Errors of each finalist `[n, S]` in each round that it took part in."""
+def run_race(job: Job, archs: Arch) -> list[list[float]]:
+  """Returns errors of each finalist `[n, S]`, in each of its rounds."""
   errors: list[list[float]] = [[] for _ in archs.depth]
   if len(errors) < 2:
     return errors
   score_alone = alone.make_score_alone(
     job,
     job.workdir / "nas" / "elite" / "race.csv",
-    preemption,
     epochs=job.config.nas.race_epochs,
   )
   left, number = np.arange(len(errors)), 0
@@ -206,8 +196,8 @@ def _race(job: Job, archs: Arch, preemption: Preemption) -> list[list[float]]:
   return errors
 
 
-def _best_first(errors: list[list[float]]) -> list[int]:
-  """By rounds survived, then by mean error, then as they are."""
+def best_first(errors: list[list[float]]) -> list[int]:
+  """Sorts by rounds survived, then by mean error, then as they are."""
   return sorted(
     range(len(errors)),
     key=lambda place: (-len(errors[place]), np.mean(errors[place] or [0.0])),

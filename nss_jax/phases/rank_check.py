@@ -4,17 +4,14 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import alone, evaluate, ranking
+from nss_jax.phases import alone, evaluate, ranking, supernet
 from nss_jax.phases.job import Job
 from nss_jax.phases.ledger import open_ledger
-from nss_jax.phases.program import base_keys
+from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.runtime import files, processes, scores, truths
-from nss_jax.runtime.preemption import Preemption
 from nss_jax.spaces.cost import arch_macs
 from nss_jax.spaces.feasible import sample_feasible_archs
 from nss_jax.spaces.sampling import sample_uniform_archs
@@ -26,75 +23,73 @@ _CANDIDATES = 4096
 def run(job: Job) -> dict[str, Any]:
   """Trains archs alone and compares their order with the supernet's scores.
 
-  Writes `rank_check/truths.csv`, `scores.csv` and `summary.json`. Where the
-  truths are given, as a file of another run, nothing is trained alone.
+  Writes `rank_check/truths.csv` and `scores.csv`. Where the truths are given,
+  as a file of another run, nothing is trained alone.
 
   Raises:
     Diverged, Interrupted: as the search.
   """
-  config, search_space = job.config, job.search_space
-  settings, folder = config.rank_check, job.workdir / "rank_check"
-  files.make_folder(folder)
-  path, groups = folder / "truths.csv", choose_archs(config, search_space)
-  with Preemption() as preemption:
-    params = evaluate.train_supernet(job, preemption)
-    total = sum(len(archs.depth) for archs in groups.values())
-    with open_ledger(
-      job, params, folder / "scores.csv", preemption, total
-    ) as ledger:
+  settings, folder = job.config.rank_check, job.workdir / "rank_check"
+  path, scored = folder / "truths.csv", folder / "scores.csv"
+  groups = choose_archs(job)
+  params = supernet.train_supernet(job)
+  total = sum(len(archs.depth) for archs in groups.values())
+  with open_ledger(job, params, scored, total) as ledger:
+    for name, archs in groups.items():
+      ledger.score(name, archs)
+  if settings.truths:
+    content = pathlib.Path(settings.truths).read_bytes()
+    processes.run_once(lambda: files.write_bytes(path, content))
+  else:
+    score_alone = alone.make_score_alone(job, path, epochs=settings.epochs)
+    for seed in range(settings.num_seeds):
       for name, archs in groups.items():
-        ledger.score(name, archs)
-    if settings.truths:
-      content = pathlib.Path(settings.truths).read_bytes()
-      processes.run_once(lambda: files.write_bytes(path, content))
-    else:
-      score_alone = alone.make_score_alone(
-        job, path, preemption, epochs=settings.epochs
-      )
-      for seed in range(settings.num_seeds):
-        for name, archs in groups.items():
-          score_alone(truths.seed_source(name, seed), archs, seed)
-  result = ranking.summarize(
-    scores.read_scores(folder / "scores.csv", search_space),
-    scores.read_scores(path, search_space),
-    num_resamples=config.evaluate.bootstrap_samples,
-    seed=config.evaluate.seed,
+        score_alone(truths.seed_source(name, seed), archs, seed)
+  return ranking.summarize(
+    scores.read_scores(scored, job.search_space),
+    scores.read_scores(path, job.search_space),
+    num_resamples=job.config.evaluate.bootstrap_samples,
+    seed=job.config.evaluate.seed,
   )
-  files.write_json(folder / "summary.json", result)
-  return result
 
 
-def check(config: ml_collections.ConfigDict, search_space: SearchSpace) -> None:
-  """Refuses budgets that too few archs meet, and truths that are none.
-
-  Before anything is compiled.
+def check(job: Job) -> None:
+  """Refuses constraints that too few archs meet, and truths that are none.
 
   Raises:
     UserError: naming the field and how many there are, or the file of the
       truths and what is wrong.
   """
+  evaluate.check(job)
   try:
-    choose_archs(config, search_space)
+    choose_archs(job)
   except UserError:
     raise
   except ValueError as error:
     raise UserError(f"config.rank_check.num_near_archs: {error}") from None
 
 
-def choose_archs(
-  config: ml_collections.ConfigDict, search_space: SearchSpace
-) -> dict[str, Arch]:
-  """The archs `[k, S]` of each group: those of the given truths, or draws.
+def plan(job: Job) -> str:
+  """Says what is trained alone."""
+  settings = job.config.rank_check
+  if settings.truths:
+    return f"the archs of {settings.truths}, by the supernet"
+  return (
+    f"{settings.num_archs} + {settings.num_near_archs} archs alone, "
+    f"{settings.num_seeds} seeds, {settings.epochs} epochs each"
+  )
+
+
+def choose_archs(job: Job) -> dict[str, Arch]:
+  """Returns archs `[k, S]` of each group: those of the given truths, or draws.
 
   Drawn are archs spread evenly in the logarithm of their multiply-adds, and
-  archs that meet every budget within `evaluate.tolerance`.
+  archs that meet every constraint within `evaluate.tolerance`.
   """
-  settings = config.rank_check
+  settings, search_space = job.config.rank_check, job.search_space
   if settings.truths:
     return _archs_of(settings.truths, search_space)
-  spread_rng, near_rng = jax.random.split(
-    base_keys(config.evaluate.seed)["evaluate"]
-  )
+  spread_rng, near_rng = jax.random.split(job.evaluator_key)
   groups, (spread, near) = {}, truths.GROUPS
   if settings.num_archs:
     groups[spread] = _draw_spread(spread_rng, search_space, settings.num_archs)
@@ -102,8 +97,8 @@ def choose_archs(
     groups[near] = sample_feasible_archs(
       near_rng,
       search_space,
-      config_lib.constraints(config),
-      config.evaluate.tolerance,
+      job.constraints,
+      job.config.evaluate.tolerance,
       settings.num_near_archs,
     )
   return groups
@@ -122,7 +117,7 @@ def _draw_spread(
 
 
 def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
-  """The archs of truths that are kept.
+  """Returns the archs of truths that are kept.
 
   Raises:
     UserError: if there are no two of a group, or the seeds differ in them.
@@ -180,3 +175,13 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     "",
     f"Files in {folder}: truths.csv, scores.csv, summary.json",
   ]
+
+
+PHASE = Phase(
+  "rank_check",
+  run,
+  report,
+  reads=(*SEARCH, "evaluate", "rank_check"),
+  check=check,
+  plan=plan,
+)

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import ml_collections
 from flax import traverse_util
 
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
+from nss_jax.phases import running
 from nss_jax.phases.job import Job
+from nss_jax.phases.registry import Phase
 from nss_jax.runtime import files, processes, space_file
 from nss_jax.runtime.report import (
   elements,
@@ -73,9 +74,9 @@ def run(job: Job) -> dict[str, Any]:
 
 def _write(job: Job) -> None:
   results = read_results(job.workdir, job.search_space)
-  found = _make_tables(job.config, results)
+  found = _make_tables(job, results)
   with _replaced_files(job.workdir / FOLDER) as folder:
-    pictures = _draw(job.config, results, found, folder)
+    pictures = _draw(job, results, found, folder)
     for table in found.values():
       path = folder / f"table_{table.name}.csv"
       path.write_text(table.to_csv(), "utf-8")
@@ -87,8 +88,8 @@ def _write(job: Job) -> None:
 
 
 def check(job: Job) -> None:
-  """Raises UserError, naming the command, if there is nothing to report."""
-  if is_empty(job.workdir):
+  """Refuses, naming the command, if nothing is to report or to be run."""
+  if set(job.phases) == {FOLDER} and is_empty(job.workdir):
     raise UserError(
       f"{job.workdir}: nothing to report; run {_command(job, 'search', ' ')}"
     )
@@ -132,12 +133,10 @@ def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(new, ignore_errors=True)
 
 
-def _make_tables(
-  config: ml_collections.ConfigDict, results: Results
-) -> dict[str, Table]:
+def _make_tables(job: Job, results: Results) -> dict[str, Table]:
   """Those that have rows, by name."""
-  target = config_lib.flops_target(config)
-  words = describe_targets(config_lib.constraints(config))
+  config, target = job.config, job.target
+  words = describe_targets(job.constraints)
   made = (
     tables.choice_table(results),
     tables.candidates_table(results),
@@ -156,7 +155,7 @@ def _make_tables(
   return {table.name: table for table in made if table is not None}
 
 
-def dataset_name(config: ml_collections.ConfigDict) -> str:
+def dataset_name(config: config_lib.Config) -> str:
   """The name that the paper's tables have, if they have it."""
   source = config.data.source
   if source == "tfds":
@@ -165,17 +164,17 @@ def dataset_name(config: ml_collections.ConfigDict) -> str:
 
 
 def _draw(
-  config: ml_collections.ConfigDict,
+  job: Job,
   results: Results,
   found: dict[str, Table],
   folder: pathlib.Path,
 ) -> dict[str, tuple[figures.Picture, str]]:
-  target = config_lib.flops_target(config)
+  target = job.target
   pictures = figures.pictures(
     results,
     target,
     found["train"].records,
-    warmup_epochs=config.search.warmup_epochs,
+    warmup_epochs=job.config.search.warmup_epochs,
   )
   pictures |= experiment_pictures.pictures(results, target)
   return {
@@ -215,7 +214,7 @@ def _content(
   return elements.Content(
     name=config.name,
     dataset=dataset_name(config),
-    target=describe_targets(config_lib.constraints(config)),
+    target=describe_targets(job.constraints),
     results=results,
     tables=found,
     pictures=pictures,
@@ -223,7 +222,7 @@ def _content(
     not_run=missing,
     reproduce=_command(job, ",".join([*(present or ["search"]), FOLDER])),
     settings=_settings(config),
-    highlights=_highlights(config),
+    highlights=_highlights(job),
     notes=_notes(found["nas"]),
     version=__version__,
   )
@@ -241,10 +240,10 @@ _PHASES = (
 )
 
 
-def _phases(config: ml_collections.ConfigDict, results: Results) -> list[str]:
+def _phases(config: config_lib.Config, results: Results) -> list[str]:
   """Those that this run can have; a sweep needs targets."""
   swept = results.sweep or config.sweep.targets
-  refused = config_lib.refused_phases(config)
+  refused = running.refused(config)
   return [
     name
     for name in _PHASES
@@ -253,7 +252,7 @@ def _phases(config: ml_collections.ConfigDict, results: Results) -> list[str]:
 
 
 def _not_run(
-  config: ml_collections.ConfigDict, results: Results, found: dict[str, Table]
+  config: config_lib.Config, results: Results, found: dict[str, Table]
 ) -> list[str]:
   """Phases without a result."""
   has_run = experiment_tables.has_run(results)
@@ -270,7 +269,7 @@ def _not_run(
   return [name for name in _phases(config, results) if missing[name]]
 
 
-def _is_swept(config: ml_collections.ConfigDict, results: Results) -> bool:
+def _is_swept(config: config_lib.Config, results: Results) -> bool:
   """Whether every target is done, though none may have summed them up.
 
   Tasks of a job array run a target each; what the sweep phase then writes is
@@ -281,7 +280,7 @@ def _is_swept(config: ml_collections.ConfigDict, results: Results) -> bool:
   return bool(targets) and all(done)
 
 
-def _is_done(config: ml_collections.ConfigDict, target: Results) -> bool:
+def _is_done(config: config_lib.Config, target: Results) -> bool:
   """Whether all phases of a target of the sweep have ended."""
   for phase in config.sweep.phases:
     if phase == "train":
@@ -304,7 +303,7 @@ def _numbers(
   return {
     "name": job.config.name,
     "dataset": dataset_name(job.config),
-    "target_flops": config_lib.flops_target(job.config),
+    "target_flops": job.target,
     "seed": job.config.seed,
     "elite_space": {
       key: elite.get(key)
@@ -327,10 +326,10 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
   return joint.join(words)
 
 
-def _settings(config: ml_collections.ConfigDict) -> list[elements.Setting]:
+def _settings(config: config_lib.Config) -> list[elements.Setting]:
   base, own = (
-    traverse_util.flatten_dict(config_lib.to_json(c), sep=".")
-    for c in (config_lib.base(), config)
+    traverse_util.flatten_dict(c, sep=".")
+    for c in (config_lib.to_json(config_lib.base()), config.to_json())
   )
   return [
     elements.Setting(field, repr(base[field]), repr(value))
@@ -339,22 +338,23 @@ def _settings(config: ml_collections.ConfigDict) -> list[elements.Setting]:
   ]
 
 
-def _weights(config: ml_collections.ConfigDict) -> str:
-  found = config_lib.constraints(config)
+def _weights(job: Job) -> str:
+  found = job.constraints
   if [one.name for one in found] == ["flops"]:
     return f"cost weight {found[0].weight:g}"
   each = ", ".join(f"{one.weight:g} of {one.name}" for one in found)
   return f"cost weights {each}"
 
 
-def _highlights(config: ml_collections.ConfigDict) -> list[str]:
+def _highlights(job: Job) -> list[str]:
+  config = job.config
   search, objective = config.search, config.objective
   return [
     f"{search.epochs} epochs, {search.warmup_epochs} of them warmup; batches "
     f"of {search.batch_size}",
     f"estimator: {search.estimator}, temperature {search.temperature_start:g} "
     f"to {search.temperature_end:g}",
-    f"{_weights(config)}, on the {objective.penalty} penalty",
+    f"{_weights(job)}, on the {objective.penalty} penalty",
     f"logits: learning rate {config.logits.learning_rate:g}",
     f"Elite Space by the rule '{search.elite}'"
     + (
@@ -364,3 +364,6 @@ def _highlights(config: ml_collections.ConfigDict) -> list[str]:
     ),
     f"seed {config.seed}",
   ]
+
+
+PHASE = Phase(FOLDER, run, report, result=None, reads=(), check=check)

@@ -1,4 +1,4 @@
-"""Scores of archs from a trained supernet, remembered in `scores.csv`."""
+"""Scores of archs by the weights of a trained supernet."""
 
 import functools
 from collections.abc import Callable
@@ -6,18 +6,16 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nss_jax import data
 from nss_jax.data.batches import normalize
 from nss_jax.phases.job import Job
-from nss_jax.phases.program import Lowerable
-from nss_jax.phases.supernet_program import split as split_images
+from nss_jax.phases.program import Lowerable, class_weights
+from nss_jax.phases.supernet import split as split_images
 from nss_jax.runtime import sharding
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch
 from nss_jax.steps.evaluate import Counts, evaluate_archs, evaluate_images
 from nss_jax.supernet import engine, sharing, sliced
 
@@ -39,7 +37,7 @@ class Images(NamedTuple):
 
 
 class Split(NamedTuple):
-  """What the devices share of a call.
+  """Says what the devices share of a call.
 
   Attributes:
     by: "archs": each device has its own, and all images; or "images": each has
@@ -52,7 +50,7 @@ class Split(NamedTuple):
 
 
 def choose_split(count: int, num_batches: int, num_devices: int) -> Split:
-  """The split that leaves less idle, of all places for an arch and a batch.
+  """Returns the split that leaves less idle, of places for archs and batches.
 
   Args:
     count: archs to be scored.
@@ -75,13 +73,13 @@ def choose_split(count: int, num_batches: int, num_devices: int) -> Split:
 
 
 def _fill(count: int, part: int) -> int:
-  """The next multiple of a part."""
+  """Returns the next multiple of a part."""
   return -(-count // part) * part
 
 
 def splitter(job: Job, num_images: int | None = None) -> Callable[[int], Split]:
-  """`choose_split` for the held-out images and the devices of a run."""
-  images = held_out_images(job.config, job.dataset, num_images)
+  """Returns `choose_split` for the held-out images and the devices of a run."""
+  images = held_out_images(job, num_images)
   return functools.partial(
     choose_split,
     num_batches=len(images.batches),
@@ -90,33 +88,22 @@ def splitter(job: Job, num_images: int | None = None) -> Callable[[int], Split]:
 
 
 def leaves_images(job: Job, num_images: int) -> bool:
-  """Whether more images are held out than scores on so many see."""
-  some, all_ = (
-    held_out_images(job.config, job.dataset, count)
-    for count in (num_images, None)
-  )
+  """Tells whether more images are held out than scores on so many see."""
+  some, all_ = (held_out_images(job, count) for count in (num_images, None))
   return some.batches.size < all_.batches.size
 
 
-def make_score_fn(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  dataset: data.Dataset,
-  mesh: jax.sharding.Mesh,
-  images: Images | None = None,
-) -> Lowerable:
-  """`(params, archs [n, S], by) -> (error [n], loss [n])` on training images.
+def make_score_fn(job: Job, images: Images | None = None) -> Lowerable:
+  """Returns `(params, archs [n, S], by) -> (error [n], loss [n])`.
 
-  By default those that are held out from the evaluator. Compiled once for each
-  `Split`; by archs, n is a multiple of the devices. Either way a batch stays
-  whole, and every device sees all images of calibration: the statistics are
-  those of one device.
+  On training images, by default those that are held out from the evaluator. It
+  is compiled once for each `Split`; by archs, n is a multiple of the devices.
+  Either way a batch stays whole, and every device sees all images of
+  calibration: the statistics are those of one device.
   """
-  images = images or held_out_images(config, dataset)
-  apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
-  weights = data.class_weights(
-    config.data.class_weights, dataset.train_labels, search_space.num_classes
-  )
+  mesh, images = job.mesh, images or held_out_images(job)
+  apply_fn, seen = _calibrated(job, images.seen)
+  weights = class_weights(job)
 
   def on_device(by, params, archs, seen, batches):
     counts = evaluate_archs(
@@ -147,7 +134,7 @@ def make_score_fn(
     )
     place = sharding.split if by == "images" else sharding.replicate
     parts = mesh.size if by == "images" else 1
-    batches = place(_filled(config, dataset, images.batches, parts), mesh)
+    batches = place(_filled(job, images.batches, parts), mesh)
     return run, sharding.replicate(seen, mesh), batches
 
   def arguments(params, archs, by):
@@ -167,22 +154,15 @@ def make_score_fn(
   return Lowerable(score, lower)
 
 
-def make_image_fn(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  dataset: data.Dataset,
-  mesh: jax.sharding.Mesh,
-) -> Callable:
-  """`(params, archs [n, S]) -> (error [I], loss [I])`, by the image.
+def make_image_fn(job: Job) -> Callable:
+  """Returns `(params, archs [n, S]) -> (error [I], loss [I])`, by the image.
 
   Of those that are held out from the evaluator, in the mean of the archs; see
   `evaluate_images`.
   """
-  images = held_out_images(config, dataset)
-  apply_fn, seen = _calibrated(config, search_space, dataset, mesh, images.seen)
-  weights = data.class_weights(
-    config.data.class_weights, dataset.train_labels, search_space.num_classes
-  )
+  mesh, images = job.mesh, held_out_images(job)
+  apply_fn, seen = _calibrated(job, images.seen)
+  weights = class_weights(job)
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
   def run(params, archs, seen, batches):
@@ -194,60 +174,42 @@ def make_image_fn(
       class_weights=weights,
     )
 
-  batches = _filled(config, dataset, images.batches, 1)
+  batches = _filled(job, images.batches, 1)
   fixed = sharding.replicate((seen, batches), mesh)
   return lambda params, archs: jax.device_get(
     run(params, sharding.replicate(archs, mesh), *fixed)
   )
 
 
-def held_out_images(
-  config: ml_collections.ConfigDict,
-  dataset: data.Dataset,
-  num_images: int | None = None,
-) -> Images:
-  """Those that the evaluator's supernet is not trained on, in whole batches.
+def held_out_images(job: Job, num_images: int | None = None) -> Images:
+  """Returns those that the evaluator is not trained on, in whole batches.
 
-  Args:
-    config: of the run.
-    dataset: the images.
-    num_images: about so many, from all over them; None: all.
+  About so many, from all over them; all by default.
   """
-  train, held_out = split_images(config, dataset.train_labels)
+  train, held_out = split_images(job)
   count = len(held_out)
-  batch = min(config.evaluate.score_batch_size, count)
+  batch = min(job.config.evaluate.score_batch_size, count)
   if num_images is not None:
     # Not the first ones: files may come class by class.
     wanted = min(_fill(num_images, batch), count)
     held_out = held_out[np.arange(wanted) * count // wanted]
-  return Images(_calibration(config, train), held_out.reshape(-1, batch))
+  return Images(_calibration(job, train), held_out.reshape(-1, batch))
 
 
 def validation_images(
-  config: ml_collections.ConfigDict, dataset: data.Dataset
+  job: Job, train: np.ndarray, validation: np.ndarray
 ) -> Images:
-  """Those of the search's own validation half, at most
+  """Returns those of the search's own validation half, at most
   `search.num_choice_images`, with statistics of the half that it trains on."""
-  train, held_out = data.split_halves(
-    len(dataset.train_labels),
-    config.data.validation_fraction,
-    config.data.split_seed,
-    config.search.batch_size,
-    labels=dataset.train_labels if config.data.balanced_split else None,
-  )
-  held_out = held_out[: config.search.num_choice_images]
-  batch = min(config.evaluate.score_batch_size, len(held_out))
-  whole = len(held_out) // batch * batch
-  return Images(
-    _calibration(config, train), held_out[:whole].reshape(-1, batch)
-  )
+  validation = validation[: job.config.search.num_choice_images]
+  batch = min(job.config.evaluate.score_batch_size, len(validation))
+  whole = len(validation) // batch * batch
+  return Images(_calibration(job, train), validation[:whole].reshape(-1, batch))
 
 
-def _calibration(
-  config: ml_collections.ConfigDict, train: np.ndarray
-) -> np.ndarray:
-  """Whose batch statistics count: none where a batch has its own."""
-  settings = config.evaluate
+def _calibration(job: Job, train: np.ndarray) -> np.ndarray:
+  """Draws whose batch statistics count: none where a batch has its own."""
+  settings = job.config.evaluate
   if settings.batch_stats == "batch":
     return train[:0]
   rng = np.random.default_rng(settings.seed)
@@ -255,62 +217,52 @@ def _calibration(
   return rng.choice(train, count, replace=False)
 
 
-def _calibrated(
-  config: ml_collections.ConfigDict,
-  search_space: SearchSpace,
-  dataset: data.Dataset,
-  mesh: jax.sharding.Mesh,
-  chosen: np.ndarray,
-) -> tuple[Callable, jax.Array]:
-  """`(seen, params, images, arch) -> logits`, and `seen`: whose statistics."""
-  count = len(chosen)
+def _calibrated(job: Job, chosen: np.ndarray) -> tuple[Callable, jax.Array]:
+  """Returns `(seen, params, images, arch) -> logits`, and `seen`: whose
+  statistics."""
+  count, space = len(chosen), job.search_space
+  shares = job.config.evaluate.score_bucket_shares
   apply = engine.make_apply(
-    search_space,
-    config.supernet.engine,
-    buckets=sliced.default_buckets(
-      search_space, config.evaluate.score_bucket_shares
-    ),
+    space,
+    job.config.supernet.engine,
+    buckets=sliced.default_buckets(space, shares),
     num_calibration=count or None,
-    platform=sharding.platform(mesh),
+    platform=sharding.platform(job.mesh),
   )
 
   def apply_fn(seen, params, images, arch):
-    params = sharing.weights_of(search_space, params, arch)
+    params = sharing.weights_of(space, params, arch)
     return apply(params, jnp.concatenate([seen, images]), arch)[count:]
 
-  return apply_fn, _prepare(config, dataset, chosen)
+  return apply_fn, _prepare(job, chosen)
 
 
 def _filled(
-  config: ml_collections.ConfigDict,
-  dataset: data.Dataset,
-  rows: np.ndarray,
-  parts: int,
+  job: Job, rows: np.ndarray, parts: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Images and labels of batches, filled up so that they have equal parts.
+  """Returns images and labels of batches, filled up to equal parts.
 
   The labels of what fills up are -1, and count nothing.
   """
   fill = np.arange(_fill(len(rows), parts))
   is_real = (fill < len(rows))[:, None]
   rows = rows[fill % len(rows)]
-  labels = jnp.asarray(np.where(is_real, dataset.train_labels[rows], -1))
-  images = _prepare(config, dataset, rows.reshape(-1))
+  labels = jnp.asarray(np.where(is_real, job.dataset.train_labels[rows], -1))
+  images = _prepare(job, rows.reshape(-1))
   return images.reshape(*rows.shape, *images.shape[1:]), labels
 
 
-def _prepare(
-  config: ml_collections.ConfigDict, dataset: data.Dataset, rows: np.ndarray
-) -> jax.Array:
-  """Training images, normalised, in the type of the activations."""
+def _prepare(job: Job, rows: np.ndarray) -> jax.Array:
+  """Returns training images, normalised, in the type of the activations."""
+  dataset = job.dataset
   images = normalize(dataset.train_images[rows], dataset.mean, dataset.std)
-  return images.astype(config.supernet.activations)
+  return images.astype(job.config.supernet.activations)
 
 
 def score_all(
   score_fn: Callable, params: Any, archs: Arch, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Error and loss `[N]` of archs `[N, S]`, a call after the other.
+  """Returns error and loss `[N]` of archs `[N, S]`, a call after the other.
 
   Nothing is written: for few archs, which are soon scored anew.
   """
@@ -327,7 +279,7 @@ def score_all(
 def score_call(
   score_fn: Callable, archs: Arch, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-  """One call, filled up: one shape, one program."""
+  """Makes one call, filled up: one shape, one program."""
   count = len(archs.depth)
   fill = np.minimum(np.arange(split.num_archs), count - 1)
   filled = jax.tree.map(lambda x: np.asarray(x[fill], np.int32), archs)

@@ -1,24 +1,153 @@
-"""The search phase: find an Elite Space (paper 3.3-3.4, 4.1)."""
+"""The search phase: find an Elite Space (paper 3 and 4.1).
+
+`make_iteration` is section 3 of the paper, and `run` what is around it.
+"""
 
 import functools
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from nss_jax.phases import elite, loop, scoring
+from nss_jax import data
+from nss_jax.phases import elite, loop, schedules, scoring
 from nss_jax.phases.job import Job
-from nss_jax.phases.program import Program
-from nss_jax.runtime import figures, files, space_file
-from nss_jax.runtime.preemption import Preemption
+from nss_jax.phases.program import (
+  LoopState,
+  Program,
+  batch_fn,
+  check_batch,
+  class_weights,
+  make_dispatch,
+  training_fn,
+)
+from nss_jax.phases.registry import Phase
+from nss_jax.phases.schedules import Schedule, make_schedule
+from nss_jax.phases.search_log import (
+  METRICS,
+  OF_EACH_CONSTRAINT,
+  epoch_metrics,
+  measure,
+  temperature_of,
+)
+from nss_jax.phases.work import search_work
+from nss_jax.runtime import (
+  figures,
+  files,
+  latency_file,
+  sharding,
+  space_file,
+)
 from nss_jax.runtime.report.workdir import read_epochs
+from nss_jax.spaces import distribution
+from nss_jax.spaces.constraints import mean_costs, penalties
 from nss_jax.spaces.search_space import Arch
 from nss_jax.spaces.text import describe_space, format_macs
+from nss_jax.steps import losses, optimizers, search_step, weight_step
+from nss_jax.steps.estimators import ESTIMATORS
+from nss_jax.steps.penalties import expected_penalty
+from nss_jax.supernet import masks, network
+
+
+def make_iteration(
+  job: Job,
+  schedule: Schedule,
+  weight_opt: optax.GradientTransformation,
+  logit_opt: optax.GradientTransformation,
+) -> Callable[..., tuple[LoopState, jax.Array]]:
+  """Returns an iteration of the search: section 3 of the paper, as code.
+
+  Theta, the logits, is a distribution over spaces: over bins of depths and bins
+  of widths, in each stage. The supernet holds the weights of all their archs.
+  Each iteration draws a space and its archs, takes an arch step, which moves
+  Theta, on the validation half of the training images, and then a weight step
+  on the training half (3.2, Eq. 3). What Theta ends at has the Elite Space, see
+  `run`.
+  """
+  space, constraints = job.search_space, job.constraints
+  estimator = ESTIMATORS[job.config.search.estimator]
+  # 3.3: a space is a draw of one bin a stage, by Gumbel-Softmax, and its archs
+  # are uniform draws from the bins. Soft, as in the paper, all bins take part:
+  # their archs' masks are mixed by the weights of the draw.
+  arch_sampler = space_sampler = masks.arch_sampler(space)
+  if estimator.draws != "archs":
+    hard, temperature = estimator.draws == "hard", temperature_of(job, schedule)
+    space_sampler = masks.gumbel_sampler(space, temperature, hard=hard)
+  warmup_sampler = masks.warmup_sampler(
+    space, lambda step: 1 - step / max(schedule.warmup_steps, 1)
+  )
+  cost_weight, entropy_weight = _weights_of(job, schedule)
+  expected = None
+  if job.config.objective.penalty == "expected":
+    expected = expected_penalty(space, constraints)
+  loss = losses.single_loss(training_fn(job), class_weights(job))
+  both = {
+    "loss_fn": losses.microbatched(loss, job.config.supernet.microbatches),
+    "axis_name": sharding.AXIS,
+    "own_draws": job.config.supernet.draws == "per_device",
+  }
+  make_batch = batch_fn(job, job.keys["augment"])
+
+  def arch_step(state: LoopState, batch: Any) -> Any:
+    """Descends `task loss + lambda E |cost / target - 1|` (Eq. 4, 5)."""
+    return search_step.search_step(
+      state.search,
+      state.weights.params,
+      batch,
+      job.keys["search"],
+      sample_fn=space_sampler,
+      cost_fn=functools.partial(mean_costs, space, constraints),
+      target=np.asarray([one.target for one in constraints]),
+      cost_weight=cost_weight,
+      penalty_fn=lambda costs, _: penalties(constraints, costs),
+      expected_penalty_fn=expected,
+      entropy_fn=entropy_weight,
+      estimator=estimator.make(job.config.search.num_score_archs),
+      optimizer=logit_opt,
+      **both,
+    )
+
+  def train_step(
+    state: LoopState, logits: Any, batch: Any, warmup: bool
+  ) -> Any:
+    """Descends the task loss of what is drawn: the inner minimum of Eq. 3."""
+    # Only soft masks need every channel; hard ones are an arch.
+    sampler = space_sampler if estimator.draws == "soft" else arch_sampler
+    return weight_step.weight_step(
+      state.weights,
+      logits,
+      batch,
+      job.keys["weight"],
+      sample_fn=warmup_sampler if warmup else sampler,
+      optimizer=weight_opt,
+      **both,
+    )
+
+  def iterate(state, halves, indices, positions, *, warmup):
+    def batch(half, stream):
+      step = state.weights.step
+      parts = halves[half], indices[half], positions
+      return make_batch(*parts, stream, step)
+
+    search, seen = state.search.replace(step=state.search.step + 1), {}
+    if not warmup:  # in which the logits are frozen (4.1)
+      search, seen = arch_step(state, batch("validation", 1))
+    weights, metrics = train_step(
+      state, search.logits, batch("train", 0), warmup
+    )
+    seen = epoch_metrics(metrics, seen, state.sums)
+    sums = {name: state.sums[name] + seen[name] for name in METRICS}
+    both_losses = jnp.stack([seen["train_loss"], seen["validation_loss"]])
+    return LoopState(weights, search, sums), both_losses
+
+  return iterate
 
 
 def run(job: Job) -> dict[str, Any]:
-  """Searches, or goes on where an earlier run stopped, and writes the result.
+  """Searches, or goes on where an earlier run stopped.
 
   Returns:
     The content of `search/elite_space.json`.
@@ -27,46 +156,138 @@ def run(job: Job) -> dict[str, Any]:
     Diverged: at a loss that is not finite.
     Interrupted: after SIGTERM, once all is saved.
   """
-  config, program = job.config, job.search
-  folder = job.workdir / "search"
-  # From the start, which compiles, to the last file: SIGTERM is always 75.
-  with Preemption() as preemption:
-    state = loop.run(job, program, folder, preemption)
-    logits = jax.device_get(state.search.logits)
-    score_fn = functools.partial(_score, job, state.weights.params)
-    result = elite.find(config, program.search_space, logits, score_fn)
-    _draw_trajectory(program, result, folder)
-    # Last: this file says that the search is finished.
-    files.write_json(folder / "elite_space.json", result)
+  state = loop.run(job, build(job), job.workdir / "search")
+  logits = jax.device_get(state.search.logits)
+  score_fn = functools.partial(_score, job, state.weights.params)
+  result = elite.find(job, logits, score_fn)  # 3.4: the Elite Space
+  draw_trajectory(job, result)
   return result
+
+
+def build(job: Job) -> Program:
+  """Puts a search together; nothing is compiled yet."""
+  schedule = schedule_of(job)
+  weight_opt = optimizers.weight_optimizer(
+    **job.config.weights.model_dump(), num_steps=schedule.num_steps
+  )
+  logit_opt = optimizers.logit_optimizer(**job.config.logits.model_dump())
+  batch_size = job.config.search.batch_size
+
+  def init() -> LoopState:
+    params = jax.jit(network.init_weights, static_argnums=1)(
+      job.keys["init"], job.search_space
+    )
+    of_each = (len(job.constraints),)
+    return LoopState(
+      weights=weight_step.init_weight_state(params, weight_opt),
+      search=search_step.init_search_state(
+        distribution.init_logits(job.search_space), logit_opt
+      ),
+      sums={
+        name: jnp.zeros(of_each if name in OF_EACH_CONSTRAINT else ())
+        for name in METRICS
+      },
+    )
+
+  return Program(
+    search_space=job.search_space,
+    schedule=schedule,
+    mesh=job.mesh,
+    batch_size=batch_size,
+    work=search_work(job, schedule),
+    init=init,
+    dispatch=make_dispatch(
+      job,
+      make_iteration(job, schedule, weight_opt, logit_opt),
+      dict(zip(("train", "validation"), halves(job), strict=True)),
+      schedule=schedule,
+      batch_size=batch_size,
+      order_key=lambda state: job.keys["order"],
+      idle_in_warmup=("validation",),
+    ),
+    measure=functools.partial(measure, job, schedule),
+  )
+
+
+def halves(job: Job) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the training images of the weights, and those of the logits."""
+  labels = job.dataset.train_labels
+  return data.split_halves(
+    len(labels),
+    job.config.data.validation_fraction,
+    job.config.data.split_seed,
+    job.config.search.batch_size,
+    labels=labels if job.config.data.balanced_split else None,
+  )
+
+
+def schedule_of(job: Job) -> Schedule:
+  """Returns the steps of a search, as many as the smaller half has."""
+  settings = job.config.search
+  return make_schedule(
+    min(map(len, halves(job))),
+    batch_size=settings.batch_size,
+    epochs=settings.epochs,
+    warmup_epochs=settings.warmup_epochs,
+    steps_per_dispatch=settings.steps_per_dispatch,
+  )
+
+
+def _weights_of(
+  job: Job, schedule: Schedule
+) -> tuple[schedules.Values, schedules.Values | None]:
+  """Returns the weights of penalties and of the entropy, from the step."""
+  settings = job.config.search
+  arch_steps = schedule.warmup_steps, schedule.num_steps
+  weights = np.asarray([one.weight for one in job.constraints])
+  return (
+    schedules.penalty_weight(weights, settings.penalty_growth, *arch_steps),
+    schedules.entropy_weight(
+      settings.entropy_start, settings.entropy_end, *arch_steps
+    ),
+  )
+
+
+def check(job: Job) -> None:
+  """Refuses batches that do not fit, and a latency table of another device.
+
+  What has begun goes on, and is evaluated and reported, anywhere.
+  """
+  check_batch(job, "search", microbatches=job.config.supernet.microbatches)
+  objective = job.config.objective
+  is_target = job.supernets is not None
+  begun = job.workdir.parent if is_target else job.workdir / "search"
+  if begun.exists() or objective.foreign_latency_table:
+    return
+  if any(one.name == "latency" for one in job.constraints):
+    latency_file.check_origin(
+      objective.latency_table, job.config.supernet.activations
+    )
 
 
 def _score(
   job: Job, weights: Any, archs: Arch
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Error and loss `[N]` of archs by the search's own supernet, on images of
-  the half that the logits were trained on."""
-  images = scoring.validation_images(job.config, job.dataset)
-  score_fn = scoring.make_score_fn(
-    job.config, job.search_space, job.dataset, job.mesh, images
-  )
+  """Returns error and loss `[N]` of archs by the search's own supernet, on
+  images of the half that the logits were trained on."""
+  images = scoring.validation_images(job, *halves(job))
+  score_fn = scoring.make_score_fn(job, images)
   split = scoring.choose_split(
     len(archs.depth), len(images.batches), job.mesh.size
   )
   return scoring.score_all(score_fn, weights, archs, split)
 
 
-def _draw_trajectory(
-  program: Program, result: dict[str, Any], folder: pathlib.Path
-) -> None:
+def draw_trajectory(job: Job, result: dict[str, Any]) -> None:
   """Draws `trajectory.png` from `metrics.jsonl`."""
+  folder = job.workdir / "search"
   with files.atomic_path(folder / "trajectory.png") as path:
     figures.draw_trajectory(
       path,
-      read_epochs(folder / "metrics.jsonl", program.search_space),
-      program.search_space,
+      read_epochs(folder / "metrics.jsonl", job.search_space),
+      job.search_space,
       result,
-      warmup_epochs=program.schedule.warmup_epochs,
+      warmup_epochs=job.config.search.warmup_epochs,
     )
 
 
@@ -91,7 +312,7 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
 
 
 def _describe_cost(result: dict[str, Any], num_archs: int) -> list[str]:
-  """How large the space is, and how each budget is met."""
+  """Tells how large the space is, and how each constraint is met."""
   names = [one["metric"] for one in result["constraints"]]
   met = space_file.describe_costs(result)
   if names == ["flops"]:
@@ -100,3 +321,6 @@ def _describe_cost(result: dict[str, Any], num_archs: int) -> list[str]:
     f"  {num_archs} archs, mean cost {format_macs(result['mean_flops'])}",
     *(f"  {name}: {words}" for name, words in zip(names, met, strict=True)),
   ]
+
+
+PHASE = Phase("search", run, report, "elite_space.json", check=check)

@@ -1,33 +1,25 @@
 """The sweep phase: all targets of a data set (paper 4.2, 4.3, Tables 1, 2)."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import search_program
-from nss_jax.phases.job import Job
+from nss_jax.phases import running
+from nss_jax.phases.job import Job, is_by_target
+from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.runtime import files, panels
-from nss_jax.runtime.console import say
 from nss_jax.runtime.report import targets
 from nss_jax.runtime.report.cells import plain
 from nss_jax.runtime.report.workdir import read_results
 from nss_jax.spaces.text import format_macs
 
-RunPhases = Callable[[Job, Sequence[str]], None]
 
-
-def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
+def run(job: Job) -> dict[str, Any]:
   """Runs the phases of `config.sweep` for each target, then sums them up.
 
   A target has a workdir of its own, `sweep/<target>`, and the phases there are
   those of any run: what is finished is kept, what was stopped goes on. The
-  stand-alone supernet is shared with this run. Writes `sweep/summary.json` and,
-  where archs are scored, `sweep/pareto.png`.
-
-  Args:
-    job: of all targets.
-    run_phases: runs phases, by name, of one target.
+  stand-alone supernet is shared with this run. Writes, where archs are scored,
+  `sweep/pareto.png`.
 
   Raises:
     Diverged, Interrupted: as those phases.
@@ -35,9 +27,8 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
   each = jobs(job)
   for number, one in enumerate(each.values(), 1):
     target = format_macs(one.config.objective.target_flops)
-    say(job.console, f"target {number} of {len(each)}: {target}")
-    run_phases(build(one), job.config.sweep.phases)
-  folder = job.workdir / "sweep"
+    job.say(f"target {number} of {len(each)}: {target}")
+    running.run(one)
   results = [
     (
       one.config.objective.target_flops,
@@ -46,23 +37,17 @@ def run(job: Job, run_phases: RunPhases) -> dict[str, Any]:
     for one in each.values()
   ]
   if tables := targets.scored(results):
-    with files.atomic_path(folder / "pareto.png") as path:
+    with files.atomic_path(job.workdir / "sweep" / "pareto.png") as path:
       panels.draw_targets(path, tables)
   records = plain([targets.record(found, x) for x, found in results])
-  result = {
+  return {
     "phases": list(job.config.sweep.phases),
     "targets": dict(zip(each, records, strict=True)),
   }
-  # Last: this file says that the phase is finished.
-  files.write_json(folder / "summary.json", result)
-  return result
 
 
 def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
-  """The job of each target, by the name of its folder: `600mf`.
-
-  They are checked; until `build` their program is that of the given job, whose
-  search space is theirs.
+  """Returns the job of each target, by the name of its folder: `600mf`.
 
   Args:
     job: of all targets.
@@ -87,7 +72,7 @@ def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
         f"config.sweep.targets: two are {name}, the name of their folder; "
         f"expected {accepted}"
       )
-    found[name] = _job_of(job, float(target), name)
+    found[name] = _job_of(job, target, name)
   if index is None:
     return found
   if not 0 <= index < len(found):
@@ -99,31 +84,36 @@ def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
 
 
 def _job_of(job: Job, target: float, name: str) -> Job:
-  config = job.config.copy_and_resolve_references()
-  config.objective.target_flops = target
-  config.sweep.targets = ()  # or one target more would be another config
+  own = ("--config.sweep.targets", "--config.objective.target_flops")
   try:
-    config_lib.validate_target(config, job.search_space)
+    return job.vary(
+      # Without the targets, or one more would be another config.
+      {"objective.target_flops": target, "sweep.targets": ()},
+      workdir=job.workdir / "sweep" / name,
+      phases=job.config.sweep.phases,
+      archs=(),
+      supernets=job.supernets or job.workdir.parent / "supernets",
+      config_flags=(
+        *(f for f in job.config_flags if f.partition("=")[0] not in own),
+        f"--config.objective.target_flops={target!r}",
+        "--config.sweep.targets=()",
+      ),
+    )
   except UserError as error:
     raise UserError(f"config.sweep.targets: {error}") from None
-  own = ("--config.sweep.targets", "--config.objective.target_flops")
-  return job._replace(
-    config=config,
-    workdir=job.workdir / "sweep" / name,
-    archs=(),
-    supernets=job.supernets or job.workdir.parent / "supernets",
-    config_flags=(
-      *(f for f in job.config_flags if f.partition("=")[0] not in own),
-      f"--config.objective.target_flops={target!r}",
-      "--config.sweep.targets=()",
-    ),
-  )
 
 
-def build(job: Job) -> Job:
-  """One of `jobs` with a program of its own, which has a copy of the images."""
-  program = search_program.build(job.config, job.dataset, job.mesh)
-  return job._replace(search=program)
+def check(job: Job) -> None:
+  """Refuses what the phases of any target refuse."""
+  for one in jobs(job).values():
+    running.check(one)
+
+
+def plan(job: Job) -> str:
+  """Says which phases run for which targets."""
+  settings = job.config.sweep
+  targets = ", ".join(map(format_macs, settings.targets))
+  return f"{', '.join(settings.phases)} for {targets}"
 
 
 def report(result: dict[str, Any], job: Job) -> list[str]:
@@ -143,3 +133,14 @@ def report(result: dict[str, Any], job: Job) -> list[str]:
     lines.append(f"  {target:>8}: {', '.join(words)} ({name})")
   folder = job.workdir / "sweep"
   return [*lines, "", f"Files in {folder}: summary.json, pareto.png, */"]
+
+
+PHASE = Phase(
+  "sweep",
+  run,
+  report,
+  reads=(*SEARCH, "sweep"),
+  fits=is_by_target,
+  check=check,
+  plan=plan,
+)

@@ -1,12 +1,11 @@
-"""The multiply-adds that every step of a loop is going to take, about."""
+"""Counts the multiply-adds that each step of a loop is going to take, about."""
 
 import dataclasses
 
-import ml_collections
 import numpy as np
 
-from nss_jax import config as config_lib
-from nss_jax.phases.program import Schedule
+from nss_jax.phases.job import Job
+from nss_jax.phases.schedules import Schedule
 from nss_jax.spaces import cost
 from nss_jax.spaces.search_space import Bins, SearchSpace, Space
 from nss_jax.steps.estimators import ESTIMATORS
@@ -17,18 +16,16 @@ _PASSES = 3
 _COINS = np.linspace(0, 1, 21)
 
 
-def search_work(
-  config: ml_collections.ConfigDict, space: SearchSpace, schedule: Schedule
-) -> np.ndarray:
-  """Of each step of a search, for one image, `[num_steps]`.
+def search_work(job: Job, schedule: Schedule) -> np.ndarray:
+  """Returns those of each step of a search, for one image, `[num_steps]`.
 
   A masked step pays for the largest network, a sliced one for what it draws:
   after warmup that is counted as the target, which the draws are led to.
   """
+  config, space, target = job.config, job.search_space, job.target
   largest = cost.largest_macs(space)
   sliced = config.supernet.engine == "sliced"
   known = ESTIMATORS[config.search.estimator]
-  target = config_lib.flops_target(config)
   if target is None:  # then by the mean of all archs, for want of better
     target = float(_drawn(space, np.zeros(1))[0])
   train = target if sliced and known.draws != "soft" else largest
@@ -41,16 +38,15 @@ def search_work(
   return _PASSES * steps
 
 
-def supernet_work(
-  config: ml_collections.ConfigDict, space: SearchSpace, schedule: Schedule
-) -> np.ndarray:
-  """Of each step of the stand-alone supernet, for one image, `[num_steps]`."""
-  settings, largest = config.evaluate, float(cost.largest_macs(space))
+def supernet_work(job: Job, schedule: Schedule) -> np.ndarray:
+  """Returns those of each step of the stand-alone supernet, `[num_steps]`."""
+  settings, space = job.config.evaluate, job.search_space
+  largest = float(cost.largest_macs(space))
   first, coins = (
     epochs * schedule.steps_per_epoch
     for epochs in (settings.largest_epochs, settings.coin_epochs)
   )
-  if config.supernet.engine == "masked":
+  if job.config.supernet.engine == "masked":
     drawn = np.full(schedule.num_steps, largest)
   else:
     steps = np.arange(schedule.num_steps) - first
@@ -65,7 +61,7 @@ def supernet_work(
 
 
 def _drawn(space: SearchSpace, coins: np.ndarray) -> np.ndarray:
-  """Mean multiply-adds of the draws of warmup, with coins `[N]`."""
+  """Returns the mean of the draws of warmup, with coins `[N]`."""
   depth_bins, *depths = _apart(space.depth_bins)
   width_bins, *widths = _apart(space.width_bins)
   space = dataclasses.replace(
@@ -84,10 +80,10 @@ def _drawn(space: SearchSpace, coins: np.ndarray) -> np.ndarray:
 
 
 def _apart(bins: Bins) -> tuple[Bins, np.ndarray, np.ndarray]:
-  """Bins with the largest number of each stage in one of its own.
+  """Takes the largest number of each stage apart, into a bin of its own.
 
-  And the weights of a uniform draw from the bins as they were, and of the
-  largest number, `[S, K]`.
+  Returns the bins, and the weights `[S, K]` of a uniform draw from the bins as
+  they were, and of the largest number.
   """
   apart, drawn, whole = [], [], []
   for *others, (low, high) in bins:

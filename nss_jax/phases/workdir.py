@@ -1,14 +1,14 @@
 """The folder of a run: whose it is, and what may still change in it."""
 
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ml_collections
-
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
+from nss_jax.phases import registry
 from nss_jax.runtime import files
 from nss_jax.runtime.report import fields
 
@@ -25,25 +25,11 @@ _FREE = (
   "search.keep_checkpoints",
   "search.steps_per_dispatch",
 )
-_PHASES = tuple(name for name in config_lib.PHASES if name != "report")
-_TRAINED = tuple(name for name in _PHASES if name != "latency_table")
-# Whose results depend on a group of fields; on the other groups, all do.
-_READERS = {
-  **dict.fromkeys(("seed", "objective", "search", "weights"), _TRAINED),
-  "logits": _TRAINED,
-  "evaluate": ("evaluate", "rank_check", "principles", "complexity", "train"),
-  "rank_check": ("rank_check",),
-  "principles": ("principles",),
-  "nas": ("nas", "complexity", "train"),
-  "complexity": ("complexity",),
-  "train": ("train",),
-  "sweep": ("sweep",),
-}
 # What fields that lack or are of another type end in.
 _EDITED = (AttributeError, LookupError, TypeError, ValueError)
 
 
-def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def check(config: config_lib.Config, workdir: pathlib.Path) -> None:
   """Refuses a workdir that belongs to another config or cannot be written.
 
   Of a run that has begun those fields may change that no number depends on, and
@@ -65,11 +51,13 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   if not claimed:
     return
   old = files.read_json(workdir / "config.json")
-  new = config_lib.record(config)
-  begun = [name for name in _PHASES if _has_begun(workdir, name)]
+  new = config.record()
+  begun = [name for name in _sections() if _has_begun(workdir, name)]
   if wrong := [*_contradictions(old, new, workdir, begun)]:
     groups = [
-      f"config.{name}.*" for name in _READERS if not _readers(new, name, begun)
+      f"config.{name}.*"
+      for name in dict.fromkeys(itertools.chain(*_sections().values()))
+      if not _readers(new, name, begun)
     ]
     free = [f"config.{name}" for name in _FREE]
     raise UserError(
@@ -79,10 +67,10 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
 
 
-def claim(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def claim(config: config_lib.Config, workdir: pathlib.Path) -> None:
   """Makes the folder and writes `config.json`, unless it is there as it is."""
   files.make_folder(workdir)
-  path, record = workdir / "config.json", config_lib.record(config)
+  path, record = workdir / "config.json", config.record()
   if not path.exists() or files.read_json(path) != record:
     files.write_json(path, record)
 
@@ -102,8 +90,8 @@ def _check_name(workdir: pathlib.Path) -> None:
 
 
 def _check_folders(workdir: pathlib.Path) -> None:
-  """All folders of a run, or the nearest that exist, can be written to."""
-  phases = [workdir / phase for phase in config_lib.PHASES]
+  """Refuses a run whose folders cannot be written to."""
+  phases = [workdir / phase for phase in registry.names()]
   for folder in (workdir, *phases, workdir / "search" / "checkpoints"):
     existing = folder
     while not existing.exists() and existing != existing.parent:
@@ -120,7 +108,7 @@ def _check_folders(workdir: pathlib.Path) -> None:
 def _contradictions(
   old: Record, new: Record, workdir: pathlib.Path, begun: list[str]
 ) -> Iterator[str]:
-  """What differs and contradicts what is there."""
+  """Lists what differs and contradicts what is there."""
   for text in config_lib.differences(old, new):
     path = text.partition(":")[0].removeprefix("config.")
     readers = _readers(new, path, begun)
@@ -138,7 +126,7 @@ def _contradictions(
 
 
 def _has_begun(workdir: pathlib.Path, phase: str) -> bool:
-  """Whether a phase has left more than locks and what the killed leave."""
+  """Tells whether a phase has left more than locks and torn files."""
   return any(
     path.is_file() and not path.name.startswith(".")
     for path in (workdir / phase).rglob("*")
@@ -146,15 +134,25 @@ def _has_begun(workdir: pathlib.Path, phase: str) -> bool:
 
 
 def _readers(new: Record, path: str, begun: list[str]) -> list[str]:
-  """Of the phases that have begun, those that a field matters to.
+  """Returns the phases that have begun and that a field matters to.
 
-  A sweep runs other phases in folders of its own.
+  Sections that no phase reads by itself matter to all, and so does how a
+  latency was measured that is a constraint; a sweep runs other phases in
+  folders of its own.
   """
-  group = path.partition(".")[0]
-  readers = _READERS.get(group, _PHASES)
-  if group == "latency_table" and not _wants_latency(new):
-    readers = (group,)
+  section, sections = path.partition(".")[0], _sections()
+  readers = [name for name in begun if section in sections[name]]
+  if section == "latency_table" and _wants_latency(new):
+    return begun
+  if section not in itertools.chain(*sections.values()):
+    return begun
   return [name for name in begun if name in (*readers, "sweep")]
+
+
+def _sections() -> dict[str, tuple[str, ...]]:
+  """Returns the sections of the config that each phase with a result reads."""
+  found = {name: registry.find(name).reads for name in registry.names()}
+  return {name: reads for name, reads in found.items() if reads}
 
 
 def _wants_latency(record: Record) -> bool:
@@ -165,7 +163,7 @@ def _wants_latency(record: Record) -> bool:
 def _more_seeds(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """Every seed has a folder of its own."""
+  """Lets seeds be added, which have folders of their own."""
   if new["train"]["num_seeds"] < old["train"]["num_seeds"]:
     return "those that are there stay"
   return _only("train", readers)
@@ -174,7 +172,7 @@ def _more_seeds(
 def _more_train_epochs(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """The rates are those of before up to the first fall of the shorter run."""
+  """Lets a run be longer up to the first fall of its rate when shorter."""
   before, now = old["train"], new["train"]
   if reason := _only("train", readers) or _fewer(before, now):
     return reason
@@ -196,7 +194,7 @@ def _more_train_epochs(
 def _more_search_epochs(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """The schedules are spread over all epochs, unless they are constant."""
+  """Lets a search be longer whose schedules are constant."""
   if reason := _only("search", readers) or _fewer(old["search"], new["search"]):
     return reason
   for rates in (old["weights"], new["weights"]):
@@ -216,7 +214,7 @@ def _more_search_epochs(
 def _more_targets(
   old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """Every target has a folder of its own, until they are summed up."""
+  """Lets targets be added until they are summed up."""
   if not set(old["sweep"]["targets"]) <= set(new["sweep"]["targets"]):
     return "those that are there stay"
   ended = (workdir / "sweep" / "summary.json").exists()

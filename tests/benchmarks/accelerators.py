@@ -27,8 +27,8 @@ from spaces import append, read, versions
 
 import nss_jax as nss
 from nss_jax import config as config_lib
-from nss_jax import data
-from nss_jax.phases import chip_programs, compilation, search_program
+from nss_jax.phases import chip_programs, compilation
+from nss_jax.phases.job import Job
 from nss_jax.runtime import chips, hlo
 from nss_jax.spaces.cost import largest_arch
 from nss_jax.supernet import sliced
@@ -63,26 +63,26 @@ COLUMNS = (
 
 
 def compile_row(name):
-  """`Compiled`, its config and its search space."""
+  """`Compiled`, and the job."""
   chip, phase, part, fields = ROWS[name]
   config = config_lib.paper("cifar100_600mf")
   config.update_from_flattened_dict(fields)
   found = chips.find(chip)
-  dataset = data.load_settings(config.data, fetch=False)
-  search = search_program.build(config, dataset, chips.make_mesh(found))
-  space = search.search_space
-  (program,) = (
-    one
-    for one in chip_programs.programs(config, dataset, search, [phase], None)
-    if part in one.name
+  job = Job.open(
+    config,
+    pathlib.Path(),
+    mesh=chips.make_mesh(found),
+    fetch=False,
+    phases=(phase,),
   )
-  compiled = compilation.compile_program(program, found, config, space)
-  return compiled, config, space
+  (program,) = (x for x in chip_programs.programs(job) if part in x.name)
+  return compilation.compile_program(job, program, found), job
 
 
 def rows_of(name, texts):
   began = time.monotonic()
-  compiled, config, space = compile_row(name)
+  compiled, job = compile_row(name)
+  config, space = job.config, job.search_space
   module = hlo.Module(compiled.text)
   if texts is not None:
     texts.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def rows_of(name, texts):
   if compiled.program.loop_counts:
     archs = {
       "largest": largest_arch(space),
-      "target": nss.proportional_arch(space, config_lib.constraints(config)),
+      "target": nss.proportional_arch(space, job.constraints),
     }
   clock, steps = compiled.chips.clock, compiled.program.steps
   for arch_name, arch in archs.items():

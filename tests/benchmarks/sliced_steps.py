@@ -74,9 +74,8 @@ from contenders import (
 )
 
 import nss_jax as nss
-from nss_jax import data
-from nss_jax.phases import search_program
-from nss_jax.runtime import sharding
+from nss_jax.phases import search
+from nss_jax.phases.job import Job
 from nss_jax.spaces.cost import largest_macs
 
 PARTS = (
@@ -317,8 +316,7 @@ def quickstart(warmup):
   """The jitted loop of the quickstart's search, lowered."""
   file = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
   config = runpy.run_path(str(file))["get_config"]()
-  dataset = data.load(config.data.source, path="", name="")
-  built = search_program.build(config, dataset, sharding.make_mesh())
+  built = search.build(Job.open(config, pathlib.Path()))
   state = jax.eval_shape(built.init)
   _, length = built.schedule.dispatches[0]
   return jax.jit(built.dispatch, static_argnums=(3, 4)).lower(

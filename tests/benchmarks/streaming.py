@@ -26,7 +26,8 @@ from PIL import Image
 
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.phases import train_program
+from nss_jax.phases import train
+from nss_jax.phases.job import Job
 from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import parse_arch
@@ -68,7 +69,14 @@ def make_block(config, text, dataset):
   space = SearchSpace.expanded(
     max_depth=4, max_width=64, image_shape=(32, 32, 3), num_classes=10
   ).only(parse_arch(text))
-  built = train_program.build(config, space, dataset, sharding.make_mesh(1))
+  job = Job.open(
+    config,
+    pathlib.Path(),
+    dataset=dataset,
+    search_space=space,
+    mesh=sharding.make_mesh(1),
+  )
+  built = train.build(job)
   state, step, epoch_steps = built.init(), 0, built.schedule.steps_per_epoch
 
   def block():

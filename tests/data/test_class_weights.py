@@ -1,5 +1,7 @@
 """Classes that count alike, in every loss that is trained on or scored."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +9,13 @@ import optax
 import pytest
 import runs
 
-from nss_jax import config as config_lib
 from nss_jax import data
 from nss_jax.phases import (
   scoring,
-  search_program,
-  supernet_program,
-  train_program,
+  search,
+  supernet,
+  train,
 )
-from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch
 from nss_jax.steps import evaluate, losses
 from nss_jax.supernet import network
@@ -103,7 +103,6 @@ def test_balanced_loss_is_that_of_classes_made_equal():
   np.testing.assert_allclose(loss, np.mean(means), rtol=1e-5)
 
 
-DIGITS = data.load("digits")
 SETTINGS = {
   **runs.TINY,
   "space.max_depth": 1,
@@ -118,20 +117,15 @@ SETTINGS = {
 
 
 def _build(kind, **fields):
-  config = runs.load_config(**{**SETTINGS, **fields})
-  config_lib.validate(config)
-  mesh = sharding.make_mesh(1)
-  space = config_lib.search_space(config, (8, 8, 1), 10)
-  if kind == "search":
-    return space, search_program.build(config, DIGITS, mesh)
+  job = runs.make_job(runs.load_config(**{**SETTINGS, **fields}))
   build = {
-    "evaluator": supernet_program.build_supernet,
-    "alone": supernet_program.build_alone,
-    "train": train_program.build,
+    "search": search.build,
+    "evaluator": supernet.build_supernet,
+    "alone": functools.partial(supernet.build_alone, epochs=30),
+    "train": train.build,
     "scores": scoring.make_score_fn,
   }[kind]
-  more = (config.rank_check.epochs,) if kind == "alone" else ()
-  return space, build(config, space, DIGITS, mesh, *more)
+  return job.search_space, build(job)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import collections
 import threading
 import time
 import tracemalloc
+import types
 
 import chex
 import jax
@@ -12,22 +13,22 @@ import numpy as np
 import pytest
 import runs
 
-from nss_jax import config as config_lib
 from nss_jax import data
 from nss_jax.data import streaming
 from nss_jax.errors import UserError
 from nss_jax.phases import (
   program,
-  search_program,
-  supernet_program,
-  train_program,
+  schedules,
+  search,
+  supernet,
+  train,
 )
 from nss_jax.runtime import sharding
 
 BATCH = 8
 ROWS = {"train": np.arange(50)[::-2], "validation": np.arange(0, 50, 2)}
 # 3 steps an epoch, in calls of 2 and 1; one epoch of warmup.
-SCHEDULE = program.make_schedule(
+SCHEDULE = schedules.make_schedule(
   25, batch_size=BATCH, epochs=4, warmup_epochs=1, steps_per_dispatch=2
 )
 
@@ -79,12 +80,13 @@ def batches(dataset, *, num_devices=1, first_step=0, seed=3, dispatch=None):
 
   if dispatch is None:
     dispatch = program.make_dispatch(
+      types.SimpleNamespace(
+        dataset=dataset, mesh=sharding.make_mesh(num_devices)
+      ),
       step_fn,
-      dataset,
       ROWS,
       schedule=SCHEDULE,
       batch_size=BATCH,
-      mesh=sharding.make_mesh(num_devices),
       order_key=lambda state: jax.random.key(state.search),
       idle_in_warmup=("validation",),
     )
@@ -163,7 +165,7 @@ def _wait_for(condition):
 
 
 def _feed(source, rows, *, batch, epochs=1):
-  schedule = program.make_schedule(
+  schedule = schedules.make_schedule(
     len(rows),
     batch_size=batch,
     epochs=epochs,
@@ -234,16 +236,14 @@ def test_reading_ends_with_the_run_and_at_an_error():
 
 
 def test_held_out_images_that_fit_no_device_are_refused(monkeypatch):
-  config = runs.load_config(**runs.TINY)
-  space = config_lib.search_space(config, (8, 8, 1))
-  labels = np.arange(1437) % 10
-  held_out = len(supernet_program.split(config, labels)[1])
+  job = runs.make_job(runs.load_config(**runs.TINY))
+  held_out = len(supernet.split(job)[1])
   needed = held_out * 8 * 8 * 4  # float32
-  monkeypatch.setattr(supernet_program, "image_memory", lambda: needed)
-  supernet_program.check(config, space, labels)
-  monkeypatch.setattr(supernet_program, "image_memory", lambda: needed - 1)
+  monkeypatch.setattr(supernet, "image_memory", lambda: needed)
+  supernet.check(job)
+  monkeypatch.setattr(supernet, "image_memory", lambda: needed - 1)
   with pytest.raises(UserError) as caught:
-    supernet_program.check(config, space, labels)
+    supernet.check(job)
   message = str(caught.value)
   assert "config.evaluate.holdout_fraction: 0.2 is not accepted" in message
   assert f"{held_out} images" in message
@@ -268,33 +268,20 @@ FIELDS = {
 }
 
 
-def _search(config, dataset, mesh):
-  return search_program.build(config, dataset, mesh), ()
-
-
-def _supernet(config, dataset, mesh):
-  space = search_program.build(config, dataset, mesh).search_space
-  return supernet_program.build_supernet(config, space, dataset, mesh), ()
-
-
-def _train(config, dataset, mesh):
-  space = search_program.build(config, dataset, mesh).search_space
-  return train_program.build(config, space, dataset, mesh), (5,)
-
-
 @pytest.mark.parametrize(
-  "build, num_devices",
+  "build, args, num_devices",
   [
-    (_search, 8),
-    pytest.param(_supernet, 2, marks=pytest.mark.slow),
-    pytest.param(_train, 1, marks=pytest.mark.slow),
+    (search.build, (), 8),
+    pytest.param(supernet.build_supernet, (), 2, marks=pytest.mark.slow),
+    pytest.param(train.build, (5,), 1, marks=pytest.mark.slow),
   ],
 )
-def test_programs_compute_the_same(build, num_devices):
+def test_programs_compute_the_same(build, args, num_devices):
   config = runs.load_config(**FIELDS)
   states = {}
   for mode, dataset in DIGITS.items():
-    built, args = build(config, dataset, sharding.make_mesh(num_devices))
+    job = runs.make_job(config, num_devices=num_devices, dataset=dataset)
+    built = build(job)
     state, warmup = built.init(*args), built.schedule.warmup_epochs
     length = built.schedule.dispatches[0][1]
     for epoch in (0, min(warmup, built.schedule.epochs - 1)):

@@ -11,6 +11,7 @@ import io
 import types
 from unittest import mock
 
+from nss_jax import command as flags_lib
 from nss_jax import data, main
 from nss_jax.phases import loop, pipeline, principles
 
@@ -59,26 +60,26 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
     patch = mock.patch.multiple
     for name in (
       patch(
-        main,
-        _CONFIG=flag(config),
-        _WORKDIR=flag(str(workdir)),
-        _PHASES=flag(list(phases)),
-        _ARCH=flag(list(archs)),
-        _DRY_RUN=flag(dry_run),
-        _TOPOLOGY=flag(None),
-        _PRICE_PER_HOUR=flag(None),
-        _SWEEP_INDEX=flag(None),
-        _COMPILE_CACHE=flag(None),
-        _TAKE_OVER=flag(take_over),
-        _LOG_EVERY=flag(0.0),
-        _TENSORBOARD=flag(False),
-        _PROFILE=flag(False),
-        _join_processes=lambda: None,
-        _config_flags=list,
+        flags_lib,
+        CONFIG=flag(config),
+        WORKDIR=flag(str(workdir)),
+        PHASES=flag(list(phases)),
+        ARCH=flag(list(archs)),
+        DRY_RUN=flag(dry_run),
+        TOPOLOGY=flag(None),
+        PRICE_PER_HOUR=flag(None),
+        SWEEP_INDEX=flag(None),
+        COMPILE_CACHE=flag(None),
+        TAKE_OVER=flag(take_over),
+        LOG_EVERY=flag(0.0),
+        TENSORBOARD=flag(False),
+        PROFILE=flag(False),
+        given_config=list,
       ),
+      patch(main, join_processes=lambda: None),
       patch(data, load_settings=lambda x, **_: _load_once(_Settings(x))),
       patch(pipeline.backend, check_numbers=lambda convolve: None),
-      patch(principles, _MAX_DRAWS=2**12),
+      patch(principles, MAX_DRAWS=2**12),
       patch(loop, run=_trains, run_shared=_trains),
     ):
       stack.enter_context(name)

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import nss_jax as nss
 from nss_jax import data
 from nss_jax.errors import UserError
-from nss_jax.phases import pipeline, search_program
+from nss_jax.phases import pipeline, search
 from nss_jax.runtime import sharding
 from nss_jax.steps import losses
 from nss_jax.supernet import engine as engine_lib
@@ -32,7 +32,7 @@ def _two_dispatches(num_devices, **overrides):
       **overrides,
     }
   )
-  built = search_program.build(config, DIGITS, sharding.make_mesh(num_devices))
+  built = search.build(runs.make_job(config, num_devices=num_devices))
   state = built.init()
   state, _ = built.dispatch(state, 0, 0, 2, True)
   if config.supernet.engine == "masked":

@@ -9,7 +9,7 @@ import pytest
 import rich.console
 import runs
 
-from nss_jax import main
+from nss_jax import command, main
 from nss_jax.errors import UserError
 from nss_jax.runtime import console
 from nss_jax.runtime.progress import Progress
@@ -67,7 +67,7 @@ def call(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", argv)
     sys.modules.pop("config_config", None)
     with runs.saved_flags():
-      code = main._main(main.parse_flags(argv))
+      code = main.guarded_main(command.parse_flags(argv))
     return code, capsys.readouterr().err
 
   return call

@@ -1,5 +1,6 @@
 """A folder has one process at a time, and a dead one leaves it free."""
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -13,7 +14,7 @@ import pytest
 import runs
 
 from nss_jax.errors import Interrupted, UserError
-from nss_jax.phases import loop, pipeline
+from nss_jax.phases import loop, pipeline, search
 from nss_jax.runtime import lock, preemption
 
 HERE = socket.gethostname()
@@ -155,5 +156,6 @@ def test_the_shared_supernet_is_waited_for(tmp_path):
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     with pytest.raises(Interrupted, match="waiting for"):
-      loop.run_shared(job, job.search, tmp_path / "net", stopped)
+      job = dataclasses.replace(job, preemption=stopped)
+      loop.run_shared(job, search.build(job), tmp_path / "net")
     timer.join()

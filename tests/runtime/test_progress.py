@@ -8,7 +8,7 @@ import rich.console
 import runs
 
 from nss_jax.errors import UserError
-from nss_jax.phases import program, work
+from nss_jax.phases import schedules, work
 from nss_jax.runtime import console, progress
 from nss_jax.runtime.progress import (
   Progress,
@@ -100,7 +100,7 @@ def test_time_left_counts_the_program_that_is_compiled_after_warmup(
 ):
   """Within a fifth from the first tenth on; without it a third is missing."""
   clock = Clock()
-  schedule = program.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
+  schedule = schedules.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
   # An arch step beside the weight step, of twice its work.
   costs = np.repeat([1.0, 3.0], [20, 40])
   seconds, ends, began = [], [], clock.now
@@ -145,7 +145,7 @@ def _seconds(line):
 
 
 def test_programs_that_are_still_to_be_compiled():
-  schedule = program.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
+  schedule = schedules.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
   assert schedule.kinds(0) == {(n, w) for n in (3, 4) for w in (True, False)}
   assert schedule.kinds(14) == {(3, True), (3, False), (4, False)}
   assert schedule.kinds(20) == {(3, False), (4, False)}
@@ -168,12 +168,11 @@ def test_a_terminal_gets_a_bar_and_no_lines():
 
 
 def test_work_of_a_search_falls_in_warmup_and_is_dense_after():
-  config = runs.load_config()
-  space = runs.make_job(config, None).search_space
-  schedule = program.make_schedule(
+  job = runs.make_job(runs.load_config())
+  schedule = schedules.make_schedule(
     718, batch_size=32, epochs=30, warmup_epochs=8, steps_per_dispatch=22
   )
-  found = work.search_work(config, space, schedule)
+  found = work.search_work(job, schedule)
   largest = 47_929_000  # 64 wide, 8 deep, on 8x8 images
   assert found[0] == pytest.approx(3 * largest, rel=0.01)
   # Soft masks: an arch step and a weight step, both of the largest network.
@@ -181,8 +180,8 @@ def test_work_of_a_search_falls_in_warmup_and_is_dense_after():
   warmup = found[: 8 * 22]
   assert (np.diff(warmup) < 0).all()
   assert 0.1 < warmup[-1] / warmup[0] < 0.35  # a uniform draw
-  config.supernet.engine = "masked"
-  masked = work.search_work(config, space, schedule)
+  job = job.vary({"supernet.engine": "masked"})
+  masked = work.search_work(job, schedule)
   np.testing.assert_allclose(masked[: 8 * 22], found[0])
 
 

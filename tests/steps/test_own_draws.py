@@ -13,8 +13,7 @@ from jax.sharding import PartitionSpec as P
 from networks import arguments
 
 import nss_jax as nss
-from nss_jax import data
-from nss_jax.phases import search_program
+from nss_jax.phases import search
 from nss_jax.runtime import sharding
 from nss_jax.steps import losses, search_step
 from nss_jax.supernet import engine, masks
@@ -156,7 +155,7 @@ def _apart(one, other):
 
 def test_the_search_has_it_by_its_field():
   """Both steps of a pair have other gradients than by shared draws."""
-  dataset, found = data.load("digits"), []
+  found = []
   fields = {
     **runs.TINY,
     "space.strides": (1,),
@@ -166,7 +165,7 @@ def test_the_search_has_it_by_its_field():
   }
   for draws in ("shared", "per_device"):
     config = runs.load_config(**fields, **{"supernet.draws": draws})
-    program = search_program.build(config, dataset, sharding.make_mesh(DEVICES))
+    program = search.build(runs.make_job(config, num_devices=DEVICES))
     state, seen = program.dispatch(program.init(), 0, 0, 1, False)
     assert np.isfinite(seen).all()
     found.append(jax.device_get(state))

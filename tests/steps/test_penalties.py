@@ -17,9 +17,7 @@ from strategies import (
 )
 
 import nss_jax as nss
-from nss_jax import data
-from nss_jax.phases import schedules, search_program
-from nss_jax.runtime import sharding
+from nss_jax.phases import schedules, search
 from nss_jax.spaces.constraints import Constraint, mean_costs, penalties
 from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.sampling import enumerate_spaces
@@ -277,9 +275,7 @@ def test_a_search_lets_its_penalties_grow_as_the_config_says(monkeypatch):
       "objective.constraints": ({"metric": "params", "target": 1e3},),
     },
   )
-  program = search_program.build(
-    config, data.load("digits"), sharding.make_mesh(1)
-  )
+  program = search.build(runs.make_job(config))
   ((weights, growth, first, num_steps),) = asked
   assert weights.tolist() == [0.7, 1.0] and growth == 5.0
   assert first == program.schedule.warmup_steps > 0

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from jax import lax
 from networks import (
   arguments,
@@ -20,7 +21,7 @@ from networks import (
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import supernet_program, workdir
+from nss_jax.phases import supernet, workdir
 from nss_jax.spaces import blocks
 from nss_jax.spaces.blocks import block_digest, block_names
 from nss_jax.spaces.cost import arch_activations
@@ -495,10 +496,12 @@ def test_wrong_descriptions_are_refused(message):
 
 def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
   """Of the same name and shapes, in what an earlier process has kept."""
-  space, config = _space("custom"), config_lib.base()
-  config.space.block = "custom"
+  space, fields = _space("custom"), config_lib.base()
+  fields.space.block = "custom"
+  job = runs.make_job(fields, search_space=space)
+  config = job.config
   kept = json.loads(json.dumps(space.to_dict()))
-  key = supernet_program.cache_key(config, space)
+  key = supernet.cache_key(job)
   workdir.claim(config, tmp_path)
   (tmp_path / "search").mkdir()
   (tmp_path / "search" / "metrics.jsonl").write_text("")
@@ -509,14 +512,14 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
 
   use(nss.Block(*CUSTOM))  # made anew, of the same parts
   assert nss.SearchSpace.from_dict(kept) == space
-  assert supernet_program.cache_key(config, space) == key
+  assert supernet.cache_key(job) == key
   workdir.check(config, tmp_path)
   use(CUSTOM._replace(activation="silu"))
   now = block_digest("custom")
   message = f"custom is another one here, of block_digest {now}.*{before}"
   with pytest.raises(ValueError, match=message):
     nss.SearchSpace.from_dict(kept)
-  assert supernet_program.cache_key(config, space) != key
+  assert supernet.cache_key(job) != key
   with pytest.raises(
     UserError, match=f"block_digest: '{before}' is now '{now}'"
   ):

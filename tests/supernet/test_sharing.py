@@ -11,9 +11,8 @@ import runs
 from networks import arguments, normal
 
 import nss_jax as nss
-from nss_jax import data
-from nss_jax.phases import scoring, supernet_program, work
-from nss_jax.runtime import checkpoint, sharding
+from nss_jax.phases import scoring, supernet, work
+from nss_jax.runtime import checkpoint
 from nss_jax.supernet import masks, sharing
 
 SPACE = nss.SearchSpace.expanded(
@@ -149,21 +148,19 @@ FIELDS = {
 
 def _train(steps=None, **fields):
   """An evaluator's program, and its state after some steps."""
-  config = runs.load_config(**{**FIELDS, **fields})
-  dataset = data.load("digits")
   space = nss.SearchSpace.expanded(
     strides=(1,), max_depth=2, max_width=8, num_depth_bins=1,
     num_width_bins=4, image_shape=(8, 8, 1), stem_width=4,
   )  # fmt: skip
-  program = supernet_program.build_supernet(
-    config, space, dataset, sharding.make_mesh(1)
-  )
+  config = runs.load_config(**{**FIELDS, **fields})
+  job = runs.make_job(config, search_space=space)
+  program = supernet.build_supernet(job)
   state, schedule = program.init(), program.schedule
   for epoch in range(schedule.epochs):
     for first, length in schedule.dispatches:
       if steps is None or epoch * schedule.steps_per_epoch + first < steps:
         state, _ = program.dispatch(state, epoch, first, length, True)
-  return config, program, dataset, jax.device_get(state.weights.params)
+  return job, program, jax.device_get(state.weights.params)
 
 
 def test_kernels_of_their_own_begin_late(tmp_path):
@@ -176,7 +173,7 @@ def test_kernels_of_their_own_begin_late(tmp_path):
     "evaluate.own_kernel_epochs": 1,
   }
   *_, early = _train(steps=2, **fields)
-  config, program, dataset, late = _train(**fields)
+  job, program, late = _train(**fields)
 
   def moved(weights, name):
     leaf = weights["own"]["stage_1"]["block_1"]["first"][name]
@@ -187,11 +184,8 @@ def test_kernels_of_their_own_begin_late(tmp_path):
   assert moved(late, "scale").all()
   assert moved(late, "kernel").all()
   # Scores are of the weights of each arch.
-  images = scoring.held_out_images(config, dataset)
   archs = nss.parse_arch("d2_w3"), nss.parse_arch("d2_w8")
-  score = scoring.make_score_fn(
-    config, program.search_space, dataset, program.mesh, images
-  )
+  score = scoring.make_score_fn(job)
   for arch in archs:
     stacked = jax.tree.map(lambda x: np.asarray(x)[None], arch)
     plain = sharing.weights_of(program.search_space, late, arch)
@@ -216,14 +210,14 @@ def test_the_largest_network_is_trained_first():
 
 
 def test_work_counts_the_largest_network_once():
-  config, program, *_ = _train(
+  job, program, _ = _train(
     steps=0, **{"evaluate.archs_per_batch": 3, "evaluate.largest_epochs": 1}
   )
   space, schedule = program.search_space, program.schedule
   largest = float(nss.arch_macs(space, nss.parse_arch("d2_w8")))
   # One in the first epoch, forward and back, then three at a time: draws, on
   # whose work the masked engine has no say.
-  steps = work.supernet_work(config, space, schedule)
+  steps = work.supernet_work(job, schedule)
   first, rest = np.split(steps, [schedule.steps_per_epoch])
   assert set(first) == {3 * largest}
   assert set(rest) == {9 * largest}

@@ -8,11 +8,9 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import pipeline, principles, scoring
-from nss_jax.runtime import files, populations, scores
-from nss_jax.spaces.search_space import space_ranges
+from nss_jax.phases import pipeline, principles, running, scoring, supernet
+from nss_jax.runtime import populations, scores
 
 SETTINGS = {
   **runs.TINY,
@@ -25,37 +23,20 @@ SETTINGS = {
 KINDS = populations.KINDS
 
 
-def _write_elite(job, depth, width):
-  space = nss.Space(*(np.array(x, np.int32) for x in (depth, width)))
-  path = job.workdir / "search" / "elite_space.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_json(
-    path,
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
-
-
 def test_principles(tmp_path, monkeypatch):
   """Every population is what it says, scored once, and summed up rightly.
 
   A run that was killed between two archs ends with the same.
   """
-  config = runs.load_config(**SETTINGS)
-  config_lib.validate(config)
-  job = runs.make_job(config, tmp_path)
-  _write_elite(job, [1, 0, 0], [3, 1, 2])  # d2 = d3 <= d1, w2 <= w3 <= w1
+  job = runs.make_job(runs.load_config(**SETTINGS), tmp_path)
+  runs.write_elite(job, [1, 0, 0], [3, 1, 2])  # d2 = d3 <= d1, w2 <= w3 <= w1
   weights = nss.init_weights(jax.random.key(0), job.search_space)
-  monkeypatch.setattr(principles.evaluate, "train_supernet", lambda *_: weights)
-  monkeypatch.setattr(principles, "_MAX_DRAWS", 2**14)
+  monkeypatch.setattr(supernet, "train_supernet", lambda *_: weights)
+  monkeypatch.setattr(principles, "MAX_DRAWS", 2**14)
   # One program for the run that goes on too.
-  score_fn = scoring.make_score_fn(
-    job.config, job.search_space, job.dataset, job.mesh
-  )
+  score_fn = scoring.make_score_fn(job)
   monkeypatch.setattr(scoring, "make_score_fn", lambda *_: score_fn)
-  result = principles.run(job)
+  result = running.run_phase(principles.PHASE, job)
   path = tmp_path / "principles" / "scores.csv"
   table = scores.read_scores(path, job.search_space)
   found = set(table.source.tolist())
@@ -88,7 +69,7 @@ def test_principles(tmp_path, monkeypatch):
   assert (folder / "edf.png").read_bytes().startswith(b"\x89PNG")
   assert len(principles.report(result, job)) >= 11
   whole = path.read_bytes()
-  path.write_bytes(whole[: len(whole) // 2])
+  runs.cut_lines(path, 1 / 2)
   assert principles.run(job) == result
   assert path.read_bytes() == whole
 
@@ -173,7 +154,7 @@ def test_one_stage_has_one_order(tmp_path):
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
   """A population without archs in the window is no silent gap."""
   job = runs.make_job(runs.load_config(**SETTINGS), tmp_path)
-  monkeypatch.setattr(principles, "_MAX_DRAWS", 2**14)
+  monkeypatch.setattr(principles, "MAX_DRAWS", 2**14)
 
   def none(*_, **__):
     raise ValueError("only 0 of 10 archs in 16384 draws")

@@ -7,7 +7,6 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax import config as config_lib
 from nss_jax.phases import elite
 from nss_jax.runtime import space_file
 from nss_jax.spaces.distribution import one_hot
@@ -21,10 +20,9 @@ MACS = nss.all_space_macs(SPACE).ravel()
 TARGET = 1e6
 
 
-def config_of(**overrides):
+def job_of(**overrides):
   config = runs.load_config(**{"objective.target_flops": TARGET, **overrides})
-  config_lib.validate(config)
-  return config
+  return runs.make_job(config, search_space=SPACE)
 
 
 def logits_of(*indices, sharpness=3.0):
@@ -53,7 +51,7 @@ def no_scores(archs):
 
 def find(indices, sharpness, score_fn=no_scores, **overrides):
   logits = logits_of(*indices, sharpness=sharpness)
-  return elite.find(config_of(**overrides), SPACE, logits, score_fn)
+  return elite.find(job_of(**overrides), logits, score_fn)
 
 
 def index_of(found):
@@ -141,13 +139,13 @@ def test_a_narrow_stage_is_told():
   assert warning.startswith("stage 2 (1 to 4) may have only 2 channels")
 
 
-def test_at_most_uses_its_budget_or_warns():
+def test_at_most_uses_its_constraint_or_warns():
   limit = {"metric": "flops", "target": TARGET, "mode": "at_most"}
   fields = {"objective.cost_weight": 0.0, "objective.constraints": (limit,)}
   below = wide_space(0.985, 0.999)
   found = find([below], 12, **fields)
   assert index_of(found) == below and found["warnings"] == []
-  # The search means a space of half the budget: it is taken, with two lines.
+  # The search means a space of half the target: it is taken, with two lines.
   little = wide_space(0.5, 0.55)
   found = find([little], 12, **fields)
   assert index_of(found) == little
@@ -163,9 +161,9 @@ def test_at_most_uses_its_budget_or_warns():
 
 
 def test_numbers_are_json_and_agree_with_the_library():
-  config = config_of(**{"search.num_choice_archs": 2})
+  job = job_of(**{"search.num_choice_archs": 2})
   logits = jax.tree.map(jnp.asarray, logits_of(ON_TARGET, sharpness=1))
-  found = elite.find(config, SPACE, logits, runs.no_scores)
+  found = elite.find(job, logits, runs.no_scores)
   chances = jax.tree.map(np.asarray, nss.probabilities(logits))
   space = space_from_ranges(SPACE, found["space"])
   stages = np.arange(3)

@@ -14,7 +14,7 @@ import runs
 
 import nss_jax as nss
 from nss_jax.errors import Diverged
-from nss_jax.phases import search, search_program
+from nss_jax.phases import loop, search, search_log
 
 # Three stages take three times as long to compile; one shows the same.
 _ONE_STAGE = {"space.strides": (1,)}
@@ -117,14 +117,14 @@ def test_metrics(whole):
       "step",
       "epoch",
       "temperature",
-      *search_program.METRICS,
+      *search_log.METRICS,
       "expected_cost",
       "depth_entropy",
       "width_entropy",
       "constraints",
       "probabilities",
     }
-    names = (*search_program.OF_EACH_BUDGET, "expected_cost")
+    names = (*search_log.OF_EACH_CONSTRAINT, "expected_cost")
     assert line["constraints"] == {"flops": {k: line[k] for k in names}}
   for line in lines[:2]:  # warmup: frozen, uniform
     assert line["penalty"] is None
@@ -136,7 +136,7 @@ def test_metrics(whole):
 
 
 # The process gets a signal right before the n-th call of a function of
-# artifacts: a search this small would end while a test looks for the moment.
+# `files`: a search this small would end while a test looks for the moment.
 _SIGNALLED = """
 import os, signal, sys
 from nss_jax import main
@@ -183,9 +183,6 @@ def _run_signalled(workdir, number, name, suffix, count):
 def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):
   code, _, err = _run_signalled(tmp_path, signal.SIGKILL, name, suffix, count)
   assert code == -signal.SIGKILL, err
-  # A line that was being written when the power went.
-  with (tmp_path / "search" / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 9')
   code, _, err = _run(f"--workdir={tmp_path}")
   assert code == 0, err
   _assert_same(tmp_path, whole)
@@ -249,17 +246,18 @@ from nss_jax.phases import loop
 from nss_jax.runtime import preemption
 
 preemption.Preemption.__init__.__defaults__ = (2.0,)
-run_loop = loop._loop
+run_loop = loop.run
 
-def slow_loop(program, *arguments):
+def slow_loop(job, program, *arguments):
   def dispatch(state, epoch, *rest):
     if epoch == {epoch}:
       os.kill(os.getpid(), signal.SIGTERM)
       time.sleep(300)
     return program.dispatch(state, epoch, *rest)
-  return run_loop(dataclasses.replace(program, dispatch=dispatch), *arguments)
+  slow = dataclasses.replace(program, dispatch=dispatch)
+  return run_loop(job, slow, *arguments)
 
-loop._loop = slow_loop
+loop.run = slow_loop
 main.run()
 """
 
@@ -340,9 +338,9 @@ def test_diverged_loss_names_step_and_checkpoint(job, tmp_path, value):
       losses[1, 0] = value
     return state, losses
 
-  broken = dataclasses.replace(job.search, dispatch=dispatch)
+  broken = dataclasses.replace(search.build(job), dispatch=dispatch)
   with pytest.raises(Diverged) as raised:
-    search.run(job._replace(search=broken))
+    loop.run(job, broken, tmp_path / "search")
   assert "the loss at step 14 is" in str(raised.value)
   good = tmp_path / "search" / "checkpoints" / "00000009"
   assert str(good) in str(raised.value)
@@ -358,9 +356,9 @@ def test_diverged_weights_are_never_saved(job, tmp_path):
       state = state.replace(search=state.search.replace(logits=logits))
     return state, np.ones((length, 2))
 
-  broken = dataclasses.replace(job.search, dispatch=dispatch)
+  broken = dataclasses.replace(search.build(job), dispatch=dispatch)
   with pytest.raises(Diverged, match=r"after step 18.*00000009"):
-    search.run(job._replace(search=broken))
+    loop.run(job, broken, tmp_path / "search")
   folder = tmp_path / "search" / "checkpoints"
   assert [p.name for p in folder.iterdir() if p.is_dir()] == ["00000009"]
   assert [line["step"] for line in _lines(tmp_path)] == [9]
@@ -382,9 +380,8 @@ def test_diverged(tmp_path):
 def test_hard_estimators_move_the_logits(estimator, tmp_path):
   """The quickstart, which the other tests run, is soft."""
   fields = {"search.estimator": estimator, "objective.penalty": "sample"}
-  program = runs.make_job(
-    runs.load_config(**{**runs.TINY, **fields}), tmp_path
-  ).search
+  config = runs.load_config(**{**runs.TINY, **fields})
+  program = search.build(runs.make_job(config, tmp_path))
   state, losses = program.dispatch(program.init(), 2, 0, 3, False)
   assert np.isfinite(losses).all()
   moved = np.abs(state.search.logits.width)

@@ -18,10 +18,10 @@ from nss_jax.phases import (
   chip_programs,
   compilation,
   memory,
-  program,
-  search_program,
+  schedules,
+  search,
 )
-from nss_jax.runtime import chips, hlo, sharding
+from nss_jax.runtime import chips, hlo
 from nss_jax.supernet import sliced
 
 GIB = 2**30
@@ -171,29 +171,24 @@ def test_loops_of_an_arch_are_those_of_the_program():
     assert any("transpose" not in x for x in seen), name
 
 
-def _job_parts(**fields):
-  config = runs.load_config("cifar100_600mf", **FIELDS, **fields)
-  mesh = sharding.make_mesh(1)
-  return config, search_program.build(config, IMAGES, mesh)
-
-
 CPU = chips.Chips("made_up", "cpu", "", 1, 1e9, 4 * GIB, 1e9)
 
 
 def test_programs_are_handed_out_and_compile():
-  config, search = _job_parts()
-  warmup, both = chip_programs.programs(config, IMAGES, search, ["search"])
+  config = runs.load_config("cifar100_600mf", **FIELDS)
+  job = runs.make_job(config, dataset=IMAGES)
+  warmup, both = chip_programs.programs(job)
   assert (warmup.name, both.name) == ("search, warmup", "search, both steps")
   assert [p.steps * p.calls for p in (warmup, both)] == [3, 3]
   # Soft masks run no loop of unknown length, drawn archs do.
   assert not both.loop_counts
   assert warmup.loop_counts["stage_1/rest_8"] > 0.5
-  whole = nss.arch_macs(search.search_space, nss.parse_arch("d2_w8"))
+  whole = nss.arch_macs(job.search_space, nss.parse_arch("d2_w8"))
   assert both.macs == pytest.approx(16 * 6 * whole, rel=0.01)
-  found = compilation.compile_program(both, CPU, config, search.search_space)
+  found = compilation.compile_program(job, both, CPU)
   assert found.seconds is None
   # State and images go in; the state comes out in their place.
-  leaves = jax.tree.leaves(jax.eval_shape(search.init))
+  leaves = jax.tree.leaves(jax.eval_shape(search.build(job).init))
   state = sum(x.size * x.dtype.itemsize for x in leaves)
   assert found.outputs < 0.05 * state
   images = IMAGES.train_images.nbytes + IMAGES.train_labels.nbytes
@@ -244,6 +239,12 @@ def _fake(error=None, temporaries=0):
   return chip_programs.ChipProgram("search", lambda: lowered, 1, 1, 1.0)
 
 
+def _paper(**fields):
+  config = runs.load_config("cifar100_600mf", **fields)
+  space = nss.SearchSpace.expanded(num_classes=100)
+  return runs.make_job(config, search_space=space, dataset=IMAGES)
+
+
 @pytest.mark.parametrize(
   ("program", "words"),
   [
@@ -259,12 +260,9 @@ def _fake(error=None, temporaries=0):
 )
 def test_what_does_not_fit_is_one_line(program, words):
   """By how much, and which fields help, each with its memory."""
-  config = runs.load_config(
-    "cifar100_600mf", **{"supernet.activations": "float32"}
-  )
-  space = nss.SearchSpace.expanded(num_classes=100)
+  job = _paper(**{"supernet.activations": "float32"})
   with pytest.raises(UserError) as caught:
-    compilation.compile_program(program, chips.find("v5e-1"), config, space)
+    compilation.compile_program(job, program, chips.find("v5e-1"))
   line = str(caught.value)
   assert words in line
   assert "\n" not in line
@@ -274,23 +272,21 @@ def test_what_does_not_fit_is_one_line(program, words):
     "remat",
     "microbatches",
   ]
-  whole = memory.estimate(config, space, 1, "tpu") / GIB
+  whole = memory.estimate(job.config, job.search_space, 1, "tpu") / GIB
   assert all(0.3 * whole < float(size) < 0.8 * whole for *_, size in helped)
 
 
 def test_other_failures_of_a_compiler_are_not_hidden():
-  config = runs.load_config("cifar100_600mf")
-  space = nss.SearchSpace.expanded(num_classes=100)
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
     compilation.compile_program(
-      _fake("INTERNAL: a bug"), chips.find("v5e-1"), config, space
+      _paper(), _fake("INTERNAL: a bug"), chips.find("v5e-1")
     )
 
 
 def test_a_long_compilation_shows_that_it_is_alive(monkeypatch):
-  monkeypatch.setattr(compilation, "_ALIVE", 0.01)
+  monkeypatch.setattr(compilation, "ALIVE", 0.01)
   lines = []
-  with compilation._tell_alive("search", lines.append):
+  with compilation.tell_alive("search", lines.append):
     while len(lines) < 2:
       pass
   assert lines[0] == "search: compiling for 0 s"
@@ -386,7 +382,7 @@ def test_presets_fit_by_the_estimate(name):
   ],
 )
 def test_epochs_have_one_length_of_dispatch(images, batch, most, lengths):
-  schedule = program.make_schedule(
+  schedule = schedules.make_schedule(
     images,
     batch_size=batch,
     epochs=2,

@@ -10,7 +10,7 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax import data
-from nss_jax.phases import memory, search_program
+from nss_jax.phases import memory, search
 from nss_jax.runtime import chips, sharding
 
 COMPILED = (
@@ -58,10 +58,9 @@ def _compiled(program):
   ids=str,
 )
 def test_estimate_is_what_the_compiler_says(fields):
-  config = runs.load_config(**FIELDS, **fields)
-  program = search_program.build(config, IMAGES, sharding.make_mesh(1))
-  needed = memory.estimate(config, program.search_space)
-  assert needed == pytest.approx(_compiled(program), rel=0.15)
+  job = runs.make_job(runs.load_config(**FIELDS, **fields), dataset=IMAGES)
+  needed = memory.estimate(job.config, job.search_space)
+  assert needed == pytest.approx(_compiled(search.build(job)), rel=0.15)
 
 
 def test_estimate_is_what_compilers_say_of_chips():
@@ -113,15 +112,10 @@ def test_estimate_at_the_papers_size(fields):
   config = runs.load_config(
     "cifar100_600mf", **{"data.source": "synthetic", **fields}
   )
-  program = search_program.build(
-    config,
-    data.load("synthetic", image_size=32, channels=3, synthetic=images),
-    sharding.make_mesh(1),
-  )
-  found, needed = (
-    _compiled(program),
-    memory.estimate(config, program.search_space),
-  )
+  images = data.load("synthetic", image_size=32, channels=3, synthetic=images)
+  job = runs.make_job(config, dataset=images)
+  found = _compiled(search.build(job))
+  needed = memory.estimate(job.config, job.search_space)
   print(f"{needed / 1e9:.2f} GB, {needed / found:.2f} of what is compiled")
   assert needed == pytest.approx(found, rel=0.15)
 
@@ -143,7 +137,7 @@ def test_the_largest_block_by_hand(block, numbers):
     image_shape=(8, 8, 3),
     block=block,
   )
-  assert memory._largest_block(space) == numbers
+  assert memory.largest_block(space) == numbers
 
 
 def test_the_paper_fits_a_device_of_80_gb():

@@ -1,13 +1,11 @@
 """All targets by one command: each as a run of its own would have it."""
 
 import concurrent.futures
-import gc
+import dataclasses
 import json
 import os
 import signal
 import threading
-import types
-import weakref
 
 import numpy as np
 import pytest
@@ -18,11 +16,11 @@ from nss_jax import config as config_lib
 from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import (
   elite,
-  evaluate,
   pipeline,
   report,
   scoring,
-  search_program,
+  search,
+  supernet,
   sweep,
 )
 from nss_jax.runtime import files, lock, preemption, scores
@@ -43,9 +41,12 @@ SETTINGS = {
 
 
 def _config(**overrides):
-  config = runs.load_config(**{**SETTINGS, **overrides})
-  config_lib.validate(config)
-  return config
+  return config_lib.validate(runs.load_config(**{**SETTINGS, **overrides}))
+
+
+def _replace_search(monkeypatch, run):
+  phase = dataclasses.replace(search.PHASE, run=run)
+  monkeypatch.setattr(search, "PHASE", phase)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def quick(monkeypatch):
     folder = job.workdir / "search"
     folder.mkdir(parents=True, exist_ok=True)
     logits = nss.init_logits(job.search_space)
-    found = elite.find(job.config, job.search_space, logits, runs.no_scores)
+    found = elite.find(job, logits, runs.no_scores)
     files.write_json(folder / "elite_space.json", found)
     return found
 
@@ -70,18 +71,17 @@ def quick(monkeypatch):
 
     return score
 
-  def train_supernet(job, _):
+  def train_supernet(job):
     seen["supernets"].append(job.supernets)
 
   seen["find"] = find
-  phase = pipeline._PHASES["search"]._replace(run=find)
-  monkeypatch.setitem(pipeline._PHASES, "search", phase)
+  _replace_search(monkeypatch, find)
   monkeypatch.setattr(scoring, "make_score_fn", make_score_fn)
   # All images alike.
   monkeypatch.setattr(
     scoring, "make_image_fn", lambda *_: lambda *_: (np.ones(9), np.ones(9))
   )
-  monkeypatch.setattr(evaluate, "train_supernet", train_supernet)
+  monkeypatch.setattr(supernet, "train_supernet", train_supernet)
   return seen
 
 
@@ -132,39 +132,11 @@ def test_each_target_has_a_run_of_its_own(quick, tmp_path, capsys):
   assert results.evaluation is not None
 
 
-def test_one_target_is_built_at_a_time(quick, tmp_path, monkeypatch):
-  """A program has a copy of the images; of wrong targets none is built."""
-  programs, alive = [], []
-
-  def build(*args):
-    gc.collect()
-    alive.append([p() is not None for p in programs])
-    program = search_program.build(*args)
-    programs.append(weakref.ref(program))
-    return program
-
-  wrong = _config(**{"sweep.targets": (6e4, 9e12)})
-  replaced = types.SimpleNamespace(build=build)
-  monkeypatch.setattr(sweep, "search_program", replaced)
-  with pytest.raises(UserError, match=r"9e.12 is not"):
-    pipeline.run(wrong, tmp_path / "wrong", ["sweep"])
-  assert alive == []
-  assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == 0
-  assert alive == [[], [False]]
-  # A task of an array has its own target's.
-  config = _config(**{"sweep.phases": ("search",)})
-  for index, target in enumerate(config.sweep.targets):
-    workdir = tmp_path / "array"
-    assert pipeline.run(config, workdir, ["sweep"], sweep_index=index) == 0
-    path = workdir / "sweep" / f"{target / 1e6:g}mf/search/elite_space.json"
-    assert json.loads(path.read_text())["target_flops"] == target
-
-
 def test_sigterm_after_a_phase_stops_before_the_next(
   quick, tmp_path, monkeypatch, capsys
 ):
   """What came when nothing asked for it any more; the rerun goes on there."""
-  find = pipeline._PHASES["search"].run
+  find = search.PHASE.run
 
   def find_and_be_told(job):
     with preemption.Preemption():  # as phases have
@@ -173,8 +145,7 @@ def test_sigterm_after_a_phase_stops_before_the_next(
     return elite
 
   old = signal.getsignal(signal.SIGTERM)
-  phase = pipeline._PHASES["search"]._replace(run=find_and_be_told)
-  monkeypatch.setitem(pipeline._PHASES, "search", phase)
+  _replace_search(monkeypatch, find_and_be_told)
   assert pipeline.run(_config(), tmp_path / "run", ["sweep"]) == EXIT_SAVED
   assert "SIGTERM: stopped before evaluate; run the" in capsys.readouterr().out
   assert quick["searched"] == ["0.06mf"] and quick["calls"] == 0
@@ -273,14 +244,13 @@ def test_target_has_ended_when_its_last_seed_has(quick, tmp_path):
 
 def test_tasks_of_an_array_run_at_once(quick, tmp_path, monkeypatch):
   """Both begin on a workdir that is not there yet, and search together."""
-  find, both = pipeline._PHASES["search"].run, threading.Barrier(2, timeout=60)
+  find, both = search.PHASE.run, threading.Barrier(2, timeout=60)
 
   def wait_and_find(job):
     both.wait()
     return find(job)
 
-  phase = pipeline._PHASES["search"]._replace(run=wait_and_find)
-  monkeypatch.setitem(pipeline._PHASES, "search", phase)
+  _replace_search(monkeypatch, wait_and_find)
   config = _config(**{"sweep.phases": ("search",)})
   with concurrent.futures.ThreadPoolExecutor() as pool:
     codes = pool.map(
@@ -374,18 +344,17 @@ def test_what_cannot_run_is_refused(tmp_path, overrides, message):
     ("phases", ("fly",)),
   ],
 )
-def test_fields(field, value):
+def test_fields(field, value, tmp_path):
   config = runs.load_config(**{f"sweep.{field}": value})
   with pytest.raises(UserError, match=f"config.sweep.{field}"):
-    config_lib.validate(config)
+    pipeline.run(config, tmp_path / "run", ["search"])
+  assert not (tmp_path / "run").exists()
 
 
 def test_flags_of_one_target(tmp_path):
   """What a report of one target tells to run is that target."""
-  job = runs.make_job(_config(), tmp_path / "run")
-  job = job._replace(
-    config_flags=("--config=a.py", "--config.sweep.targets=(6e4,)")
-  )
+  given = ("--config=a.py", "--config.sweep.targets=(6e4,)")
+  job = runs.make_job(_config(), tmp_path / "run", config_flags=given)
   flags = sweep.jobs(job)["0.12mf"].config_flags
   assert flags == (
     "--config=a.py",

@@ -14,8 +14,8 @@ from strategies import random_logits, softmax
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import latency_budget, latency_table, pipeline
-from nss_jax.runtime import files, latency_file, stopwatch
+from nss_jax.phases import latency_table, pipeline, running
+from nss_jax.runtime import files, latency_file
 from nss_jax.spaces import blocks
 from nss_jax.spaces.cost import (
   arch_cost,
@@ -132,12 +132,20 @@ def test_differences_give_the_times_of_additive_networks():
       )
 
 
-def test_check_compares_with_whole_networks():
-  settings = runs.load_config().latency_table
-  settings.num_networks = 12
+def _job(space, num_widths, num_networks):
+  config = runs.load_config(
+    **{
+      "latency_table.num_widths": num_widths,
+      "latency_table.num_networks": num_networks,
+    }
+  )
+  return runs.make_job(config, search_space=space)
+
+
+def test_whole_networks_are_compared():
   table = latency_table.measure(SPACE, 3, time_of_layers)
-  archs = latency_table.held_out(SPACE, settings)
-  found = latency_table.check(SPACE, table, archs, time_of_layers)
+  archs = latency_table.held_out(_job(SPACE, 4, 12))
+  found = latency_table.compare(SPACE, table, archs, time_of_layers)
   assert found["tau"]["latency"] > 0.9
   assert found["tau"]["flops"] == pytest.approx(1)
   assert 0 < found["relative_error"]["mean"] < 0.02
@@ -145,7 +153,7 @@ def test_check_compares_with_whole_networks():
   assert len(errors) == 12
   assert found["relative_error"]["max"] == pytest.approx(max(errors))
   assert found["relative_error"]["mean"] == pytest.approx(np.mean(errors))
-  slow = latency_table.check(
+  slow = latency_table.compare(
     SPACE, table, archs, lambda space: 2 * time_of_layers(space)
   )
   assert slow["relative_error"]["mean"] == pytest.approx(0.5, abs=0.02)
@@ -156,9 +164,7 @@ def test_networks_of_the_table_do_not_check_it():
   space = dataclasses.replace(
     SPACE, depth_bins=(((1, 1),),) * 2, width_bins=(((3, 4),), ((5, 7),))
   )
-  settings = runs.load_config().latency_table
-  settings.num_widths, settings.num_networks = 2, 16
-  archs = latency_table.held_out(space, settings)
+  archs = latency_table.held_out(_job(space, 2, 16))
   found = [
     space.only(Arch(d, w))
     for d, w in zip(archs.depth, archs.width, strict=True)
@@ -173,23 +179,22 @@ def test_networks_of_the_table_do_not_check_it():
   # Those that give the ends are whole networks: of 6 there are 4 others.
   assert len(found) == len(set(found)) == 4
   assert not set(found) & set(timed)
-  checked = latency_table.check(space, table, archs, time_of_layers)
+  checked = latency_table.compare(space, table, archs, time_of_layers)
   assert len(checked["networks"]) == 4
-  settings.num_widths = 3
   with pytest.raises(
     UserError, match=r"num_widths: 3 is not .* expected fewer"
   ):
     small = dataclasses.replace(space, width_bins=(((3, 3),), ((5, 7),)))
-    latency_table.held_out(small, settings)
+    latency_table.held_out(_job(small, 3, 16))
 
 
 def test_calls_are_timed_after_warmup(monkeypatch):
   times = iter([0, 5, 10, 11, 20, 22])
-  monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(times))
+  monkeypatch.setattr(latency_table.time, "perf_counter", lambda: next(times))
   calls = []
-  seconds = stopwatch.call_seconds(lambda: calls.append(0), 3)
+  seconds = latency_table.call_seconds(lambda: calls.append(0), 3)
   assert seconds.tolist() == [5, 1, 2]
-  assert len(calls) == 3 + stopwatch._WARMUP
+  assert len(calls) == 3 + latency_table.WARMUP
 
 
 # The phase
@@ -208,7 +213,7 @@ TINY = {
 
 def test_phase(tmp_path):
   job = runs.make_job(runs.load_config(**TINY), tmp_path)
-  result = latency_table.run(job)
+  result = running.run_phase(latency_table.PHASE, job)
   folder = tmp_path / "latency_table"
   assert files.read_json(folder / "summary.json") == result
   rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
@@ -268,7 +273,7 @@ def test_sigterm_stops_between_timings(tmp_path, monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
   """A table of the tiny search space, as the phase writes it."""
-  space = config_lib.search_space(runs.load_config(**TINY), (8, 8, 1))
+  space = config_lib.search_space(runs.load_config(**TINY), (8, 8, 1), 10)
   table = latency_table.measure(space, 2, time_of_layers)
   content = {
     "device": "made up",
@@ -286,33 +291,34 @@ def test_a_table_is_read_once(folder):
   assert latency_file.read_metric(folder, None) is once
 
 
-def test_budget_of_latency(folder):
+def test_constraint_of_latency(folder):
   constraint = {"metric": "latency", "target": 1.05e-3, "mode": "at_most"}
   config = runs.load_config(
-    **{**TINY, "objective.constraints": (constraint,), "search.elite": "scored"}
+    **{
+      **TINY,
+      "objective.constraints": (constraint,),
+      "search.elite": "scored",
+      "search.elite_tolerance": 0.5,
+    }
   )
-  config.search.elite_tolerance = 0.5
-  config = latency_budget.with_table(config, folder.parent)
-  config_lib.validate(config)
-  space = config_lib.search_space(config, (8, 8, 1))
-  config_lib.validate_target(config, space)
-  budgets = config_lib.constraints(config)
+  job = runs.make_job(config, folder.parent)
+  space, constraints = job.search_space, job.constraints
   logits = random_logits(space, 0)
-  found = nss.elite_candidates(space, logits, budgets, 0.5).spaces
+  found = nss.elite_candidates(space, logits, constraints, 0.5).spaces
   elite = jax.tree.map(lambda x: x[0], found)
-  tables = cost_tables(space, budgets[1].metric)
+  tables = cost_tables(space, constraints[1].metric)
   assert space_cost(space, tables, elite) <= 1.05e-3
   # Architecture search has the same stages in other bins.
   refined = space.refine(elite)
   archs = nss.sample_archs(jax.random.key(0), space, elite, 9)
-  costs = arch_cost(refined, budgets[1].metric, archs)
+  costs = arch_cost(refined, constraints[1].metric, archs)
   assert (costs > 1e-3).all() and (costs < 1.2e-3).all()
-  config.objective.constraints = ({**constraint, "target": 1e-4},)
+  small = {"objective.constraints": ({**constraint, "target": 1e-4},)}
   with pytest.raises(
     UserError,
     match=r"constraints\[0\].target: 0.0001 is not .* to .* seconds, the mean",
   ):
-    config_lib.validate_target(config, space)
+    job.vary(small)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +335,7 @@ def test_budget_of_latency(folder):
   ],
 )
 def test_a_table_of_another_search_space_is_refused(folder, change, words):
-  space = config_lib.search_space(runs.load_config(**TINY), (8, 8, 1))
+  space = config_lib.search_space(runs.load_config(**TINY), (8, 8, 1), 10)
   latency_file.read_metric(folder, space)
   with pytest.raises(UserError, match=words):
     latency_file.read_metric(folder, dataclasses.replace(space, **change))
@@ -447,7 +453,7 @@ def test_one_command_measures_and_searches(
   monkeypatch.setattr(latency_table, "network_seconds", time_one)
   workdir, phases = tmp_path / "w", ["latency_table", "search", "report"]
   assert pipeline.run(wanted, workdir, phases, dry_run=True) == 0
-  assert "budget     of latency too" in capsys.readouterr().out
+  assert "constraint of latency too" in capsys.readouterr().out
   assert not workdir.exists()
   # Of the other phases all is checked before anything is measured.
   wanted.search.batch_size = 10**6

@@ -1,5 +1,6 @@
 """Architecture search in ever larger spaces: draws, counts, resumption."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -12,10 +13,17 @@ import runs
 import nss_jax as nss
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
-from nss_jax.phases import complexity, evaluate, loop, nas, pipeline, scoring
+from nss_jax.phases import (
+  complexity,
+  loop,
+  nas,
+  pipeline,
+  running,
+  scoring,
+  supernet,
+)
 from nss_jax.runtime import complexity as groups
 from nss_jax.runtime import files, logits_file, panels, scores
-from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
   **runs.TINY,
@@ -34,9 +42,7 @@ SETTINGS = {
 
 
 def _config(**overrides):
-  config = runs.load_config(**{**SETTINGS, **overrides})
-  config_lib.validate(config)
-  return config
+  return config_lib.validate(runs.load_config(**{**SETTINGS, **overrides}))
 
 
 @pytest.fixture(scope="module")
@@ -44,44 +50,33 @@ def finished(tmp_path_factory):
   """A job, its weights for every score, and the result: nine of the elite."""
   workdir = tmp_path_factory.mktemp("complexity") / "run"
   job = runs.make_job(_config(), workdir)
-  space = nss.Space(*(np.array([i], np.int32) for i in (1, 2)))
-  (workdir / "search").mkdir(parents=True)
-  files.write_json(
-    workdir / "search" / "elite_space.json",
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
+  runs.write_elite(job, [1], [2])
   weights = nss.init_weights(jax.random.key(0), job.search_space)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(evaluate, "train_supernet", lambda *_: weights)
+    patch.setattr(supernet, "train_supernet", lambda *_: weights)
     # One program for the test of resumption too.
-    score_fn = scoring.make_score_fn(
-      job.config, job.search_space, job.dataset, job.mesh
-    )
+    score_fn = scoring.make_score_fn(job)
     patch.setattr(scoring, "make_score_fn", lambda *_: score_fn)
-    yield job, complexity.run(job)
-
-
-def test_the_search_is_that_of_the_nas_phase():
-  assert complexity.nas.search is nas.search
-  assert nas.loop.run is loop.run
+    yield job, running.run_phase(complexity.PHASE, job)
 
 
 def test_spaces_are_those_of_the_paper():
-  config = runs.load_config()
   space = nss.SearchSpace.expanded(image_shape=(32, 32, 3))
-  found = complexity.search_spaces(config_lib.base(), space)
+  images = config_lib.base().data.synthetic.to_dict() | {"num_train": 2500}
+  job = runs.make_job(
+    config_lib.paper("cifar10_600mf"),
+    dataset=runs.data.load(
+      "synthetic", synthetic=runs.data.Synthetic(**images)
+    ),
+    search_space=space,
+  )
+  found = complexity.search_spaces(job)
   assert list(found) == [
     f"w{w}_d{d}" for w in (128, 256, 512) for d in (4, 8, 16)
   ]
   assert found["w512_d16"] == space.refine()
   assert found["w128_d4"].num_archs == (128 * 4) ** 3
-  config.complexity.target_flops = 600e6
-  config.complexity.width_shares = (0.25, 0.5, 1.0)
-  config.complexity.depth_shares = (0.25, 0.5, 1.0)
-  complexity.check(config, space, np.arange(50_000) % 10)
+  complexity.check(job)
 
 
 def test_numbers_are_those_of_the_scores(finished):
@@ -111,18 +106,18 @@ def test_numbers_are_those_of_the_scores(finished):
   assert len(complexity.report(result, job)) == 7
 
 
-def test_it_resumes(finished, tmp_path, monkeypatch):
+def test_it_resumes(finished, tmp_path):
   """Searches and scores that are there are not made again."""
   job, result = finished
   workdir = shutil.copytree(job.workdir, tmp_path / "run")
   folder = workdir / "complexity"
   (folder / "summary.json").unlink()
   whole = (folder / "scores.csv").read_bytes()
-  (folder / "scores.csv").write_bytes(whole[: len(whole) // 2])
+  runs.cut_lines(folder / "scores.csv", 1 / 2)
   # One search has ended without its last file.
   (folder / "w4_d2" / "logits.json").unlink()
-  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert complexity.run(job._replace(workdir=workdir)) == result
+  job = dataclasses.replace(job, workdir=workdir)
+  assert running.run_phase(complexity.PHASE, job) == result
   assert (folder / "scores.csv").read_bytes() == whole
 
 
@@ -130,7 +125,7 @@ def test_the_search_of_the_nas_phase_is_taken(finished, tmp_path, monkeypatch):
   """Of all archs, for the same target; and nothing else is."""
   job, result = finished
   workdir = shutil.copytree(job.workdir, tmp_path / "run")
-  job = job._replace(workdir=workdir)
+  job = dataclasses.replace(job, workdir=workdir)
   rate = job.config.complexity.learning_rate
   folder = nas.search_folder(job, "expanded", rate)
   folder.mkdir(parents=True)
@@ -146,9 +141,7 @@ def test_the_search_of_the_nas_phase_is_taken(finished, tmp_path, monkeypatch):
   with pytest.raises(AssertionError, match="searched again"):
     complexity.run(job)  # whose target is another than the nas phase's
   target = job.config.complexity.target_flops
-  config = job.config.copy_and_resolve_references()
-  config.objective.target_flops = target
-  found = complexity.run(job._replace(config=config))
+  found = complexity.run(job.vary({"objective.target_flops": target}))
   assert found == {**result, "elite_target_flops": target}
   assert not own.exists()
 
@@ -157,7 +150,7 @@ def test_scores_of_the_evaluate_phase_are_taken(finished, tmp_path):
   """A torn copy is made whole, and nothing of it is scored."""
   job, _ = finished
   workdir = shutil.copytree(job.workdir, tmp_path / "run")
-  job = job._replace(workdir=workdir)
+  job = dataclasses.replace(job, workdir=workdir)
   path = workdir / "complexity" / "scores.csv"
   elite = scores.read_scores(path, job.search_space).group("elite")
   known = scores.make_scores(
@@ -265,7 +258,7 @@ def test_it_needs_a_search(tmp_path):
 
 def test_logits_are_read_with_suspicion(finished, tmp_path):
   job, _ = finished
-  space = complexity.search_spaces(job.config, job.search_space)["w4_d2"]
+  space = complexity.search_spaces(job)["w4_d2"]
   path = tmp_path / "logits.json"
   good = logits_file.read_logits(
     job.workdir / "complexity" / "w4_d2" / "logits.json", space

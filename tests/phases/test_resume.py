@@ -1,5 +1,6 @@
 """Cut and gone on with, a search is the one that was not cut, bit for bit."""
 
+import dataclasses
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 import runs
 
 from nss_jax.errors import Interrupted
-from nss_jax.phases import loop
+from nss_jax.phases import loop, search
 
 # 63 steps of both kinds, 9 an epoch and 3 a call.
 FIELDS = {**runs.TINY, "space.strides": (1,), "search.epochs": 7}
@@ -72,16 +73,21 @@ def job(tmp_path_factory):
   return runs.make_job(runs.load_config(**FIELDS), folder)
 
 
+def _run(job, folder, asked):
+  job = dataclasses.replace(job, preemption=asked)
+  return loop.run(job, search.build(job), folder)
+
+
 def test_cut_anywhere_is_the_uninterrupted_search(job, tmp_path):
   """Which also shows that two runs of a seed are one, on all cores."""
   whole, cut = tmp_path / "whole", tmp_path / "cut"
-  expected = loop.run(job, job.search, whole, _StopAt(10**6))
+  expected = _run(job, whole, _StopAt(10**6))
   at = 0
   for step in CUTS:
     with pytest.raises(Interrupted, match=f"saved at step {step} of 63"):
-      loop.run(job, job.search, cut, _StopAt(step, at))
+      _run(job, cut, _StopAt(step, at))
     at = step
-  found = loop.run(job, job.search, cut, _StopAt(10**6))
+  found = _run(job, cut, _StopAt(10**6))
   chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(expected))
   assert np.ptp(found.search.logits.width) > 0.01
   assert _files(cut) == _files(whole)
@@ -105,7 +111,7 @@ class _Losses(_Asked):
 def test_a_kill_loses_one_interval(job, tmp_path):
   losses = _Losses(tmp_path, calls=7)
   with pytest.raises(Interrupted, match="saved at step 21"):
-    loop.run(job, job.search, tmp_path, losses)
+    _run(job, tmp_path, losses)
   assert losses.seen == [3, 6, 9, 3, 6, 9, 3]
 
 
@@ -113,17 +119,18 @@ def test_a_kill_loses_one_interval(job, tmp_path):
 def test_other_calls_of_the_device(job, tmp_path):
   """Between the ends of which the run before has stopped; the same numbers."""
   whole, cut = tmp_path / "whole", tmp_path / "cut"
-  expected = loop.run(job, job.search, whole, _StopAt(10**6))
+  expected = _run(job, whole, _StopAt(10**6))
   with pytest.raises(Interrupted, match="saved at step 21 of 63"):
-    loop.run(job, job.search, cut, _StopAt(21))
+    _run(job, cut, _StopAt(21))
   config = runs.load_config(**FIELDS)
   # Calls of 5 and 4 steps; the first is one of 2, from step 21 to 23.
   config.search.steps_per_dispatch = 8
   other = runs.make_job(config, tmp_path)
-  assert other.search.schedule.lengths(3) == [2, 4]
-  assert other.search.schedule.kinds(60) == {(3, False)}
-  assert other.search.schedule.kinds(21) == {(2, False), (4, False), (5, False)}
-  found = loop.run(other, other.search, cut, _StopAt(10**6))
+  schedule = search.schedule_of(other)
+  assert schedule.lengths(3) == [2, 4]
+  assert schedule.kinds(60) == {(3, False)}
+  assert schedule.kinds(21) == {(2, False), (4, False), (5, False)}
+  found = _run(other, cut, _StopAt(10**6))
   chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(expected))
   assert _files(cut) == _files(whole)
 

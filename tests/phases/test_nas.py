@@ -1,5 +1,6 @@
 """Architecture search is space search on bins of size one; then training."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -11,10 +12,9 @@ import runs
 
 import nss_jax as nss
 from nss_jax.errors import UserError
-from nss_jax.phases import loop, nas, pipeline, race, search, train
+from nss_jax.phases import loop, nas, pipeline, race, running, supernet, train
 from nss_jax.runtime import files, scores
 from nss_jax.runtime.report import networks
-from nss_jax.spaces.search_space import space_ranges
 
 SETTINGS = {
   **runs.TINY,
@@ -38,17 +38,7 @@ def _config(**overrides):
 def _make_job(config, workdir):
   """With an Elite Space: two depths and two widths."""
   job = runs.make_job(config, workdir)
-  space = nss.Space(
-    depth=np.array([1], np.int32), width=np.array([1], np.int32)
-  )
-  (workdir / "search").mkdir(parents=True)
-  files.write_json(
-    workdir / "search" / "elite_space.json",
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
+  runs.write_elite(job, [1], [1])
   return job
 
 
@@ -57,12 +47,7 @@ def searched(tmp_path_factory):
   """A job whose Elite Space was searched by gradient: `(job, result)`."""
   workdir = tmp_path_factory.mktemp("nas") / "run"
   job = _make_job(_config(), workdir)
-  return job, nas.run(job)
-
-
-def test_one_loop_for_spaces_and_archs():
-  assert nas.loop.run is search.loop.run is loop.run
-  assert nas.search_program.build is pipeline.search_program.build
+  return job, running.run_phase(nas.PHASE, job)
 
 
 def test_archs_are_of_their_space_and_near_the_target(searched):
@@ -109,15 +94,15 @@ def test_the_best_rate_is_reported(searched):
   assert rates == [3e-4, 1e-1]
 
 
-def test_nas_resumes(searched, tmp_path, monkeypatch):
+def test_nas_resumes(searched, tmp_path):
   """Without the last files it searches nothing that it has searched."""
   job, result = searched
   workdir = shutil.copytree(job.workdir, tmp_path / "run")
   (workdir / "nas" / "summary.json").unlink()
   last = workdir / "nas" / "expanded" / "lr_0.1"
   (last / "architecture.json").unlink()
-  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert nas.run(job._replace(workdir=workdir)) == result
+  job = dataclasses.replace(job, workdir=workdir)
+  assert running.run_phase(nas.PHASE, job) == result
 
 
 def test_uniform_draws_are_as_many_as_expected():
@@ -137,7 +122,8 @@ def test_uniform_draws_are_as_many_as_expected():
         "nas.max_samples": 600,
       }
     )
-    found = nas.choose(config, "expanded_uniform", space, logits)
+    job = runs.make_job(config, search_space=space)
+    found = nas.choose(job, "expanded_uniform", logits)
     expected = golden[name][target]
     # The number of draws is geometric: its deviation is about its mean.
     assert found["num_samples_mean"] == pytest.approx(
@@ -150,7 +136,8 @@ def test_draws_in_vain_are_counted_to_the_cap():
   config = runs.load_config(
     **{"objective.target_flops": 1.0, "nas.max_samples": 7}
   )
-  found = nas.choose(config, "expanded", space, nss.init_logits(space))
+  job = runs.make_job(config, search_space=space)
+  found = nas.choose(job, "expanded", nss.init_logits(space))
   assert found["num_samples"] == 7
   assert not found["within_tolerance"]
   assert found["num_samples_mean"] == 7
@@ -174,7 +161,8 @@ def test_a_draw_that_misses_is_not_taken_if_an_arch_meets(name):
   )
   logits = nss.init_logits(space)
   logits = jax.tree.map(lambda x: x.at[:, -1].set(100.0), logits)
-  found = nas.choose(config, name, space, logits)
+  job = runs.make_job(config, search_space=space)
+  found = nas.choose(job, name, logits)
   assert found["flops"] == target and found["within_tolerance"]
   assert found["by_cost"] and "nearest arch by exact cost" in found["chosen"]
   assert "does not meet every budget within 2 %" in found["chosen"]
@@ -188,7 +176,8 @@ def test_regnet_is_a_control_where_it_meets_the_budgets(tmp_path):
   )
   config = runs.load_config("fashion_mnist")
   spaces = dict.fromkeys(("elite", "expanded"), space.refine())
-  found = nas.controls(config, space, spaces)["regnet"]
+  job = runs.make_job(config, search_space=space)
+  found = nas.controls(job, spaces)["regnet"]
   assert found["within_tolerance"] and abs(found["flops"] / 1.5e6 - 1) <= 0.02
   assert found["width"] == sorted(found["width"]) and found["num_samples"] > 1
   assert "RegNet's design space" in found["chosen"]
@@ -197,9 +186,7 @@ def test_regnet_is_a_control_where_it_meets_the_budgets(tmp_path):
 def test_a_rate_that_drew_comes_before_the_nearest_by_cost(tmp_path):
   job = _make_job(_config(), tmp_path / "run")
   _, nearest = (
-    nas.chosen.entry(
-      job.config, job.search_space, nss.parse_arch(text), 5, "drawn"
-    )
+    nas.chosen.entry(job, nss.parse_arch(text), 5, "drawn")
     for text in ("d2_w3", "d1_w4")
   )
   drawn = {**nearest, "off": 0.1}
@@ -208,7 +195,7 @@ def test_a_rate_that_drew_comes_before_the_nearest_by_cost(tmp_path):
     folder.mkdir(parents=True)
     content = {"learning_rate": rate, **entry}
     files.write_json(folder / nas.ARCHITECTURE, content)
-  found = nas._search_at_each_rate(job, "elite", job.search_space, None)
+  found = nas.search_at_each_rate(job, "elite")
   assert found["learning_rate"] == 1e-1
 
 
@@ -234,18 +221,8 @@ MEETING = ["d1_w3", "d1_w4", "d2_w2", "d2_w3"]
 
 
 def _make_evaluated(workdir, **overrides):
-  job = runs.make_job(_config(**EVALUATOR, **overrides), workdir)
-  space = nss.Space(
-    depth=np.array([0], np.int32), width=np.array([0], np.int32)
-  )
-  (workdir / "search").mkdir(parents=True)
-  files.write_json(
-    workdir / "search" / "elite_space.json",
-    {
-      "space": space_ranges(job.search_space, space),
-      "search_space": job.search_space.to_dict(),
-    },
-  )
+  job = runs.make_job(_config(**{**EVALUATOR, **overrides}), workdir)
+  runs.write_elite(job, [0], [0])
   return job
 
 
@@ -253,7 +230,7 @@ def _make_evaluated(workdir, **overrides):
 def evaluated(tmp_path_factory):
   """A job whose network was found by the evaluator: `(job, result)`."""
   job = _make_evaluated(tmp_path_factory.mktemp("evaluated") / "run")
-  return job, nas.run(job)
+  return job, running.run_phase(nas.PHASE, job)
 
 
 def test_evaluator_takes_the_winner_of_those_that_meet(evaluated):
@@ -301,11 +278,10 @@ def _names(table):
   ]
 
 
-def test_evaluator_resumes_and_its_networks_are_trained(evaluated, monkeypatch):
+def test_evaluator_resumes_and_its_networks_are_trained(evaluated):
   job, result = evaluated
   (job.workdir / "nas" / "summary.json").unlink()
-  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert nas.run(job) == result
+  assert running.run_phase(nas.PHASE, job) == result
   names = ["elite", *result["controls"]]
   assert list(train.archs_to_train(job)) == sorted(
     names, key=networks.NAMES.index
@@ -314,8 +290,7 @@ def test_evaluator_resumes_and_its_networks_are_trained(evaluated, monkeypatch):
 
 def test_evaluator_says_when_none_meets(evaluated, tmp_path):
   """And takes the nearest, without training anything."""
-  job = _make_evaluated(tmp_path / "run")
-  job.config.nas.tolerance = 1e-6
+  job = _make_evaluated(tmp_path / "run", **{"nas.tolerance": 1e-6})
   result = nas.run(job)
   assert result["elite"]["arch"] == "d1_w3"
   assert not result["elite"]["within_tolerance"]
@@ -356,17 +331,17 @@ def test_a_race_halves(monkeypatch, tmp_path, count, rounds):
     return np.asarray(found), np.zeros(len(found))
 
   monkeypatch.setattr(race.alone, "make_score_alone", lambda *_, **__: score)
-  errors = race._race(job, nss.Arch(np.ones_like(width), width), None)
+  errors = race.run_race(job, nss.Arch(np.ones_like(width), width))
   assert asked == rounds
   assert errors[0] == list(ERRORS[1][: len(rounds)])
-  assert race._best_first(errors)[:3] == [0, 1, 2]
+  assert race.best_first(errors)[:3] == [0, 1, 2]
 
 
 def test_one_that_meets_needs_no_race(tmp_path):
   job = _make_job(_config(), tmp_path / "run")
   one = nss.Arch(np.ones((1, 1), np.int32), np.ones((1, 1), np.int32))
-  assert race._race(job, one, None) == [[]]
-  assert race._best_first([[]]) == [0]
+  assert race.run_race(job, one) == [[]]
+  assert race.best_first([[]]) == [0]
 
 
 # Training
@@ -390,7 +365,6 @@ def test_training(searched, monkeypatch):
       assert run["seconds"] > 0
   assert results["elite"][0]["arch"] == result["elite"]["arch"]
   (job.workdir / "train" / "elite" / "seed_1" / "result.json").unlink()
-  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
   assert train.run(job) == results
 
 
@@ -411,9 +385,8 @@ def test_training_is_reported_with_standard_errors(searched):
 
 def test_training_starts_from_the_supernet(searched, monkeypatch):
   job, _ = searched
-  config = _config(**{"train.start": "supernet", "train.num_seeds": 1})
   weights = nss.init_weights(jax.random.key(5), job.search_space)
-  monkeypatch.setattr(train.evaluate, "train_supernet", lambda *_: weights)
+  monkeypatch.setattr(supernet, "train_supernet", lambda *_: weights)
   seen = []
 
   class StartedError(Exception):
@@ -423,8 +396,9 @@ def test_training_starts_from_the_supernet(searched, monkeypatch):
     seen.append(program.init())
     raise StartedError
 
-  monkeypatch.setattr(train.loop, "run", start)
-  named = job._replace(config=config, archs=("d2_w5",))
+  monkeypatch.setattr(loop, "run", start)
+  fields = {"train.start": "supernet", "train.num_seeds": 1}
+  named = job.vary(fields, archs=("d2_w5",))
   with pytest.raises(StartedError):
     train.run(named)
   kernel = seen[0].weights.params["stage_1"]["blocks_rest"]["first"]["kernel"]
@@ -478,7 +452,7 @@ def test_the_race_takes_what_rank_check_taught(
   monkeypatch.setattr(
     race.ranking, "learn", lambda *_: lambda archs, losses: -losses
   )
-  found = nas.run(job._replace(workdir=workdir))["elite"]
+  found = nas.run(dataclasses.replace(job, workdir=workdir))["elite"]
   table = scores.read_scores(
     workdir / "nas" / "elite" / "scores.csv", job.search_space
   )
@@ -512,15 +486,15 @@ def test_what_rank_check_taught_decides_the_order(tmp_path):
       search_space, source, archs, error=error, loss=loss, space=np.full(30, -1)
     )
     scores.append_scores(folder / name, search_space, table)
-  assert race._learnt(job) is None
+  assert race.learnt_rank(job) is None
   (folder / "summary.json").write_text("{}")
   new = nss.Arch(np.ones((3, 3), np.int32), np.full((3, 3), 8, np.int32))
   new.width[:, 0] = 4, 60, 20
-  found, losses = race._sorted(
-    race._learnt(job), new, np.asarray([0.1, 0.2, 0.3]), 3
+  found, losses = race.rank_first(
+    race.learnt_rank(job), new, np.asarray([0.1, 0.2, 0.3]), 3
   )
   assert found.width[:, 0].tolist() == [60, 20, 4]
   assert losses.tolist() == [0.2, 0.3, 0.1]
   # Only the first are ordered anew.
-  found, _ = race._sorted(race._learnt(job), new, np.zeros(3), 2)
+  found, _ = race.rank_first(race.learnt_rank(job), new, np.zeros(3), 2)
   assert found.width[:, 0].tolist() == [60, 4, 20]

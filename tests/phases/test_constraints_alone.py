@@ -1,4 +1,4 @@
-"""Budgets without `target_flops`: what is said, and what is refused."""
+"""Constraints without `target_flops`: what is said, and what is refused."""
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,17 @@ from nss_jax.errors import UserError
 from nss_jax.phases import (
   complexity,
   elite,
-  latency_budget,
   nas,
   pipeline,
   plan,
   principles,
   program,
   rank_check,
+  registry,
   report,
+  running,
   search,
-  search_program,
+  search_log,
   summary,
 )
 from nss_jax.phases import workdir as workdirs
@@ -46,9 +47,7 @@ ALONE = {
 
 def load(*constraints, **overrides):
   fields = {**ALONE, "objective.constraints": constraints, **overrides}
-  config = runs.load_config(**fields)
-  config_lib.validate(config)
-  return config
+  return config_lib.validate(runs.load_config(**fields))
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +63,16 @@ def found(job):
   folder.mkdir()
   logits = jax.tree.map(jnp.float32, random_logits(job.search_space, 1))
   state = program.LoopState(None, nss.SearchState(0, logits, None), None)
-  means = dict.fromkeys(search_program.METRICS, 1.0)
+  schedule = search.schedule_of(job)
+  means = dict.fromkeys(search_log.METRICS, 1.0)
   means |= {"sampled_cost": [1.5], "penalty": [0.5]}
   for epoch in (1, 2, 3):
-    line = job.search.measure(state, 15 * epoch, means)
+    line = search_log.measure(job, schedule, state, 15 * epoch, means)
     line = {"epoch": epoch, "step": 15 * epoch, **line}
     files.append_line(folder / "metrics.jsonl", line)
-  found = elite.find(job.config, job.search_space, logits, runs.no_scores)
+  found = elite.find(job, logits, runs.no_scores)
   files.write_json(folder / "elite_space.json", found)
-  search._draw_trajectory(job.search, found, folder)
+  search.draw_trajectory(job, found)
   return job
 
 
@@ -80,27 +80,27 @@ def read_elite(job):
   return files.read_json(job.workdir / "search" / "elite_space.json")
 
 
-def test_plan_tells_of_active_budgets_only(job):
-  lines = list(plan.describe(job.config, job.dataset, job.search))
+def test_plan_tells_of_active_constraints_only(job):
+  lines = list(plan.describe(job))
   assert not [line for line in lines if line.startswith("target")]
-  (line,) = [line for line in lines if line.startswith("budget")]
-  assert line.startswith("budget     params, equal 1500 parameters, weight 0.5")
+  (line,) = [line for line in lines if line.startswith("constraint")]
+  assert line.startswith("constraint params, equal 1500 parameters, weight 0.5")
   assert not [line for line in lines if "7e" in line]
 
 
 def test_plan_counts_spaces_that_meet_all(job):
-  config = load(PARAMS, **{"search.elite": "scored"})
-  config.search.elite_tolerance = 0.1
-  lines = list(plan.describe(config, job.dataset, job.search))
-  met = feasible_spaces(job.search_space, config_lib.constraints(config), 0.1)
+  scored = {"search.elite": "scored", "search.elite_tolerance": 0.1}
+  job = job.vary(scored)
+  lines = list(plan.describe(job))
+  met = feasible_spaces(job.search_space, job.constraints, 0.1)
   assert 0 < met.sum() < met.size
   assert (
-    f"elite      {met.sum()} of these spaces meet all budgets, to 10 %; one of "
-    "the most probable is taken"
+    f"elite      {met.sum()} of these spaces meet all constraints, to 10 %; "
+    "one of the most probable is taken"
   ) in lines
 
 
-def test_result_is_not_measured_against_what_is_no_budget(found):
+def test_result_is_not_measured_against_what_is_no_constraint(found):
   elite = read_elite(found)
   assert elite["target_flops"] is elite["deviation"] is None
   assert all(one["deviation"] is None for one in elite["candidates"])
@@ -117,7 +117,7 @@ def test_result_is_not_measured_against_what_is_no_budget(found):
   assert "MF" not in title
 
 
-def test_trajectory_has_every_budget():
+def test_trajectory_has_every_constraint():
   line = {"sampled_cost": 1.1, "expected_cost": 0.9}
   both = {"flops": line, "params": {"sampled_cost": 3.0, "expected_cost": 2.0}}
   warm = {name: {**x, "sampled_cost": None} for name, x in both.items()}
@@ -139,34 +139,36 @@ def test_trajectory_has_every_budget():
   assert labels == ["sampled", "expected"]
 
 
-def test_archs_near_the_target_are_near_the_budgets(job):
-  archs = rank_check.choose_archs(job.config, job.search_space)
+def test_archs_near_the_target_are_near_the_constraints(job):
+  archs = rank_check.choose_archs(job)
   near = nss.arch_params(job.search_space, archs["near_target"])
   assert len(near) == 9 and (abs(near / 1500 - 1) <= 0.1).all()
-  config = load({**PARAMS, "target": 1e9, "mode": "at_most"}, FLOPS)
-  config.objective.constraints = ({**FLOPS, "target": 1.0},)
-  with pytest.raises(UserError, match=r"num_near_archs: only 0 of"):
-    rank_check.check(config, job.search_space)
+  none = job.vary(
+    {"objective.constraints": ({**FLOPS, "target": 1.0},)},
+    search_space=job.search_space,
+  )
+  with pytest.raises(ValueError, match="only 0 of"):
+    rank_check.choose_archs(none)
 
 
-def test_arch_search_is_measured_against_the_budgets(job):
+def test_arch_search_is_measured_against_the_constraints(job):
   space = job.search_space.refine()
-  entry = nas.choose(job.config, "elite", space, nss.init_logits(space))
+  entry = nas.choose(job.within(space), "elite", nss.init_logits(space))
   off = entry["params"] / 1500 - 1
   assert entry["target_flops"] is entry["deviation"] is None
   assert entry["deviations"] == {"params": pytest.approx(off)}
-  assert nas._off(entry) == pytest.approx(abs(off))
+  assert nas.how_far_off(entry) == pytest.approx(abs(off))
   assert from_targets(entry["deviations"]) == (
     f"params {100 * off:+.1f} % from the target"
   )
   both = {"deviation": 0.1, "deviations": {"flops": 0.1, "params": -0.2}}
   words = "flops +10.0 %, params -20.0 % from the targets"
   assert from_targets(both["deviations"]) == words
-  assert nas._off(both) == 0.2
+  assert nas.how_far_off(both) == 0.2
   # As the file's readers let pass.
   alone = {"deviation": None, "deviations": {"flops": -0.1}}
   assert from_targets(alone["deviations"]) == "-10.0 % from the target"
-  assert nas._off(alone) == 0.1
+  assert nas.how_far_off(alone) == 0.1
 
 
 def test_report(found):
@@ -226,27 +228,25 @@ def test_phases_that_know_multiply_adds_only(
   assert not (tmp_path / "w").exists()
 
 
-def test_phases_that_follow_any_budget():
-  every = config_lib.PHASES
-  config_lib.check_phases(load(FLOPS), [p for p in every if p != "sweep"])
-  config_lib.check_phases(load(), every)  # the weight is 0, and there is one
+def test_phases_that_follow_any_constraint():
+  every = registry.names()
+  running.check_names(load(FLOPS), [p for p in every if p != "sweep"])
+  running.check_names(load(), every)  # the weight is 0, and there is one
   others = {"principles", "complexity", "sweep"}
-  config_lib.check_phases(load(PARAMS), [p for p in every if p not in others])
+  running.check_names(load(PARAMS), [p for p in every if p not in others])
 
 
-def test_the_budget_of_flops_may_be_a_constraint():
-  config = load(FLOPS, PARAMS)
-  assert config_lib.flops_target(config) == 4e4
-  low, high = config.principles.window
-  assert principles._window(config) == (low * 4e4, high * 4e4)
-  alone = complexity._for_flops(config)
-  (only,) = config_lib.constraints(alone)
+def test_the_target_may_be_a_constraint():
+  job = runs.make_job(load(FLOPS, PARAMS))
+  assert job.target == 4e4
+  low, high = job.config.principles.window
+  assert principles.window_of(job) == (low * 4e4, high * 4e4)
+  alone = complexity.for_flops(job, job.search_space)
+  (only,) = alone.constraints
   assert (only.target, only.weight, only.name) == (4e4, 0.25, "flops")
 
 
 def test_latency_table_needs_no_target(tmp_path):
   config = load({"metric": "latency", "target": 1e-3})
-  buildable = latency_budget.without_latency(config)
-  space = config_lib.search_space(config, (8, 8, 1))
-  config_lib.validate_target(buildable, space)
+  assert runs.make_job(config, with_latency=False).constraints == ()
   assert pipeline.run(config, tmp_path, ["latency_table"], dry_run=True) == 0

@@ -1,5 +1,6 @@
 """The stand-alone evaluator: the same scores however they are computed."""
 
+import dataclasses
 import functools
 import json
 import types
@@ -18,16 +19,15 @@ from nss_jax.data import batches
 from nss_jax.errors import Interrupted, UserError
 from nss_jax.phases import (
   evaluate,
-  loop,
   pipeline,
   rank_check,
+  running,
   scoring,
   summary,
-  supernet_program,
+  supernet,
 )
 from nss_jax.phases.ledger import Ledger
-from nss_jax.runtime import checkpoint, files, preemption, scores, sharding
-from nss_jax.spaces.search_space import space_ranges
+from nss_jax.runtime import checkpoint, scores
 
 DIGITS = data.load("digits")
 SETTINGS = {
@@ -54,12 +54,10 @@ SETTINGS = {
 
 
 def _config(**overrides):
-  config = runs.load_config(**{**SETTINGS, **overrides})
-  config_lib.validate(config)
-  return config
+  return config_lib.validate(runs.load_config(**{**SETTINGS, **overrides}))
 
 
-SPACE = config_lib.search_space(_config(), DIGITS.train_images.shape[1:])
+SPACE = runs.make_job(_config()).search_space
 WEIGHTS = nss.init_weights(jax.random.key(0), SPACE)
 
 
@@ -73,8 +71,8 @@ def _archs(count):
 
 @functools.cache  # nearly all of it is compilation
 def _score(num_devices=1, by="archs", **overrides):
-  mesh = sharding.make_mesh(num_devices)
-  score_fn = scoring.make_score_fn(_config(**overrides), SPACE, DIGITS, mesh)
+  job = runs.make_job(_config(**overrides), num_devices=num_devices)
+  score_fn = scoring.make_score_fn(job)
   return jax.device_get(score_fn(WEIGHTS, _archs(8), by))
 
 
@@ -143,8 +141,7 @@ def test_bucket_shares_of_scores_are_their_own(monkeypatch):
 
 def test_held_out_images_are_balanced_if_asked_and_have_their_own_seed():
   def held_out(**fields):
-    config = _config(**fields)
-    train, chosen = supernet_program.split(config, DIGITS.train_labels)
+    train, chosen = supernet.split(runs.make_job(_config(**fields)))
     both = np.sort(np.concatenate([train, chosen]))
     np.testing.assert_array_equal(both, np.arange(1437))
     assert len(chosen) == 180
@@ -165,8 +162,7 @@ def test_held_out_images_are_balanced_if_asked_and_have_their_own_seed():
 
 def test_scores_are_those_of_a_plain_loop():
   """Statistics of the calibration images, error and loss of the held-out."""
-  config = _config()
-  train, held_out = supernet_program.split(config, DIGITS.train_labels)
+  train, held_out = supernet.split(runs.make_job(_config()))
   assert len(held_out) == 180
   assert not set(train) & set(held_out)
   chosen = np.random.default_rng(0).choice(train, 60, replace=False)
@@ -198,7 +194,7 @@ def test_calibrated_scores_do_not_depend_on_the_batch():
 
 def test_cache_key_is_of_what_the_weights_depend_on():
   def key(**overrides):
-    return supernet_program.cache_key(_config(**overrides), SPACE)
+    return supernet.cache_key(runs.make_job(_config(**overrides)))
 
   assert key() == key(**{"objective.target_flops": 5e4, "seed": 3})
   assert key() == key(**{"evaluate.num_archs": 7, "search.epochs": 9})
@@ -246,8 +242,6 @@ def test_ledger_repeats_nothing(tmp_path):
   archs, path = _archs(10), tmp_path / "scores.csv"
   with pytest.raises(_Killed):
     _ledger(path, score_fn).score("elite", archs)
-  with path.open("a") as file:
-    file.write("elite,,1,1")  # torn
   error, loss = _ledger(path, score_fn, asked=[10]).score("elite", archs)
   np.testing.assert_allclose(error, archs.width.sum(-1) / 100, rtol=1e-6)
   np.testing.assert_array_equal(loss, archs.depth.sum(-1))
@@ -266,34 +260,17 @@ def test_ledger_repeats_nothing(tmp_path):
   assert len(scores.read_scores(path, SPACE)) == 13
 
 
-@pytest.fixture
-def searched(tmp_path):
-  """A workdir with an Elite Space."""
-  space = nss.Space(
-    depth=np.array([0, 1], np.int32), width=np.array([1, 0], np.int32)
-  )
-  folder = tmp_path / "run" / "search"
-  folder.mkdir(parents=True)
-  files.write_json(
-    folder / "elite_space.json",
-    {
-      "space": space_ranges(SPACE, space),
-      "search_space": SPACE.to_dict(),
-    },
-  )
-  return tmp_path / "run"
-
-
-def test_evaluate_phase(searched, monkeypatch):
+def test_evaluate_phase(tmp_path, monkeypatch):
   """All its files; killed and started again it ends with the same."""
   # The masked engine compiles in a quarter of the time.
   config = _config(**{"supernet.engine": "masked"})
-  job = runs.make_job(config, searched, num_devices=2)
-  result = evaluate.run(job)
-  folder = searched / "evaluate"
+  job = runs.make_job(config, tmp_path / "run", num_devices=2)
+  runs.write_elite(job, [0, 1], [1, 0])
+  result = running.run_phase(evaluate.PHASE, job)
+  folder = job.workdir / "evaluate"
   assert json.loads((folder / "summary.json").read_text()) == result
   table = scores.read_scores(folder / "scores.csv", SPACE)
-  assert len(table) == evaluate.num_archs(_config(), SPACE)
+  assert len(table) == evaluate.num_archs(job)
   assert result["groups"]["elite"]["count"] == 20
   elite = table.group("elite")
   assert (elite.depth == [1, 2]).all()
@@ -305,20 +282,22 @@ def test_evaluate_phase(searched, monkeypatch):
   _check_noise_of_images(result, table, job)
 
   whole = (folder / "scores.csv").read_bytes()
-  (folder / "scores.csv").write_bytes(whole[: len(whole) * 2 // 3])
+  runs.cut_lines(folder / "scores.csv", 2 / 3)
   (folder / "summary.json").unlink()
 
   def never(*args, **kwargs):
     raise AssertionError("the supernet is in the cache")
 
   steps = []
-  build = supernet_program.build_supernet
+  build = supernet.build_supernet
   monkeypatch.setattr(
-    supernet_program,
+    supernet,
     "build_supernet",
-    lambda *args: steps.append(1) or _without_dispatch(build(*args), never),
+    lambda *args: (
+      steps.append(1) or dataclasses.replace(build(*args), dispatch=never)
+    ),
   )
-  assert evaluate.run(job) == result
+  assert running.run_phase(evaluate.PHASE, job) == result
   assert steps == [1]
   assert (folder / "scores.csv").read_bytes() == whole
 
@@ -326,9 +305,8 @@ def test_evaluate_phase(searched, monkeypatch):
 def _check_noise_of_images(result, table, job):
   """The standard error of a regret has that of the images, by the first archs
   of both spaces, whose means by image are those of the scores."""
-  with preemption.Preemption() as asked:
-    params = evaluate.train_supernet(job, asked)
-  image_fn = scoring.make_image_fn(job.config, SPACE, job.dataset, job.mesh)
+  params = supernet.train_supernet(job)
+  image_fn = scoring.make_image_fn(job)
   spaces = [table.group(name) for name in ("elite", "hand_made")]
   by_image = []
   for rows in spaces:
@@ -348,11 +326,6 @@ def _check_noise_of_images(result, table, job):
   assert found["regret_error"] == pytest.approx(
     np.hypot(of_archs["regret_error"], images), rel=1e-4
   )
-
-
-def _without_dispatch(program, dispatch):
-  fields = {**vars(program), "dispatch": dispatch}
-  return type(program)(**fields)
 
 
 def test_evaluate_needs_a_search(tmp_path):
@@ -388,17 +361,17 @@ def ranked(tmp_path_factory):
     }
   )
   job = runs.make_job(config, tmp_path_factory.mktemp("ranked") / "run")
-  return job, rank_check.run(job)
+  return job, running.run_phase(rank_check.PHASE, job)
 
 
 def _truths(job):
   return scores.read_scores(job.workdir / "rank_check" / "truths.csv", SPACE)
 
 
-def test_rank_check(ranked, monkeypatch):
+def test_rank_check(ranked):
   """Ranks by training alone, each arch with each seed, none twice."""
   job, result = ranked
-  groups = rank_check.choose_archs(job.config, SPACE)
+  groups = rank_check.choose_archs(job)
   assert (np.diff(nss.arch_macs(SPACE, groups["spread"])) > 0).all()
   near = nss.arch_macs(SPACE, groups["near_target"])
   assert (np.abs(near / 6e4 - 1) <= 0.3).all()
@@ -412,7 +385,7 @@ def test_rank_check(ranked, monkeypatch):
     *(*["spread_0"] * 3, *["near_target_0"] * 2),
     *(*["spread_1"] * 3, *["near_target_1"] * 2),
   ]
-  score_fn = scoring.make_score_fn(job.config, SPACE, DIGITS, job.mesh)
+  score_fn = scoring.make_score_fn(job)
   for row in range(len(table)):  # each by its own weights
     one = table.select(np.array([row]))
     arch = nss.Arch(one.depth.astype(np.int32), one.width.astype(np.int32))
@@ -430,8 +403,7 @@ def test_rank_check(ranked, monkeypatch):
     "supernet does not tell more" in x or "Too few" in x for x in lines
   )
   assert any("another" in x or "two seeds" in x for x in lines)
-  monkeypatch.setattr(loop, "_loop", lambda program, state, *_: state)
-  assert rank_check.run(job) == result
+  assert rank_check.run(job) == result  # of what is kept
 
 
 def test_rank_check_on_truths_that_are_given(ranked, tmp_path, monkeypatch):
@@ -439,37 +411,32 @@ def test_rank_check_on_truths_that_are_given(ranked, tmp_path, monkeypatch):
   job, result = ranked
   path = tmp_path / "kept.csv"
   path.write_bytes((job.workdir / "rank_check" / "truths.csv").read_bytes())
-  config = job.config.copy_and_resolve_references()
-  # Whose archs would be others.
-  config.rank_check.num_archs, config.rank_check.truths = 9, str(path)
-  rank_check.check(config, SPACE)
-  given = job._replace(
-    config=config,
+  given = job.vary(
+    # Archs by themselves would be others.
+    {"rank_check.num_archs": 9, "rank_check.truths": str(path)},
     workdir=tmp_path / "run",
     supernets=job.workdir.parent / "supernets",
   )
+  rank_check.check(given)
 
   def refuse(*_, **__):
     raise AssertionError("trains alone")
 
   monkeypatch.setattr(rank_check.alone, "make_score_alone", refuse)
-  assert rank_check.run(given) == result
+  assert running.run_phase(rank_check.PHASE, given) == result
   assert _truths(given).error.tolist() == _truths(job).error.tolist()
 
 
 def test_rank_check_of_archs_near_the_target_alone(ranked):
   """None spread in cost: those near the target are the same."""
   job, _ = ranked
-  config = job.config.copy_and_resolve_references()
-  config.rank_check.num_archs = 0
-  config_lib.validate(config)
-  both = rank_check.choose_archs(job.config, SPACE)
-  alone = rank_check.choose_archs(config, SPACE)
+  both = rank_check.choose_archs(job)
+  alone = rank_check.choose_archs(job.vary({"rank_check.num_archs": 0}))
   assert list(alone) == ["near_target"]
   chex.assert_trees_all_equal(alone["near_target"], both["near_target"])
-  config.rank_check.num_archs = config.rank_check.num_near_archs = 1
+  one = {"rank_check.num_archs": 1, "rank_check.num_near_archs": 1}
   with pytest.raises(UserError, match=r"num_archs: 1 .* 2 or more here"):
-    config_lib.validate(config)
+    _config(**one)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +446,7 @@ def test_rank_check_of_archs_near_the_target_alone(ranked):
     (lambda lines: [lines[0], *lines[9:]], "expected two archs or more"),
     (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "spread_1: exp"),
     (lambda lines: [*lines[:2], "x", *lines[2:]], "line 3: "),
-    (lambda lines: [], "expected two archs or more"),
+    (lambda lines: [], "line 1: expected source"),
   ],
 )
 def test_truths_that_are_none_are_refused(ranked, tmp_path, edit, message):
@@ -487,8 +454,7 @@ def test_truths_that_are_none_are_refused(ranked, tmp_path, edit, message):
   path = tmp_path / "truths.csv"
   kept = (job.workdir / "rank_check" / "truths.csv").read_text().splitlines()
   path.write_text("".join(f"{line}\n" for line in edit(kept)))
-  config = job.config.copy_and_resolve_references()
-  config.rank_check.truths = str(path)
+  config = job.config.vary({"rank_check.truths": str(path)})
   with pytest.raises(UserError, match=message):
     pipeline.run(config, tmp_path / "run", ["rank_check"])
   assert not (tmp_path / "run").exists()

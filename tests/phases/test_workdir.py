@@ -8,14 +8,10 @@ import runs
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import loop, search, workdir
-from nss_jax.runtime.preemption import Preemption
 
 
 def _config(**fields):
-  name = fields.pop("name", "quickstart")
-  config = runs.load_config(**{**runs.TINY, **fields})
-  config.name = name
-  return config
+  return config_lib.validate(runs.load_config(**{**runs.TINY, **fields}))
 
 
 @pytest.fixture
@@ -116,7 +112,7 @@ def test_what_contradicts_nothing(begun, files, changes, before):
   workdir.check(config, folder)
   workdir.claim(config, folder)
   kept = json.loads((folder / "config.json").read_text())
-  assert kept == config_lib.record(config)
+  assert kept == config.record()
 
 
 @pytest.mark.parametrize(("files", "changes", "before", "words"), REFUSED)
@@ -181,8 +177,7 @@ def test_a_search_that_goes_on_for_longer(tmp_path):
   )
   workdir.claim(short, tmp_path / "w")
   job = runs.make_job(short, tmp_path / "w")
-  with Preemption() as preemption:
-    loop.run(job, job.search, tmp_path / "w" / "search", preemption)
+  loop.run(job, search.build(job), tmp_path / "w" / "search")
   workdir.check(long, tmp_path / "w")
   found = search.run(runs.make_job(long, tmp_path / "w"))
   assert found == search.run(runs.make_job(long, tmp_path / "whole"))
