@@ -1,6 +1,8 @@
 """Hypothesis strategies for small search spaces, and shared checks."""
 
 import copy
+import json
+import pathlib
 
 import jax
 import numpy as np
@@ -11,6 +13,9 @@ from nss_jax.spaces.bins import bin_exists
 from nss_jax.spaces.distribution import ABSENT, SpaceLogits
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 
+GOLDEN = json.loads(
+  pathlib.Path(__file__).with_name("golden.json").read_text("utf-8")
+)
 # Stages that own 3, 1 and 2 depth bins and 2, 4 and 1 width bins, of unequal
 # sizes and with gaps; widths overlap the stem's and those of the stage before.
 RAGGED = SearchSpace(

@@ -84,12 +84,12 @@ class Checkpoints:
     Args:
       step: names the checkpoint; not negative.
       state: a pytree of Python numbers and arrays, which are whole on this
-        process and not of size 0, which orbax can not save.
+        process and not of size 0, which orbax cannot save.
       block: return when all is on disk, as `wait` does.
 
     Raises:
       ValueError: if the step is negative.
-      NotWritten: if this save can not start, or the one before (with
+      NotWritten: if this save cannot start, or the one before (with
         `block`, this one) has failed. Older checkpoints are as they were.
     """
     if step < 0:
@@ -164,7 +164,7 @@ class Checkpoints:
     """Loads what `restore` would, as dicts, lists and numpy arrays.
 
     Raises:
-      UserError: if every checkpoint is damaged, or orbax can not read it.
+      UserError: if every checkpoint is damaged, or orbax cannot read it.
     """
     step = processes.broadcast(processes.run_once(self._find_newest))
     if step is None:

@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Generator[pathlib.Path]:
     but the first it is thrown away.
 
   Raises:
-    OSError: if the file can not be written; `path` is as it was.
+    OSError: if the file cannot be written; `path` is as it was.
   """
   path = pathlib.Path(path)
   if processes.are_many() and not processes.is_first():
@@ -70,7 +70,7 @@ def fsync(path: Path) -> None:
   try:
     os.fsync(descriptor)
   except OSError as error:
-    # Some file systems can not do it for folders, and say so.
+    # Some file systems cannot do it for folders, and say so.
     if error.errno not in (errno.EINVAL, errno.ENOTSUP):
       raise
   finally:
@@ -78,7 +78,7 @@ def fsync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-  """Makes a folder and those above it, if need be; OSError if it can not."""
+  """Makes a folder and those above it, if need be; OSError if it cannot."""
   processes.run_once(lambda: os.makedirs(path, exist_ok=True))
 
 
@@ -86,7 +86,7 @@ def write_bytes(path: Path, data: bytes) -> None:
   """Replaces a file at once: a crash leaves the old content or the new.
 
   Raises:
-    OSError: if the file can not be written; the old content stays.
+    OSError: if the file cannot be written; the old content stays.
   """
 
   def write():
@@ -100,7 +100,7 @@ def append_bytes(path: Path, data: bytes, header: bytes = b"") -> None:
   """Replaces a file by what it holds and more; a new one begins with a header.
 
   Raises:
-    OSError: if the file can not be written; the old content stays.
+    OSError: if the file cannot be written; the old content stays.
   """
 
   def append():
@@ -120,7 +120,7 @@ def write_json(path: Path, obj: Any) -> None:
   Raises:
     ValueError: if there is a NaN or an infinity, which JSON does not have.
     TypeError: if there is anything that is no JSON.
-    OSError: if the file can not be written; the old content stays.
+    OSError: if the file cannot be written; the old content stays.
   """
   write_bytes(path, _encode(obj, indent=2))
 
@@ -154,14 +154,14 @@ def read_lines(
   Args:
     path: the file.
     decode: makes something of a line, and raises ValueError or RecursionError
-      if it can not; None: of a JSON object.
+      if it cannot; None: of a JSON object.
     header: the first line, with its end, if there has to be one.
 
   Returns:
     What was made of each line but the header.
 
   Raises:
-    UserError: if the file is missing, a line can not be decoded, the header is
+    UserError: if the file is missing, a line cannot be decoded, the header is
       another, or the last line has no end; names the line.
   """
   data = _read(path)

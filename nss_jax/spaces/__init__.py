@@ -1,1 +1,4 @@
-"""What can be searched: spaces, their cost, and distributions over them."""
+"""What is searched: search spaces, the spaces and archs in them, their cost.
+
+It knows jax and numpy alone: no network, file, flag or device lives here.
+"""

@@ -1,1 +1,4 @@
-"""Pure step functions over callables and pytrees; the caller jits."""
+"""Pure step functions over callables and pytrees; the caller jits.
+
+They know no network of ours, no file and no config.
+"""

@@ -1,1 +1,4 @@
-"""The network: blocks, masks, the weight-sharing supernet."""
+"""The weight-sharing network, masked and sliced, with the same numbers.
+
+How it is trained, by what data and on which devices, is for the rooms above.
+"""

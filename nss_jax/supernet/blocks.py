@@ -26,11 +26,7 @@ from nss_jax.supernet.precision import multiply, widen
 
 
 def check_images(images: Any) -> None:
-  """Refuses integers, as files have them: all that follows would be zero.
-
-  Raises:
-    TypeError: if images are not of a floating type.
-  """
+  """Refuses integers, as files have them: all that follows would be zero."""
   dtype = jnp.result_type(images)
   if not jnp.issubdtype(dtype, jnp.floating):
     raise TypeError(
@@ -114,7 +110,7 @@ class Excitation(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """`x` `[B, H, W, C]`, masked; `mask` `[hidden]` after the first layer."""
+    """Scales masked `[B, H, W, C]`; `mask` `[hidden]` after the first layer."""
     # The means of many pixels, and all that follows, in the weights' type.
     y = widen(x).mean((1, 2))
     # Its bias would switch a hidden channel on that no one owns.
@@ -239,11 +235,11 @@ def he_normal(
   dtype: DTypeLike = jnp.float32,
   groups: int = 1,
 ) -> jax.Array:
-  """Kernels `[.., Cin, Cout]` of variance 2 / fan-out (He et al. 2015).
+  """Draws kernels `[.., Cin, Cout]` of variance 2 / fan-out (He et al. 2015).
 
   Each of the groups of channels has a fan-out of its own.
 
-  As flax's `variance_scaling(2.0, "fan_out", "normal")`, of which XLA on CPU
+  It is flax's `variance_scaling(2.0, "fan_out", "normal")`, of which XLA on CPU
   compiles the random bits of every dimension by themselves: flat, these numbers
   take a fifth of the time.
   """

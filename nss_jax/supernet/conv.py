@@ -57,12 +57,12 @@ def conv2d(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 def plain_conv2d(
   images: jax.Array, kernel: jax.Array, stride: int = 1
 ) -> jax.Array:
-  """`conv2d` with the gradients of autodiff, in forward mode too."""
+  """Computes `conv2d` with the gradients of autodiff, in forward mode too."""
   return _choose(_any_depthwise, _conv)(images, kernel, stride)
 
 
 def _choose(depthwise: Convolve, windows: Convolve) -> Convolve:
-  """How to convolve, by the shapes."""
+  """Chooses how to convolve, by the shapes."""
 
   def convolve(images, kernel, stride):
     if kernel.shape[2] < images.shape[3]:
@@ -138,7 +138,7 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _product(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """All pixels and channels at once, `[B, HW Cin] x [HW Cin, HW Cout]`."""
+  """Multiplies all pixels and channels, `[B, HW Cin] x [HW Cin, HW Cout]`."""
   batch, height, width, _ = images.shape
   rows = _reach(height, kernel.shape[0], stride, kernel.dtype)
   columns = _reach(width, kernel.shape[0], stride, kernel.dtype)
@@ -150,7 +150,7 @@ def _product(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _reach(full: int, size: int, stride: int, dtype: DTypeLike) -> jax.Array:
-  """Where in the kernel an output sees an input, one-hot `[in, out, k]`."""
+  """Says where in a kernel an output sees an input, one-hot `[in, out, k]`."""
   source, output, place = np.ogrid[:full, : -(-full // stride), :size]
   seen = source == output * stride + place - (size - 1) // 2
   return jnp.asarray(seen, dtype)
@@ -174,7 +174,7 @@ def _conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _seen(images: jax.Array, size: int, stride: int) -> jax.Array:
-  """`[B, H, W, C]` without last rows that are out of every window's reach.
+  """Drops last rows of images that are out of every window's reach.
 
   They would be padding by a negative amount in a gradient.
   """
@@ -185,7 +185,7 @@ def _seen(images: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _high(full: int, size: int, stride: int) -> int:
-  """How far the last window reaches over so many rows."""
+  """Returns how far the last window reaches over so many rows."""
   last = (-(-full // stride) - 1) * stride
   return last + size - (size - 1) // 2 - full
 
@@ -228,7 +228,7 @@ def _channels_last_gradients(
 def _image_gradient(
   stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
 ) -> jax.Array:
-  """The upstream gradient, spread by the stride, with the flipped kernel."""
+  """Convolves the upstream gradient, spread, with the flipped kernel."""
   size = kernel.shape[0]
   low = size - 1 - (size - 1) // 2
   padding, unseen = [], []
@@ -251,7 +251,7 @@ def _image_gradient(
 def _kernel_gradient(
   stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
 ) -> jax.Array:
-  """Images `[Cin, H, W, B]` against the upstream gradient `[H, W, B, Cout]`."""
+  """Convolves images `[Cin, H, W, B]` with the gradient `[H, W, B, Cout]`."""
   size = kernel.shape[0]
   padding = [
     ((size - 1) // 2, max(_high(full, size, stride), 0))

@@ -24,7 +24,7 @@ def make_apply(
   autodiff: bool = False,
   platform: str | None = None,
 ) -> Callable[[Any, jax.Array, Arch | Masks], jax.Array]:
-  """`(weights, images, choice) -> logits`; both engines give the same numbers.
+  """Makes `(weights, images, choice) -> logits`, the same numbers either way.
 
   Masks always run masked: every channel with a weight above zero counts. An
   arch runs sliced, at its own cost, unless the masked engine is asked for.

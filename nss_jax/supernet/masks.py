@@ -54,7 +54,7 @@ SampleFn = Callable[[jax.Array, Any, jax.Array], Sample]
 
 
 def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
-  """The hard masks of one arch with fields `[S]`.
+  """Makes the hard masks of one arch with fields `[S]`.
 
   Raises:
     ValueError: if the arch is not of the search space. Inside `jit` its values
@@ -80,11 +80,7 @@ def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
 
 
 def check_masks(search_space: SearchSpace, masks: Masks) -> None:
-  """Refuses masks of another search space.
-
-  Raises:
-    ValueError: if they are not `[S, D]` and `[S, W]`.
-  """
+  """Refuses masks that are not `[S, D]` and `[S, W]` of a search space."""
   for name, largest in (
     ("depth", search_space.max_depth),
     ("width", search_space.max_width),
@@ -95,14 +91,14 @@ def check_masks(search_space: SearchSpace, masks: Masks) -> None:
 
 
 def all_masks(search_space: SearchSpace) -> Masks:
-  """Every channel and block of every stage on."""
+  """Returns masks with every channel and block of every stage on."""
   return arch_masks(search_space, largest_arch(search_space))
 
 
 def mix_masks(
   search_space: SearchSpace, offers: Arch, weights: SpaceLogits
 ) -> Masks:
-  """Weighted sums of the masks of one candidate per bin (paper 6.3.1).
+  """Sums the masks of one candidate per bin by weights (paper 6.3.1).
 
   Width mask of a stage: `sum_k g_k prefix(w_k)`; its output:
   `sum_k g_k x_(d_k)`. With one-hot weights they are the masks of one arch.
@@ -132,8 +128,9 @@ def gumbel_sampler(
   *,
   hard: bool = False,
 ) -> SampleFn:
-  """Mixes masks by Gumbel-Softmax weights of the bins, and uniform draws inside
-  them (Eq. 3); differentiable in the logits.
+  """Mixes masks by Gumbel-Softmax weights of the bins (Eq. 3).
+
+  Inside the bins draws are uniform. It is differentiable in the logits.
 
   Args:
     search_space: the bins.
@@ -238,7 +235,7 @@ def coin_sampler(
 
 
 def fair_sampler(search_space: SearchSpace, num_draws: int) -> SampleFn:
-  """Draws archs `[A, S]` whose depths and widths are spread over what there is.
+  """Draws archs `[A, S]` that are spread over all depths and widths.
 
   Each is uniform, as by `arch_sampler` from even logits, and of the A of one
   step each has another A-th of the distribution, in every stage by itself: with
@@ -246,10 +243,6 @@ def fair_sampler(search_space: SearchSpace, num_draws: int) -> SampleFn:
 
   Source: strict fairness of Chu et al. 2021, FairNAS, section 3.1, for choices
   that need not divide the draws.
-
-  Args:
-    search_space: the bins.
-    num_draws: A.
   """
   kinds = search_space.depth_bins, search_space.width_bins
 
@@ -280,7 +273,7 @@ def fair_sampler(search_space: SearchSpace, num_draws: int) -> SampleFn:
 
 
 def repeat_sampler(sample_fn: SampleFn, num_draws: int) -> SampleFn:
-  """Several independent draws: every leaf of the sample is `[A, ...]`."""
+  """Repeats independent draws: every leaf of the sample is `[A, ...]`."""
 
   def sample(rng, logits, step):
     keys = jax.random.split(rng, num_draws)
@@ -292,7 +285,7 @@ def repeat_sampler(sample_fn: SampleFn, num_draws: int) -> SampleFn:
 def sandwich_sampler(
   search_space: SearchSpace, sample_fn: SampleFn
 ) -> SampleFn:
-  """The largest arch, the smallest, and the `[A - 2, S]` that are drawn.
+  """Adds the largest arch and the smallest to the `[A - 2, S]` drawn.
 
   Source: Yu and Huang 2019, Universally Slimmable Networks, section 3.
   """
@@ -313,19 +306,19 @@ def sandwich_sampler(
 
 
 def largest_sampler(search_space: SearchSpace) -> SampleFn:
-  """The largest arch in every step."""
+  """Takes the largest arch in every step."""
   whole = jax.tree.map(jnp.asarray, largest_arch(search_space))
   return lambda rng, logits, step: Sample(None, whole)
 
 
 def _offers(rng: jax.Array, search_space: SearchSpace) -> Arch:
-  """A depth and a width from each bin, `[S, Kd]` and `[S, Kw]`."""
+  """Draws a depth and a width from each bin, `[S, Kd]` and `[S, Kw]`."""
   offers = sample_bin_archs(rng, search_space, 1)
   return jax.tree.map(lambda x: x[0], offers)
 
 
 def _pick(offers: Arch, weights: SpaceLogits) -> Arch:
-  """The arch of one-hot weights."""
+  """Picks the arch of one-hot weights."""
   return Arch(
     depth=_at_largest(offers.depth, weights.depth),
     width=_at_largest(offers.width, weights.width),

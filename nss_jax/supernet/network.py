@@ -69,7 +69,7 @@ class Stage(nn.Module):
     width: jax.Array,
     before: jax.Array | None = None,
   ) -> jax.Array:
-    """`x` `[B, H, W, Cin]`, `depth` `[D]` weights, `width` `[W]` mask.
+    """Runs `[B, H, W, Cin]` with `[D]` weights of depth and a `[W]` mask.
 
     `before` is the `[Cin]` mask of what comes in; all of it by default.
     """
@@ -150,7 +150,7 @@ class Supernet(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
-    """Logits `[B, C]` of normalised images `[B, H, W, channels]`."""
+    """Returns logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
     parts: tuple[Any, ...] = ()
     if self.autodiff:
@@ -181,7 +181,7 @@ class Supernet(nn.Module):
 
 
 def init_weights(rng: jax.Array, search_space: SearchSpace) -> Any:
-  """Fresh float32 parameters of the supernet, a pytree."""
+  """Makes fresh float32 parameters of the supernet, a pytree."""
   return _init(rng, search_space, OWN_BATCH)["params"]
 
 
@@ -203,7 +203,7 @@ def apply_masked(
   autodiff: bool = False,
   platform: str | None = None,
 ) -> jax.Array:
-  """Logits `[B, C]` of the supernet under masks.
+  """Returns logits `[B, C]` of the supernet under masks.
 
   Differentiable in weights, images and masks, as often as you like: unrolled
   steps, Hessian-vector products, forward over reverse. Forward mode of the
@@ -239,7 +239,7 @@ def apply_masked(
 
 
 def init_averages(search_space: SearchSpace) -> Any:
-  """Running means of zero and variances of one, for `apply_alone`."""
+  """Makes running means of zero and variances of one, for `apply_alone`."""
   scope = NormScope(averages="update")
   make = functools.partial(_init, search_space=search_space, scope=scope)
   shapes = jax.eval_shape(make, jax.random.key(0))[AVERAGES]
@@ -257,9 +257,9 @@ def apply_alone(
   train: bool,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, Any]:
-  """Logits `[B, C]` and the next running averages of a network of its own.
+  """Returns logits `[B, C]` and next running averages of a network alone.
 
-  The largest network of the search space, usually `SearchSpace.only(arch)`.
+  It is the largest one of the search space, usually `SearchSpace.only(arch)`.
   Trained by itself it can have running averages, which a supernet cannot.
 
   Args:
@@ -287,7 +287,7 @@ def apply_alone(
 
 
 def extract_subnet(search_space: SearchSpace, weights: Any, arch: Arch) -> Any:
-  """The weights of one arch: those of `search_space.only(arch)`.
+  """Cuts out the weights of one arch: those of `search_space.only(arch)`.
 
   Args:
     search_space: that of the weights.

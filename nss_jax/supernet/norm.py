@@ -64,7 +64,7 @@ def plain_batch_norm(
   offset: jax.Array,
   scope: NormScope = OWN_BATCH,
 ) -> jax.Array:
-  """`batch_norm` with the gradient of autodiff, in forward mode too."""
+  """Computes `batch_norm` with autodiff's gradient, in forward mode too."""
   statistics = batch_statistics(x, scale.dtype, scope)
   return normalise(x, scale, offset, statistics)
 
@@ -72,7 +72,7 @@ def plain_batch_norm(
 def batch_statistics(
   x: jax.Array, dtype: DTypeLike, scope: NormScope = OWN_BATCH
 ) -> jax.Array:
-  """Mean and inverse deviation of each channel, `[2, C]`.
+  """Returns mean and inverse deviation of each channel, `[2, C]`.
 
   In one pass, accelerators take both sums while they write what is normalised,
   and devices share them at once. It costs digits where a mean is far from zero:
@@ -93,7 +93,7 @@ def batch_statistics(
 def normalise(
   x: jax.Array, scale: jax.Array, offset: jax.Array, statistics: jax.Array
 ) -> jax.Array:
-  """`[B, H, W, C]` by statistics `[2, C]`, in the precision of `scale`."""
+  """Normalises `[B, H, W, C]` by statistics `[2, C]`, as precise as `scale`."""
   mean, inverse = statistics
   factor = _spread(inverse * scale)
   y = (x.astype(scale.dtype) - _spread(mean)) * factor + _spread(offset)
@@ -113,7 +113,7 @@ def batch_norm_gradient(
   saved: tuple[jax.Array, jax.Array, jax.Array],
   upstream: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Of `x`, scale and offset, from `x`, scale and the statistics of `x`."""
+  """Returns gradients of `x`, scale and offset, from what was saved of `x`."""
   x, scale, statistics = saved
   mean, inverse = statistics
   unit = (x.astype(scale.dtype) - _spread(mean)) * _spread(inverse)

@@ -14,24 +14,20 @@ from jax.typing import DTypeLike
 
 
 def wide_type(dtype: DTypeLike) -> jnp.dtype:
-  """The type to sum in: float32, or float64 for what is that already."""
+  """Returns the type to sum in: float32, or float64 for what is that."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
 def widen(x: jax.Array) -> jax.Array:
-  """An array in the type to sum in."""
+  """Converts an array to the type to sum in."""
   return x.astype(wide_type(x.dtype))
 
 
 def multiply(x: jax.Array, factors: jax.Array) -> jax.Array:
-  """`x` times factors that are broadcast to it, in the type of `x`.
+  """Multiplies `x` by factors of its rank, or a scalar, in the type of `x`.
 
   The product is rounded once, and the gradient of the factors is summed in the
   type to sum in. Differentiable as often as any product, in forward mode too.
-
-  Args:
-    x: activations.
-    factors: of the same rank, or a scalar.
   """
   if x.dtype == wide_type(x.dtype):
     return x * factors.astype(x.dtype)

@@ -22,9 +22,9 @@ def scan_in_place(
   carry: _Carry,
   xs: Any,
 ) -> _Carry:
-  """The carry after `carry = body(shared, carry, x)` for each of `xs`.
+  """Returns the carry after `carry = body(shared, carry, x)` for all of `xs`.
 
-  As `lax.scan` without outputs, and the same numbers. Nothing is filled, and
+  It is `lax.scan` without outputs, and the same numbers. Nothing is filled, and
   neither what is `shared` nor `xs` is stacked again. It can be differentiated
   again and again, in reverse mode.
 

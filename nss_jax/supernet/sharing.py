@@ -19,7 +19,7 @@ _NORMS = ("scale", "offset")
 
 
 def add_groups(weights: Any, *, norms: int = 1, kernels: int = 1) -> Any:
-  """Weights whose widths have deviations of their own, which are zero.
+  """Gives widths deviations of their own, which are zero at first.
 
   Scales and offsets for each width: Yu et al. 2019, Slimmable Neural Networks,
   section 3.3. Kernels for groups: Zhao et al. 2021, Few-Shot NAS, as
@@ -49,12 +49,12 @@ def add_groups(weights: Any, *, norms: int = 1, kernels: int = 1) -> Any:
 
 
 def has_groups(weights: Any) -> bool:
-  """Whether weights are of `add_groups`."""
+  """Says whether weights are of `add_groups`."""
   return set(weights) == {_SHARED, _OWN}
 
 
 def count_groups(weights: Any) -> dict[str, int]:
-  """The arguments of `add_groups` that weights were made with."""
+  """Returns the arguments of `add_groups` that weights were made with."""
   counts = {"norms": 1, "kernels": 1}
   if isinstance(weights, dict) and has_groups(weights):
     leaves = jax.tree_util.tree_leaves_with_path(weights[_OWN])
@@ -65,16 +65,11 @@ def count_groups(weights: Any) -> dict[str, int]:
 
 
 def weights_of(search_space: SearchSpace, weights: Any, arch: Arch) -> Any:
-  """The weights by which one arch runs, shaped as `init_weights` makes them.
+  """Returns the weights by which one arch runs, as `init_weights` makes them.
 
   Those of its groups are added to what is shared. A stage whose largest width
   is W has the width w in the group `(w - 1) G // W` of G. Weights without
   groups are returned as they are.
-
-  Args:
-    search_space: that of the weights.
-    weights: with groups or without.
-    arch: depths and widths `[S]`.
   """
   if not has_groups(weights):
     return weights
@@ -93,7 +88,7 @@ def weights_of(search_space: SearchSpace, weights: Any, arch: Arch) -> Any:
 
 
 def label_kernels(weights: Any) -> Any:
-  """A pytree of bool: which leaves are deviations of kernels."""
+  """Says by a pytree of bool which leaves are deviations of kernels."""
 
   def is_kernel(path, leaf):
     return path[0].key == _OWN and path[-1].key not in _NORMS

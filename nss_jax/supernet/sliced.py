@@ -8,9 +8,9 @@ are static and a mask cuts the rest. One traced program serves every arch:
   but one. XLA updates the carry of a loop in place, where a `switch` copies the
   results of its branches and fills the residuals of the others with zeros.
 * Activations go from loop to loop at the front of a buffer, flat on CPUs, so
-  that nothing is padded channel by channel; see `buffers.py`.
+  that nothing is padded channel by channel; see `platforms.py`.
 * The outputs of convolutions are kept for the backward pass in one such buffer
-  (the tape); the rest is cheap and computed again, see `replay.py`.
+  (the tape); the rest is cheap and computed again, see `tape.py`.
 """
 
 import math
@@ -24,10 +24,9 @@ import numpy as np
 
 from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
-from nss_jax.supernet import buffers
 from nss_jax.supernet.blocks import ConvNorm, check_images
 from nss_jax.supernet.norm import NormScope
-from nss_jax.supernet.platforms import ways
+from nss_jax.supernet.platforms import load, ways
 from nss_jax.supernet.precision import widen
 from nss_jax.supernet.sliced_loops import (
   Plan,
@@ -52,7 +51,7 @@ def apply_sliced(
   num_calibration: int | None = None,
   platform: str | None = None,
 ) -> jax.Array:
-  """Logits `[B, C]` of one arch of the supernet.
+  """Returns the logits `[B, C]` of one arch of the supernet.
 
   Differentiable in weights and images, once, in reverse mode; `apply_masked` is
   so again and again. Never `vmap` it over archs, which would run every bucket:
@@ -115,7 +114,7 @@ def apply_sliced(
     entries, entry = plan.exits, width_index(plan.exits, width)
     before = width
     shape = plan.outputs
-  x = buffers.load(flat, (*shape, entries[-1]))
+  x = load(flat, (*shape, entries[-1]))
   # At least float32 from here on, whatever the activations are.
   x = widen(x).mean((1, 2))
   head = nn.Dense(search_space.num_classes, dtype=x.dtype)
@@ -125,7 +124,7 @@ def apply_sliced(
 def default_buckets(
   search_space: SearchSpace, shares: Sequence[float] = ()
 ) -> Buckets:
-  """Shares of the largest width of each stage, rounded up.
+  """Returns shares of the largest width of each stage, rounded up.
 
   By default an eighth, a quarter, a half, three quarters and all of it. Every
   bucket takes time to compile, so stages whose blocks cost less than half of
@@ -157,15 +156,10 @@ def default_buckets(
 def loop_counts(
   search_space: SearchSpace, buckets: Buckets, archs: Arch
 ) -> dict[str, np.ndarray]:
-  """How often an arch runs each loop of the program, `{name: [N]}`.
+  """Counts how often archs `[N, S]` run each loop: `{name: [N]}`.
 
   Their length is not known to the compiler, which names each
   `stage_1/rest_128`, say, in its program.
-
-  Args:
-    search_space: the static description.
-    buckets: as `apply_sliced` has them.
-    archs: depths and widths `[N, S]`.
   """
   found, entries = {}, (search_space.stem_width,)
   before = np.full(len(archs.depth), search_space.stem_width)
@@ -193,13 +187,13 @@ def loop_counts(
 def _shares(
   width: int, shares: Sequence[float], least: int = 1
 ) -> tuple[int, ...]:
-  """Shares of a width, rounded up, that are not below the least."""
+  """Returns shares of a width, rounded up, that are not below the least."""
   widths = {math.ceil(width * share) for share in shares}
   return tuple(sorted(w for w in widths if w >= least))
 
 
 def _exits(buckets: tuple[int, ...], last: bool) -> tuple[int, ...]:
-  """Widths in which a stage hands over: each is one more program, so few."""
+  """Returns widths in which a stage hands over: few, each is a program more."""
   if last:
     return buckets[-1:]
   wanted = _shares(buckets[-1], (0.25, 0.5, 1.0))

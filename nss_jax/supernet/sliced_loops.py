@@ -14,10 +14,9 @@ from jax import lax
 
 from nss_jax.spaces.blocks import find_block
 from nss_jax.spaces.search_space import Array
-from nss_jax.supernet import buffers
 from nss_jax.supernet.blocks import ResidualBlock
 from nss_jax.supernet.norm import NormScope
-from nss_jax.supernet.platforms import Layout
+from nss_jax.supernet.platforms import Layout, load, store
 
 _Carry = TypeVar("_Carry")
 
@@ -54,34 +53,34 @@ class Plan(NamedTuple):
   switched: bool
 
   def first(self, features: int, *parts: Callable) -> ResidualBlock:
-    """The first block, with so many channels."""
+    """Makes the first block, with so many channels."""
     block = find_block(self.block)
     return ResidualBlock(
       block, features, self.stride, self.project, self.scope, *parts
     )
 
   def rest(self, features: int, *parts: Callable) -> ResidualBlock:
-    """Any further block."""
+    """Makes any further block."""
     block = find_block(self.block)
     return ResidualBlock(block, features, 1, False, self.scope, *parts)
 
   def exit(self, bucket: int) -> int:
-    """In which width a bucket hands over."""
+    """Returns the width in which a bucket hands over."""
     return next(width for width in self.exits if width >= bucket)
 
 
 def first_loop(entry: int, bucket: int) -> str:
-  """What a program calls the loop of a first block, by its widths."""
+  """Names the loop of a first block, by its widths."""
   return f"first_{entry}_{bucket}"
 
 
 def rest_loop(bucket: int) -> str:
-  """What a program calls the loop of the further blocks."""
+  """Names the loop of the further blocks."""
   return f"rest_{bucket}"
 
 
 def exit_loop(bucket: int) -> str:
-  """What a program calls the loop that changes the width at the end."""
+  """Names the loop that changes the width at the end."""
   return f"exit_{bucket}"
 
 
@@ -93,7 +92,7 @@ def run_first(
   operands: Any,
   carry: _Carry,
 ) -> _Carry:
-  """`body(entry, bucket, operands, carry)` of the widths that are drawn.
+  """Runs `body(entry, bucket, operands, carry)` of the widths that are drawn.
 
   The barrier ties the operands to the loop: XLA moves what is the same in all
   iterations out of a loop, and would run it for every bucket.
@@ -120,7 +119,7 @@ def run_rest(
   *,
   widen: bool,
 ) -> Any:
-  """`body(bucket, i, (x, state))` for each further block.
+  """Runs `body(bucket, i, (x, state))` for each further block.
 
   The carry is a buffer, whose front `x` is, and the state. Flat, each block
   works in the buffer. Else it is taken from there once, and put back at the
@@ -131,9 +130,9 @@ def run_rest(
 
     def inside(bucket, i, carry):
       buffer, state = carry
-      x = buffers.load(buffer, (*plan.outputs, bucket))
+      x = load(buffer, (*plan.outputs, bucket))
       x, state = body(bucket, i, (x, state))
-      return buffers.store(plan.layout, buffer, x), state
+      return store(plan.layout, buffer, x), state
 
     if plan.max_depth > 1:
       bodies = {
@@ -145,20 +144,20 @@ def run_rest(
 
   def outside(bucket, _, carry):
     buffer, state = carry
-    carry = buffers.load(buffer, (*plan.outputs, bucket)), state
+    carry = load(buffer, (*plan.outputs, bucket)), state
     if plan.max_depth > 1:
       loop = functools.partial(body, bucket)
       carry = _loop(rest_loop(bucket), depth - 1, loop, carry)
     x, state = carry
     x = _pad(x, plan.exit(bucket)) if widen else x
-    return buffers.store(plan.layout, buffer, x), state
+    return store(plan.layout, buffer, x), state
 
   bodies = {exit_loop(b): functools.partial(outside, b) for b in plan.buckets}
   return _one_of(plan, index, 1, bodies, carry)
 
 
 def _exits(plan: Plan, change: Callable) -> dict[str, Callable | None]:
-  """For buckets that do not hand over as they are."""
+  """Makes bodies for buckets that do not hand over as they are."""
   return {
     exit_loop(bucket): functools.partial(change, plan, bucket)
     if plan.exit(bucket) != bucket
@@ -168,18 +167,18 @@ def _exits(plan: Plan, change: Callable) -> dict[str, Callable | None]:
 
 
 def _widen(plan: Plan, bucket: int, _: Any, carry: Any) -> Any:
-  """From the bucket's width to that of its exit, in place."""
+  """Changes the bucket's width to that of its exit, in place."""
   out, tape = carry
-  x = buffers.load(out, (*plan.outputs, bucket))
-  return buffers.store(plan.layout, out, _pad(x, plan.exit(bucket))), tape
+  x = load(out, (*plan.outputs, bucket))
+  return store(plan.layout, out, _pad(x, plan.exit(bucket))), tape
 
 
 def narrow(plan: Plan, index: jax.Array, flat: jax.Array) -> jax.Array:
-  """From the exit's width to that of the bucket, in place."""
+  """Changes the exit's width to that of the bucket, in place."""
 
   def change(plan, bucket, _, flat):
-    x = buffers.load(flat, (*plan.outputs, plan.exit(bucket)))
-    return buffers.store(plan.layout, flat, x[..., :bucket])
+    x = load(flat, (*plan.outputs, plan.exit(bucket)))
+    return store(plan.layout, flat, x[..., :bucket])
 
   if plan.layout != "flat":
     return flat  # its front channels are there
@@ -197,7 +196,7 @@ def _one_of(
   bodies: Mapping[str, Callable[[Any, _Carry], _Carry] | None],
   carry: _Carry,
 ) -> _Carry:
-  """`carry = body(i, carry)` so many times, of the `index`-th body.
+  """Repeats `carry = body(i, carry)` so many times, of the `index`-th body.
 
   A body that is None changes nothing.
   """
@@ -218,11 +217,11 @@ def _one_of(
 def _loop(
   name: str, times: jax.Array | int, body: Callable[..., _Carry], carry: _Carry
 ) -> _Carry:
-  """`carry = body(i, carry)` so many times."""
+  """Repeats `carry = body(i, carry)` so many times."""
   with jax.named_scope(name):
     return lax.fori_loop(0, times, body, carry)
 
 
 def width_index(widths: tuple[int, ...], width: Array) -> jax.Array:
-  """Of the first of ascending widths that is not below a width."""
+  """Returns the place of the first ascending width not below a width."""
   return jnp.searchsorted(jnp.asarray(widths), width).astype(jnp.int32)

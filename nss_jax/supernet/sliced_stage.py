@@ -1,7 +1,4 @@
-"""One stage of the supernet on slices, and its gradient.
-
-See `sliced.py` and `sliced_loops.py` for the loops and the buffers.
-"""
+"""One stage of the supernet on slices, and its gradient."""
 
 import functools
 from typing import Any
@@ -11,10 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from nss_jax.supernet import buffers, replay
 from nss_jax.supernet import sliced_loops as loops
-from nss_jax.supernet.buffers import Tape
+from nss_jax.supernet import tape as tapes
+from nss_jax.supernet.platforms import empty, load, store
 from nss_jax.supernet.sliced_loops import Plan
+from nss_jax.supernet.tape import Tape
 
 # The arguments of a stage, and the tape.
 Saved = tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Tape]
@@ -30,16 +28,10 @@ def run_stage(
   depth: jax.Array,
   width: jax.Array,
 ) -> jax.Array:
-  """The output of a stage, in a buffer, in the exit's width.
+  """Returns the output of a stage, in a buffer, in the exit's width.
 
-  Args:
-    plan: static shapes.
-    params: of the stage.
-    flat: input, in a buffer for the largest entry, in the width of the entry.
-    entry: index of that width.
-    before: channels that are used of it, a scalar.
-    depth: blocks, a scalar.
-    width: channels, a scalar.
+  The input, `flat`, is in a buffer for the largest entry, in the width of index
+  `entry`, of which `before` channels are used.
   """
   return _forward(plan, params, flat, entry, before, depth, width, None)[0]
 
@@ -73,25 +65,25 @@ def _forward(
 ) -> tuple[jax.Array, Tape | None]:
   index = loops.width_index(plan.buckets, width)
   widest = *plan.outputs, plan.buckets[-1]
-  out = buffers.empty(plan.layout, widest, flat.dtype)
+  out = empty(plan.layout, widest, flat.dtype)
 
   def first(entered, bucket, operands, carry):
     (params, flat), (out, tape) = operands, carry
-    x = buffers.load(flat, (*plan.inputs, entered))
-    corners, _ = replay.shapes(plan.first, bucket, x)
-    params = replay.cut(params, corners)
+    x = load(flat, (*plan.inputs, entered))
+    corners, _ = tapes.shapes(plan.first, bucket, x)
+    params = tapes.cut(params, corners)
     masks = _mask(bucket, width), _mask(entered, before)
-    y, kept = replay.run(plan.first, params, x, masks)
-    return buffers.store(plan.layout, out, y), buffers.store_first(
+    y, kept = tapes.run(plan.first, params, x, masks)
+    return store(plan.layout, out, y), tapes.store_first(
       plan.layout, tape, kept
     )
 
   def rest(bucket, row, carry):
     x, tape = carry
-    corners, _ = replay.shapes(plan.rest, bucket, x)
-    cut = replay.cut(params["blocks_rest"], corners, row)
-    y, kept = replay.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
-    return y, buffers.store_rest(plan.layout, tape, row, kept, x)
+    corners, _ = tapes.shapes(plan.rest, bucket, x)
+    cut = tapes.cut(params["blocks_rest"], corners, row)
+    y, kept = tapes.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
+    return y, tapes.store_rest(plan.layout, tape, row, kept, x)
 
   carry = loops.run_first(
     plan, entry, index, first, (params["block_1"], flat), (out, tape)
@@ -110,33 +102,31 @@ def _backward(
     upstream, gradients = carry
     row = depth - 2 - i
     spec = jax.ShapeDtypeStruct((*plan.outputs, bucket), flat.dtype)
-    corners, kept = replay.shapes(plan.rest, bucket, spec)
-    x, kept = buffers.load_rest(tape, row, kept, spec)
-    found, down = replay.run_back(
+    corners, kept = tapes.shapes(plan.rest, bucket, spec)
+    x, kept = tapes.load_rest(tape, row, kept, spec)
+    found, down = tapes.run_back(
       plan.rest,
-      replay.cut(params["blocks_rest"], corners, row),
+      tapes.cut(params["blocks_rest"], corners, row),
       x,
       (_mask(bucket, width),) * 2,
       kept,
       upstream,
     )
-    return down, replay.paste(gradients, found, row)
+    return down, tapes.paste(gradients, found, row)
 
   def first(entered, bucket, operands, carry):
     (params, flat, tape, upstream), (down, gradients) = operands, carry
-    x = buffers.load(flat, (*plan.inputs, entered))
-    corners, kept = replay.shapes(plan.first, bucket, x)
-    found, below = replay.run_back(
+    x = load(flat, (*plan.inputs, entered))
+    corners, kept = tapes.shapes(plan.first, bucket, x)
+    found, below = tapes.run_back(
       plan.first,
-      replay.cut(params, corners),
+      tapes.cut(params, corners),
       x,
       (_mask(bucket, width), _mask(entered, before)),
-      buffers.load_first(tape, kept),
-      buffers.load(upstream, (*plan.outputs, bucket)),
+      tapes.load_first(tape, kept),
+      load(upstream, (*plan.outputs, bucket)),
     )
-    return buffers.store(plan.layout, down, below), replay.paste(
-      gradients, found
-    )
+    return store(plan.layout, down, below), tapes.paste(gradients, found)
 
   gradients = jax.tree.map(jnp.zeros_like, params)
   upstream = loops.narrow(plan, index, upstream)
@@ -156,7 +146,7 @@ run_stage.defvjp(_stage_and_tape, _backward)
 
 @jax.custom_jvp
 def _first_order(tree: Any) -> Any:
-  """What a gradient is computed from; it has no derivative itself."""
+  """Returns what a gradient is computed from; it has no derivative itself."""
   return tree
 
 
@@ -175,6 +165,6 @@ def _mask(bucket: int, width: jax.Array) -> jax.Array:
 def _empty_tape(plan: Plan, dtype: DTypeLike, wide: DTypeLike) -> Tape:
   x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
   y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
-  _, first = replay.shapes(plan.first, plan.buckets[-1], x)
-  _, rest = replay.shapes(plan.rest, plan.buckets[-1], y)
-  return buffers.make_tape(plan.layout, plan.max_depth, first, rest, y, wide)
+  _, first = tapes.shapes(plan.first, plan.buckets[-1], x)
+  _, rest = tapes.shapes(plan.rest, plan.buckets[-1], y)
+  return tapes.make_tape(plan.layout, plan.max_depth, first, rest, y, wide)

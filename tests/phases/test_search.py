@@ -136,7 +136,7 @@ def test_metrics(whole):
 
 
 # The process gets a signal right before the n-th call of a function of
-# artifacts: a search this small would end while a test looks for the moment.
+# `files`: a search this small would end while a test looks for the moment.
 _SIGNALLED = """
 import os, signal, sys
 from nss_jax import main

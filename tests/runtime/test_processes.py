@@ -130,24 +130,30 @@ def test_two_processes_are_two_devices(two, tmp_path):
 # jax looks for a signal once a second, and then tells the others. A process
 # that waits at every line from the signal on, and the others with it, cannot
 # come to the end before that.
-_STOPPED = """
-import os, signal, time
+_WAITS = """
+import os, signal, sys, time
+sys.path.insert(0, "tests/faults")
+import injection
 from nss_jax import main
 from nss_jax.runtime import files
 
-told = []
-
 def watched(path, line, call=files.append_line):
   call(path, line)
+  if line["epoch"] == {epoch} and {name!r}:
+    os.kill(os.getpid(), getattr(signal, {name!r}))
   if line["epoch"] >= {epoch}:
-    if not told:
-      os.kill(os.getpid(), signal.{name})
-      told.append(line)
-    time.sleep(2)
+    time.sleep({seconds})
 
 files.append_line = watched
+{more}
 main.run()
 """
+_WAIT_SECONDS = 2  # at a line, the longest that a call takes
+
+
+def _waits(epoch, name="", more=""):
+  """A script that waits from an epoch on, where it gets a signal by name."""
+  return _WAITS.format(epoch=epoch, name=name, seconds=_WAIT_SECONDS, more=more)
 
 
 @pytest.mark.slow
@@ -155,7 +161,7 @@ def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   """SIGTERM to one process and then to the other, and a damaged checkpoint."""
   workdir, saved = tmp_path / "run", preemption.EXIT_SAVED
   for told, epoch in ((1, 1), (0, 4)):
-    scripts = {told: _STOPPED.format(name="SIGTERM", epoch=epoch)}
+    scripts = {told: _waits(epoch, "SIGTERM")}
     ends = _end(_start(workdir, 2, scripts=scripts))
     assert [end[0] for end in ends] == [saved, saved], ends
     assert "run the same command to go on" in ends[0][1]
@@ -170,27 +176,8 @@ def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   assert _results(workdir) == _results(two[0])
 
 
-# It waits at every line, so that it cannot end before it is told.
-_SLOW = """
-import time
-from nss_jax import main
-from nss_jax.runtime import files
-
-def slow(path, line, call=files.append_line):
-  call(path, line)
-  if line["epoch"] >= 2:
-    time.sleep({wait})
-
-files.append_line = slow
-{more}
-main.run()
-"""
-_WAIT_SECONDS = 2  # at a line, the longest that a call takes
 # Files of a save, of which the first process hears from within it.
 _WHILE_SAVING = """
-import dataclasses, sys
-sys.path.insert(0, "tests/faults")
-import injection
 injection.inject(
   inside={inside!r}, part="00000036.orbax", at=[3, 5], do="SIGTERM"
 )
@@ -208,9 +195,8 @@ def _await_line(workdir, epoch, started):
 @pytest.mark.slow
 def test_all_are_told_at_once(two, tmp_path):
   """As schedulers do; they end soon, and go on to the same end."""
-  script = _SLOW.format(wait=_WAIT_SECONDS, more="")
   workdir = tmp_path / "run"
-  started = _start(workdir, 2, scripts={0: script, 1: script})
+  started = _start(workdir, 2, scripts={0: _waits(2), 1: _waits(2)})
   _await_line(workdir, 2, started)
   told = time.monotonic()
   for process in started:
@@ -228,8 +214,7 @@ def test_all_are_told_at_once(two, tmp_path):
 def test_the_first_is_told_during_a_save(two, tmp_path):
   workdir = tmp_path / "run"
   more = _WHILE_SAVING.format(inside=str(workdir))
-  first = _SLOW.format(wait=_WAIT_SECONDS, more=more)
-  scripts = {0: first, 1: _SLOW.format(wait=_WAIT_SECONDS, more="")}
+  scripts = {0: _waits(2, more=more), 1: _waits(2)}
   started = _start(workdir, 2, scripts=scripts)
   saves = workdir / "search" / "checkpoints"
   _await_line(workdir, 4, started)
@@ -247,7 +232,7 @@ def test_the_first_is_told_during_a_save(two, tmp_path):
 def test_the_first_is_killed(two, tmp_path):
   """It alone writes, and the others meet at it."""
   workdir = tmp_path / "run"
-  scripts = {0: _STOPPED.format(name="SIGKILL", epoch=3)}
+  scripts = {0: _waits(3, "SIGKILL")}
   started = _start(workdir, 2, scripts=scripts)
   started[0].wait(timeout=300)
   died = time.monotonic()
@@ -263,7 +248,7 @@ def test_the_first_is_killed(two, tmp_path):
 def test_four_processes_survive_the_death_of_one(tmp_path):
   """The others end by themselves; all started again end as they would have."""
   short = ("--config.search.epochs=4", "--config.search.warmup_epochs=1")
-  scripts = {2: _STOPPED.format(name="SIGKILL", epoch=3)}
+  scripts = {2: _waits(3, "SIGKILL")}
   started = _start(tmp_path / "run", 4, *short, scripts=scripts)
   started[2].wait(timeout=300)
   died = time.monotonic()
@@ -303,7 +288,7 @@ def run(job):
     saves.save(step, {{"x": np.arange(3.0)}})
   saves.wait()
 
-search.run = run
+search.PHASE = dataclasses.replace(search.PHASE, run=run)
 if {is_first}:
   injection.inject(inside={inside!r}, part={part!r}, at=[1], do="ENOSPC")
 main.run()

@@ -2,7 +2,6 @@ import dataclasses
 import functools
 import json
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import (
+  GOLDEN,
   RAGGED,
   archs,
   assert_frequencies,
@@ -42,9 +42,6 @@ from nss_jax.spaces.text import (
   parse_space,
 )
 
-GOLDEN = json.loads(
-  pathlib.Path(__file__).with_name("golden.json").read_text("utf-8")
-)
 quick = settings(deadline=None, max_examples=60)
 # Every example compiles its own shapes.
 compiling = settings(deadline=None, max_examples=4)

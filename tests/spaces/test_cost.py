@@ -1,8 +1,6 @@
 import dataclasses
 import functools
-import json
 import math
-import pathlib
 import time
 
 import jax
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import (
+  GOLDEN,
   RAGGED,
   random_logits,
   search_spaces,
@@ -52,9 +51,6 @@ from nss_jax.spaces.search_space import (
 )
 from nss_jax.spaces.text import parse_arch
 
-GOLDEN = json.loads(
-  pathlib.Path(__file__).with_name("golden.json").read_text("utf-8")
-)
 quick = settings(deadline=None, max_examples=60)
 # Every example compiles its own shapes.
 compiling = settings(deadline=None, max_examples=5)
