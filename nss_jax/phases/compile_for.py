@@ -56,7 +56,7 @@ def compile_for(
     fetch=False,
     phases=tuple(phases),
   )
-  for phase in phases:
+  for phase in sorted({*phases} & {*chip_programs.PHASES}):
     registry.find(phase).check(job)
   for program in chip_programs.programs(job, arch):
     yield compilation.compile_program(job, program, chips)
