@@ -76,8 +76,8 @@ def search_spaces(draw, *, max_stages: int = 4):
 def spaces(draw, search_space: SearchSpace):
   """One of the spaces of a search space."""
   depth, width = (
-    [draw(st.integers(0, len(stage) - 1)) for stage in kind]
-    for kind in (search_space.depth_bins, search_space.width_bins)
+    [draw(st.integers(0, len(stage) - 1)) for stage in bins]
+    for bins in search_space.bins.values()
   )
   return Space(
     depth=np.asarray(depth, np.int32), width=np.asarray(width, np.int32)
@@ -117,8 +117,20 @@ def random_logits(search_space: SearchSpace, seed: int) -> SpaceLogits:
   return SpaceLogits(
     *(
       np.where(exists, rng.normal(size=exists.shape), ABSENT)
-      for exists in map(
-        bin_exists, (search_space.depth_bins, search_space.width_bins)
+      for exists in map(bin_exists, search_space.bins.values())
+    )
+  )
+
+
+def committed(search_space: SearchSpace, space: Space, by=100.0) -> SpaceLogits:
+  """Logits that are higher for one space, float64 numpy, absent bins masked."""
+  return SpaceLogits(
+    *(
+      np.where(exists, by * np.eye(exists.shape[1])[np.asarray(index)], ABSENT)
+      for exists, index in zip(
+        map(bin_exists, search_space.bins.values()),
+        (space.depth, space.width),
+        strict=True,
       )
     )
   )

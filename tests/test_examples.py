@@ -12,7 +12,7 @@ import pytest
 import runs
 
 import nss_jax as nss
-from nss_jax.phases import loop, search
+from nss_jax.phases import loop, running, search
 from nss_jax.spaces.search_space import space_ranges
 
 EXAMPLES = runs.ROOT / "tests" / "examples"
@@ -109,7 +109,7 @@ def test_export(tmp_path, monkeypatch):
   fields |= {"space.max_width": 16}
   config = runs.load_config(**{**runs.TINY, **fields})
   job = runs.make_job(config, tmp_path / "run")
-  search.run(job)
+  running.run_phase(search.PHASE, job)
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   monkeypatch.setattr(sys, "argv", ["export.py", str(tmp_path / "run")])
   found = _run("export")

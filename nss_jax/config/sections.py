@@ -124,8 +124,8 @@ class Objective(Section):
   target_flops: float = Field(600e6, gt=0)  # multiply-adds of one image
   cost_weight: float = Field(1.0, ge=0)  # lambda of Eq. 5
   # Further constraints, each {"metric": flops | params | activations |
-  # latency (seconds), "target": in that unit, "weight": 1.0, "mode":
-  # "equal"}; mode is equal | at_most. As a flag, quoted:
+  # latency (seconds) | a registered one, "target": in that unit, "weight":
+  # 1.0, "mode": "equal"}; mode is equal | at_most. As a flag, quoted:
   # --config.objective.constraints="({'metric':'params','target':2e5},)"
   # With cost_weight 0 they stand alone, without target_flops.
   constraints: Annotated[tuple[Constraint, ...], Field(strict=False)] = ()
@@ -160,7 +160,7 @@ class Search(Section):
   # How many times their first weight the penalties have at the end; they
   # grow linearly over the arch steps. 1: constant (the paper).
   penalty_growth: float = Field(3.0, gt=0)
-  # The paper: soft.
+  # soft (the paper) | straight_through | score | a registered one.
   estimator: bounds.EstimatorName = "soft"
   num_score_archs: int = Field(8, ge=2)  # drawn per step by the score estimator
   # scored: of the most probable spaces within the tolerance of the target

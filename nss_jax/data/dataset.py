@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 # Images and numbers summed at a time: bounds the memory of the statistics.
 _CHUNK = 1000
 _CHUNK_NUMBERS = 2**24
-_CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
+CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 # The statistics of larger sets are those of so many of their images.
-_MAX_SAMPLED = 2**16
+MAX_SAMPLED = 2**16
 # Characters of an error that are shown: of other libraries, and of our own.
 _THEIR_LENGTH, _OUR_LENGTH = 160, 700
 
@@ -119,7 +119,7 @@ def host_memory() -> int:
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   # No file, or the word max: no limit.
   with contextlib.suppress(OSError, ValueError):
-    memory = min(memory, int(_CONTAINER_LIMIT.read_text()))
+    memory = min(memory, int(CONTAINER_LIMIT.read_text()))
   return memory
 
 
@@ -280,9 +280,9 @@ def _statistics(
   that a streamed run does not begin with a pass over all files.
   """
   rows = np.arange(len(images))
-  if len(rows) > _MAX_SAMPLED:
+  if len(rows) > MAX_SAMPLED:
     rng = np.random.default_rng(0)
-    rows = np.sort(rng.choice(rows, _MAX_SAMPLED, replace=False))
+    rows = np.sort(rng.choice(rows, MAX_SAMPLED, replace=False))
   counts = np.zeros((images.shape[-1], 256), np.int64)
   first, alike = images[rows[:1]], True
   step = min(_CHUNK, max(_CHUNK_NUMBERS // math.prod(images.shape[1:]), 1))

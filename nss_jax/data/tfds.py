@@ -50,7 +50,7 @@ def load(
     builder = tfds.builder(name, data_dir=folder)
     info, found = builder.info, [*builder.info.splits]
     with refusing(where):
-      splits = _splits(found, test_fraction)
+      splits = choose_splits(found, test_fraction)
       (image_key, label_key), num_classes = _keys(info)
     feature = info.features[image_key]
     # Undecoded: TFDS would cut 16 bits, and take palettes for grey.
@@ -81,7 +81,7 @@ def load(
   return Parts(*map(part, sources), num_classes=num_classes)
 
 
-def _splits(found: list[str], test_fraction: float) -> list[str]:
+def choose_splits(found: list[str], test_fraction: float) -> list[str]:
   """Chooses the splits to be read, of those that there are, if it is known."""
   # Where labels of the test images are secret, there is no split of them.
   tests = [name for name in ("test", "validation") if name in found]

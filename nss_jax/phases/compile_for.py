@@ -43,7 +43,7 @@ def compile_for(
   """
   import pathlib
 
-  from nss_jax.phases import chip_programs, compilation
+  from nss_jax.phases import chip_programs, compilation, registry
   from nss_jax.phases.job import Job
   from nss_jax.runtime import chips as chips_lib
 
@@ -56,5 +56,7 @@ def compile_for(
     fetch=False,
     phases=tuple(phases),
   )
+  for phase in sorted({*phases} & {*chip_programs.PHASES}):
+    registry.find(phase).check(job)
   for program in chip_programs.programs(job, arch):
     yield compilation.compile_program(job, program, chips)

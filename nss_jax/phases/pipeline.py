@@ -61,6 +61,7 @@ def run(
     UserError: before anything is compiled or written.
     One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
   """
+  workdirs.check_name(workdir)
   config = with_table(config_lib.validate(config), workdir)
   target = chips.find(topology) if topology else None
   if target and not dry_run:

@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,86 +56,51 @@ def make_iteration(
 
   Theta, the logits, is a distribution over spaces: over bins of depths and bins
   of widths, in each stage. The supernet holds the weights of all their archs.
-  Each iteration draws a space and its archs, takes an arch step, which moves
-  Theta, on the validation half of the training images, and then a weight step
-  on the training half (3.2, Eq. 3). What Theta ends at has the Elite Space, see
-  `run`.
+  What Theta ends at has the Elite Space: see `run`.
   """
-  space, constraints = job.search_space, job.constraints
-  estimator = ESTIMATORS[job.config.search.estimator]
-  # 3.3: a space is a draw of one bin a stage, by Gumbel-Softmax, and its archs
-  # are uniform draws from the bins. Soft, as in the paper, all bins take part:
-  # their archs' masks are mixed by the weights of the draw.
-  arch_sampler = space_sampler = masks.arch_sampler(space)
-  if estimator.draws != "archs":
-    hard, temperature = estimator.draws == "hard", temperature_of(job, schedule)
-    space_sampler = masks.gumbel_sampler(space, temperature, hard=hard)
-  warmup_sampler = masks.warmup_sampler(
-    space, lambda step: 1 - step / max(schedule.warmup_steps, 1)
-  )
-  cost_weight, entropy_weight = _weights_of(job, schedule)
-  expected = None
-  if job.config.objective.penalty == "expected":
-    expected = expected_penalty(space, constraints)
-  loss = losses.single_loss(training_fn(job), class_weights(job))
-  both = {
-    "loss_fn": losses.microbatched(loss, job.config.supernet.microbatches),
-    "axis_name": sharding.AXIS,
-    "own_draws": job.config.supernet.draws == "per_device",
-  }
+  drawing, loss = _samplers(job, schedule), _loss(job)
+  objective = _objective(job, schedule)
   make_batch = batch_fn(job, job.keys["augment"])
 
-  def arch_step(state: LoopState, batch: Any) -> Any:
-    """Descends `task loss + lambda E |cost / target - 1|` (Eq. 4, 5)."""
-    return search_step.search_step(
-      state.search,
-      state.weights.params,
-      batch,
-      job.keys["search"],
-      sample_fn=space_sampler,
-      cost_fn=functools.partial(mean_costs, space, constraints),
-      target=np.asarray([one.target for one in constraints]),
-      cost_weight=cost_weight,
-      penalty_fn=lambda costs, _: penalties(constraints, costs),
-      expected_penalty_fn=expected,
-      entropy_fn=entropy_weight,
-      estimator=estimator.make(job.config.search.num_score_archs),
-      optimizer=logit_opt,
-      **both,
-    )
-
-  def train_step(
-    state: LoopState, logits: Any, batch: Any, warmup: bool
-  ) -> Any:
-    """Descends the task loss of what is drawn: the inner minimum of Eq. 3."""
-    # Only soft masks need every channel; hard ones are an arch.
-    sampler = space_sampler if estimator.draws == "soft" else arch_sampler
-    return weight_step.weight_step(
-      state.weights,
-      logits,
-      batch,
-      job.keys["weight"],
-      sample_fn=warmup_sampler if warmup else sampler,
-      optimizer=weight_opt,
-      **both,
-    )
-
   def iterate(state, halves, indices, positions, *, warmup):
-    def batch(half, stream):
-      step = state.weights.step
-      parts = halves[half], indices[half], positions
-      return make_batch(*parts, stream, step)
+    weights, search, seen = state.weights, state.search, {}
 
-    search, seen = state.search.replace(step=state.search.step + 1), {}
-    if not warmup:  # in which the logits are frozen (4.1)
-      search, seen = arch_step(state, batch("validation", 1))
-    weights, metrics = train_step(
-      state, search.logits, batch("train", 0), warmup
+    def batch(half, stream):
+      parts = halves[half], indices[half], positions
+      return make_batch(*parts, stream, state.weights.step)
+
+    if warmup:  # Theta is frozen (4.1)
+      search = search.replace(step=search.step + 1)
+    else:
+      # An arch step, on the validation half: a space is drawn from Theta by
+      # Gumbel-Softmax, and archs uniformly from its bins (3.3). Theta descends
+      # their task loss plus lambda E |cost / target - 1|, the expectation over
+      # all spaces (3.2, Eq. 3 to 5).
+      search, seen = search_step.search_step(
+        search,
+        weights.params,
+        batch("validation", 1),
+        job.keys["search"],
+        sample_fn=drawing.space,
+        optimizer=logit_opt,
+        **objective,
+        **loss,
+      )
+    # A weight step, on the training half: archs are drawn, and the weights of
+    # the supernet descend their task loss: the inner minimum of Eq. 3.
+    weights, metrics = weight_step.weight_step(
+      weights,
+      search.logits,
+      batch("train", 0),
+      job.keys["weight"],
+      sample_fn=drawing.warmup if warmup else drawing.archs,
+      optimizer=weight_opt,
+      **loss,
     )
     seen = epoch_metrics(metrics, seen, state.sums)
     sums = {name: state.sums[name] + seen[name] for name in METRICS}
-    both_losses = jnp.stack([seen["train_loss"], seen["validation_loss"]])
-    return LoopState(weights, search, sums), both_losses
+    of_both = jnp.stack([seen["train_loss"], seen["validation_loss"]])
+    return LoopState(weights, search, sums), of_both
 
   return iterate
 
@@ -227,19 +192,61 @@ def schedule_of(job: Job) -> Schedule:
   )
 
 
-def _weights_of(
-  job: Job, schedule: Schedule
-) -> tuple[schedules.Values, schedules.Values | None]:
-  """Returns the weights of penalties and of the entropy, from the step."""
-  settings = job.config.search
+class _Samplers(NamedTuple):
+  """Draws for the weight steps of warmup, the arch steps and the others."""
+
+  warmup: losses.SampleFn
+  space: losses.SampleFn
+  archs: losses.SampleFn
+
+
+def _samplers(job: Job, schedule: Schedule) -> _Samplers:
+  """Returns what is drawn: masks of all bins, mixed, or archs."""
+  space, estimator = job.search_space, ESTIMATORS[job.config.search.estimator]
+  warmup_steps = max(schedule.warmup_steps, 1)
+  warmup = masks.warmup_sampler(space, lambda step: 1 - step / warmup_steps)
+  archs = masks.arch_sampler(space)
+  if estimator.draws == "archs":
+    return _Samplers(warmup, archs, archs)
+  hard, temperature = estimator.draws == "hard", temperature_of(job, schedule)
+  mixed = masks.gumbel_sampler(space, temperature, hard=hard)
+  # Only soft masks need every channel; hard ones are an arch.
+  return _Samplers(warmup, mixed, archs if hard else mixed)
+
+
+def _loss(job: Job) -> dict[str, Any]:
+  """Returns the task loss of either step, and how devices share it."""
+  settings = job.config.supernet
+  loss = losses.single_loss(training_fn(job), class_weights(job))
+  return {
+    "loss_fn": losses.microbatched(loss, settings.microbatches),
+    "axis_name": sharding.AXIS,
+    "own_draws": settings.draws == "per_device",
+  }
+
+
+def _objective(job: Job, schedule: Schedule) -> dict[str, Any]:
+  """Returns what an arch step descends beside the task loss."""
+  settings, space, wanted = job.config.search, job.search_space, job.constraints
   arch_steps = schedule.warmup_steps, schedule.num_steps
-  weights = np.asarray([one.weight for one in job.constraints])
-  return (
-    schedules.penalty_weight(weights, settings.penalty_growth, *arch_steps),
-    schedules.entropy_weight(
+  expected = None
+  if job.config.objective.penalty == "expected":
+    expected = expected_penalty(space, wanted)
+  return {
+    "cost_fn": functools.partial(mean_costs, space, wanted),
+    "target": np.asarray([one.target for one in wanted]),
+    "penalty_fn": lambda costs, _: penalties(wanted, costs),
+    "expected_penalty_fn": expected,
+    "cost_weight": schedules.penalty_weight(
+      np.asarray([one.weight for one in wanted]),
+      settings.penalty_growth,
+      *arch_steps,
+    ),
+    "entropy_fn": schedules.entropy_weight(
       settings.entropy_start, settings.entropy_end, *arch_steps
     ),
-  )
+    "estimator": ESTIMATORS[settings.estimator].make(settings.num_score_archs),
+  }
 
 
 def check(job: Job) -> None:

@@ -46,7 +46,7 @@ def check(config: config_lib.Config, workdir: pathlib.Path) -> None:
     UserError: naming the fields that differ and those that may, or the
       folder.
   """
-  _check_name(workdir)
+  check_name(workdir)
   try:
     _check_folders(workdir)
     claimed = (workdir / "config.json").exists()
@@ -81,8 +81,8 @@ def claim(config: config_lib.Config, workdir: pathlib.Path) -> None:
     files.write_json(path, record)
 
 
-def _check_name(workdir: pathlib.Path) -> None:
-  """C++ libraries write names in UTF-8, Python as the locale has it."""
+def check_name(workdir: pathlib.Path) -> None:
+  """Refuses names that C++ libraries, in UTF-8, write in another way."""
   path = str(workdir.absolute())
   try:
     same = os.fsencode(path) == path.encode()

@@ -28,7 +28,7 @@ from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.table import MAX_SPACES, spaces_at
 
 # Where there are too many archs to list, the nearest of so many uniform draws.
-_DRAWS = 2**20
+NUM_DRAWS = 2**20
 
 
 class ScoredArchs(NamedTuple):
@@ -80,7 +80,7 @@ def best_archs(
     )
     return ScoredArchs(archs_of(search_space, found.spaces), found.scores)
   constraints = as_constraints(target)
-  count = _DRAWS if meeting is None else 0
+  count = NUM_DRAWS if meeting is None else 0
   drawn = sample_uniform_archs(rng, search_space, count)
   costs = arch_costs(search_space, constraints, drawn)
   meets = needed_tolerance(constraints, costs) <= tolerance
@@ -107,7 +107,7 @@ def nearest_arch(
     costs = all_costs(search_space, constraints)
     index = _nearest(constraints, [*map(np.ravel, costs)], tolerance)
     return archs_of(search_space, spaces_at(search_space, index))
-  archs = sample_uniform_archs(rng, search_space, _DRAWS)
+  archs = sample_uniform_archs(rng, search_space, NUM_DRAWS)
   costs = arch_costs(search_space, constraints, archs)
   return take(archs, _nearest(constraints, costs, tolerance))
 

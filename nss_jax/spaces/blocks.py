@@ -202,7 +202,7 @@ def _inverted(*excite: SqueezeExcite) -> Block:
   )
 
 
-_BLOCKS = {
+BLOCKS = {
   "basic": Block(
     (
       Conv("first", 3, WIDTH, strided=True),
@@ -225,7 +225,7 @@ _BLOCKS = {
 
 def block_names() -> tuple[str, ...]:
   """Returns the blocks that `SearchSpace.block` can name."""
-  return tuple(_BLOCKS)
+  return tuple(BLOCKS)
 
 
 def find_block(name: str) -> Block:
@@ -234,9 +234,9 @@ def find_block(name: str) -> Block:
   Raises:
     ValueError: if there is no such block.
   """
-  if not isinstance(name, str) or name not in _BLOCKS:
-    raise ValueError(f"block must be one of {', '.join(_BLOCKS)}; got {name!r}")
-  return _BLOCKS[name]
+  if not isinstance(name, str) or name not in BLOCKS:
+    raise ValueError(f"block must be one of {', '.join(BLOCKS)}; got {name!r}")
+  return BLOCKS[name]
 
 
 def block_digest(name: str) -> str:
@@ -262,7 +262,7 @@ def register_block(name: str, block: Block) -> None:
   if not isinstance(name, str) or not name.isidentifier():
     raise ValueError(f"the name of a block must be a word; got {name!r}")
   _check(name, block)
-  if _BLOCKS.setdefault(name, block) != block:
+  if BLOCKS.setdefault(name, block) != block:
     raise ValueError(f"block {name} is registered already, and is another one")
 
 

@@ -130,16 +130,6 @@ def register_metric(name: str, metric: Metric, unit: str) -> None:
   Raises:
     ValueError: if the name is one of ours, or no word.
     TypeError: if it is no `Metric`.
-
-  Example:
-    >>> import nss_jax as nss
-    >>> def blocks(search_space, stage, *widths):
-    ...   return 1.0 + 0.0 * widths[-1]
-    >>> layers = Metric(blocks, blocks, lambda search_space, width: 0.0 * width)
-    >>> register_metric("blocks", layers, "blocks")
-    >>> space = nss.SearchSpace.expanded()
-    >>> float(nss.arch_cost(space, layers, nss.parse_arch("d3-3-3_w16-32-64")))
-    9.0
   """
   if not isinstance(name, str) or not name.isidentifier():
     raise ValueError(f"the name of a metric must be a word; got {name!r}")

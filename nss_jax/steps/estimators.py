@@ -147,8 +147,8 @@ def register_estimator(
     draws: what `draw` gives: "soft" masks, "hard" ones, differentiable in the
       logits all the same, or "archs", which run at their own cost.
     passes: forward passes of a step, from the number of its draws, by which
-      time and memory are told beforehand; one each by default, 3 for a gradient
-      through the network.
+      the time left is told; one each by default, 3 for a gradient through the
+      network.
 
   Raises:
     ValueError: if the name is one of ours, or no word, or there are no such

@@ -183,7 +183,7 @@ def _drawn(
     keys = jax.random.split(rng, len(leaves))
     drawn, chances = [], jnp.zeros(num_draws)
     for key, leaf in zip(keys, leaves, strict=True):
-      index = _draw(key, leaf, num_draws)
+      index = draw_indices(key, leaf, num_draws)
       drawn.append(index)
       logs = jax.nn.log_softmax(leaf)[None]
       logs = jnp.take_along_axis(logs, index[..., None], -1)
@@ -194,7 +194,7 @@ def _drawn(
   return estimate
 
 
-def _draw(rng: jax.Array, logits: jax.Array, count: int) -> jax.Array:
+def draw_indices(rng: jax.Array, logits: jax.Array, count: int) -> jax.Array:
   """Draws indices `[N, ...]` from logits `[..., K]`.
 
   By the inverse of the cumulative distribution: one random number each, not K.

@@ -33,8 +33,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 import runs
 
 from nss_jax import data
-from nss_jax.phases import supernet_program, work
-from nss_jax.spaces.search_space import SearchSpace
+from nss_jax.phases import schedules, work
+from nss_jax.phases.job import Job
 
 NUM_IMAGES, NUM_SCORED, BATCH = 24_800, 4_800, 1_200
 # Epochs that are shares here are of all the recipe's.
@@ -112,22 +112,15 @@ def fields_of(flags, recipe, epochs):
 def work_of(flags, recipe, epochs):
   """Multiply-adds of one image in all steps of the training."""
   config = runs.load_config("fashion_mnist", **fields_of(flags, recipe, epochs))
-  schedule = supernet_program.training_schedule(
+  images = data.load("fashion_mnist", fetch=False)
+  job = Job.open(config, pathlib.Path(), dataset=images)
+  schedule = schedules.make_schedule(
     NUM_IMAGES - NUM_SCORED,
     batch_size=config.evaluate.batch_size,
     epochs=epochs,
     steps_per_dispatch=config.search.steps_per_dispatch,
   )
-  space = SearchSpace.expanded(
-    max_depth=config.space.max_depth,
-    max_width=config.space.max_width,
-    num_depth_bins=config.space.num_depth_bins,
-    num_width_bins=config.space.num_width_bins,
-    strides=config.space.strides,
-    stem_width=config.space.stem_width,
-    image_shape=(28, 28, 1),
-  )
-  return float(work.supernet_work(config, space, schedule).sum())
+  return float(work.supernet_work(job, schedule).sum())
 
 
 def length_of(flags, recipe):

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_files import refusal
+from sklearn.datasets import load_digits
 
 from nss_jax import data
 from nss_jax.data import dataset as dataset_lib
@@ -28,17 +30,6 @@ from nss_jax.runtime import processes
 CIFAR10 = data.ARCHIVES["cifar10_binary"]
 CIFAR100 = data.ARCHIVES["cifar100_binary"]
 FOLDER = CIFAR10.folder
-
-
-def refusal(**kwargs) -> str:
-  """Loads, expects `UserError`, returns its message after common checks."""
-  with pytest.raises(UserError) as caught:
-    data.load(**kwargs)
-  message = str(caught.value)
-  assert "\n" not in message
-  assert "accepted" in message or "--config.data.path=" in message
-  assert len(message) < 800
-  return message
 
 
 def records(count: int, label_bytes: int, num_classes: int) -> bytes:
@@ -123,39 +114,25 @@ def check_pixels(image: np.ndarray):
 
 
 def test_digits():
-  digits = data.load("digits")
-  assert digits.name == "digits"
+  digits, again = data.load("digits"), data.load("digits")
+  assert digits.name == "digits" and digits.num_classes == 10
   assert digits.train_images.shape == (1437, 8, 8, 1)
   assert digits.test_images.shape == (360, 8, 8, 1)
   assert digits.train_images.dtype == digits.test_images.dtype == np.uint8
   assert digits.train_labels.dtype == digits.test_labels.dtype == np.int32
-  assert digits.num_classes == 10
   # Sixteen levels, spread over the whole range.
   levels = {round(v * 255 / 16) for v in range(17)}
   assert set(np.unique(digits.train_images)) == levels
-
-
-def test_digits_test_split_is_balanced_and_deterministic():
-  first, second = data.load("digits"), data.load("digits")
-  train = np.bincount(first.train_labels, minlength=10)
-  test = np.bincount(first.test_labels, minlength=10)
-  np.testing.assert_allclose(test, (train + test) * 360 / 1797, atol=1)
-  np.testing.assert_array_equal(first.train_images, second.train_images)
-  np.testing.assert_array_equal(first.test_labels, second.test_labels)
-
-
-def test_digits_splits_share_no_index():
-  from sklearn.datasets import load_digits
-
-  digits = data.load("digits")
+  # All images, each once; as many test images of each class, every time.
   images = np.concatenate([digits.train_images, digits.test_images])
   expected = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
   as_rows = [np.sort(x.reshape(1797, 64), axis=0) for x in (images, expected)]
   np.testing.assert_array_equal(*as_rows)
-
-
-def test_statistics_are_those_of_the_training_images():
-  digits = data.load("digits")
+  train = np.bincount(digits.train_labels, minlength=10)
+  test = np.bincount(digits.test_labels, minlength=10)
+  np.testing.assert_allclose(test, (train + test) * 360 / 1797, atol=1)
+  np.testing.assert_array_equal(digits.train_images, again.train_images)
+  np.testing.assert_array_equal(digits.test_labels, again.test_labels)
   scaled = digits.train_images.astype(np.float64) / 255
   np.testing.assert_allclose(digits.mean, scaled.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(digits.std, scaled.std((0, 1, 2)), rtol=1e-12)
@@ -189,7 +166,7 @@ def test_statistics_of_white_images_do_not_overflow():
 
 
 def test_unknown_source_names_the_accepted_ones():
-  message = refusal(source="cifar")
+  message = refusal("cifar")
   for word in ("config.data.source='cifar'", *data.SOURCES):
     assert word in message
 
@@ -209,30 +186,28 @@ def test_import_loads_no_data_set_library():
 # CIFAR archives of the true form.
 
 
-def test_cifar10_of_true_size_from_a_folder(official_form):
-  cifar = data.load("cifar10_binary", path=str(official_form))
-  assert cifar.train_images.shape == (50_000, 32, 32, 3)
-  assert cifar.test_images.shape == (10_000, 32, 32, 3)
-  assert cifar.train_images.dtype == np.uint8
-  assert cifar.train_labels.dtype == np.int32
-  np.testing.assert_array_equal(cifar.train_labels, np.arange(50_000) % 10)
-  np.testing.assert_array_equal(cifar.test_labels, np.arange(10_000) % 10)
-  for batch in range(5):
-    check_pixels(cifar.train_images[batch * 10_000 + 7])
+@pytest.mark.parametrize(
+  ("name", "file", "num_classes", "firsts"),
+  [
+    ("cifar10_binary", "", 10, range(0, 50_000, 10_000)),
+    # The fine label: the coarse ones are all 255.
+    ("cifar100_binary", "cifar-100-binary.tar.gz", 100, [0]),
+  ],
+)
+def test_cifar_of_true_size(name, file, num_classes, firsts, official_form):
+  cifar = data.load(name, path=str(official_form / file))
+  assert cifar.num_classes == num_classes
+  for part, count in (("train", 50_000), ("test", 10_000)):
+    images, labels = (
+      getattr(cifar, f"{part}_{kind}") for kind in ("images", "labels")
+    )
+    assert images.shape == (count, 32, 32, 3) and images.dtype == np.uint8
+    np.testing.assert_array_equal(labels, np.arange(count) % num_classes)
+    assert labels.dtype == np.int32
+  for first in firsts:
+    check_pixels(cifar.train_images[first + 7])
   check_pixels(cifar.test_images[7])
-  assert int(cifar.train_images.sum()) == 5 * 66
-  assert cifar.num_classes == 10
-
-
-def test_cifar100_of_true_size_from_a_file(official_form):
-  file = official_form / "cifar-100-binary.tar.gz"
-  cifar = data.load("cifar100_binary", path=str(file))
-  assert cifar.train_images.shape == (50_000, 32, 32, 3)
-  assert cifar.test_images.shape == (10_000, 32, 32, 3)
-  # The fine label: the coarse ones are all 255.
-  np.testing.assert_array_equal(cifar.train_labels, np.arange(50_000) % 100)
-  check_pixels(cifar.train_images[7])
-  assert cifar.num_classes == 100
+  assert int(cifar.train_images.sum()) == len(firsts) * 66
 
 
 def test_training_files_are_joined_in_their_order(tmp_path, monkeypatch):
@@ -281,7 +256,7 @@ def test_archive_of_another_sha256_is_refused(damage, small, tmp_path):
   file = tmp_path / small.filename
   content = damage(file.read_bytes())
   file.write_bytes(content)
-  message = refusal(source="cifar10_binary", path=str(tmp_path))
+  message = refusal("cifar10_binary", path=str(tmp_path))
   assert small.filename in message and small.sha256 in message
   assert hashlib.sha256(content).hexdigest() in message
   assert list(tmp_path.iterdir()) == [file]
@@ -295,7 +270,7 @@ def test_path_without_archive_is_refused(kind, tmp_path):
   elif kind == "pipe":
     # Opening it would wait for a writer for ever.
     os.mkfifo(path)
-  message = refusal(source="cifar10_binary", path=str(path))
+  message = refusal("cifar10_binary", path=str(path))
   assert str(path) in message and CIFAR10.filename in message
 
 
@@ -440,9 +415,7 @@ def test_fetched_archive_with_wrong_sha256_is_not_kept(
 ):
   cache = tmp_path / "cache"
   server.content = server.content[:-1] + b"x"
-  message = refusal(
-    source="cifar10_binary", cache_dir=str(cache), progress=False
-  )
+  message = refusal("cifar10_binary", cache_dir=str(cache), progress=False)
   assert "SHA256" in message and remote.url in message
   assert list(cache.iterdir()) == []
 
@@ -459,7 +432,7 @@ def test_without_network_the_message_says_where_to_put_the_file(
     url = f"http://127.0.0.1:{closed.getsockname()[1]}/{small.filename}"
     archive = dataclasses.replace(small, url=url)
     monkeypatch.setitem(data.ARCHIVES, "cifar10_binary", archive)
-    message = refusal(source="cifar10_binary", cache_dir=str(tmp_path))
+    message = refusal("cifar10_binary", cache_dir=str(tmp_path))
   assert url in message
   assert "--config.data.path=FILE_OR_FOLDER" in message
   assert list(tmp_path.iterdir()) == []
@@ -468,9 +441,7 @@ def test_without_network_the_message_says_where_to_put_the_file(
 def test_cache_dir_that_is_a_file_is_refused(remote, tmp_path):
   cache = tmp_path / "cache"
   cache.write_text("a file")
-  message = refusal(
-    source="cifar10_binary", cache_dir=str(cache), progress=False
-  )
+  message = refusal("cifar10_binary", cache_dir=str(cache), progress=False)
   assert f"config.data.cache_dir={str(cache)!r}" in message
 
 
@@ -521,7 +492,7 @@ def test_tfds_keeps_images_and_labels_in_order():
   "name", ["cifar10", "no_such_data_set", "cifar10:9.9.9"]
 )
 def test_tfds_not_prepared_says_how(name, tmp_path):
-  message = refusal(source="tfds", name=name, path=str(tmp_path))
+  message = refusal("tfds", name=name, path=str(tmp_path))
   assert f"tfds.builder({name!r}, data_dir={str(tmp_path)!r}, " in message
   assert "file_format='array_record').download_and_prepare()" in message
   assert list(tmp_path.iterdir()) == []
@@ -531,7 +502,7 @@ def test_tfds_not_prepared_says_how(name, tmp_path):
   "name", ["", "huggingface:mnist", "../x", "/etc", "cifar10/a=1", "a\nb"]
 )
 def test_tfds_name_of_another_form_is_refused(name):
-  assert f"config.data.name={name!r}" in refusal(source="tfds", name=name)
+  assert f"config.data.name={name!r}" in refusal("tfds", name=name)
 
 
 @pytest.mark.parametrize(
@@ -713,74 +684,3 @@ def test_balanced_split_needs_two_images_of_a_class():
   labels = np.repeat([0, 1], [99, 1])
   with pytest.raises(UserError, match=r"class 1 with \d and \d of its 1"):
     data.split_halves(100, 0.5, 0, 1, labels=labels)
-
-
-# IDX.
-
-
-def _idx(values: np.ndarray, kind: int = 8) -> bytes:
-  header = bytes([0, 0, kind, values.ndim])
-  shape = b"".join(n.to_bytes(4, "big") for n in values.shape)
-  return header + shape + values.tobytes()
-
-
-def _write_idx(folder, compress=True):
-  rng = np.random.default_rng(0)
-  made = {}
-  for part, count in (("train", 20), ("t10k", 10)):
-    images = rng.integers(0, 256, (count, 5, 7)).astype(np.uint8)
-    labels = (np.arange(count) % 10).astype(np.uint8)
-    made[part] = images, labels
-    for name, values in (
-      (f"{part}-images-idx3-ubyte", images),
-      (f"{part}-labels-idx1-ubyte", labels),
-    ):
-      content = _idx(values)
-      if compress:
-        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-      else:
-        (folder / name).write_bytes(content)
-  return made
-
-
-@pytest.mark.parametrize("compress", [True, False])
-def test_idx_files(tmp_path, compress):
-  made = _write_idx(tmp_path, compress)
-  dataset = data.load("fashion_mnist", path=str(tmp_path))
-  np.testing.assert_array_equal(
-    dataset.train_images, made["train"][0][..., None]
-  )
-  np.testing.assert_array_equal(dataset.train_labels, made["train"][1])
-  np.testing.assert_array_equal(dataset.test_images, made["t10k"][0][..., None])
-  np.testing.assert_array_equal(dataset.test_labels, made["t10k"][1])
-  assert dataset.train_labels.dtype == np.int32
-  assert dataset.num_classes == 10
-
-
-@pytest.mark.parametrize(
-  "content",
-  [
-    b"",
-    b"\x00\x00\x08\x03",
-    _idx(np.zeros((2, 2), np.uint8)),
-    _idx(np.zeros((2, 2, 2), np.uint8), kind=9),
-    _idx(np.zeros((2, 2, 2), np.uint8))[:-1],
-    _idx(np.zeros((2, 2, 2), np.uint8)) + b"x",
-    _idx(np.zeros((0, 2, 2), np.uint8)),
-  ],
-)
-def test_idx_of_another_form_is_refused(tmp_path, content):
-  _write_idx(tmp_path)
-  name = "train-images-idx3-ubyte.gz"
-  (tmp_path / name).write_bytes(gzip.compress(content))
-  message = refusal(source="fashion_mnist", path=str(tmp_path))
-  assert name in message
-
-
-def test_idx_that_cannot_be_had(tmp_path):
-  message = refusal(source="fashion_mnist", path=str(tmp_path))
-  assert "dataset-fashion-mnist" in message
-  _write_idx(tmp_path)
-  (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"not gzip")
-  with pytest.raises(UserError, match=r"labels-idx1-ubyte\.gz is damaged"):
-    data.load("fashion_mnist", path=str(tmp_path))

@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 import pytest
+from own_files import in_any_order, write_tfds
 from PIL import Image, ImageOps
-from test_tfds import in_any_order
 
 from nss_jax import data
 from nss_jax.data import images
@@ -234,7 +234,6 @@ def test_16_bits_per_pixel_are_read(tmp_path):
 
 def test_encoded_images_of_tfds_are_decoded_as_those_of_a_folder(tmp_path):
   """Palettes were taken for grey, transparency and orientation ignored."""
-  tfds = pytest.importorskip("tensorflow_datasets")
   files = []
   for mode, options in (
     ("RGB", {}),
@@ -247,33 +246,8 @@ def test_encoded_images_of_tfds_are_decoded_as_those_of_a_folder(tmp_path):
     content = io.BytesIO()
     draw(mode).save(content, "PNG", exif=exif, **options)
     files.append(content.getvalue())
-
-  class Kinds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Files of many kinds."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    name = "tiny_set"
-    pkg_dir_path = tmp_path
-
-    def _info(self):
-      features = {
-        "image": tfds.features.Image(shape=(None, None, 3)),
-        "label": tfds.features.ClassLabel(num_classes=2),
-      }
-      return tfds.core.DatasetInfo(
-        builder=self, features=tfds.features.FeaturesDict(features)
-      )
-
-    def _split_generators(self, dl_manager):
-      return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-      for index in range(8):
-        content = io.BytesIO(files[index % 4])
-        yield index, {"image": content, "label": index // 4}
-
-  builder = Kinds(data_dir=str(tmp_path), file_format="array_record")
-  builder.download_and_prepare()
+  examples = [(files[index % 4], index // 4) for index in range(8)]
+  write_tfds(tmp_path, {"train": examples}, classes=2)
   fields = {"name": "tiny_set", "path": str(tmp_path), "test_fraction": 0.25}
   expected = []
   for content in files:

@@ -4,9 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_sources import (
-  DOG,
+from own_files import (
   arrays,
   idx_labels,
   picture,
@@ -15,6 +13,7 @@ from test_sources import (
   tree,
   write_idx,
 )
+from PIL import Image
 
 from nss_jax import data
 from nss_jax.errors import UserError
@@ -72,9 +71,8 @@ def test_one_class_is_refused(tmp_path):
     "train_labels": idx_labels(*[0] * 9),
     "t10k_labels": idx_labels(*[0] * 6),
   }
-  assert "of one class" in refusal(
-    "idx", path=write_idx(tmp_path / "b", **ones)
-  )
+  write_idx(tmp_path / "b", **ones)
+  assert "of one class" in refusal("idx", path=str(tmp_path / "b"))
 
 
 def test_images_without_any_variation_are_refused(tmp_path):
@@ -212,7 +210,7 @@ def test_all_bad_images_are_listed_at_once(stream, tmp_path):
 def test_images_of_other_sizes_are_listed_with_the_bad(tmp_path):
   tree(tmp_path)
   for name in ("a", "b"):
-    picture(tmp_path.joinpath(*DOG), size=(6, 5), name=f"{name}.png")
+    picture(tmp_path / "test" / "dog", size=(6, 5), name=f"{name}.png")
   with pytest.raises(UserError) as caught:
     data.load("folder", path=str(tmp_path))
   assert len(caught.value.details) == 2
@@ -306,7 +304,8 @@ def test_classes_missing_from_test_are_told(tmp_path):
   path = save(tmp_path, **{**arrays(), "y_test": np.arange(6) % 2})
   assert "1 of the 3 classes (2)" in data.load("npz", path=path).notes[-1]
   labels = {"t10k_labels": idx_labels(0, 1, 1, 0, 1, 1)}
-  made = data.load("idx", path=write_idx(tmp_path, **labels))
+  write_idx(tmp_path, **labels)
+  made = data.load("idx", path=str(tmp_path))
   assert "1 of the 3 classes (2)" in made.notes[-1]
 
 
@@ -366,8 +365,7 @@ def test_fraction_of_arrays_is_for_test(tmp_path):
     expected = loaded.test_images
   folder = tmp_path / "idx"
   folder.mkdir()
-  path = write_idx(folder)
-  whole = data.load("idx", path=path).train_images
+  whole, path = write_idx(folder)["train_images"], str(folder)
   for name in ("images-idx3", "labels-idx1"):
     (folder / f"t10k-{name}-ubyte.gz").unlink()
   assert "config.data.test_fraction" in refusal("idx", path=path)
@@ -386,7 +384,8 @@ def test_fraction_is_refused_where_there_are_test_images(tmp_path):
   assert "there is val/" in message
   message = refusal("npz", path=save(tmp_path, **arrays()), **fraction)
   assert "there is x_test" in message
-  message = refusal("idx", path=write_idx(tmp_path), **fraction)
+  write_idx(tmp_path)
+  message = refusal("idx", path=str(tmp_path), **fraction)
   assert "there is t10k-images" in message
 
 
@@ -494,10 +493,10 @@ def test_tfds_path_that_is_a_file_is_no_folder(tmp_path):
 def test_tfds_without_test_needs_a_fraction():
   from nss_jax.data import tfds
 
-  assert tfds._splits(["train", "test", "extra"], 0) == ["train", "test"]
-  assert tfds._splits(["train", "validation"], 0)[1] == "validation"
-  assert tfds._splits(["train"], 0.2) == ["train"]
+  assert tfds.choose_splits(["train", "test", "extra"], 0) == ["train", "test"]
+  assert tfds.choose_splits(["train", "validation"], 0)[1] == "validation"
+  assert tfds.choose_splits(["train"], 0.2) == ["train"]
   with pytest.raises(ValueError, match=r"config\.data\.test_fraction"):
-    tfds._splits(["train", "extra"], 0)
+    tfds.choose_splits(["train", "extra"], 0)
   with pytest.raises(ValueError, match="there is a split validation"):
-    tfds._splits(["train", "validation"], 0.2)
+    tfds.choose_splits(["train", "validation"], 0.2)

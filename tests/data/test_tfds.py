@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from own_files import in_any_order, write_tfds
 from PIL import Image
 
 from nss_jax import data
@@ -30,7 +31,7 @@ def prepare(
   test="test",
   sizes=None,
 ) -> str:
-  """Writes a data set of three classes; returns its name.
+  """Writes a data set of random pixels in three classes; returns its name.
 
   Args:
     folder: of data sets.
@@ -39,50 +40,20 @@ def prepare(
     test: name of its second split.
     sizes: heights and widths of the images, one after another.
   """
-  import tensorflow_datasets as tfds
 
-  class TinySet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Random pixels."""
+  def file(index):
+    size = sizes[index % len(sizes)] if sizes else shape[:2]
+    array = pixels(index, (*size, shape[2]))
+    content = io.BytesIO()
+    picture = array[..., 0] if shape[2] == 1 else array
+    Image.fromarray(picture).save(content, "PNG")
+    return content.getvalue()
 
-    VERSION = tfds.core.Version("1.0.0")
-    name = "tiny_set"
-    pkg_dir_path = folder
-
-    def _info(self):
-      features = {
-        keys[0]: tfds.features.Image(shape=shape, encoding_format="png"),
-        keys[1]: tfds.features.ClassLabel(num_classes=3),
-      }
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(features),
-        supervised_keys=keys,
-      )
-
-    def _split_generators(self, dl_manager):
-      return {"train": self._examples("train"), test: self._examples("test")}
-
-    def _examples(self, part):
-      for index, label in enumerate(LABELS[part]):
-        size = sizes[index % len(sizes)] if sizes else shape[:2]
-        array = pixels(index, (*size, shape[2]))
-        file = io.BytesIO()
-        picture = array[..., 0] if shape[2] == 1 else array
-        Image.fromarray(picture).save(file, "PNG")
-        file.seek(0)
-        yield index, {keys[0]: file, keys[1]: label}
-
-    def _generate_examples(self, *args):
-      raise NotImplementedError
-
-  builder = TinySet(data_dir=str(folder), file_format="array_record")
-  builder.download_and_prepare()
-  return "tiny_set"
-
-
-def in_any_order(images: np.ndarray) -> list[bytes]:
-  # TFDS shuffles when it writes.
-  return sorted(image.tobytes() for image in images)
+  parts = {
+    name: [(file(index), label) for index, label in enumerate(LABELS[part])]
+    for name, part in (("train", "train"), (test, "test"))
+  }
+  return write_tfds(folder, parts, shape=shape, keys=keys)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -165,7 +136,7 @@ def test_streamed_data_set_is_that_of_one_in_memory(tmp_path):
 
 def test_streamed_example_that_is_lost_is_named(tmp_path, monkeypatch):
   # More images than are read for the statistics.
-  monkeypatch.setattr("nss_jax.data.dataset._MAX_SAMPLED", 2)
+  monkeypatch.setattr("nss_jax.data.dataset.MAX_SAMPLED", 2)
   name = prepare(tmp_path)
   made = data.load("tfds", name=name, path=str(tmp_path), stream="always")
   for file in tmp_path.rglob("*train.array_record*"):

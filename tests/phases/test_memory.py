@@ -1,7 +1,6 @@
 """The memory that a plan promises is what the compiler asks for."""
 
 import csv
-import pathlib
 
 import jax
 import pytest
@@ -13,9 +12,7 @@ from nss_jax import data
 from nss_jax.phases import memory, search
 from nss_jax.runtime import chips, sharding
 
-COMPILED = (
-  pathlib.Path(__file__).parents[1] / "configs/results/accelerators.csv"
-)
+COMPILED = runs.ROOT / "configs" / "results" / "accelerators.csv"
 IMAGES = data.load(
   "synthetic",
   image_size=16,

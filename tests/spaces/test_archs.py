@@ -92,7 +92,7 @@ def test_where_too_many_are_to_be_listed_they_are_drawn(monkeypatch):
   whole = num_meeting(REFINED, TARGET, TOLERANCE)
   nearest = nearest_arch(KEY, REFINED, TARGET, TOLERANCE)
   monkeypatch.setattr(archs_lib, "MAX_SPACES", 10)
-  monkeypatch.setattr(archs_lib, "_DRAWS", 4000)
+  monkeypatch.setattr(archs_lib, "NUM_DRAWS", 4000)
   assert num_meeting(REFINED, TARGET, TOLERANCE) is None
   found = best_archs(
     KEY, REFINED, sizes, target=TARGET, tolerance=TOLERANCE, num_scored=400
@@ -121,17 +121,17 @@ def test_the_nearest_arch():
     assert found.depth.shape == (2,) and found.depth.dtype == np.int32
 
 
-def test_the_nearest_meets_all_budgets_if_one_does():
+def test_the_nearest_meets_all_constraints_if_one_does():
   """An arch that is over by a little is nearer, and never taken."""
   least = min(int(arch_params(SPACE, arch)) for arch in ALL)
-  budgets = (
+  constraints = (
     Constraint("flops", METRICS["flops"], 1.3 * TARGET),
     Constraint("params", METRICS["params"], least + 1.0, mode="at_most"),
   )
-  found = nearest_arch(KEY, REFINED, budgets, 0.9)
+  found = nearest_arch(KEY, REFINED, constraints, 0.9)
   assert arch_params(SPACE, found) <= least + 1
   # Nor where none meets both.
-  far = nearest_arch(KEY, REFINED, budgets, 0.001)
+  far = nearest_arch(KEY, REFINED, constraints, 0.001)
   assert arch_params(SPACE, far) <= least + 1
 
 

@@ -10,6 +10,7 @@ from strategies import (
   RAGGED,
   assert_frequencies,
   assert_same,
+  committed,
   random_logits,
   search_spaces,
   search_spaces_and_logits,
@@ -24,7 +25,6 @@ from nss_jax.spaces.distribution import (
   SpaceLogits,
   init_logits,
   most_probable_space,
-  one_hot,
 )
 from nss_jax.spaces.feasible import (
   elite_candidates,
@@ -125,14 +125,6 @@ def test_indices_follow_enumeration(search_space):
   again = spaces_at(search_space, indices.reshape(-1, 1))
   assert again.depth.shape == (indices.size, 1, search_space.num_stages)
   assert again.depth.dtype == again.width.dtype == np.int32
-
-
-def test_index_of_one_space():
-  space = Space(depth=jnp.asarray([2, 0, 1]), width=jnp.asarray([1, 3, 0]))
-  assert space_indices(RAGGED, space) == RAGGED.num_spaces - 1
-  assert_same(
-    spaces_at(RAGGED, RAGGED.num_spaces - 1).width, np.int32([1, 3, 0])
-  )
 
 
 @pytest.mark.parametrize("index", [-1, 48])
@@ -408,13 +400,9 @@ def test_candidates_are_those_of_brute_force(case, seed, tolerance, tied):
 def test_committed_logits_give_their_space(case):
   """Whatever the target: nothing else has been found."""
   search_space, space = case
-  logits = init_logits(search_space)
-  committed = jax.tree.map(
-    lambda x, hot: x + 100 * hot, logits, one_hot(space, logits)
-  )
-  cost = space_macs(search_space, space)
+  logits, cost = committed(search_space, space), space_macs(search_space, space)
   for target, wide in ((cost, 1e-6), (2 * cost, 0.625)):
-    found = elite_candidates(search_space, committed, target, 1e-6)
+    found = elite_candidates(search_space, logits, target, 1e-6)
     assert_same(found.spaces, stack([space]))
     np.testing.assert_allclose(found.costs, [[cost]], rtol=1e-13)
     np.testing.assert_allclose(found.log_probabilities, 0, atol=1e-9)
@@ -442,14 +430,11 @@ def test_undecided_logits_give_the_closest_spaces():
   np.testing.assert_allclose(found.log_probabilities, -18 * np.log(2))
 
 
-def test_a_budget_is_never_exceeded():
+def test_an_at_most_is_never_exceeded():
   """Where all that the search means is above it, the most probable below."""
   costs = all_space_macs(PAPER).ravel()
-  logits = init_logits(PAPER)
   largest = spaces_at(PAPER, PAPER.num_spaces - 1)
-  logits = jax.tree.map(
-    lambda x, hot: x + 5 * hot, logits, one_hot(largest, logits)
-  )
+  logits = committed(PAPER, largest, by=5.0)
   limit = Constraint("flops", METRICS["flops"], 6e8, mode="at_most")
   found = elite_candidates(PAPER, logits, (limit,), 0.02)
   assert found.tolerance == 0.02

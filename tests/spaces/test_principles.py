@@ -12,6 +12,7 @@ from strategies import RAGGED, assert_frequencies, assert_same, search_spaces
 
 import nss_jax as nss
 from nss_jax.results.statistics import error_edf, match_costs
+from nss_jax.spaces.bins import held, stage_offers
 from nss_jax.spaces.populations import (
   StageOrder,
   follows,
@@ -35,17 +36,11 @@ NARROW = SearchSpace.expanded(
 )
 
 
-def stage_numbers(bins):
-  return [
-    [n for low, high in stage for n in range(low, high + 1)] for stage in bins
-  ]
-
-
 def ordered_tuples(bins, stages):
   """Those in order, by looking at each tuple that there is."""
   return [
     numbers
-    for numbers in itertools.product(*stage_numbers(bins))
+    for numbers in itertools.product(*map(stage_offers, bins))
     if all(numbers[a] <= numbers[b] for a, b in itertools.pairwise(stages))
   ]
 
@@ -53,7 +48,7 @@ def ordered_tuples(bins, stages):
 def ordered_archs(search_space, order):
   depth, width = (
     np.asarray(ordered_tuples(bins, order.stages), np.int32)
-    for bins in (search_space.depth_bins, search_space.width_bins)
+    for bins in search_space.bins.values()
   )
   return Arch(
     depth=np.repeat(depth, len(width), axis=0),
@@ -116,8 +111,7 @@ def test_follows_both_in_depth_and_width_ties_allowed():
 def test_ordered_archs_are_counted_and_drawn_from_those(case):
   search_space, order = case
   depths, widths = (
-    ordered_tuples(bins, order.stages)
-    for bins in (search_space.depth_bins, search_space.width_bins)
+    ordered_tuples(bins, order.stages) for bins in search_space.bins.values()
   )
   count = num_ordered_archs(search_space, order)
   assert count == len(depths) * len(widths)
@@ -480,12 +474,8 @@ def test_regnets_stay_inside_the_bins():
     width_bins=(((8, 16), (32, 40)), ((16, 64),), ((24, 64), (80, 128))),
   )
   archs = sample_regnet_archs(jax.random.key(6), holes, 500)
-  for field, bins in (
-    (archs.depth, holes.depth_bins),
-    (archs.width, holes.width_bins),
-  ):
-    for column, offers in zip(field.T, stage_numbers(bins), strict=True):
-      assert set(column.tolist()) <= set(offers)
+  for kind, bins in holes.bins.items():
+    assert held(getattr(archs, kind), bins).all()
   assert set(archs.depth[:, 1].tolist()) == {1, 3}
 
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 import runs
 from jax.sharding import PartitionSpec as P
+from networks import arguments
 
 import nss_jax as nss
 from nss_jax.phases import search
@@ -27,7 +28,7 @@ SPACE = nss.SearchSpace.expanded(
   num_width_bins=4,
   strides=(1,),
 )
-PARAMS = nss.init_weights(jax.random.key(0), SPACE)
+PARAMS, *_ = arguments(SPACE, 1)
 LOGITS = nss.SpaceLogits(
   depth=jnp.array([[0.3, -0.2]]), width=jnp.array([[0.1, 0.4, -0.3, 0.2]])
 )

@@ -127,11 +127,8 @@ def test_draws_are_unbiased(generic, monkeypatch):
 
 def test_bins_that_a_stage_lacks_are_never_drawn():
   logits = jax.tree.map(jnp.float32, random_logits(RAGGED, 4))
-  for kind, bins in (
-    ("depth", RAGGED.depth_bins),
-    ("width", RAGGED.width_bins),
-  ):
-    drawn = penalties_lib._draw(KEY, getattr(logits, kind), 20_000)
+  for kind, bins in RAGGED.bins.items():
+    drawn = penalties_lib.draw_indices(KEY, getattr(logits, kind), 20_000)
     chances = getattr(softmax(random_logits(RAGGED, 4)), kind)
     for stage, row in enumerate(bins):
       counts = np.bincount(drawn[:, stage], minlength=chances.shape[1])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import arguments, normal
 
 import nss_jax as nss
 from nss_jax.steps import losses
@@ -34,14 +35,7 @@ def _space(block):
 
 
 def _normal(seed, tree):
-  leaves, structure = jax.tree.flatten(tree)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  return structure.unflatten(
-    [
-      jax.random.normal(key, x.shape, float)
-      for key, x in zip(keys, leaves, strict=True)
-    ]
-  )
+  return normal(seed, tree, float)
 
 
 def _add(tree, step, direction):
@@ -61,9 +55,7 @@ def _slope(fn, point, direction):
 
 def _setup(block):
   space = _space(block)
-  fresh = nss.init_weights(jax.random.key(0), space)
-  weights = _add(fresh, 0.3, _normal(1, fresh))
-  images = jax.random.normal(jax.random.key(2), (4, 4, 3, 2), float)
+  weights, images, _ = arguments(space, 4, float)
   return space, weights, (images, jnp.array([0, 1, 2, 1]))
 
 
@@ -218,10 +210,8 @@ def _hessian_product(convolve, stride):
 
 
 def _convolution(size, side, depthwise):
-  keys = jax.random.split(jax.random.key(0))
-  x = jax.random.normal(keys[0], (2, side, side, 3), float)
   shape = (size, size, 1 if depthwise else 3, 3)
-  return x, jax.random.normal(keys[1], shape, float)
+  return _normal(0, (np.zeros((2, side, side, 3)), np.zeros(shape)))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,13 @@ import numpy as np
 import pytest
 import runs
 from jax import lax
+from networks import (
+  arguments,
+  as_arrays,
+  normal,
+  shapes_of,
+  with_gradient,
+)
 
 import nss_jax as nss
 from nss_jax import config as config_lib
@@ -20,6 +27,7 @@ from nss_jax.spaces.blocks import block_digest, block_names
 from nss_jax.spaces.cost import arch_activations
 from nss_jax.supernet import conv
 from nss_jax.supernet.blocks import ConvNorm, ResidualBlock
+from nss_jax.supernet.masks import all_masks
 
 WIDTH = nss.Channels("width")
 # Hidden channels of both widths, more and fewer than these.
@@ -47,27 +55,6 @@ def _space(block, stages=2):
     image_shape=(5, 4, 2),
     num_classes=3,
   )
-
-
-def _arguments(space):
-  """Noisy weights in float64 (offsets of zero would hide mistakes), images."""
-  weights = nss.init_weights(jax.random.key(0), space)
-  leaves, tree = jax.tree.flatten(weights)
-  keys = jax.random.split(jax.random.key(1), len(leaves) + 2)
-  noisy = [
-    x.astype(float) + 0.3 * jax.random.normal(k, x.shape, float)
-    for x, k in zip(leaves, keys[2:], strict=True)
-  ]
-  images = jax.random.normal(keys[0], (4, *space.image_shape), float)
-  return tree.unflatten(noisy), images, jax.random.normal(keys[1], (4, 3))
-
-
-def _with_gradient(apply):
-  def fn(weights, images, upstream, *choice):
-    logits, vjp = jax.vjp(lambda w, x: apply(w, x, *choice), weights, images)
-    return logits, vjp(upstream)
-
-  return jax.jit(fn)
 
 
 def _equal(got, want):
@@ -107,44 +94,32 @@ def test_masked_is_sliced_is_small(block, platform, stages, buckets, texts):
   """Logits and all gradients, in float64."""
   space = _space(block, stages)
   with jax.enable_x64(True):
-    arguments = _arguments(space)
-    masked = _with_gradient(
-      lambda w, x, arch: nss.apply_masked(
-        space, w, x, nss.arch_masks(space, arch)
-      )
-    )
-    sliced = _with_gradient(
-      lambda w, x, arch: nss.apply_sliced(
-        space, w, x, arch, buckets=buckets, platform=platform
+    given = arguments(space, 4, jnp.float64)
+    masked, sliced = (
+      jax.jit(with_gradient(nss.make_apply(space, engine, **options)))
+      for engine, options in (
+        ("masked", {}),
+        ("sliced", {"buckets": buckets, "platform": platform}),
       )
     )
     for text in texts:
-      arch = nss.parse_arch(text)
-      arch = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), arch)
-      want, (gradient, down) = masked(*arguments, arch)
-      _equal(sliced(*arguments, arch), (want, (gradient, down)))
+      arch = as_arrays(text)
+      want, (gradient, down) = masked(*given, arch)
+      _equal(sliced(*given, arch), (want, (gradient, down)))
       assert all(jax.tree.leaves(jax.tree.map(jnp.any, gradient)["head"]))
     # Cut out, it computes the same; and nothing else has a gradient.
     arch = nss.parse_arch(texts[1])
-    want, (gradient, down) = masked(*arguments, arch)
-    small = nss.extract_subnet(space, arguments[0], arch)
+    want, (gradient, down) = masked(*given, arch)
+    small = nss.extract_subnet(space, given[0], arch)
     only = space.only(arch)
-    alone = _with_gradient(
-      lambda w, x: nss.apply_masked(only, w, x, _all(only))
+    alone = jax.jit(
+      with_gradient(lambda w, x: nss.apply_masked(only, w, x, all_masks(only)))
     )
     cut = nss.extract_subnet(space, gradient, arch)
-    _equal(alone(small, *arguments[1:]), (want, (cut, down)))
+    _equal(alone(small, *given[1:]), (want, (cut, down)))
     sizes = jax.tree.map(lambda x: np.abs(x).sum(), (gradient, cut))
     whole, part = (sum(jax.tree.leaves(tree)) for tree in sizes)
     assert whole == pytest.approx(part, rel=1e-10)
-
-
-def _all(space):
-  widths = [jnp.arange(space.max_width) < w for w in space.max_widths]
-  depths = [jax.nn.one_hot(d - 1, space.max_depth) for d in space.max_depths]
-  return nss.Masks(
-    depth=jnp.stack(depths), width=jnp.stack(widths).astype(float)
-  )
 
 
 def test_mixed_masks_mix_the_masks_of_hidden_channels():
@@ -168,7 +143,7 @@ def test_soft_masks_reach_every_layer():
   """The gradient of masks is that of finite differences."""
   space = _space("inverted_residual")
   with jax.enable_x64(True):
-    weights, images, upstream = _arguments(space)
+    weights, images, upstream = arguments(space, 4, jnp.float64)
     masks = nss.arch_masks(space, nss.parse_arch("d2-1_w4-3"))
     masks = jax.tree.map(lambda x: 0.7 * x.astype(float) + 0.1, masks)
 
@@ -223,14 +198,14 @@ def test_cost_is_that_of_the_network(block, text):
   only = nss.SearchSpace.from_dict(
     {**_space(block).only(arch).to_dict(), "image_shape": (9, 7, 2)}
   )
-  shapes = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), only))
+  shapes = shapes_of(only)
   leaves = jax.tree_util.tree_leaves_with_path(shapes)
   sizes = [x.size for _, x in leaves]
   assert nss.arch_params(only, arch) == sum(sizes)
   biases = sum(x.size for path, x in leaves if path[-1].key == "bias")
   images = jax.ShapeDtypeStruct((1, *only.image_shape), jnp.float32)
   macs, results = _count(
-    jax.make_jaxpr(lambda w, x: nss.apply_masked(only, w, x, _all(only)))(
+    jax.make_jaxpr(lambda w, x: nss.apply_masked(only, w, x, all_masks(only)))(
       shapes, images
     ).jaxpr
   )
@@ -405,32 +380,30 @@ def test_efficientnet_b0():
 @pytest.mark.parametrize(("side", "size"), [(7, 3), (2, 3), (5, 5), (1, 3)])
 def test_depthwise_convolution(stride, side, size):
   """Outputs and gradients are those of XLA's own, in a loop as well."""
-  with jax.enable_x64(True):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (2, side, side + 1, 4), float)
-    k = jax.random.normal(keys[1], (size, size, 1, 4), float)
+  shapes = np.zeros((2, side, side + 1, 4)), np.zeros((size, size, 1, 4))
+
+  def plain(x, k):
     pad = ((size // 2,) * 2,) * 2
-    want, vjp = jax.vjp(
-      lambda x, k: lax.conv_general_dilated(
-        x,
-        k,
-        (stride, stride),
-        pad,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=4,
-      ),
-      x,
-      k,
+    numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    return lax.conv_general_dilated(
+      x, k, (stride, stride), pad, **numbers, feature_group_count=4
     )
-    upstream = jax.random.normal(keys[2], want.shape, float)
 
-    def body(_, pair):
-      got, vjp = jax.vjp(lambda x, k: conv.conv2d(x, k, stride), x, k)
-      return got, (got, vjp(upstream))
+  @jax.jit
+  def both(upstream, *point):
+    want, vjp = jax.vjp(plain, *point)
 
-    _, stacked = lax.scan(body, jnp.zeros_like(want), jnp.zeros((2, 1)))
-    got = jax.tree.map(lambda x: x[1], stacked)
-    _equal(got, (want, vjp(upstream)))
+    def body(carry, _):
+      got, vjp = jax.vjp(lambda x, k: conv.conv2d(x, k, stride), *point)
+      return carry, (got, vjp(upstream))
+
+    _, stacked = lax.scan(body, jnp.zeros(()), length=2)
+    return jax.tree.map(lambda x: x[1], stacked), (want, vjp(upstream))
+
+  with jax.enable_x64(True):
+    point = normal(0, shapes, float)
+    upstream = normal(1, jax.eval_shape(plain, *point), float)
+    _equal(*both(upstream, *point))
 
 
 def test_kernels_of_depthwise_convolutions_have_a_fan_out_of_their_own():
@@ -467,21 +440,18 @@ def test_squeeze_excite_of_one_channel_by_hand():
 def test_running_averages_of_every_layer():
   """A network of its own trains and is tested with them."""
   only = _space("inverted_residual").only(nss.parse_arch("d2-1_w4-3"))
-  weights = nss.init_weights(jax.random.key(0), only)
+  weights, images, _ = arguments(only, 4)
   averages = nss.init_averages(only)
-  images = jax.random.normal(jax.random.key(1), (4, *only.image_shape))
-  step = jax.jit(
-    lambda a: nss.apply_alone(only, weights, a, images, train=True)
+  step, test = (
+    jax.jit(lambda a, t=t: nss.apply_alone(only, weights, a, images, train=t))
+    for t in (True, False)
   )
   for _ in range(150):
     expected, averages = step(averages)
-  got, _ = nss.apply_alone(only, weights, averages, images, train=False)
+  got, _ = test(averages)
   np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
-  assert averages["stage_1"]["blocks_rest"]["depthwise"]["moments"].shape == (
-    1,
-    2,
-    24,
-  )
+  moments = averages["stage_1"]["blocks_rest"]["depthwise"]["moments"]
+  assert moments.shape == (1, 2, 24)
 
 
 def test_unknown_blocks_are_refused():
@@ -538,7 +508,7 @@ def test_an_edited_block_is_another_one(monkeypatch, tmp_path):
   before = block_digest("custom")
 
   def use(block):
-    monkeypatch.setitem(blocks._BLOCKS, "custom", block)
+    monkeypatch.setitem(blocks.BLOCKS, "custom", block)
 
   use(nss.Block(*CUSTOM))  # made anew, of the same parts
   assert nss.SearchSpace.from_dict(kept) == space
@@ -572,7 +542,7 @@ def test_digests_see_every_field(monkeypatch):
     {"layers": (first._replace(size=3), *rest)},
     {"layers": (first._replace(outputs=nss.Channels("width", 2)), *rest)},
   ):
-    monkeypatch.setitem(blocks._BLOCKS, "custom", CUSTOM._replace(**change))
+    monkeypatch.setitem(blocks.BLOCKS, "custom", CUSTOM._replace(**change))
     found.add(block_digest("custom"))
   assert len(found) == 7
 

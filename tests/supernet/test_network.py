@@ -1,5 +1,7 @@
 """The masked supernet equals the small network it simulates."""
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from networks import arguments, shapes_of
 
 import nss_jax as nss
 from nss_jax.spaces.cost import largest_arch
@@ -110,41 +113,32 @@ def _slice(weights, space, arch):
   }
 
 
-def _setup(space):
-  weights = nss.init_weights(jax.random.key(0), space)
-  leaves, tree = jax.tree.flatten(weights)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  # Offsets are zero and scales one at first, which would hide mistakes.
-  noisy = [
-    x.astype(jnp.float64) + 0.3 * jax.random.normal(k, x.shape, jnp.float64)
-    for x, k in zip(leaves, keys, strict=True)
-  ]
-  images = jax.random.normal(
-    jax.random.key(2), (5, *space.image_shape), jnp.float64
-  )
-  return tree.unflatten(noisy), images
+@functools.cache
+def _masked(name):
+  """Compiled once for all archs of a space."""
+  space = SPACES[name]
+  _, images, upstream = arguments(space, 5, jnp.float64)
+
+  def loss(weights, masks):
+    outputs = nss.apply_masked(space, weights, images, masks)
+    return (outputs * upstream).sum(), outputs
+
+  return jax.jit(jax.grad(loss, has_aux=True))
 
 
 @pytest.mark.parametrize(("name", "text"), CASES)
 def test_masked_equals_small(name, text):
   space, arch = SPACES[name], nss.parse_arch(text)
   with jax.enable_x64(True):
-    weights, images = _setup(space)
+    weights, images, upstream = arguments(space, 5, jnp.float64)
     masks = nss.arch_masks(space, arch)
-    seeds = jax.random.normal(
-      jax.random.key(3), (5, space.num_classes), jnp.float64
-    )
-
-    def masked(weights):
-      outputs = nss.apply_masked(space, weights, images, masks)
-      return (outputs * seeds).sum(), outputs
 
     def small(weights):
       params = _slice(weights, space, arch)
       outputs = _small_network(params, space.strides, images)
-      return (outputs * seeds).sum(), outputs
+      return (outputs * upstream).sum(), outputs
 
-    ours, outputs = jax.jit(jax.grad(masked, has_aux=True))(weights)
+    ours, outputs = _masked(name)(weights, masks)
     theirs, expected = jax.jit(jax.grad(small, has_aux=True))(weights)
     np.testing.assert_allclose(outputs, expected, rtol=1e-10, atol=1e-10)
     # Slicing embeds the small gradient; all else must be exactly unused.
@@ -158,8 +152,7 @@ def test_masked_equals_small(name, text):
 @pytest.mark.parametrize("name", SPACES)
 def test_parameters_are_counted(name):
   space = SPACES[name]
-  weights = nss.init_weights(jax.random.key(0), space)
-  counted = sum(x.size for x in jax.tree.leaves(weights))
+  counted = sum(x.size for x in jax.tree.leaves(shapes_of(space)))
   assert counted == nss.arch_params(space, largest_arch(space))
 
 
@@ -177,16 +170,16 @@ def test_kernels_are_those_of_flax(shape):
 
 def test_output_is_linear_in_depth_weights_of_the_last_stage():
   space = SPACES["strides 1 2 2"]
-  weights = nss.init_weights(jax.random.key(0), space)
-  images = jax.random.normal(jax.random.key(2), (4, *space.image_shape))
+  weights, images, _ = arguments(space, 4)
 
+  @jax.jit
   def outputs(depth):
     masks = nss.arch_masks(space, nss.parse_arch("d1-2-1_w6-4-3"))
-    masks = masks.replace(depth=masks.depth.at[-1].set(jnp.asarray(depth)))
+    masks = masks.replace(depth=masks.depth.at[-1].set(depth))
     return nss.apply_masked(space, weights, images, masks)
 
-  mixed = outputs([0.2, 0.5, 0.3])
-  parts = [outputs(row) for row in np.eye(3)]
+  mixed = outputs(jnp.array([0.2, 0.5, 0.3]))
+  parts = [outputs(row) for row in jnp.eye(3)]
   expected = 0.2 * parts[0] + 0.5 * parts[1] + 0.3 * parts[2]
   np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
 
@@ -195,13 +188,7 @@ def test_remat_gives_the_same_gradient():
   """Of weights and of mixed masks, in float64."""
   space = SPACES["uneven stages"]
   with jax.enable_x64(True):
-    weights = jax.tree.map(
-      lambda x: x.astype(jnp.float64),
-      nss.init_weights(jax.random.key(0), space),
-    )
-    images = jax.random.normal(
-      jax.random.key(1), (3, *space.image_shape), jnp.float64
-    )
+    weights, images, _ = arguments(space, 3, jnp.float64)
     masks = nss.arch_masks(space, nss.parse_arch("d2-3_w3-5"))
     masks = jax.tree.map(lambda x: (0.8 * x + 0.1).astype(jnp.float64), masks)
 

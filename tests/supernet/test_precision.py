@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import rounded
+from networks import arguments, shapes_of
 
 import nss_jax as nss
 from nss_jax.spaces import blocks
@@ -118,7 +119,7 @@ PLATFORMS = (
 def test_no_sum_over_pixels_is_in_bfloat16(block, platform):
   """In what the compiler of each platform is given, of soft masks."""
   space = _space(block, 2, 8, 8, bins=2)
-  weights = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
+  weights = shapes_of(space)
   images = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.bfloat16)
   loss = _loss(space, jnp.zeros(4, jnp.int32))
   found = _sums(
@@ -143,7 +144,7 @@ def test_no_sum_over_pixels_is_in_bfloat16(block, platform):
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_no_sum_of_the_sliced_engine_is_in_bfloat16(platform):
   space = _space("inverted_residual", 2, 8, 8, bins=2)
-  weights = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
+  weights = shapes_of(space)
   images = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.bfloat16)
   arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-2-1_w3-4-8"))
   loss = _loss(space, jnp.zeros(4, jnp.int32), nss.apply_sliced)
@@ -170,7 +171,7 @@ def _sums(function, platform, *arguments):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_what_is_kept_for_the_gradient_stays_in_bfloat16(block):
   space = _space(block, 2, 8, 8, bins=2)
-  weights = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
+  weights = shapes_of(space)
 
   def kept(dtype):
     images = jax.ShapeDtypeStruct((4, 8, 8, 3), dtype)
@@ -260,7 +261,7 @@ def test_gradients_of_masks_are_near_those_of_float32(hard):
 def test_the_gradient_of_the_cost_does_not_see_the_activations(hard):
   """The logits move alike where the loss says nothing."""
   space = _space("basic", 2, 8, 8, bins=2)
-  weights = nss.init_weights(jax.random.key(0), space)
+  weights, images, _ = arguments(space, 4)
   optimizer = optax.sgd(1.0)
 
   def loss_fn(weights, masks, images):
@@ -284,7 +285,6 @@ def test_the_gradient_of_the_cost_does_not_see_the_activations(hard):
     )
     return state.logits
 
-  images = jax.random.normal(jax.random.key(2), (4, *space.image_shape))
   whole, half = step(images), step(images.astype(jnp.bfloat16))
   chex.assert_trees_all_close(whole, half, rtol=1e-6)
   assert all(np.ptp(leaf) > 0 for leaf in jax.tree.leaves(whole))

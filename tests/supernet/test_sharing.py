@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from networks import arguments, normal
 
 import nss_jax as nss
 from nss_jax.phases import scoring, supernet, work
@@ -22,19 +23,14 @@ ARCHS = [nss.parse_arch(x) for x in ("d1-2_w2-8", "d2-1_w5-3", "d2-2_w8-8")]
 
 def _weights(**groups):
   """With deviations that differ from group to group."""
-  weights = nss.init_weights(jax.random.key(0), SPACE)
+  weights, *_ = arguments(SPACE, 1)
   found = sharing.add_groups(weights, **groups)
-  leaves, tree = jax.tree.flatten(found["own"])
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  own = [
-    0.1 * jax.random.normal(key, leaf.shape)
-    for key, leaf in zip(keys, leaves, strict=True)
-  ]
-  return {**found, "own": jax.tree.unflatten(tree, own)}
+  own = jax.tree.map(lambda x: 0.1 * x, normal(2, found["own"]))
+  return {**found, "own": own}
 
 
 def test_groups_begin_as_what_all_share():
-  weights = nss.init_weights(jax.random.key(0), SPACE)
+  weights, *_ = arguments(SPACE, 1)
   assert sharing.add_groups(weights) is weights
   for arch in ARCHS:
     assert sharing.weights_of(SPACE, weights, arch) is weights

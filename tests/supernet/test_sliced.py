@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import arguments, as_arrays, with_gradient
 
 import nss_jax as nss
 
@@ -36,40 +37,11 @@ def _random_archs(count):
     yield jax.tree.map(lambda x: x[0], archs)
 
 
-def _arguments(dtype):
-  weights = nss.init_weights(jax.random.key(0), SPACE)
-  leaves, tree = jax.tree.flatten(weights)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  # Offsets are zero and scales one at first, which would hide mistakes.
-  noisy = [
-    x.astype(dtype) + 0.3 * jax.random.normal(k, x.shape, dtype)
-    for x, k in zip(leaves, keys, strict=True)
-  ]
-  images = jax.random.normal(jax.random.key(2), (6, *SPACE.image_shape), dtype)
-  upstream = jax.random.normal(jax.random.key(3), (6, 3), dtype)
-  return tree.unflatten(noisy), images, upstream
-
-
-def _functions(buckets=BUCKETS, platform=None):
-  """Logits and gradients of both engines, jitted."""
-
-  def masked(weights, images, arch):
-    masks = nss.arch_masks(SPACE, arch)
-    return nss.apply_masked(SPACE, weights, images, masks)
-
-  def sliced(weights, images, arch):
-    return nss.apply_sliced(
-      SPACE, weights, images, arch, buckets=buckets, platform=platform
-    )
-
-  def both(apply):
-    def fn(weights, images, arch, upstream):
-      logits, vjp = jax.vjp(lambda w, x: apply(w, x, arch), weights, images)
-      return logits, vjp(upstream)
-
-    return fn
-
-  return both(masked), both(sliced)
+def _functions(platform=None):
+  """Logits and gradients of both engines."""
+  masked = nss.make_apply(SPACE, "masked")
+  sliced = nss.make_apply(SPACE, buckets=BUCKETS, platform=platform)
+  return with_gradient(masked), with_gradient(sliced)
 
 
 @pytest.mark.parametrize(
@@ -84,26 +56,20 @@ def test_equals_masked(platform, monkeypatch):
     jax.lax, "empty", lambda shape, dtype: jnp.full(shape, jnp.nan, dtype)
   )
   with jax.enable_x64(True):
-    weights, images, upstream = _arguments(jnp.float64)
+    given = arguments(SPACE, 6, jnp.float64)
     chex.clear_trace_counter()
     masked, sliced = _functions(platform=platform)
     masked = jax.jit(masked)
     sliced = jax.jit(chex.assert_max_traces(sliced, n=1))
-    archs = [nss.parse_arch(text) for text in EDGES]
-    for arch in [*archs, *_random_archs(12)]:
-      arch = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), arch)
-      want = masked(weights, images, arch, upstream)
-      got = sliced(weights, images, arch, upstream)
+    for arch in [*map(as_arrays, EDGES), *_random_archs(12)]:
+      want, got = masked(*given, arch), sliced(*given, arch)
       chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-10)
 
 
 def test_in_float32():
   """A shallow arch; deep random ones flip activations at zero."""
-  weights, images, upstream = _arguments(jnp.float32)
-  masked, sliced = _functions()
-  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-2_w3-4"))
-  want = jax.jit(masked)(weights, images, arch, upstream)
-  got = jax.jit(sliced)(weights, images, arch, upstream)
+  given = *arguments(SPACE, 6), as_arrays("d1-2_w3-4")
+  want, got = (jax.jit(fn)(*given) for fn in _functions())
   chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-4)
   # What the arch does not have gets no gradient at all.
   (gradient, _) = got[1]
@@ -120,8 +86,8 @@ def test_in_float32():
 @pytest.mark.parametrize("engine", ["sliced", "masked"])
 def test_bfloat16_activations(engine):
   """Only the activations: logits and gradients stay float32, and near."""
-  weights, images, upstream = _arguments(jnp.float32)
-  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-2_w3-4"))
+  weights, images, upstream = arguments(SPACE, 6)
+  arch = as_arrays("d1-2_w3-4")
   apply = nss.make_apply(SPACE, engine, buckets=BUCKETS)
 
   @jax.jit
@@ -153,7 +119,7 @@ def test_default_buckets():
 
 @pytest.mark.parametrize("widths", [(4, 2, 8), (0, 8), (4,), (4, 4, 8), ()])
 def test_buckets_are_checked(widths):
-  weights, images, _ = _arguments(jnp.float32)
-  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-1_w1-2"))
+  weights, images, _ = arguments(SPACE, 6)
+  arch = as_arrays("d1-1_w1-2")
   with pytest.raises(ValueError, match=r"buckets of stage 1 .* 8; got"):
     nss.apply_sliced(SPACE, weights, images, arch, buckets=(widths, (3, 6)))

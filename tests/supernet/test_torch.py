@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import arguments, normal, with_gradient
 
 import nss_jax as nss
+from nss_jax.spaces.cost import largest_arch
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -98,7 +100,7 @@ def _assert_close(ours, theirs):
 
 
 def _random_network(block, seed):
-  """A network, its weights in float64, and images of it."""
+  """A network, its arch, weights in float64, images, a gradient of logits."""
   rng = np.random.default_rng([seed, *block.encode()])
 
   def draw(low, high, count):
@@ -114,12 +116,7 @@ def _random_network(block, seed):
     image_shape=[*draw(5, 12, 2), draw(1, 3, 1)[0]],
     num_classes=3,
   )
-  fresh = nss.init_weights(jax.random.key(seed), space)
-  weights = jax.tree.map(
-    lambda x: jnp.asarray(x + 0.3 * rng.normal(size=x.shape)), fresh
-  )
-  images = jnp.asarray(rng.normal(size=(4, *space.image_shape)))
-  return space, weights, images, rng
+  return space, largest_arch(space), *arguments(space, 4, float)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -129,13 +126,9 @@ def _random_network(block, seed):
 def test_random_networks(block, seed):
   """Logits, gradients, and the gradient of their size: second order."""
   with jax.enable_x64(True):
-    space, weights, images, rng = _random_network(block, seed)
-    arch = nss.Arch(
-      depth=np.array(space.max_depths), width=np.array(space.max_widths)
-    )
+    space, arch, weights, images, upstream = _random_network(block, seed)
     masks = nss.arch_masks(space, arch)
-    upstream = rng.normal(size=(4, 3))
-    v = jax.tree.map(lambda x: rng.normal(size=x.shape), weights)
+    v = normal(seed, weights, float)
 
     def masked(weights, images):
       return nss.apply_masked(space, weights, images, masks)
@@ -153,11 +146,11 @@ def test_random_networks(block, seed):
   found = torch.autograd.grad(
     logits,
     leaves,
-    torch.tanh(logits) * torch.tensor(upstream),
+    torch.tanh(logits) * _tensor(upstream),
     create_graph=True,
   )
   gradients = structure.unflatten(found)
-  total = _dot(gradients[0], jax.tree.map(torch.tensor, v))
+  total = _dot(gradients[0], jax.tree.map(_tensor, v))
   both = torch.autograd.grad(total, jax.tree.leaves(theirs), allow_unused=True)
   both = [
     torch.zeros_like(x) if y is None else y
@@ -175,24 +168,13 @@ def test_random_networks(block, seed):
 def test_the_sliced_engine(block):
   """Logits and gradients, of the largest arch."""
   with jax.enable_x64(True):
-    space, weights, images, rng = _random_network(block, 7)
-    arch = nss.Arch(
-      depth=np.array(space.max_depths), width=np.array(space.max_widths)
-    )
-    upstream = rng.normal(size=(4, 3))
-
-    @jax.jit
-    def sliced(weights, images):
-      logits, vjp = jax.vjp(
-        lambda w, x: nss.apply_sliced(space, w, x, arch), weights, images
-      )
-      return logits, vjp(jnp.asarray(upstream))
-
-    ours = sliced(weights, images)
+    space, arch, *given = _random_network(block, 7)
+    ours = jax.jit(with_gradient(nss.make_apply(space)))(*given, arch)
+  weights, images, upstream = given
   theirs, leaf = jax.tree.map(_tensor, weights), _tensor(images)
   logits = _network(block, space.strides, theirs, leaf)
   found = torch.autograd.grad(
-    logits, jax.tree.leaves((theirs, leaf)), torch.tensor(upstream)
+    logits, jax.tree.leaves((theirs, leaf)), _tensor(upstream)
   )
   for got, want in zip(jax.tree.leaves(ours), [logits, *found], strict=True):
     _assert_close(got, want)

@@ -1,20 +1,18 @@
 """A network of its own: cut out of a supernet, and with running averages."""
 
-import json
-import pathlib
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import arguments, shapes_of
+from strategies import GOLDEN
 
 import nss_jax as nss
 from nss_jax.data import batches
 from nss_jax.steps import optimizers, train_step
 from nss_jax.supernet import conv
 
-GOLDEN = json.loads(pathlib.Path(__file__).with_name("golden.json").read_text())
 SPACE = nss.SearchSpace.expanded(
   max_depth=3,
   max_width=6,
@@ -26,18 +24,7 @@ SPACE = nss.SearchSpace.expanded(
 )
 
 
-def _noisy(tree):
-  leaves, structure = jax.tree.flatten(tree)
-  keys = jax.random.split(jax.random.key(9), len(leaves))
-  return structure.unflatten(
-    [
-      x + 0.3 * jax.random.normal(k, x.shape)
-      for x, k in zip(leaves, keys, strict=True)
-    ]
-  )
-
-
-IMAGES = jax.random.normal(jax.random.key(1), (5, *SPACE.image_shape))
+WEIGHTS, IMAGES, _ = arguments(SPACE, 5)
 
 
 @pytest.mark.parametrize("network", GOLDEN["networks"], ids=lambda n: n["name"])
@@ -51,15 +38,14 @@ def test_parameters_are_golden(network):
     image_shape=tuple(network["image"]),
     num_classes=network["classes"],
   )
-  shapes = jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
-  assert sum(x.size for x in jax.tree.leaves(shapes)) == network["params"]
+  sizes = [x.size for x in jax.tree.leaves(shapes_of(space))]
+  assert sum(sizes) == network["params"]
 
 
 @pytest.mark.parametrize("text", ["d1-1-1_w1-5-6", "d3-2-3_w6-4-1"])
 def test_a_cut_network_computes_what_its_masks_do(text):
   arch = nss.parse_arch(text)
-  weights = _noisy(nss.init_weights(jax.random.key(0), SPACE))
-  small = nss.extract_subnet(SPACE, weights, arch)
+  small = nss.extract_subnet(SPACE, WEIGHTS, arch)
   only = SPACE.only(arch)
   averages = nss.init_averages(only)
   logits, moved = jax.jit(
@@ -67,7 +53,7 @@ def test_a_cut_network_computes_what_its_masks_do(text):
   )(small, averages, IMAGES)
   expected = jax.jit(
     lambda w, x: nss.apply_masked(SPACE, w, x, nss.arch_masks(SPACE, arch))
-  )(weights, IMAGES)
+  )(WEIGHTS, IMAGES)
   np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4)
   chex.assert_trees_all_equal_shapes(averages, moved)
   sizes = [x.size for x in jax.tree.leaves(small)]
@@ -78,7 +64,7 @@ def test_the_identity_needs_no_projection():
   """Stride 1 and the stem's width: no parameters, in both engines."""
   only = SPACE.only(nss.parse_arch("d2-1-2_w4-4-3"))
   assert [only.projects(stage) for stage in range(3)] == [False, True, True]
-  weights = _noisy(nss.init_weights(jax.random.key(0), only))
+  weights, *_ = arguments(only, 5)
   assert "project" not in weights["stage_1"]["block_1"]
   arch = nss.parse_arch("d2-1-2_w4-4-3")
   sliced, masked = (
@@ -92,7 +78,7 @@ def test_the_identity_needs_no_projection():
 def test_running_averages():
   """One part in ten of each batch; used as they are at test time."""
   only = SPACE.only(nss.parse_arch("d1-1-1_w2-2-2"))
-  weights = nss.init_weights(jax.random.key(0), only)
+  weights, *_ = arguments(only, 5)
   averages = nss.init_averages(only)
 
   @jax.jit
