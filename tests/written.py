@@ -7,7 +7,6 @@ import numpy as np
 
 from nss_jax.results import groups, larger_spaces, rank_agreement, trends
 from nss_jax.results import scores as scores_lib
-from nss_jax.results.budgets import Budget
 from nss_jax.results.contents import read_contents
 from nss_jax.results.elite_space import (
   Chances,
@@ -17,6 +16,7 @@ from nss_jax.results.elite_space import (
   Scored,
 )
 from nss_jax.results.epochs import Epoch
+from nss_jax.results.met_constraint import MetConstraint
 from nss_jax.results.networks import Contender, Controls, Network
 from nss_jax.results.scores import append_scores, make_scores, read_scores
 from nss_jax.results.targets import summarize
@@ -84,7 +84,7 @@ def write_search(search_space, workdir, space=None, target=TARGET):
     **found,
     target_flops=target,
     constraints=[
-      Budget(
+      MetConstraint(
         metric="flops",
         mode="equal",
         target=target,

@@ -3,7 +3,7 @@
 Nothing here reads data, starts a device or knows a phase.
 """
 
-from nss_jax.config.files import fields_named, find_file, missing_field
+from nss_jax.config.lookup import fields_named, find_file, missing_field
 from nss_jax.config.paper import PAPER_TARGETS_MF, paper
 from nss_jax.config.schema import (
   Config,

@@ -15,7 +15,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from nss_jax.config import bounds, sections
-from nss_jax.config.files import missing_field
+from nss_jax.config.lookup import missing_field
 from nss_jax.errors import UserError
 from nss_jax.spaces.blocks import block_digest
 from nss_jax.spaces.search_space import SearchSpace

@@ -1,4 +1,8 @@
-"""Image data sets, whole or read in use, from one table of sources."""
+"""Image data sets, whole or read while devices work, from one table of sources.
+
+Each reader raises what it raises; `load` alone makes one line of it. No step,
+network or config lives here.
+"""
 
 import dataclasses
 import functools

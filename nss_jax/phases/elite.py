@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from nss_jax.phases.job import Job
-from nss_jax.results.budgets import Budget
 from nss_jax.results.elite_space import (
   Chances,
   Choice,
@@ -21,6 +20,7 @@ from nss_jax.results.elite_space import (
   FoundSpace,
   Scored,
 )
+from nss_jax.results.met_constraint import MetConstraint
 from nss_jax.spaces import constraints, cost, distribution, sampling, table
 from nss_jax.spaces.feasible import (
   LEAST_SHARE,
@@ -90,7 +90,7 @@ def find(job: Job, logits: Any, score_fn: ScoreFn) -> FoundSpace:
     **{key: chosen[key] for key in _KEPT},
     target_flops=job.target,
     constraints=[
-      Budget(
+      MetConstraint(
         metric=one.name,
         mode=one.mode,
         target=one.target,

@@ -19,12 +19,7 @@ from nss_jax.phases.registry import Phase
 from nss_jax.results import block_times
 from nss_jax.results.block_times import BlockTimes
 from nss_jax.spaces.bins import Bin
-from nss_jax.spaces.cost import (
-  arch_cost,
-  arch_macs,
-  cost_range,
-  cost_tables,
-)
+from nss_jax.spaces.cost import arch_cost, arch_macs, cost_range, cost_tables
 from nss_jax.spaces.metrics import LatencyTable, latency_metric, stage_shapes
 from nss_jax.spaces.sampling import sample_uniform_archs
 from nss_jax.spaces.search_space import Arch, SearchSpace

@@ -16,7 +16,7 @@ from nss_jax.phases.program import Lowerable, class_weights
 from nss_jax.phases.supernet import split as split_images
 from nss_jax.runtime import sharding
 from nss_jax.spaces.search_space import Arch
-from nss_jax.steps.evaluate import Counts, evaluate_archs, evaluate_images
+from nss_jax.steps.score_step import Counts, evaluate_archs, evaluate_images
 from nss_jax.supernet import engine, sharing, sliced
 
 # Archs of one call on each device: enough that a call costs nothing beside

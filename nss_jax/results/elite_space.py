@@ -27,7 +27,7 @@ from nss_jax.results.artifact import (
   Whole,
   one_of,
 )
-from nss_jax.results.budgets import Budget
+from nss_jax.results.met_constraint import MetConstraint
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import Record, Table
 from nss_jax.spaces.bins import Bin
@@ -56,8 +56,8 @@ class Entry(Artifact):
   """What is told of each space.
 
   Attributes:
-    deviation: from the target; null where multiply-adds are no budget.
-    costs: in every budget.
+    deviation: from the target; null where no constraint is of multiply-adds.
+    costs: by every constraint.
     rank: by probability; null where there are too many spaces to list.
   """
 
@@ -95,7 +95,7 @@ class FoundSpace(Artifact):
   probability: Share
   rank: Annotated[int | None, COUNT.or_null()]
   target_flops: MaybePositive
-  constraints: list[Budget]
+  constraints: list[MetConstraint]
   choice: Choice
   candidates: list[Entry]
   argmax_space: Entry
@@ -106,7 +106,7 @@ class FoundSpace(Artifact):
   warnings: list[Text]
 
   def check(self, search_space: SearchSpace | None) -> None:
-    """Raises ValueError where budgets, or costs in them, are missing."""
+    """Raises ValueError where constraints, or costs by them, are missing."""
     if not self.constraints:
       raise ValueError("constraints: expected one or more, got []")
     for one in self.constraints:
@@ -117,7 +117,7 @@ class FoundSpace(Artifact):
 
   @property
   def is_of_flops(self) -> bool:
-    """Whether multiply-adds are the only budget."""
+    """Whether multiply-adds are the only constraint."""
     return [one.metric for one in self.constraints] == ["flops"]
 
   def deviations(self, entry: Entry | None = None) -> dict[str, float]:

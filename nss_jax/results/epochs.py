@@ -18,15 +18,15 @@ from nss_jax.results.artifact import (
   MaybeNonNegative,
   Positive,
 )
-from nss_jax.results.budgets import MetricName
 from nss_jax.results.elite_space import Chances, FoundSpace, format_ranges
+from nss_jax.results.met_constraint import MetricName
 from nss_jax.results.plots import Picture, make_logarithmic
 from nss_jax.runtime import files
 from nss_jax.spaces.search_space import SearchSpace
 
 
 class Costs(Artifact):
-  """Of a budget, over its target; null where nothing was drawn."""
+  """Of a constraint, over its target; null where nothing was drawn."""
 
   sampled_cost: MaybeNonNegative
   expected_cost: MaybeNonNegative
@@ -162,13 +162,12 @@ def _draw_curves(
 def _draw_costs(
   axes: Axes, epochs: Sequence[int], lines: Sequence[Epoch]
 ) -> None:
-  """Draws every budget over its target; the samples of one that is not alone
-  are fainter, of its color."""
+  """Draws every constraint's cost over its target; samples are fainter."""
   names = [*lines[0].constraints]
   several = len(names) > 1
   axes.axhline(1, color="black", linewidth=0.8)
-  for index, budget in enumerate(names if several else [""]):
-    rows = [x.constraints[budget] if budget else x for x in lines]
+  for index, constraint in enumerate(names if several else [""]):
+    rows = [x.constraints[constraint] if constraint else x for x in lines]
     colors = (f"C{index}",) * 2 if several else ("C0", "C1")
     for name, color, alpha in zip(
       ("sampled", "expected"),
@@ -179,7 +178,7 @@ def _draw_costs(
       axes.plot(
         epochs,
         _values(rows, f"{name}_cost"),
-        label=f"{budget}, {name}" if budget else name,
+        label=f"{constraint}, {name}" if constraint else name,
         color=color,
         alpha=alpha,
       )

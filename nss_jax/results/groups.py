@@ -47,7 +47,7 @@ class Group(Artifact):
     mean_error: a share, as the two below.
     mean_loss: in nats.
     deviation: of the mean multiply-adds from the target, as a signed share of
-      it; null where they are no budget.
+      it; null where no constraint is of them.
     pareto_share: of the front of all groups together, what it owns.
     hypervolume: see `statistics.hypervolume`.
   """

@@ -1,4 +1,4 @@
-"""`nas/`: one network that meets the budgets, and those that it has to beat."""
+"""`nas/`: one network that meets the constraints, and those it has to beat."""
 
 import pathlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from nss_jax.results.artifact import (
   Whole,
   one_of,
 )
-from nss_jax.results.budgets import MetricName
+from nss_jax.results.met_constraint import MetricName
 from nss_jax.spaces import cost
 from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.search_space import SearchSpace
@@ -64,9 +64,9 @@ class Network(Artifact):
 
   Attributes:
     learning_rate: of the logits, in a search by gradient.
-    deviation: from the target; null where multiply-adds are no budget.
+    deviation: from the target; null where no constraint is of multiply-adds.
     deviations: from each target.
-    off: from the budget that is met worst.
+    off: from the constraint that is met worst.
     chosen: how, in words.
     by_cost: it is the nearest by exact cost, and was not drawn.
     num_samples_by_seed: draws that it took, of many seeds.

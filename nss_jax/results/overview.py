@@ -45,7 +45,7 @@ class Facts(NamedTuple):
   """What a report takes from the config of a run.
 
   Attributes:
-    target: all budgets, in words.
+    target: all constraints, in words.
     command: from phases, by comma, to the command that runs them.
     phases: that this run can have.
     num_seeds: of each network that is trained alone.

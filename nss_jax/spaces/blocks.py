@@ -3,7 +3,8 @@
 A block is a residual branch of layers, whose numbers of channels are multiples
 of two widths: that of the stage and that of what comes in. From this one
 description come the network (its forward pass, masks and slices, see
-`supernet/blocks.py`) and what it costs (here), so that they cannot drift apart.
+`supernet/residual.py`) and what it costs (here), so that they cannot drift
+apart.
 
 Sources: basic and bottleneck, He et al. 2015 (ResNet), the stride at the 3x3
 convolution as in Goyal et al. 2017; inverted residual, Sandler et al. 2018

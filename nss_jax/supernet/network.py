@@ -15,12 +15,6 @@ import jax.numpy as jnp
 
 from nss_jax.spaces.blocks import Block, find_block
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
-from nss_jax.supernet.blocks import (
-  AVERAGES,
-  ConvNorm,
-  ResidualBlock,
-  check_images,
-)
 from nss_jax.supernet.conv import conv2d, plain_conv2d
 from nss_jax.supernet.masks import Masks, all_masks, check_masks
 from nss_jax.supernet.norm import (
@@ -31,6 +25,12 @@ from nss_jax.supernet.norm import (
 )
 from nss_jax.supernet.platforms import Keep, ways
 from nss_jax.supernet.precision import multiply, widen
+from nss_jax.supernet.residual import (
+  AVERAGES,
+  ConvNorm,
+  ResidualBlock,
+  check_images,
+)
 from nss_jax.supernet.scan import scan_in_place
 
 

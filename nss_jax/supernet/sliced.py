@@ -24,10 +24,10 @@ import numpy as np
 
 from nss_jax.spaces.metrics import stage_shapes
 from nss_jax.spaces.search_space import Arch, SearchSpace, check_archs
-from nss_jax.supernet.blocks import ConvNorm, check_images
 from nss_jax.supernet.norm import NormScope
 from nss_jax.supernet.platforms import load, ways
 from nss_jax.supernet.precision import widen
+from nss_jax.supernet.residual import ConvNorm, check_images
 from nss_jax.supernet.sliced_loops import (
   Plan,
   exit_loop,

@@ -14,9 +14,9 @@ from jax import lax
 
 from nss_jax.spaces.blocks import find_block
 from nss_jax.spaces.search_space import Array
-from nss_jax.supernet.blocks import ResidualBlock
 from nss_jax.supernet.norm import NormScope
 from nss_jax.supernet.platforms import Layout, load, store
+from nss_jax.supernet.residual import ResidualBlock
 
 _Carry = TypeVar("_Carry")
 

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import nss_jax as nss
-from nss_jax.supernet.blocks import ConvNorm, ResidualBlock
+from nss_jax.supernet.residual import ConvNorm, ResidualBlock
 
 BATCH, SIDE, WIDTH, DEPTH = 64, 16, 64, 8
 SPACE = nss.SearchSpace.expanded(

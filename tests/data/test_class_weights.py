@@ -17,7 +17,7 @@ from nss_jax.phases import (
   train,
 )
 from nss_jax.spaces.search_space import Arch
-from nss_jax.steps import evaluate, losses
+from nss_jax.steps import losses, score_step
 from nss_jax.supernet import network
 
 WEIGHTS = np.array([0.5, 2.0, 0.0], np.float32)
@@ -64,10 +64,10 @@ def test_students_of_the_sandwich_rule_have_the_same_weights():
 def test_scores_weigh_losses_and_count_images():
   archs = jnp.array([1.0, 2.0])
   batches = IMAGES[None].repeat(2, 0), jnp.stack([LABELS, LABELS.at[0].set(-1)])
-  found = evaluate.evaluate_archs(
+  found = score_step.evaluate_archs(
     PARAMS, archs, batches, apply_fn=apply_fn, class_weights=WEIGHTS
   )
-  unweighted = evaluate.evaluate_archs(
+  unweighted = score_step.evaluate_archs(
     PARAMS, archs, batches, apply_fn=apply_fn
   )
   for index, choice in enumerate((1.0, 2.0)):
@@ -76,7 +76,7 @@ def test_scores_weigh_losses_and_count_images():
   np.testing.assert_array_equal(found.correct, unweighted.correct)
   assert int(found.total) == 7
   # By the image the same, and nothing of the one that does not count.
-  wrong, losses_ = evaluate.evaluate_images(
+  wrong, losses_ = score_step.evaluate_images(
     PARAMS, archs, batches, apply_fn=apply_fn, class_weights=WEIGHTS
   )
   assert wrong.shape == losses_.shape == (8,)

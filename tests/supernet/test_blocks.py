@@ -26,8 +26,8 @@ from nss_jax.spaces import blocks
 from nss_jax.spaces.blocks import block_digest, block_names
 from nss_jax.spaces.cost import arch_activations
 from nss_jax.supernet import conv
-from nss_jax.supernet.blocks import ConvNorm, ResidualBlock
 from nss_jax.supernet.masks import all_masks
+from nss_jax.supernet.residual import ConvNorm, ResidualBlock
 
 WIDTH = nss.Channels("width")
 # Hidden channels of both widths, more and fewer than these.

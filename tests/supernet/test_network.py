@@ -13,7 +13,7 @@ from networks import arguments, shapes_of
 
 import nss_jax as nss
 from nss_jax.spaces.cost import largest_arch
-from nss_jax.supernet.blocks import he_normal
+from nss_jax.supernet.residual import he_normal
 
 SPACES = {
   "strides 1 2 2": nss.SearchSpace.expanded(

@@ -1,4 +1,4 @@
-"""How an Elite Space meets a budget."""
+"""How an Elite Space meets a constraint."""
 
 from typing import Annotated
 
@@ -23,8 +23,8 @@ MetricName = Annotated[
 ]
 
 
-class Budget(Artifact):
-  """How the Elite Space meets one of the budgets."""
+class MetConstraint(Artifact):
+  """How the Elite Space meets one of the constraints."""
 
   metric: MetricName
   mode: Annotated[str, one_of(*MODES)]
