@@ -125,7 +125,7 @@ def test_what_can_not_be_loaded_is_named(workdir, tmp_path, monkeypatch):
   shutil.copytree(workdir / "train" / "d2_w5" / "seed_0", copy)
   content = json.loads((copy / "result.json").read_text())
   for change, message in (
-    ({"search_space": None}, "result.json: search_space: expected a JSON obj"),
+    ({"search_space": None}, "result.json: search_space: expected an object"),
     ({"mean": [0.5, 0.5]}, "result.json: mean: expected 1 channels, got 2"),
     ({"std": [0]}, r"result.json: std\[0\]: expected a number above 0"),
   ):
@@ -145,7 +145,7 @@ def test_what_can_not_be_loaded_is_named(workdir, tmp_path, monkeypatch):
   files.write_json(copy / "result.json", content)
   edited = blocks.find_block(space.block)._replace(activation="silu")
   with monkeypatch.context() as patch:
-    patch.setitem(blocks._BLOCKS, space.block, edited)
+    patch.setitem(blocks.BLOCKS, space.block, edited)
     with pytest.raises(UserError, match="is another one here"):
       nss.load_network(copy)
   for path in (copy / "checkpoints").rglob("*"):

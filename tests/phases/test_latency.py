@@ -354,7 +354,7 @@ def test_a_table_of_another_search_space_is_refused(folder, change, words):
 
 def test_a_table_of_an_edited_block_is_refused(folder, monkeypatch):
   edited = blocks.find_block("basic")._replace(activation="silu")
-  monkeypatch.setitem(blocks._BLOCKS, "basic", edited)
+  monkeypatch.setitem(blocks.BLOCKS, "basic", edited)
   with pytest.raises(UserError, match="basic is another one"):
     block_times.read_metric(folder, None)
 

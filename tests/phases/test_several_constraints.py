@@ -173,19 +173,19 @@ def test_plan_and_result_show_each_constraint(job, tmp_path):
   ]
   logits = jax.tree.map(jnp.float32, random_logits(space, 1))
   found = elite.find(job, logits, runs.no_scores)
-  flops, params = found["constraints"]
-  assert (flops["metric"], flops["target"]) == ("flops", 4e4)
-  assert (params["metric"], params["mode"]) == ("params", "at_most")
-  assert flops["mean_cost"] == found["mean_flops"]
-  chosen = space_from_ranges(space, found["space"])
+  flops, params = found.constraints
+  assert (flops.metric, flops.target) == ("flops", 4e4)
+  assert (params.metric, params.mode) == ("params", "at_most")
+  assert flops.mean_cost == found.mean_flops
+  chosen = space_from_ranges(space, found.to_json()["space"])
   mean = space_cost(space, cost_tables(space, METRICS["params"]), chosen)
-  assert params["mean_cost"] == mean
-  assert params["deviation"] == mean / 1500 - 1
+  assert params.mean_cost == mean
+  assert params.deviation == mean / 1500 - 1
   worst = [
-    max(abs(c["deviation"]), c["costs"]["params"] / 1500 - 1)
-    for c in found["candidates"]
+    max(abs(one.deviation), one.costs["params"] / 1500 - 1)
+    for one in found.candidates
   ]
-  assert max(abs(flops["deviation"]), params["deviation"]) == min(worst)
+  assert max(abs(flops.deviation), params.deviation) == min(worst)
   job = dataclasses.replace(job, workdir=tmp_path)
   bins = (chosen.depth, chosen.width)
   runs.write_elite(job, *bins)

@@ -79,9 +79,10 @@ def test_microbatches_equal_devices():
     ({"supernet.microbatches": 5}, "72 is not .* 8 devices times 5 micro"),
   ],
 )
-def test_batch_must_divide(fields, message):
+def test_batch_must_divide(fields, message, tmp_path):
+  config = runs.load_config(**{**runs.TINY, **fields})
   with pytest.raises(UserError, match=message):
-    _two_dispatches(8, **fields)
+    pipeline.run(config, tmp_path / "run", ["search"])
 
 
 @pytest.mark.parametrize("group", ["evaluate", "train"])
