@@ -57,6 +57,8 @@ _NUMBERS = {
   "loss": np.float64,
 }
 
+# What a run can write; means of more overflow.
+_LARGEST_LOSS = np.finfo(np.float32).max
 # One digit less than what int64 may not hold.
 _MOST_DIGITS = 18
 
@@ -292,6 +294,7 @@ def _find_problem(
     (same_params, "not the params of this arch in this search space"),
     ((scores.error >= 0) & (scores.error <= 1), "error is not in 0 to 1"),
     ((scores.loss >= 0) & (scores.loss < np.inf), "loss is not in 0 to inf"),
+    (scores.loss <= _LARGEST_LOSS, "loss is more than float32 holds"),
   ):
     bad = np.flatnonzero(~np.asarray(good, bool))
     if len(bad):

@@ -157,6 +157,8 @@ def check_refused(path, match):
     ("error", "x", "line 3: error: expected a number; got 'x'"),
     ("loss", "nan", "line 3: loss is not in 0 to inf"),
     ("loss", "inf", "line 3: loss is not in 0 to inf"),
+    # A mean of two such losses overflows, and a picture of it cannot be drawn.
+    ("loss", "1e308", "line 3: loss is more than float32 holds"),
   ],
 )
 def test_foreign_value_is_named(tmp_path, column, value, match):
