@@ -27,6 +27,8 @@ from nss_jax.results.artifact import (
 from nss_jax.results.scores import GROUPS, NO_SPACE, Scores, pareto_front
 
 _MEASURES = ("loss", "error")
+# Of a measure, where spaces are drawn at random: all of them or none.
+_PLACED = ("percentile", "bootstrap_interval", "exact_interval")
 _CONTROLS = (scores_lib.RANDOM_SPACES, scores_lib.HARD_RANDOM_SPACES)
 _SPACES = (*_CONTROLS, scores_lib.HAND_MADE, scores_lib.ORACLE)
 # The error of the reference point: every image wrong.
@@ -131,6 +133,18 @@ class Evaluation(Artifact):
   pareto_front: Whole
   groups: dict[_GroupName, Group]
   elite_against: dict[_GroupName, Against]
+
+  def check(self, search_space: object) -> None:
+    """Raises ValueError where only some of what says a percentile is there."""
+    for name, against in self.elite_against.items():
+      for measure in _MEASURES:
+        found = getattr(against, measure)
+        missing = [x for x in _PLACED if getattr(found, x) is None]
+        if missing and len(missing) < len(_PLACED):
+          raise ValueError(
+            f"elite_against.{name}.{measure}.{missing[0]}: this field is "
+            "missing"
+          )
 
 
 def summarize(

@@ -94,6 +94,12 @@ class RankCheck(Artifact, extra="forbid"):
   spread: Agreement | None = None
   near_target: Agreement | None = None
 
+  def check(self, search_space: object) -> None:
+    """Raises ValueError for a group without the tau that its picture shows."""
+    for name, group in self.groups.items():
+      if "error" not in group.predictors:
+        raise ValueError(f"{name}.predictors.error: this field is missing")
+
   @property
   def groups(self) -> dict[str, Agreement]:
     """Those that there are, by name."""

@@ -479,6 +479,17 @@ WRONG = [
   ("rank_check/summary.json", ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
   ("rank_check/summary.json", ["spread", "predictors", "x"], {}, "one of err"),
   ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
+  ("rank_check/summary.json", ["spread", "predictors"], {}, "error: this fi"),
+  *(
+    (
+      "evaluate/summary.json",
+      ["elite_against", "random_spaces", measure, name],
+      ...,
+      f"{measure}.{name}: this field is missing",
+    )
+    for measure in ("loss", "error")
+    for name in ("percentile", "bootstrap_interval", "exact_interval")
+  ),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
   (NAS, ["arch"], "d1_w1", "arch: "),
   (NAS, ["arch"], "resnet", "not an arch"),
