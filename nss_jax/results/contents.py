@@ -51,21 +51,12 @@ class Contents(NamedTuple):
   """What a workdir holds; a result that is not there is None or empty.
 
   Attributes:
-    workdir: the folder.
     search_space: of the search, or as the config has it.
     space: the Elite Space.
-    elite: `search/elite_space.json`.
-    epochs: lines of `search/metrics.jsonl`.
     scores: of each phase that scores archs, by its name.
-    evaluation: `evaluate/summary.json`.
-    rank_scores: `rank_check/scores.csv` and `truths.csv`.
-    rank_check: `rank_check/summary.json`.
-    networks: `nas/*/architecture.json` by `networks.SOURCES`.
-    trained: `train/<name>/seed_<k>/result.json` by name, in the order of the
-      seeds.
-    principles: `principles/summary.json`.
-    complexity: `complexity/summary.json`.
-    sweep: of `sweep/<target>/`, `(target, contents)` in the order of targets.
+    networks: by `networks.SOURCES`.
+    trained: by name, in the order of the seeds.
+    sweep: `(target, contents)` in the order of targets.
   """
 
   workdir: pathlib.Path
