@@ -166,8 +166,8 @@ def test_a_draw_that_misses_is_not_taken_if_an_arch_meets(name):
   job = runs.make_job(config, search_space=space)
   found = nas.choose(job, name, logits)
   assert found["flops"] == target and found["within_tolerance"]
-  assert found["by_cost"] and "nearest arch by exact cost" in found.chosen
-  assert "does not meet every budget within 2 %" in found.chosen
+  assert found["by_cost"] and "nearest arch by exact cost" in found["chosen"]
+  assert "does not meet every budget within 2 %" in found["chosen"]
   # The draws that failed still count.
   assert found["num_samples"] == (5 if name == "elite" else 50)
 
@@ -182,7 +182,7 @@ def test_regnet_is_a_control_where_it_meets_the_budgets(tmp_path):
   found = nas.controls(job, spaces)["regnet"]
   assert found["within_tolerance"] and abs(found["flops"] / 1.5e6 - 1) <= 0.02
   assert found["width"] == sorted(found["width"]) and found["num_samples"] > 1
-  assert "RegNet's design space" in found.chosen
+  assert "RegNet's design space" in found["chosen"]
 
 
 def test_a_rate_that_drew_comes_before_the_nearest_by_cost(tmp_path):
