@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.phases import evaluate, nas, supernet
+from nss_jax.phases import evaluate, nas, search, supernet
 from nss_jax.phases.job import Job, has_flops
 from nss_jax.phases.ledger import open_ledger
 from nss_jax.phases.registry import SEARCH, Phase
@@ -103,6 +103,7 @@ def check(job: Job) -> None:
     UserError: naming the space and what it can cost.
   """
   supernet.check(job)
+  search.check_training(job)
   target = target_flops(job)
   for name, space in search_spaces(job).items():
     low, high = macs_range(space)

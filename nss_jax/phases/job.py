@@ -141,7 +141,8 @@ class Job:
 
     Args:
       fields: of the config, such as `{"search.epochs": 3}`.
-      **more: other attributes.
+      **more: other attributes, or `with_latency`: as this job has it by
+        default.
 
     Raises:
       UserError: as `open`.
@@ -150,11 +151,18 @@ class Job:
     for name in ("config", "search_space", "constraints", "target"):
       del kept[name]
     workdir = more.pop("workdir", kept.pop("workdir"))
+    kept["with_latency"] = self.has_all_constraints
     return Job.open(self.config.vary(fields), workdir, **kept | more)
 
   def within(self, search_space: SearchSpace) -> "Job":
     """Returns the same job in another search space."""
     return dataclasses.replace(self, search_space=search_space)
+
+  @property
+  def has_all_constraints(self) -> bool:
+    """Whether no latency is left out, as one that is yet to be measured."""
+    known = [one.name for one in self.constraints]
+    return LATENCY in known or not wants_latency(self.config)
 
   @functools.cached_property
   def keys(self) -> dict[str, jax.Array]:

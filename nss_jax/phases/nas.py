@@ -72,9 +72,11 @@ def run(job: Job) -> NasSummary:
 
 
 def check(job: Job) -> None:
-  """Refuses what the stand-alone supernet cannot be trained with."""
+  """Refuses what its supernet, or that of a search, cannot be trained with."""
   if job.config.nas.method == "evaluator":
     supernet.check(job)
+  else:
+    search_phase.check_training(job)
 
 
 def plan(job: Job) -> str:

@@ -116,7 +116,8 @@ def run(
       running.run(dataclasses.replace(job, phases=tuple(phases[:1])))
       if not phases[1:]:
         return 0
-      job = job.vary({}, phases=tuple(phases[1:]))
+      rest = tuple(phases[1:])
+      job = job.vary({}, phases=rest, with_latency=True)
       running.check(job)
     running.run(job)
   except Interrupted as interrupted:

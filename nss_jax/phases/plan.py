@@ -65,7 +65,7 @@ def _describe_constraints(job: Job, largest: float) -> Iterator[str]:
     share = 100 * job.target / largest
     target = format_macs(job.target)
     yield f"target     {target}: {share:.2g} % of the largest network"
-  if not (job.config.objective.constraints and job.constraints):
+  if not (job.config.objective.constraints and job.has_all_constraints):
     return
   space, settings = job.search_space, job.config.search
   for one in job.constraints:

@@ -77,8 +77,7 @@ def check(job: Job) -> None:
   """
   workdirs.check(job.config, job.workdir)
   check_order(job.phases, job.workdir, job.archs)
-  # Where the first one is to measure the only constraint, it stands alone.
-  for name in job.phases if job.constraints else job.phases[:1]:
+  for name in job.phases:
     registry.find(name).check(job)
 
 

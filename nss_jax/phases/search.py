@@ -249,12 +249,17 @@ def _objective(job: Job, schedule: Schedule) -> dict[str, Any]:
   }
 
 
+def check_training(job: Job) -> None:
+  """Refuses batches of a search, of spaces or archs, that do not fit."""
+  check_batch(job, "search", microbatches=job.config.supernet.microbatches)
+
+
 def check(job: Job) -> None:
   """Refuses batches that do not fit, and a latency table of another device.
 
   What has begun goes on, and is evaluated and reported, anywhere.
   """
-  check_batch(job, "search", microbatches=job.config.supernet.microbatches)
+  check_training(job)
   objective = job.config.objective
   is_target = job.supernets is not None
   begun = job.workdir.parent if is_target else job.workdir / "search"

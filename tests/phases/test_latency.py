@@ -494,3 +494,26 @@ def test_a_target_that_the_table_shows_to_be_out_of_reach(
     pipeline.run(wanted, tmp_path / "w", ["latency_table", "search"])
   assert (tmp_path / "w" / "latency_table" / "summary.json").exists()
   assert not (tmp_path / "w" / "search").exists()
+
+
+@pytest.mark.parametrize(
+  ("alone", "phases", "said"),
+  [
+    (False, "latency_table,sweep", "search for 0.04 MF"),
+    (True, "latency_table,search,evaluate,rank_check,nas", "rank_check"),
+  ],
+)
+def test_phases_after_the_measurement_are_planned_and_checked(
+  wanted, tmp_path, capsys, alone, phases, said
+):
+  """Constraints that are not known yet are neither read nor told."""
+  wanted.sweep.targets, wanted.sweep.phases = (4e4,), ("search",)
+  wanted.objective.cost_weight = 0.0 if alone else 1.0
+  workdir, names = tmp_path / "w", phases.split(",")
+  assert pipeline.run(wanted, workdir, names, dry_run=True) == 0
+  lines = capsys.readouterr().out
+  assert said in lines and "meet all constraints" not in lines
+  wanted.supernet.microbatches = 7
+  with pytest.raises(UserError, match=r"search\.batch_size.*7 microbatches"):
+    pipeline.run(wanted, workdir, names)
+  assert not workdir.exists()

@@ -14,7 +14,16 @@ import written
 
 import nss_jax as nss
 from nss_jax.errors import UserError
-from nss_jax.phases import loop, nas, pipeline, race, running, supernet, train
+from nss_jax.phases import (
+  complexity,
+  loop,
+  nas,
+  pipeline,
+  race,
+  running,
+  supernet,
+  train,
+)
 from nss_jax.results import scores
 from nss_jax.results.networks import SOURCES, NasSummary, Network
 
@@ -517,3 +526,12 @@ def test_what_rank_check_taught_decides_the_order(tmp_path):
   # Only the first are ordered anew.
   found, _ = race.rank_first(race.learnt_rank(job), new, np.zeros(3), 2)
   assert found.width[:, 0].tolist() == [60, 4, 20]
+
+
+@pytest.mark.parametrize("phase", [nas, complexity])
+def test_batches_that_devices_cannot_share_are_refused(phase):
+  """Both search by gradient, whether the search phase runs with them or not."""
+  fields = {"search.batch_size": 12, "evaluate.batch_size": 64}
+  job = runs.make_job(runs.load_config(**SETTINGS | fields), num_devices=8)
+  with pytest.raises(UserError, match=r"search\.batch_size: 12 .* 8 devices"):
+    phase.check(job)
