@@ -44,6 +44,28 @@ TINY = {
   "supernet.engine": "masked",
   "objective.target_flops": 4e4,
 }
+# All other phases, as short as they can be.
+SHORT_PHASES = {
+  "nas.epochs": 1,
+  "nas.warmup_epochs": 0,
+  "nas.learning_rates": (0.01,),
+  "complexity.width_shares": (1.0,),
+  "complexity.depth_shares": (1.0,),
+  "complexity.num_archs": 20,
+  "evaluate.epochs": 1,
+  "evaluate.coin_epochs": 0,
+  "evaluate.num_archs": 20,
+  "evaluate.num_spaces": 2,
+  "evaluate.archs_per_space": 4,
+  "evaluate.tolerance": 0.5,
+  "evaluate.oracle_spaces": 0,
+  "evaluate.holdout_fraction": 0.05,
+  "evaluate.calibration_images": 20,
+  "rank_check.num_archs": 2,
+  "rank_check.num_near_archs": 0,
+  "rank_check.num_seeds": 1,
+  "rank_check.epochs": 1,
+}
 
 
 def load_config(name="quickstart", /, **overrides):
