@@ -133,17 +133,12 @@ def block_cost(
 ) -> np.ndarray:
   """Returns what one block costs, exact for integers.
 
-  These are multiply-adds of convolutions and of fully connected layers with
-  their biases; trainable numbers, scales and offsets included; or activations,
-  numbers that those layers put out.
-
-  Args:
-    block: the description.
-    metric: "flops", "params" or "activations".
-    before: channels that come in, an integer or int64 array.
-    width: channels of the stage, likewise; the two are broadcast.
-    pixels: of an image that comes in and of one that goes out.
-    project: 1 where the identity does not fit, an integer or array.
+  "flops" are multiply-adds of convolutions and of fully connected layers with
+  their biases; "params" trainable numbers, scales and offsets included;
+  "activations" the numbers that those layers put out. `before` channels come
+  in, the stage has `width` (integers or int64 arrays, which are broadcast);
+  pixels are those of an image that comes in and of one that goes out; `project`
+  is 1 where the identity does not fit.
   """
   entering, leaving = pixels
   counts = [c.number(before, width) for c in block.channels()]
@@ -154,8 +149,8 @@ def block_cost(
   ):
     if isinstance(layer, SqueezeExcite):
       hidden = layer.hidden.number(before, width)
-      total = total + _linear(metric, inputs, hidden)
-      total = total + _linear(metric, hidden, inputs)
+      total = total + linear_cost(metric, inputs, hidden)
+      total = total + linear_cost(metric, hidden, inputs)
       continue
     here = leaving if layer.strided else here
     seen = 1 if isinstance(layer, Depthwise) else inputs
@@ -183,7 +178,7 @@ def conv_cost(
   return pixels * outputs
 
 
-def _linear(
+def linear_cost(
   metric: str, inputs: int | np.ndarray, outputs: int | np.ndarray
 ) -> int | np.ndarray:
   """Returns what a fully connected layer with its bias costs."""

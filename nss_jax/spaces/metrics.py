@@ -6,14 +6,18 @@ is the convention of the paper and of RegNet, and it gives the published counts
 (ResNet-20: 40,813,194).
 """
 
-import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nss_jax.spaces.blocks import block_cost, conv_cost, find_block
+from nss_jax.spaces.blocks import (
+  block_cost,
+  conv_cost,
+  find_block,
+  linear_cost,
+)
 from nss_jax.spaces.search_space import SearchSpace
 
 # Of blocks that were timed: known by its table only, see `latency_metric`.
@@ -51,61 +55,42 @@ def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
   return shapes
 
 
-def _first_cost(
-  metric: str,
-  search_space: SearchSpace,
-  stage: int,
-  before: np.ndarray,
-  width: np.ndarray,
+def _projects(
+  search_space: SearchSpace, stage: int, before: np.ndarray, width: np.ndarray
 ) -> np.ndarray:
-  """Returns what a stage's first block costs."""
-  entering = math.prod(search_space.image_shape[:2])
-  if stage:
-    entering = _pixels(search_space, stage - 1)
-  return block_cost(
-    find_block(search_space.block),
-    metric,
-    before,
-    width,
-    (entering, _pixels(search_space, stage)),
-    # The identity fits where the shape stays.
-    project=(before != width) | (search_space.strides[stage] != 1),
-  )
+  """Says where the shape changes, so that the identity does not fit."""
+  return (before != width) | (search_space.strides[stage] != 1)
 
 
-def _rest_cost(
-  metric: str, search_space: SearchSpace, stage: int, width: np.ndarray
-) -> np.ndarray:
-  """Returns what each further block of a stage costs."""
-  pixels = (_pixels(search_space, stage),) * 2
-  block = find_block(search_space.block)
-  return block_cost(block, metric, width, width, pixels)
+def _count(metric: str) -> Metric:
+  """Returns the metric of what `block_cost` counts by that name."""
+
+  def first(search_space, stage, before, width):
+    shapes = [search_space.image_shape[:2], *stage_shapes(search_space)]
+    return block_cost(
+      find_block(search_space.block),
+      metric,
+      before,
+      width,
+      (math.prod(shapes[stage]), math.prod(shapes[stage + 1])),
+      project=_projects(search_space, stage, before, width),
+    )
+
+  def rest(search_space, stage, width):
+    pixels = math.prod(stage_shapes(search_space)[stage])
+    block = find_block(search_space.block)
+    return block_cost(block, metric, width, width, (pixels, pixels))
+
+  def ends(search_space, width):
+    *shape, channels = search_space.image_shape
+    stem = search_space.stem_width
+    head: Any = linear_cost(metric, width, search_space.num_classes)
+    return conv_cost(metric, math.prod(shape), 3, channels, stem) + head
+
+  return Metric(first, rest, ends)
 
 
-def _ends_cost(
-  metric: str, search_space: SearchSpace, width: np.ndarray
-) -> np.ndarray:
-  """Returns what stem and head cost."""
-  height, columns, channels = search_space.image_shape
-  pixels, stem = height * columns, search_space.stem_width
-  head = (0 if metric == "activations" else width) + np.ones_like(width)
-  return (
-    conv_cost(metric, pixels, 3, channels, stem)
-    + head * search_space.num_classes
-  )
-
-
-def _pixels(search_space: SearchSpace, stage: int) -> int:
-  height, width = stage_shapes(search_space)[stage]
-  return height * width
-
-
-COUNTS = {
-  name: Metric(
-    *(functools.partial(f, name) for f in (_first_cost, _rest_cost, _ends_cost))
-  )
-  for name in ("flops", "params", "activations")
-}
+COUNTS = {name: _count(name) for name in ("flops", "params", "activations")}
 # All that a constraint can name, and the units in which its target is given.
 METRICS = dict(COUNTS)
 UNITS = {
@@ -165,43 +150,28 @@ class LatencyTable(NamedTuple):
 
 def latency_metric(table: LatencyTable) -> Metric:
   """Returns the metric of the seconds of one forward pass."""
-  functions = _first_seconds, _rest_seconds, _ends_seconds
-  return Metric(*(functools.partial(f, table) for f in functions))
 
+  def first(search_space, stage, before, width):
+    values = table.first[stage]
+    low, high, share = _place(table.before[stage], before)
+    left, right, part = _place(table.widths[stage], width)
+    start, end = (
+      (1 - share) * values[low, at] + share * values[high, at]
+      for at in (left, right)
+    )
+    return np.where(
+      _projects(search_space, stage, before, width),
+      (1 - part) * start + part * end,
+      rest(search_space, stage, width),
+    )
 
-def _first_seconds(
-  table: LatencyTable,
-  search_space: SearchSpace,
-  stage: int,
-  before: np.ndarray,
-  width: np.ndarray,
-) -> np.ndarray:
-  values = table.first[stage]
-  low, high, share = _place(table.before[stage], before)
-  left, right, part = _place(table.widths[stage], width)
-  rows = (
-    (1 - share) * values[low, at] + share * values[high, at]
-    for at in (left, right)
-  )
-  start, end = rows
-  project = (before != width) | (search_space.strides[stage] != 1)
-  return np.where(
-    project,
-    (1 - part) * start + part * end,
-    _rest_seconds(table, search_space, stage, width),
-  )
+  def rest(search_space, stage, width):
+    return np.interp(width, table.widths[stage], table.rest[stage])
 
+  def ends(search_space, width):
+    return np.interp(width, table.widths[-1], table.ends)
 
-def _rest_seconds(
-  table: LatencyTable, search_space: SearchSpace, stage: int, width: np.ndarray
-) -> np.ndarray:
-  return np.interp(width, table.widths[stage], table.rest[stage])
-
-
-def _ends_seconds(
-  table: LatencyTable, search_space: SearchSpace, width: np.ndarray
-) -> np.ndarray:
-  return np.interp(width, table.widths[-1], table.ends)
+  return Metric(first, rest, ends)
 
 
 def _place(grid: np.ndarray, x: np.ndarray) -> tuple:
