@@ -148,41 +148,26 @@ def sample_anynet_archs(
   return _collect(draw_fn, search_space, count, window, max_draws)
 
 
-def regnet_stages(
-  initial_width: int,
-  slope: float,
-  multiplier: float,
-  depth: int,
-  *,
-  quantum: int = 8,
-  group_width: int | None = None,
+def regnet_blocks(
+  first: float | np.ndarray,
+  slope: float | np.ndarray,
+  multiplier: float | np.ndarray,
+  depth: int | np.ndarray,
+  quantum: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns depths and widths of the stages of a RegNet (RegNet 3.3, Eq. 2-4).
+  """Returns level and width of every block of RegNets (RegNet 3.3, Eq. 2-4).
 
-  Block j of d should have the width u = w_0 + w_a j. It gets w_0 w_m^s, where s
-  is the nearest integer to log_wm(u / w_0), rounded to a multiple of the
-  quantum. A stage is a run of blocks of equal width. With a group width, widths
-  are rounded to multiples of it, or it is lowered to a narrower stage's width
-  (pycls `adjust_block_compatibility`, bottleneck ratio 1).
+  Block j of d should have the width u = w_0 + w_a j. Its level s is the nearest
+  integer to log_wm(u / w_0), its width w_0 w_m^s, rounded to a multiple of the
+  quantum; a stage is a run of blocks of equal width. Both are int64
+  `[..., max(depth)]`; parameters are numbers or `[N, 1]`, and blocks past the
+  depth repeat the last.
   """
-  for name, value in (("depth", depth), ("quantum", quantum)):
-    check_at_least_one(name, value)
-  if initial_width < 1 or initial_width % quantum:
-    raise ValueError(
-      f"initial_width must be a multiple of {quantum}; got {initial_width}"
-    )
-  if not (0 <= slope < np.inf and 1 < multiplier < np.inf):
-    raise ValueError(
-      "slope must be at least 0, multiplier above 1 and both finite; got "
-      f"{slope} and {multiplier}"
-    )
-  _, blocks = _regnet_blocks(initial_width, slope, multiplier, depth, quantum)
-  widths, depths = np.unique(blocks, return_counts=True)
-  if group_width is not None:
-    check_at_least_one("group_width", group_width)
-    group = np.minimum(group_width, widths)
-    widths = np.round(widths / group).astype(np.int64) * group
-  return depths, widths
+  block = np.minimum(np.arange(np.max(depth)), np.subtract(depth, 1))
+  linear = first + slope * block
+  level = np.round(np.log(linear / first) / np.log(multiplier))
+  width = np.round(first * multiplier**level / quantum) * quantum
+  return level.astype(np.int64), width.astype(np.int64)
 
 
 def sample_regnet_archs(
@@ -222,7 +207,7 @@ def sample_regnet_archs(
       np.exp(generator.uniform(low, high, (size, 1)))
       for low, high in np.log(((quantum, widest), _MULTIPLIERS))
     )
-    level, blocks = _regnet_blocks(first, slope, multiplier, depth, quantum)
+    level, blocks = regnet_blocks(first, slope, multiplier, depth, quantum)
     # Blocks past the depth repeat the last, so they start no stage.
     stage = np.cumsum(np.diff(blocks, axis=-1, prepend=blocks[:, :1]) > 0, -1)
     kept = (stage[:, -1] == num_stages - 1) & (level[:, -1] == num_stages - 1)
@@ -305,24 +290,6 @@ def _ordered_tuples(
     previous = offers[np.searchsorted(table, place, side="right") - 1]
     columns.append(previous)
   return np.stack(columns, axis=-1)
-
-
-def _regnet_blocks(
-  first: float | np.ndarray,
-  slope: float | np.ndarray,
-  multiplier: float | np.ndarray,
-  depth: int | np.ndarray,
-  quantum: int,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns level and width of every block, int64 `[..., max(depth)]`.
-
-  Parameters are numbers or `[N, 1]`; blocks past the depth repeat the last.
-  """
-  block = np.minimum(np.arange(np.max(depth)), np.subtract(depth, 1))
-  linear = first + slope * block
-  level = np.round(np.log(linear / first) / np.log(multiplier))
-  width = np.round(first * multiplier**level / quantum) * quantum
-  return level.astype(np.int64), width.astype(np.int64)
 
 
 def _log_uniform_table(values: np.ndarray, quantum: int) -> tuple:

@@ -17,14 +17,14 @@ from nss_jax.spaces.populations import (
   StageOrder,
   follows,
   num_ordered_archs,
-  regnet_stages,
+  regnet_blocks,
   sample_anynet_archs,
   sample_ordered_archs,
   sample_regnet_archs,
 )
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=30)
 PAPER = SearchSpace.expanded()
 PRINCIPLES, ELITE = StageOrder.design_principles(), StageOrder.elite_trend()
 WINDOW = (3.6e8, 4e8)
@@ -93,15 +93,9 @@ def test_follows_both_in_depth_and_width_ties_allowed():
   archs = Arch(depth=np.asarray(depth), width=np.asarray(width))
   yes = follows(archs, PRINCIPLES)
   assert yes.tolist() == [True, False, True, False, False, False]
-  yes = follows(jax.tree.map(jnp.asarray, archs), ELITE)
-  assert yes.tolist() == [False, True, True, False, False, False]
-  first = jax.tree.map(lambda x: x[0], archs)
-  assert follows(first, PRINCIPLES).shape == ()
-  assert follows(first, PRINCIPLES)
-  nested = jax.tree.map(lambda x: x.reshape(2, 3, 3), archs)
-  assert follows(nested, ELITE).shape == (2, 3)
-  with pytest.raises(ValueError, match=r"\(0, 1\) is one of 2 stages, not 3"):
-    follows(archs, StageOrder((0, 1)))
+  nested = jax.tree.map(lambda x: jnp.reshape(x, (2, 3, 3)), archs)
+  yes = follows(nested, ELITE)
+  assert yes.tolist() == [[False, True, True], [False, False, False]]
 
 
 @quick
@@ -150,8 +144,10 @@ def test_too_many_ordered_tuples_to_count():
         num_ordered_archs(search_space, order)
 
 
-@pytest.mark.parametrize("order", [PRINCIPLES, ELITE, StageOrder((1, 2, 0))])
-@pytest.mark.parametrize("window", [None, RAGGED_WINDOW])
+@pytest.mark.parametrize(
+  ("order", "window"),
+  [(PRINCIPLES, None), (ELITE, RAGGED_WINDOW), (StageOrder((1, 2, 0)), None)],
+)
 def test_ordered_archs_are_uniform(order, window):
   archs = ordered_archs(RAGGED, order)
   costs = nss.arch_macs(RAGGED, archs)
@@ -182,21 +178,20 @@ def test_ordered_archs_of_the_paper(order, in_window, median):
   """Exact numbers of archs in the window, counted by another program.
 
   It goes through all depths and two of the widths, and solves the quadratic
-  cost for the third. 1000 archs thus take 1.4e7 and 4.4e7 draws of any arch.
+  cost for the third. 250 archs thus take 3.6e6 and 1.1e7 draws of any arch.
   """
   share = in_window / num_ordered_archs(PAPER, order)
-  archs = sample_ordered_archs(jax.random.key(2), PAPER, order, 2**19)
+  archs = sample_ordered_archs(jax.random.key(2), PAPER, order, 2**17)
   costs = nss.arch_macs(PAPER, archs)
   hits = ((WINDOW[0] <= costs) & (costs <= WINDOW[1])).sum()
   expected = share * costs.size
   assert abs(hits - expected) < 4 * expected**0.5
   np.testing.assert_allclose(np.median(costs), median, rtol=0.02)
-  draws = int(1.3 * 1000 / share)
+  draws = int(1.4 * 250 / share)
   archs = sample_ordered_archs(
-    jax.random.key(3), PAPER, order, 1000, window=WINDOW, max_draws=draws
+    jax.random.key(3), PAPER, order, 250, window=WINDOW, max_draws=draws
   )
   costs = nss.arch_macs(PAPER, archs)
-  assert archs.width.shape == (1000, 3)
   assert WINDOW[0] <= costs.min() < 3.62e8
   assert 3.98e8 < costs.max() <= WINDOW[1]
   assert follows(archs, order).all()
@@ -226,23 +221,22 @@ def test_draws_are_a_function_of_the_key_and_give_up(draw):
 
 
 def test_counts_and_orders_must_fit():
-  key = jax.random.key(0)
+  key, wrong = jax.random.key(0), StageOrder((1, 0))
   with pytest.raises(ValueError, match="count must be at least 1; got 0"):
     sample_ordered_archs(key, PAPER, ELITE, 0)
-  wrong = StageOrder((1, 0))
   for refuse in (
     lambda: sample_ordered_archs(key, PAPER, wrong, 1),
     lambda: sample_anynet_archs(key, PAPER, 1, order=wrong),
-    lambda: num_ordered_archs(PAPER, wrong),
+    lambda: follows(sample_anynet_archs(key, PAPER, 1), wrong),
   ):
-    with pytest.raises(ValueError, match="is one of 2 stages, not 3"):
+    with pytest.raises(ValueError, match=r"\(1, 0\) is one of 2 stages, not 3"):
       refuse()
 
 
 # Costs and errors
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(
   st.lists(st.integers(80, 130), max_size=8),
   st.lists(st.integers(80, 130), max_size=8),
@@ -282,35 +276,10 @@ def test_matched_costs_by_hand():
       match_costs([1.0], macs, tolerance=tolerance)
 
 
-def test_matched_populations_cost_the_same():
-  costs = [
-    nss.arch_macs(
-      PAPER, sample_ordered_archs(jax.random.key(i), PAPER, order, 1000)
-    )
-    for i, order in enumerate((PRINCIPLES, ELITE))
-  ]
-  assert np.median(costs[1]) > 1.8 * np.median(costs[0])
-  pairs = match_costs(*costs)
-  assert 600 < pairs[0].size < 750
-  matched = [np.sort(c[i]) for c, i in zip(costs, pairs, strict=True)]
-  assert np.abs(np.log(matched[1] / matched[0])).max() <= 0.02
-  assert abs(np.log(matched[1] / matched[0]).mean()) < 0.003
-
-
 def test_error_edf_by_hand():
   x, share = error_edf(jnp.asarray([7.5, 5.0, 6.0, 5.0]))
   assert x.tolist() == [5.0, 6.0, 7.5]
   assert share.tolist() == [0.5, 0.75, 1.0]
-
-
-@quick
-@given(st.lists(st.integers(0, 20), min_size=1, max_size=30))
-def test_error_edf_is_the_share_of_errors_below(errors):
-  x, share = error_edf(errors)
-  for error in np.arange(-0.5, 21, 0.5):
-    below = sum(e < error for e in errors) / len(errors)
-    step = np.searchsorted(x, error)  # the steps that begin below the error
-    assert below == pytest.approx(share[step - 1] if step else 0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -346,15 +315,13 @@ REGNETX = {
 @pytest.mark.parametrize("name", REGNETX)
 def test_published_regnets(name):
   *parameters, group_width, depths, widths = REGNETX[name]
-  found = regnet_stages(*parameters, group_width=group_width)
-  assert [x.tolist() for x in found] == [depths, widths]
-
-
-def test_without_groups_widths_are_multiples_of_eight():
-  depths, widths = regnet_stages(24, 24.48, 2.54, 22)
-  # 24 * 2.54^s for s = 0 to 3: 24, 60.96, 154.8 and 393.3.
-  assert widths.tolist() == [24, 64, 152, 392]
-  assert depths.tolist() == [1, 2, 7, 12]
+  _, blocks = regnet_blocks(*parameters, quantum=8)
+  found, counts = np.unique(blocks, return_counts=True)
+  # As pycls fits groups: widths are rounded to multiples of the group width,
+  # or of the stage's own width where that is less.
+  groups = np.minimum(group_width, found)
+  assert counts.tolist() == depths
+  assert (np.round(found / groups) * groups).tolist() == widths
 
 
 def scalar_regnet(first, slope, multiplier, depth, quantum):
@@ -377,9 +344,7 @@ def scalar_regnet(first, slope, multiplier, depth, quantum):
   st.sampled_from((1, 4, 8)),
 )
 @example(4, 0.0, 2.0, 5, 8)
-def test_regnet_stages_are_runs_of_equal_blocks(
-  first, slope, multiplier, depth, quantum
-):
+def test_blocks_of_regnets(first, slope, multiplier, depth, quantum):
   first *= quantum
   # Where neither of two roundings is nearer, the last bit would decide.
   linear = first + slope * np.arange(depth)
@@ -387,37 +352,9 @@ def test_regnet_stages_are_runs_of_equal_blocks(
   assume((np.abs(levels % 1 - 0.5) > 1e-9).all())
   multiples = first * multiplier ** np.round(levels) / quantum
   assume((np.abs(multiples % 1 - 0.5) > 1e-9).all())
-  _, blocks = scalar_regnet(first, slope, multiplier, depth, quantum)
-  expected = [(w, len([*run])) for w, run in itertools.groupby(blocks)]
-  depths, widths = regnet_stages(
-    first, slope, multiplier, depth, quantum=quantum
-  )
-  assert [*zip(widths.tolist(), depths.tolist(), strict=True)] == expected
-  assert depths.sum() == depth
-  grouped = regnet_stages(
-    first, slope, multiplier, depth, quantum=quantum, group_width=16
-  )
-  np.testing.assert_array_equal(grouped[0], depths)
-  assert (grouped[1][widths < 16] == widths[widths < 16]).all()
-  assert (grouped[1][widths >= 16] % 16 == 0).all()
-  assert (np.abs(grouped[1] - widths) <= 8).all()
-
-
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    ({"initial_width": 20}, "a multiple of 8; got 20"),
-    ({"initial_width": 0}, "a multiple of 8; got 0"),
-    ({"slope": -1.0}, "slope must be at least 0.*got -1.0 and 2.0"),
-    ({"multiplier": 1.0}, "multiplier above 1.*got 9.0 and 1.0"),
-    ({"depth": 0}, "depth must be at least 1; got 0"),
-    ({"group_width": 0}, "group_width must be at least 1; got 0"),
-  ],
-)
-def test_regnet_parameters_must_fit(change, message):
-  fits = {"initial_width": 24, "slope": 9.0, "multiplier": 2.0, "depth": 9}
-  with pytest.raises(ValueError, match=message):
-    regnet_stages(**(fits | change))
+  expected = scalar_regnet(first, slope, multiplier, depth, quantum)
+  found = regnet_blocks(first, slope, multiplier, depth, quantum)
+  assert [x.tolist() for x in found] == [*expected]
 
 
 def test_regnets_of_the_paper():
@@ -431,9 +368,6 @@ def test_regnets_of_the_paper():
   # Widths grow by 1.5 to 3, apart from the rounding of both to eight.
   assert (archs.width[:, 1:] + 4 >= 1.5 * archs.width[:, :-1] - 6).all()
   assert (archs.width[:, 1:] - 4 <= 3 * archs.width[:, :-1] + 12).all()
-  archs = sample_regnet_archs(jax.random.key(4), PAPER, 300, window=WINDOW)
-  costs = nss.arch_macs(PAPER, archs)
-  assert (WINDOW[0] <= costs.min()) & (costs.max() <= WINDOW[1])
 
 
 def test_regnets_are_those_of_their_parameters():
@@ -441,7 +375,7 @@ def test_regnets_are_those_of_their_parameters():
   rng, expected = np.random.default_rng(5), []
   # Multiples of 2 from 2 to 8, log-uniform, rounded up.
   firsts, chance = [2, 4, 6, 8], np.log([2, 2, 1.5, 4 / 3]) / np.log(8)
-  while len(expected) < 1500:
+  while len(expected) < 800:
     first = int(rng.choice(firsts, p=chance))
     slope, multiplier = np.exp(rng.uniform(np.log([2, 1.5]), np.log([8, 3])))
     levels, blocks = scalar_regnet(
@@ -452,7 +386,7 @@ def test_regnets_are_those_of_their_parameters():
     three = len(runs) == 3 and max(levels) == 2
     if three and max(depths) <= 4 and max(widths) <= 32:
       expected.append((*depths, *widths))
-  archs = sample_regnet_archs(jax.random.key(5), NARROW, 6000, quantum=2)
+  archs = sample_regnet_archs(jax.random.key(5), NARROW, 4000, quantum=2)
   both = [np.asarray(numbers(archs)), np.asarray(expected)]
   for column in range(6):
     table = np.stack([np.bincount(x[:, column], minlength=40) for x in both])
@@ -500,17 +434,13 @@ def test_anynet_numbers_are_log_uniform():
   assert_frequencies(np.bincount(code, minlength=25), joint)
 
 
-@pytest.mark.parametrize("window", [None, RAGGED_WINDOW])
-def test_anynet_archs_in_order_keep_their_probabilities(window):
+def test_anynet_archs_in_order_keep_their_probabilities():
   archs = ordered_archs(RAGGED, ELITE)
   chance = np.ones(len(archs.depth))
   for field in (archs.depth, archs.width):
     weight = -np.log1p(-np.minimum(1 / field, 0.5))
     chance *= weight.prod(-1)
-  if window is not None:
-    costs = nss.arch_macs(RAGGED, archs)
-    chance *= (window[0] <= costs) & (costs <= window[1])
   drawn = sample_anynet_archs(
-    jax.random.key(8), RAGGED, 80_000, order=ELITE, window=window, quantum=1
+    jax.random.key(8), RAGGED, 80_000, order=ELITE, quantum=1
   )
   assert_frequencies(frequencies(archs, drawn), chance / chance.sum())
