@@ -176,7 +176,7 @@ def _oracle(job: Job, rng: jax.Array, ledger: Ledger) -> None:
     count = settings.oracle_archs
     return _score_spaces(job, ledger, ORACLE_SEARCH, rng, spaces, count)
 
-  found = evolve_spaces(
+  found, _ = evolve_spaces(
     search_rng,
     job.search_space,
     score,
@@ -184,7 +184,7 @@ def _oracle(job: Job, rng: jax.Array, ledger: Ledger) -> None:
     tolerance=settings.tolerance,
     num_scored=settings.oracle_spaces,
   )
-  best = jax.tree.map(lambda x: x[: settings.oracle_finalists], found.spaces)
+  best = jax.tree.map(lambda x: x[: settings.oracle_finalists], found)
   count = settings.oracle_final_archs
   _score_spaces(job, ledger, scores.ORACLE, final_rng, best, count)
 

@@ -7,7 +7,7 @@ from nss_jax.phases import memory, registry, search, work
 from nss_jax.phases.job import Job
 from nss_jax.runtime import sharding
 from nss_jax.spaces import cost, metrics
-from nss_jax.spaces.feasible import feasible_spaces
+from nss_jax.spaces.feasible import num_feasible
 from nss_jax.spaces.text import format_macs
 
 
@@ -77,7 +77,7 @@ def _describe_constraints(job: Job, largest: float) -> Iterator[str]:
     )
   if settings.elite == "scored":
     tolerance = settings.elite_tolerance
-    count = int(feasible_spaces(space, job.constraints, tolerance).sum())
+    count = num_feasible(space, job.constraints, tolerance)
     yield (
       f"elite      {count} of these spaces meet all constraints, to "
       f"{100 * tolerance:g} %; one of the most probable is taken"

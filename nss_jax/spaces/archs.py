@@ -6,23 +6,22 @@ exact cost, and what is known of spaces holds for archs. A random key is
 consumed; it seeds a numpy generator.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from nss_jax.spaces.bins import edges_at
 from nss_jax.spaces.constraints import (
-  Constraint,
   Target,
   arch_costs,
   as_constraints,
+  nearest,
   needed_tolerance,
-  worst_penalty,
 )
 from nss_jax.spaces.evolution import evolve_spaces
-from nss_jax.spaces.feasible import all_costs, feasible_spaces
+from nss_jax.spaces.feasible import all_costs, num_feasible
 from nss_jax.spaces.sampling import sample_uniform_archs, take
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.table import MAX_SPACES, spaces_at
@@ -31,25 +30,13 @@ from nss_jax.spaces.table import MAX_SPACES, spaces_at
 NUM_DRAWS = 2**20
 
 
-class ScoredArchs(NamedTuple):
-  """Archs in the order of their scores, best first.
-
-  Attributes:
-    archs: numpy int32 fields `[n, S]`, all different.
-    scores: `[n]` float64, lower is better.
-  """
-
-  archs: Arch
-  scores: np.ndarray
-
-
 def num_meeting(
   search_space: SearchSpace, target: Target, tolerance: float
 ) -> int | None:
   """Counts archs that meet the target; None if there are too many to list."""
   if search_space.num_spaces > MAX_SPACES:
     return None
-  return int(feasible_spaces(search_space, target, tolerance).sum())
+  return num_feasible(search_space, target, tolerance)
 
 
 def best_archs(
@@ -60,17 +47,18 @@ def best_archs(
   target: Target,
   tolerance: float,
   num_scored: int,
-) -> ScoredArchs:
-  """Scores archs that meet the target, at most so many: all if they are few.
+) -> tuple[Arch, np.ndarray]:
+  """Scores up to `num_scored` archs that meet the target: all if they are few.
 
-  Else they are found by evolution; of a million uniform draws, where there are
-  too many archs to list. A function of `rng` and the scores alone, see
-  `evolve_spaces`. There are none in what it returns if no arch meets the target
-  or none was drawn.
+  Otherwise evolution finds them; where there are too many archs to list, they
+  are the first of a million uniform draws. Returns different archs `[n, S]` and
+  their scores `[n]`, the lowest first: none if no arch meets the target or none
+  was drawn. They are a function of the key and the scores alone, see
+  `evolve_spaces`.
   """
   meeting = num_meeting(search_space, target, tolerance)
   if meeting:
-    found = evolve_spaces(
+    spaces, scores = evolve_spaces(
       rng,
       search_space,
       lambda spaces: score_fn(archs_of(search_space, spaces)),
@@ -78,7 +66,7 @@ def best_archs(
       tolerance=tolerance,
       num_scored=num_scored,
     )
-    return ScoredArchs(archs_of(search_space, found.spaces), found.scores)
+    return archs_of(search_space, spaces), scores
   constraints = as_constraints(target)
   count = NUM_DRAWS if meeting is None else 0
   drawn = sample_uniform_archs(rng, search_space, count)
@@ -90,7 +78,7 @@ def best_archs(
   archs = Arch(*np.split(both, 2, axis=-1))
   scores = np.asarray(score_fn(archs) if len(both) else [], np.float64)
   order = np.argsort(scores, kind="stable")
-  return ScoredArchs(take(archs, order), scores[order])
+  return take(archs, order), scores[order]
 
 
 def nearest_arch(
@@ -104,21 +92,12 @@ def nearest_arch(
   """
   constraints = as_constraints(target)
   if search_space.num_spaces <= MAX_SPACES:
-    costs = all_costs(search_space, constraints)
-    index = _nearest(constraints, [*map(np.ravel, costs)], tolerance)
+    costs = [x.ravel() for x in all_costs(search_space, constraints)]
+    index = nearest(constraints, costs, tolerance)
     return archs_of(search_space, spaces_at(search_space, index))
   archs = sample_uniform_archs(rng, search_space, NUM_DRAWS)
   costs = arch_costs(search_space, constraints, archs)
-  return take(archs, _nearest(constraints, costs, tolerance))
-
-
-def _nearest(
-  constraints: Sequence[Constraint], costs: list[np.ndarray], tolerance: float
-) -> np.ndarray:
-  needed = needed_tolerance(constraints, costs)
-  over = np.where(needed <= tolerance, 0, needed)
-  distances = worst_penalty(constraints, costs)
-  return np.asarray(np.lexsort((distances, over))[0])
+  return take(archs, nearest(constraints, costs, tolerance))
 
 
 def archs_of(search_space: SearchSpace, spaces: Space) -> Arch:

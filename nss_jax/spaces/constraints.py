@@ -137,6 +137,24 @@ def needed_tolerance(
   return np.where(np.any(above, axis=0), np.inf, off)
 
 
+def nearest(
+  constraints: Sequence[Constraint],
+  costs: Sequence[np.ndarray],
+  tolerance: float,
+  rank: np.ndarray | float = 0.0,
+) -> np.ndarray:
+  """Returns the index of what is nearest to meeting all constraints.
+
+  Of those within the tolerance it is the one of the lowest rank, and of equals
+  the nearest of these by the worst constraint.
+  """
+  needed = needed_tolerance(constraints, costs)
+  over = np.where(needed <= tolerance, 0, needed)
+  off = worst_penalty(constraints, costs)
+  # The last key counts first.
+  return np.lexsort((off, np.broadcast_to(rank, off.shape), over))[0]
+
+
 def describe(constraints: Sequence[Constraint]) -> str:
   """Says `6e+08 multiply-adds and at most 2e+05 parameters`."""
   return " and ".join(

@@ -9,7 +9,7 @@ each stage, so differentiable. So the three cannot drift apart.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,10 +48,10 @@ class CostTables(NamedTuple):
 def arch_cost(
   search_space: SearchSpace, metric: Metric, arch: Arch
 ) -> np.ndarray:
-  """Returns the cost of archs `[..., S]`, on the host: `[...]`.
+  """Returns the costs `[...]` of archs `[..., S]`, on the host.
 
-  It is int64 if it is exact; of search spaces so large that int64 might not
-  hold it, Python integers.
+  They are int64 where the metric is exact, and Python integers where a search
+  space is so large that int64 might not hold them.
 
   Raises:
     ValueError: if an arch is not of the search space.
@@ -307,21 +307,13 @@ def largest_macs(search_space: SearchSpace) -> int:
 
 def largest_arch(search_space: SearchSpace) -> Arch:
   """Returns the arch with every block and channel."""
-  return _arch_of(search_space, lambda stage: stage[-1][1])
+  ends = search_space.max_depths, search_space.max_widths
+  return Arch(*(np.asarray(x, np.int32) for x in ends))
 
 
 def smallest_arch(search_space: SearchSpace) -> Arch:
   """Returns the arch of the smallest depths and widths on offer."""
-  return _arch_of(search_space, lambda stage: stage[0][0])
-
-
-def _arch_of(search_space: SearchSpace, choose_fn: Callable) -> Arch:
-  return Arch(
-    **{
-      kind: np.asarray([*map(choose_fn, bins)], np.int32)
-      for kind, bins in search_space.bins.items()
-    }
-  )
+  return Arch(*(bin_edges(x)[0][:, 0] for x in search_space.bins.values()))
 
 
 def _macs_tables(search_space: SearchSpace) -> CostTables:

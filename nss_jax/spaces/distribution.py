@@ -13,11 +13,7 @@ from flax import struct
 
 from nss_jax.spaces.bins import bin_exists
 from nss_jax.spaces.constraints import flops_penalty
-from nss_jax.spaces.search_space import (
-  Array,
-  SearchSpace,
-  Space,
-)
+from nss_jax.spaces.search_space import Array, SearchSpace, Space
 
 # The logit of a bin that a stage does not own: finite, so that weight decay
 # and Adam's ratio of moments stay finite too, and far below any real logit.
@@ -57,9 +53,9 @@ class EliteSpace(NamedTuple):
 
 def init_logits(search_space: SearchSpace) -> SpaceLogits:
   """Returns zero logits: every space is equally likely."""
+  exist = map(bin_exists, search_space.bins.values())
   return SpaceLogits(
-    depth=_zeros(bin_exists(search_space.depth_bins)),
-    width=_zeros(bin_exists(search_space.width_bins)),
+    *(jnp.where(x, 0.0, ABSENT).astype(jnp.float32) for x in exist)
   )
 
 
@@ -124,7 +120,11 @@ def gumbel_softmax(
   for key, leaf in zip(keys, leaves, strict=True):
     noise = jax.random.gumbel(key, leaf.shape, leaf.dtype)
     soft = jax.nn.softmax((leaf + noise) / temperature)
-    weights.append(_straight_through(soft) if hard else soft)
+    if hard:
+      first = jax.nn.one_hot(soft.argmax(-1), soft.shape[-1], dtype=soft.dtype)
+      # Zero in value, so the weights are exactly one-hot; the gradient stays.
+      soft = first + (soft - jax.lax.stop_gradient(soft))
+    weights.append(soft)
   return tree.unflatten(weights)
 
 
@@ -149,7 +149,7 @@ def sample_space(
 
 
 def most_probable_space(logits: SpaceLogits) -> Space:
-  """The space of the largest probability.
+  """Returns the space of the largest probability.
 
   Example:
     >>> from nss_jax import SearchSpace
@@ -169,10 +169,7 @@ def one_hot(space: Space, logits: SpaceLogits) -> SpaceLogits:
   return SpaceLogits(
     *(
       jax.nn.one_hot(index, x.shape[-1], dtype=x.dtype)
-      for index, x in (
-        (space.depth, logits.depth),
-        (space.width, logits.width),
-      )
+      for index, x in ((space.depth, logits.depth), (space.width, logits.width))
     )
   )
 
@@ -219,13 +216,3 @@ def elite_space(
   index = distances.argmin().astype(jnp.int32)
   space = jax.tree.map(lambda x: x[index], candidates)
   return EliteSpace(space, costs[index], candidates, costs, index)
-
-
-def _zeros(exists: Array) -> jax.Array:
-  return jnp.where(exists, 0.0, ABSENT).astype(jnp.float32)
-
-
-def _straight_through(soft: jax.Array) -> jax.Array:
-  hard = jax.nn.one_hot(soft.argmax(-1), soft.shape[-1], dtype=soft.dtype)
-  # Zero in value, so the weights are exactly one-hot; only the gradient stays.
-  return hard + (soft - jax.lax.stop_gradient(soft))

@@ -5,7 +5,7 @@ itself, over the very spaces that meet the cost target.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,25 +14,11 @@ from nss_jax.spaces.constraints import Target
 from nss_jax.spaces.feasible import feasible_indices
 from nss_jax.spaces.sampling import check_at_least_one, host_rng
 from nss_jax.spaces.search_space import SearchSpace, Space
-from nss_jax.spaces.table import all_space_macs, spaces_at, table_shape
+from nss_jax.spaces.table import spaces_at, table_shape
 
 # Children proposed for each one wanted: most leave the cost window or repeat a
 # space, and looking that up costs next to nothing.
 _PROPOSALS = 64
-
-
-class ScoredSpaces(NamedTuple):
-  """Spaces in the order of their scores, best first.
-
-  Attributes:
-    spaces: numpy int32 fields `[n, S]`, all different.
-    scores: `[n]` float64, lower is better.
-    costs: `[n]` float64, mean multiply-adds.
-  """
-
-  spaces: Space
-  scores: np.ndarray
-  costs: np.ndarray
 
 
 def evolve_spaces(
@@ -45,8 +31,7 @@ def evolve_spaces(
   num_scored: int,
   population: int = 64,
   parents: int = 16,
-  without_lowest_width: bool = False,
-) -> ScoredSpaces:
+) -> tuple[Space, np.ndarray]:
   """Searches the feasible spaces for the lowest score.
 
   The first generation is drawn uniformly. Each later one descends from the best
@@ -56,27 +41,12 @@ def evolve_spaces(
   dropped, and where descent finds too few, uniform spaces fill the generation,
   so that the search never stalls and in the end scores every feasible space.
 
-  It is a function of `rng` and the scores alone: a run that was cut short
-  repeats itself, if `score_fn` remembers the scores it gave.
-
-  Args:
-    rng: random key, consumed.
-    search_space: the bins.
-    score_fn: spaces, fields `[n, S]` -> scores `[n]`, lower is better; NaN is
-      worst. Called once per generation; no space is scored twice.
-    target: multiply-adds, or constraints.
-    tolerance: largest `|cost / target - 1|` accepted, of the mean cost.
-    num_scored: number of spaces to score; all feasible ones, if they are fewer.
-    population: spaces per generation.
-    parents: number of best spaces that a generation descends from.
-    without_lowest_width: see `feasible_spaces`.
-
-  Returns:
-    All the spaces scored; equal scores in the order in which they were scored.
-
-  Raises:
-    ValueError: if no space is feasible, a number is below 1, or `score_fn`
-      does not return one score per space.
+  Returns the spaces that it scored, `[n, S]`, with their scores `[n]`, float64:
+  the lowest first, equal ones in the order in which they were scored, NaN last.
+  `score_fn` is called once per generation, for scores `[n]` of spaces `[n, S]`,
+  and never sees a space twice. All this is a function of the key and the scores
+  alone: a run that was cut short repeats itself, if `score_fn` remembers the
+  scores it gave.
 
   Source: Guo et al., Single Path One-Shot, Algorithm 1 (the best k as parents,
   half mutation and half crossover, the cost constraint by rejection).
@@ -87,9 +57,7 @@ def evolve_spaces(
     ("parents", parents),
   ):
     check_at_least_one(name, number)
-  feasible = feasible_indices(
-    search_space, target, tolerance, without_lowest_width=without_lowest_width
-  )
+  feasible = feasible_indices(search_space, target, tolerance)
   num_scored = min(num_scored, feasible.size)
   generator = host_rng(rng)
   unscored = np.zeros(search_space.num_spaces, bool)
@@ -97,33 +65,18 @@ def evolve_spaces(
   indices, scores = np.zeros(0, np.int64), np.zeros(0)
   while indices.size < num_scored:
     size = min(population, num_scored - indices.size)
-    best = indices[_best_first(scores)[:parents]]
+    best = indices[np.argsort(scores, kind="stable")[:parents]]
     batch = _generation(generator, search_space, best, unscored, size)
+    found = np.asarray(score_fn(spaces_at(search_space, batch)), np.float64)
+    if found.shape != batch.shape:
+      raise ValueError(
+        f"score_fn must return one score for each of {batch.size} spaces; got "
+        f"the shape {found.shape}"
+      )
     indices = np.concatenate([indices, batch])
-    scores = np.concatenate([scores, _score(score_fn, search_space, batch)])
-  order = _best_first(scores)
-  return ScoredSpaces(
-    spaces=spaces_at(search_space, indices[order]),
-    scores=scores[order],
-    costs=all_space_macs(search_space).ravel()[indices[order]],
-  )
-
-
-def _best_first(scores: np.ndarray) -> np.ndarray:
-  """Orders ascending scores, NaN last; equal ones stay as they were."""
-  return np.argsort(scores, kind="stable")
-
-
-def _score(
-  score_fn: Callable[[Space], Any], search_space: SearchSpace, batch: np.ndarray
-) -> np.ndarray:
-  scores = np.asarray(score_fn(spaces_at(search_space, batch)), np.float64)
-  if scores.shape != batch.shape:
-    raise ValueError(
-      f"score_fn must return one score for each of {batch.size} spaces; got "
-      f"the shape {scores.shape}"
-    )
-  return scores
+    scores = np.concatenate([scores, found])
+  order = np.argsort(scores, kind="stable")  # NaN last
+  return spaces_at(search_space, indices[order]), scores[order]
 
 
 def _generation(

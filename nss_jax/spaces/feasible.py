@@ -67,40 +67,12 @@ class Candidates(NamedTuple):
   tolerance: float
 
 
-def feasible_spaces(
-  search_space: SearchSpace,
-  target: Target,
-  tolerance: float,
-  *,
-  without_lowest_width: bool = False,
-) -> np.ndarray:
-  """Says which spaces have a mean cost within `tolerance` of the target.
-
-  Args:
-    search_space: the bins.
-    target: multiply-adds, or constraints.
-    tolerance: largest `|cost / target - 1|` accepted; 0.1 is 10 %. None for a
-      cost that is to be at most the target.
-    without_lowest_width: also exclude every space that takes the lowest width
-      bin in any stage (all spaces, if a stage has no other): spaces whose archs
-      can squeeze all information through a channel or two.
-
-  Returns:
-    A table of bool. There may be no space at all.
-
-  Raises:
-    ValueError: if target or tolerance are out of range, or there are too many
-      spaces.
-
-  Example:
-    >>> import nss_jax as nss
-    >>> search_space = nss.SearchSpace.expanded(max_depth=4, max_width=64)
-    >>> table = feasible_spaces(search_space, 100e6, 0.02)
-    >>> int(table.sum()), table.size
-    (3328, 262144)
-  """
-  check_window(as_constraints(target), tolerance)
-  return _needed(search_space, target, without_lowest_width) <= tolerance
+def num_feasible(
+  search_space: SearchSpace, target: Target, tolerance: float
+) -> int:
+  """Counts the spaces whose mean costs meet the target; there may be none."""
+  needed = _needed(search_space, as_constraints(target), tolerance)
+  return int((needed <= tolerance).sum())
 
 
 def feasible_indices(
@@ -110,27 +82,36 @@ def feasible_indices(
   *,
   without_lowest_width: bool = False,
 ) -> np.ndarray:
-  """Returns flat table indices of the feasible spaces, ascending.
+  """Returns flat table indices of the spaces that meet the target, ascending.
 
-  There is at least one, or it is an error that names the nearest cost there is.
+  Their mean costs are within the tolerance, the largest `|cost / target - 1|`
+  accepted (none for a cost that is to be at most the target). There is at least
+  one, or it is an error that names the nearest cost there is.
+
+  Without the lowest width, spaces that take the lowest width bin in any stage
+  are excluded too (all spaces, if a stage has no other): their archs can
+  squeeze all information through a channel or two.
   """
   constraints = as_constraints(target)
-  check_window(constraints, tolerance)
-  needed = _needed(search_space, target, without_lowest_width)
+  needed = _needed(search_space, constraints, tolerance)
+  which = ""
+  if without_lowest_width:
+    which = " without a lowest width bin"
+    for stage in range(search_space.num_stages):
+      widths = np.moveaxis(needed, search_space.num_stages + stage, 0)
+      widths[0] = np.nan
   indices = np.flatnonzero(needed <= tolerance)
-  if not indices.size:
-    which = " without a lowest width bin" if without_lowest_width else ""
-    if np.isnan(needed).all():
-      raise ValueError(f"there is no space{which}")
-    tables = all_costs(search_space, constraints)
-    off = np.where(np.isnan(needed), np.inf, worst_penalty(constraints, tables))
-    nearest = off.argmin()
-    costs = [f"{table.ravel()[nearest]:.6g}" for table in tables]
-    raise ValueError(
-      f"no space{which} has a mean cost within {tolerance:.3g} of "
-      f"{describe(constraints)}; the nearest has {' and '.join(costs)}"
-    )
-  return indices
+  if indices.size:
+    return indices
+  if np.isnan(needed).all():
+    raise ValueError(f"there is no space{which}")
+  tables = all_costs(search_space, constraints)
+  off = np.where(np.isnan(needed), np.inf, worst_penalty(constraints, tables))
+  costs = [f"{table.ravel()[off.argmin()]:.6g}" for table in tables]
+  raise ValueError(
+    f"no space{which} has a mean cost within {tolerance:.3g} of "
+    f"{describe(constraints)}; the nearest has {' and '.join(costs)}"
+  )
 
 
 def sample_feasible_spaces(
@@ -150,7 +131,8 @@ def sample_feasible_spaces(
     target: multiply-adds, or constraints.
     tolerance: largest `|cost / target - 1|` accepted.
     count: n, the number of spaces; no space is drawn twice.
-    without_lowest_width: see `feasible_spaces`.
+    without_lowest_width: also excludes every space that takes the lowest width
+      bin in any stage (all spaces, if a stage has no other).
 
   Returns:
     A `Space` with numpy int32 fields `[n, S]`.
@@ -219,7 +201,6 @@ def sample_feasible_archs(
     max_draws,
     _ARCHS_PER_BATCH,
     f"archs within {tolerance:.3g} of {describe(constraints)}",
-    "uniform draws",
   )
 
 
@@ -300,16 +281,13 @@ def elite_candidates(
 
 
 def _needed(
-  search_space: SearchSpace, target: Target, without_lowest_width: bool
+  search_space: SearchSpace,
+  constraints: tuple[Constraint, ...],
+  tolerance: float,
 ) -> np.ndarray:
-  """Returns a table of `needed_tolerance`; NaN for spaces that are excluded."""
-  constraints = as_constraints(target)
-  needed = needed_tolerance(constraints, all_costs(search_space, constraints))
-  if without_lowest_width:
-    for stage in range(search_space.num_stages):
-      widths = np.moveaxis(needed, search_space.num_stages + stage, 0)
-      widths[0] = np.nan
-  return needed
+  """Returns a table of the tolerance that each space needs."""
+  check_window(constraints, tolerance)
+  return needed_tolerance(constraints, all_costs(search_space, constraints))
 
 
 def all_costs(

@@ -15,7 +15,7 @@ from nss_jax.spaces.constraints import (
   Target,
   arch_costs,
   as_constraints,
-  needed_tolerance,
+  nearest,
   worst_penalty,
 )
 from nss_jax.spaces.feasible import (
@@ -24,6 +24,7 @@ from nss_jax.spaces.feasible import (
   check_window,
   feasible_indices,
 )
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, Array, SearchSpace, Space
 from nss_jax.spaces.table import spaces_at
 
@@ -62,15 +63,10 @@ def proportional_arch(
   check_window(constraints, tolerance)
   archs = _proportional_archs(search_space)
   costs = arch_costs(search_space, constraints, archs)
-  distances = worst_penalty(constraints, costs)
-  irregular = _spread(archs.depth, archs.width) + _imbalance(
-    search_space, archs
-  )
-  needed = needed_tolerance(constraints, costs)
-  over = np.where(needed <= tolerance, 0, needed)
-  # The last key counts first.
-  best = np.lexsort((distances, irregular.round(9), over))[0]
-  return Arch(depth=archs.depth[best], width=archs.width[best])
+  irregular = _spread(archs.depth, archs.width)
+  irregular += _imbalance(search_space, archs)
+  best = nearest(constraints, costs, tolerance, irregular.round(9))
+  return take(archs, best)
 
 
 def proportional_space(

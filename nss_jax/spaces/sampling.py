@@ -11,7 +11,6 @@ import numpy as np
 from nss_jax.spaces.bins import bin_edges, edges_at, stage_offers
 from nss_jax.spaces.search_space import (
   Arch,
-  Array,
   SearchSpace,
   Space,
   check_spaces,
@@ -74,9 +73,13 @@ def sample_archs(
   """
   check_spaces(search_space, space, one=True)
   offers = sample_bin_archs(rng, search_space, num_archs)
+
+  def pick(numbers, index):
+    index = jnp.asarray(index)[None, :, None]
+    return jnp.take_along_axis(numbers, index, axis=-1)[..., 0]
+
   return Arch(
-    depth=_pick(offers.depth, space.depth),
-    width=_pick(offers.width, space.width),
+    depth=pick(offers.depth, space.depth), width=pick(offers.width, space.width)
   )
 
 
@@ -98,7 +101,7 @@ def sample_archs_of_spaces(
 def sample_uniform_archs(
   rng: jax.Array | np.random.Generator, search_space: SearchSpace, count: int
 ) -> Arch:
-  """Draws archs uniformly from the whole search space, numpy `[N, S]`."""
+  """Draws archs uniformly from the whole search space, numpy `[count, S]`."""
   generator = host_rng(rng) if isinstance(rng, jax.Array) else rng
   fields = {}
   for kind, bins in search_space.bins.items():
@@ -114,12 +117,11 @@ def collect_archs(
   max_draws: int,
   per_batch: int,
   what: str,
-  draws: str = "draws",
 ) -> Arch:
-  """Draws batches until so many archs were accepted; gives up after a number.
+  """Draws batches until `count` archs are accepted, or gives up.
 
   `draw_fn` makes as many independent draws as it is asked for, and returns
-  those that it accepts; what they are, and the draws, is said if it gives up.
+  those that it accepts; the error says what they are.
   """
   kept, missing, num_draws = [], count, 0
   while missing > 0 and num_draws < max_draws:
@@ -129,7 +131,7 @@ def collect_archs(
     missing -= len(kept[-1].depth)
   if missing > 0:
     raise ValueError(
-      f"only {count - missing} of {count} {what} in {num_draws} {draws}"
+      f"only {count - missing} of {count} {what} in {num_draws} draws"
     )
   return jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
 
@@ -166,9 +168,3 @@ def sample_bin_archs(
     shape = (num_archs, *low.shape[1:])
     fields[kind] = jax.random.randint(key, shape, low, high + 1, jnp.int32)
   return Arch(**fields)
-
-
-def _pick(offers: Array, indices: Array) -> jax.Array:
-  """Takes from `[N, S, K]` at the indices `[S]`: `[N, S]`."""
-  index = jnp.asarray(indices)[None, :, None]
-  return jnp.take_along_axis(offers, index, axis=-1)[..., 0]

@@ -160,7 +160,7 @@ class SearchSpace:
 
   @property
   def num_stages(self) -> int:
-    """S."""
+    """The number of stages, S."""
     return len(self.strides)
 
   @property
@@ -175,22 +175,22 @@ class SearchSpace:
 
   @property
   def max_depth(self) -> int:
-    """D."""
+    """The largest depth of all stages, D."""
     return max(self.max_depths)
 
   @property
   def max_width(self) -> int:
-    """W."""
+    """The largest width of all stages, W."""
     return max(self.max_widths)
 
   @property
   def num_depth_bins(self) -> int:
-    """Kd, of the stage that has most."""
+    """The number of depth bins of the stage that has most, Kd."""
     return max(map(len, self.depth_bins))
 
   @property
   def num_width_bins(self) -> int:
-    """Kw, of the stage that has most."""
+    """The number of width bins of the stage that has most, Kw."""
     return max(map(len, self.width_bins))
 
   @property

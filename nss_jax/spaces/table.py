@@ -6,7 +6,7 @@ one broadcast sum. A *table* is an array `[Kd_1, ..., Kd_S, Kw_1, ..., Kw_S]`
 over the bins that each stage really has; flattened, it is in the order of
 `enumerate_spaces`, and an *index* is a place in that order.
 
-Work for the host, in float64.
+It is work for the host, in float64.
 """
 
 import numpy as np
@@ -27,17 +27,7 @@ def table_shape(search_space: SearchSpace) -> tuple[int, ...]:
 
 
 def spaces_at(search_space: SearchSpace, indices: np.ndarray) -> Space:
-  """Returns the spaces of flat table indices `[...]`: int32 fields `[..., S]`.
-
-  Example:
-    >>> import nss_jax as nss
-    >>> search_space = nss.SearchSpace.expanded()
-    >>> spaces = spaces_at(search_space, np.array([0, 17, 262143]))
-    >>> spaces.width.tolist()
-    [[0, 0, 0], [0, 1, 1], [15, 15, 15]]
-    >>> space_indices(search_space, spaces).tolist()
-    [0, 17, 262143]
-  """
+  """Returns the spaces `[..., S]` of flat table indices `[...]`, in int32."""
   indices = np.asarray(indices)
   count = search_space.num_spaces
   if indices.size and not (0 <= indices.min() <= indices.max() < count):
@@ -51,7 +41,7 @@ def spaces_at(search_space: SearchSpace, indices: np.ndarray) -> Space:
 
 
 def space_indices(search_space: SearchSpace, spaces: Space) -> np.ndarray:
-  """Undoes `spaces_at`: fields `[..., S]` give int64 `[...]`."""
+  """Returns the flat table indices `[...]`, int64, of spaces `[..., S]`."""
   check_spaces(search_space, spaces)
   bins = np.concatenate([spaces.depth, spaces.width], -1, dtype=np.int64)
   shape = table_shape(search_space)

@@ -29,7 +29,7 @@ from nss_jax.spaces.distribution import (
 from nss_jax.spaces.feasible import (
   elite_candidates,
   feasible_indices,
-  feasible_spaces,
+  num_feasible,
   sample_feasible_archs,
   sample_feasible_spaces,
 )
@@ -43,11 +43,12 @@ from nss_jax.spaces.table import (
   spaces_at,
 )
 
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=30)
 PAPER = SearchSpace.expanded()
 WINDOW = {"target": 6e8, "tolerance": 0.1}
 # Of RAGGED's 48 spaces, which cost 52e3 to 731e3.
 TARGET, TOLERANCE = 2.3e5, 0.2
+KEY = jax.random.key(0)
 
 
 def brute_force(search_space):
@@ -76,15 +77,11 @@ def test_the_table_holds_the_cost_of_every_space(search_space):
   spaces, costs = brute_force(search_space)
   table = all_space_macs(search_space)
   assert table.dtype == np.float64
-  assert table.size == search_space.num_spaces == len(spaces)
   np.testing.assert_allclose(table.ravel(), costs, rtol=1e-13)
-  for space, cost in zip(spaces, costs, strict=True):
-    entry = table[(*space.depth, *space.width)]
-    np.testing.assert_allclose(entry, cost, rtol=1e-13)
-
-
-def test_tables_leave_out_bins_that_do_not_exist():
-  assert all_space_macs(RAGGED).shape == (3, 1, 2, 2, 4, 1)
+  depth, width = np.moveaxis(
+    np.asarray([(s.depth, s.width) for s in spaces]), 0, -1
+  )
+  np.testing.assert_allclose(table[(*depth, *width)], costs, rtol=1e-13)
 
 
 def test_the_paper_has_a_quarter_of_a_million_spaces_in_an_instant():
@@ -92,22 +89,14 @@ def test_the_paper_has_a_quarter_of_a_million_spaces_in_an_instant():
   table = all_space_macs(PAPER)
   assert time.perf_counter() - start < 1
   assert table.shape == (4, 4, 4, 16, 16, 16)
-  np.testing.assert_allclose(
-    (table.min(), table.max()), macs_range(PAPER), rtol=1e-13
-  )
-  indices = np.random.default_rng(0).integers(table.size, size=200)
-  spaces = spaces_at(PAPER, indices)
-  for i, index in enumerate(indices):
-    space = jax.tree.map(lambda x, i=i: x[i], spaces)
-    np.testing.assert_allclose(
-      table.ravel()[index], space_macs(PAPER, space), rtol=1e-13
-    )
+  ends = table.min(), table.max()
+  np.testing.assert_allclose(ends, macs_range(PAPER), rtol=1e-13)
+  assert num_feasible(PAPER, **WINDOW) == 980
 
 
 def test_too_many_spaces_to_list():
   singletons = SearchSpace.expanded(num_depth_bins=16, num_width_bins=512)
   for refuse in (
-    lambda: all_space_macs(singletons),
     lambda: feasible_indices(singletons, **WINDOW),
     lambda: elite_candidates(singletons, None, **WINDOW),
   ):
@@ -133,16 +122,9 @@ def test_no_space_at_an_index_out_of_range(index):
     spaces_at(RAGGED, np.asarray([index]))
 
 
-@pytest.mark.parametrize(
-  ("width", "message"),
-  [
-    ([1, 4, 0], "width bin of stage 2 must be 0 to 3; got 4"),
-    ([1, -1, 0], "width bin of stage 2 must be 0 to 3; got -1"),
-    ([1, 1], r"for 3 stages; got \[2\]"),
-  ],
-)
-def test_no_index_for_a_space_that_does_not_exist(width, message):
-  space = Space(depth=np.zeros(3, np.int32), width=np.asarray(width))
+def test_no_index_for_a_space_that_does_not_exist():
+  space = Space(depth=np.zeros(3, np.int32), width=np.asarray([1, 4, 0]))
+  message = "width bin of stage 2 must be 0 to 3; got 4"
   with pytest.raises(ValueError, match=message):
     space_indices(RAGGED, space)
 
@@ -173,44 +155,27 @@ def test_feasible_spaces_are_those_within_tolerance(
 ):
   spaces, costs = brute_force(search_space)
   target = a_target(costs, seed)
-  expected = within(costs, target, tolerance)
-  table = feasible_spaces(search_space, target, tolerance)
-  assert table.dtype == bool
-  np.testing.assert_array_equal(table.ravel(), expected)
-  widest = feasible_spaces(
-    search_space, target, tolerance, without_lowest_width=True
-  )
-  expected &= [(space.width > 0).all() for space in spaces]
-  np.testing.assert_array_equal(widest.ravel(), expected)
-
-
-def test_feasible_spaces_of_the_paper():
-  table = feasible_spaces(PAPER, **WINDOW)
-  assert table.sum() == 980
-  indices = feasible_indices(PAPER, **WINDOW)
-  np.testing.assert_array_equal(indices, np.flatnonzero(table))
-  assert (
-    feasible_spaces(PAPER, **WINDOW, without_lowest_width=True).sum() == 332
-  )
+  met = within(costs, target, tolerance)
+  assert num_feasible(search_space, target, tolerance) == met.sum()
+  for without_lowest_width in (False, True):
+    met &= [not without_lowest_width or all(s.width > 0) for s in spaces]
+    if met.any():
+      found = feasible_indices(
+        search_space,
+        target,
+        tolerance,
+        without_lowest_width=without_lowest_width,
+      )
+      np.testing.assert_array_equal(found, np.flatnonzero(met))
 
 
 def test_no_feasible_space_names_the_nearest():
   lowest, highest = macs_range(PAPER)
   for target, nearest in ((lowest / 3, lowest), (int(highest * 3), highest)):
-    assert not feasible_spaces(PAPER, target, 0.1).any()
+    assert not num_feasible(PAPER, target, 0.1)
     message = rf"within 0\.1 of .*nearest has {nearest:.6g}".replace("+", r"\+")
-    for refuse in (
-      lambda target=target: feasible_indices(PAPER, target, 0.1),
-      lambda target=target: sample_feasible_spaces(
-        jax.random.key(0), PAPER, target, 0.1, 1
-      ),
-    ):
-      with pytest.raises(ValueError, match=message):
-        refuse()
-
-
-def test_the_nearest_space_obeys_the_exclusion():
-  lowest, _ = macs_range(PAPER)
+    with pytest.raises(ValueError, match=message):
+      sample_feasible_spaces(KEY, PAPER, target, 0.1, 1)
   with pytest.raises(ValueError, match=r"no space without a lowest .*nearest"):
     feasible_indices(PAPER, lowest, 0.1, without_lowest_width=True)
   # The last stage of RAGGED has one width bin only.
@@ -225,16 +190,14 @@ def test_the_nearest_space_obeys_the_exclusion():
 def test_a_window_must_be_one(target, tolerance):
   message = f"target must be positive.*got {target} and {tolerance}"
   for refuse in (
-    lambda: feasible_spaces(RAGGED, target, tolerance),
-    lambda: sample_feasible_archs(
-      jax.random.key(0), RAGGED, target, tolerance, 1
-    ),
+    lambda: num_feasible(RAGGED, target, tolerance),
+    lambda: sample_feasible_archs(KEY, RAGGED, target, tolerance, 1),
   ):
     with pytest.raises(ValueError, match=message):
       refuse()
 
 
-# Draws of spaces
+# Draws
 
 
 @pytest.mark.parametrize("without_lowest_width", [False, True])
@@ -247,7 +210,7 @@ def test_drawn_spaces_are_different_and_feasible(without_lowest_width):
   assert spaces.depth.dtype == spaces.width.dtype == np.int32
   indices = space_indices(PAPER, spaces)
   assert np.unique(indices).size == 300
-  assert feasible_spaces(PAPER, **WINDOW).ravel()[indices].all()
+  assert np.isin(indices, feasible_indices(PAPER, **WINDOW)).all()
   assert (spaces.width > 0).all() == without_lowest_width
 
 
@@ -259,7 +222,7 @@ def test_drawn_spaces_are_uniform():
       RAGGED,
       sample_feasible_spaces(jax.random.key(i), RAGGED, TARGET, TOLERANCE, 2),
     )
-    for i in range(500)
+    for i in range(300)
   ]
   chance = np.isin(np.arange(RAGGED.num_spaces), feasible) / feasible.size
   # First and second draw each, since two of one pair are not independent.
@@ -271,16 +234,13 @@ def test_drawn_spaces_are_uniform():
 def test_all_feasible_spaces_can_be_drawn_and_no_more():
   feasible = feasible_indices(RAGGED, TARGET, TOLERANCE)
   n = feasible.size
-  draw = sample_feasible_spaces
-  spaces = draw(jax.random.key(2), RAGGED, TARGET, TOLERANCE, n)
+  spaces = sample_feasible_spaces(KEY, RAGGED, TARGET, TOLERANCE, n)
   np.testing.assert_array_equal(
     np.sort(space_indices(RAGGED, spaces)), feasible
   )
   message = rf"{n + 1} different spaces within 0.2 of 230000 .*there are {n}"
   with pytest.raises(ValueError, match=message):
-    draw(jax.random.key(2), RAGGED, TARGET, TOLERANCE, n + 1)
-  with pytest.raises(ValueError, match="count must be at least 1; got 0"):
-    draw(jax.random.key(2), RAGGED, TARGET, TOLERANCE, 0)
+    sample_feasible_spaces(KEY, RAGGED, TARGET, TOLERANCE, n + 1)
 
 
 @pytest.mark.parametrize(
@@ -288,14 +248,12 @@ def test_all_feasible_spaces_can_be_drawn_and_no_more():
 )
 def test_draws_are_a_function_of_the_key(draw):
   once = draw(jax.random.key(3), PAPER, 6e8, 0.1, 50)
-  assert_same(once, draw(jax.random.key(3), PAPER, 6e8, 0.1, 50))
-  # Keys that differ in either of their words, or made the old way.
+  # Made the old way, or of keys that differ in either of their words.
+  assert_same(once, draw(jax.random.PRNGKey(3), PAPER, 6e8, 0.1, 50))
   for other in (jax.random.key(4), jax.random.split(jax.random.key(3))[0]):
     assert (draw(other, PAPER, 6e8, 0.1, 50).width != once.width).any()
-  assert_same(once, draw(jax.random.PRNGKey(3), PAPER, 6e8, 0.1, 50))
-
-
-# Draws of archs
+  with pytest.raises(ValueError, match="count must be at least 1; got -1"):
+    draw(KEY, RAGGED, TARGET, TOLERANCE, -1)
 
 
 def test_drawn_archs_are_uniform_in_the_window():
@@ -307,10 +265,8 @@ def test_drawn_archs_are_uniform_in_the_window():
     ]
   )
   numbers = np.concatenate([all_archs.depth, all_archs.width], axis=-1)
-  costs = arch_macs(RAGGED, all_archs)
-  assert len(numbers) == RAGGED.num_archs
   # A window so narrow that each of its archs comes often enough.
-  feasible = within(costs, TARGET, 0.01)
+  feasible = within(arch_macs(RAGGED, all_archs), TARGET, 0.01)
   assert 50 < feasible.sum() < 500
   drawn = sample_feasible_archs(
     jax.random.key(5), RAGGED, TARGET, 0.01, 40 * int(feasible.sum())
@@ -328,28 +284,26 @@ def test_drawn_archs_of_the_paper_meet_the_target():
   archs = sample_feasible_archs(jax.random.key(6), PAPER, 6e8, 0.1, 1000)
   assert archs.depth.shape == archs.width.shape == (1000, 3)
   costs = arch_macs(PAPER, archs)
-  assert within(costs, 6e8, 0.1).all()
-  assert costs.min() < 0.92 * 6e8
-  assert costs.max() > 1.08 * 6e8
+  assert 0.9 * 6e8 <= costs.min() < 0.92 * 6e8
+  assert 1.08 * 6e8 < costs.max() <= 1.1 * 6e8
 
 
 def test_drawing_archs_gives_up():
-  with pytest.raises(ValueError, match=r"only 0 of 3 .*in 1000 uniform draws"):
-    sample_feasible_archs(
-      jax.random.key(7), PAPER, 1e12, 0.1, 3, max_draws=1000
-    )
-  with pytest.raises(ValueError, match=r"only \d+ of 500 .*in 1000 uniform"):
-    sample_feasible_archs(
-      jax.random.key(7), RAGGED, TARGET, TOLERANCE, 500, max_draws=1000
-    )
-  with pytest.raises(ValueError, match="count must be at least 1; got -1"):
-    sample_feasible_archs(jax.random.key(7), RAGGED, TARGET, TOLERANCE, -1)
+  for search_space, target, count, kept in (
+    (PAPER, 1e12, 3, "0"),
+    (RAGGED, TARGET, 500, r"\d+"),
+  ):
+    message = rf"only {kept} of {count} archs within .* in 1000 draws"
+    with pytest.raises(ValueError, match=message):
+      sample_feasible_archs(
+        KEY, search_space, target, TOLERANCE, count, max_draws=1000
+      )
 
 
 # The exact Elite Space
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=60)
 @given(
   search_spaces_and_logits(),
   st.integers(0, 999),
@@ -404,9 +358,6 @@ def test_committed_logits_give_their_space(case):
   for target, wide in ((cost, 1e-6), (2 * cost, 0.625)):
     found = elite_candidates(search_space, logits, target, 1e-6)
     assert_same(found.spaces, stack([space]))
-    np.testing.assert_allclose(found.costs, [[cost]], rtol=1e-13)
-    np.testing.assert_allclose(found.log_probabilities, 0, atol=1e-9)
-    assert found.ranks.tolist() == [0]
     assert found.tolerance == pytest.approx(wide)
 
 
@@ -416,8 +367,7 @@ def test_without_a_window_it_is_the_most_probable_space():
   first = jax.tree.map(lambda x: x[0], found.spaces)
   assert_same(first, jax.tree.map(np.asarray, most_probable_space(logits)))
   assert found.ranks[0] == 0 and len(found.ranks) == 8
-  assert (np.diff(found.log_probabilities) <= 0).all()
-  # Most of it is turned down by the share alone.
+  # All others are turned down by the share alone.
   few = elite_candidates(PAPER, logits, 6e8, 1e6, least_share=1.0)
   assert few.ranks.tolist() == [0]
 
@@ -473,6 +423,9 @@ def test_rounding_never_decides():
   assert space_indices(search_space, found.spaces)[0] == closest
 
 
+LOGITS = random_logits(RAGGED, 9)
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
@@ -480,24 +433,17 @@ def test_rounding_never_decides():
     ({"least_share": 0.0}, r"least_share must be in \(0, 1\]; got 0.0"),
     ({"least_share": 1.5}, r"least_share must be in \(0, 1\]; got 1.5"),
     ({"tolerance": -1.0}, "tolerance at least 0"),
+    (
+      {"logits": LOGITS.replace(depth=LOGITS.depth[:, :2])},
+      r"depth logits must be of shape \(3, 3\); got \(3, 2\)",
+    ),
+    (
+      {"logits": LOGITS.replace(width=LOGITS.width * np.nan)},
+      "width logits must be finite; got .*nan",
+    ),
   ],
 )
 def test_candidates_refuse(fields, message):
-  given = {"target": TARGET, "tolerance": TOLERANCE, **fields}
+  window = {"target": TARGET, "tolerance": TOLERANCE}
   with pytest.raises(ValueError, match=message):
-    elite_candidates(RAGGED, random_logits(RAGGED, 9), **given)
-
-
-@pytest.mark.parametrize(
-  ("change", "message"),
-  [
-    (lambda x: x[:2], r"depth logits must be of shape \(3, 3\); got \(2, 3\)"),
-    (lambda x: x[:, :2], r"must be of shape \(3, 3\); got \(3, 2\)"),
-    (lambda x: x * np.nan, "depth logits must be finite; got .*nan"),
-  ],
-)
-def test_logits_must_fit(change, message):
-  logits = random_logits(RAGGED, 9)
-  logits = logits.replace(depth=change(logits.depth))
-  with pytest.raises(ValueError, match=message):
-    elite_candidates(RAGGED, logits, TARGET, TOLERANCE)
+    elite_candidates(RAGGED, **({"logits": LOGITS} | window | fields))
