@@ -1,7 +1,6 @@
 import dataclasses
 import functools
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from strategies import (
 )
 
 from nss_jax.spaces.bins import bin_edges, bin_exists
+from nss_jax.spaces.cost import space_macs
 from nss_jax.spaces.sampling import (
   enumerate_archs,
   enumerate_spaces,
@@ -42,9 +42,7 @@ from nss_jax.spaces.text import (
   parse_space,
 )
 
-quick = settings(deadline=None, max_examples=60)
-# Every example compiles its own shapes.
-compiling = settings(deadline=None, max_examples=4)
+quick = settings(deadline=None, max_examples=40)
 
 
 def make_space(depth, width):
@@ -56,21 +54,14 @@ def make_space(depth, width):
 # Counting
 
 
-def test_expanded_counts():
+def test_the_expanded_space():
   search_space = SearchSpace.expanded()
   golden = GOLDEN["expanded_search_space"]
   assert search_space.num_spaces == golden["num_spaces"] == 2**18
   assert search_space.num_archs == golden["num_archs"] == 549755813888
-
-
-def test_expanded_bins():
-  search_space = SearchSpace.expanded()
   assert search_space.depth_bins[0] == ((1, 4), (5, 8), (9, 12), (13, 16))
   assert search_space.width_bins[2][:2] == ((1, 32), (33, 64))
   assert search_space.width_bins[0][-1] == (481, 512)
-  assert search_space.max_depths == (16, 16, 16)
-  assert search_space.max_widths == (512, 512, 512)
-  assert (search_space.num_depth_bins, search_space.num_width_bins) == (4, 16)
   assert search_space.num_stages == 3
 
 
@@ -88,9 +79,7 @@ def test_ragged_counts():
 def test_enumeration_matches_the_formulas(search_space):
   spaces = list(enumerate_spaces(search_space))
   texts = {format_space(search_space, space) for space in spaces}
-  counts = map(len, (*search_space.depth_bins, *search_space.width_bins))
   assert len(texts) == len(spaces) == search_space.num_spaces
-  assert search_space.num_spaces == math.prod(counts)
   sizes = [search_space.num_archs_in(space) for space in spaces]
   assert sum(sizes) == search_space.num_archs
 
@@ -102,7 +91,10 @@ def test_enumerated_archs_fill_the_space(case):
   every_arch = list(enumerate_archs(search_space, space))
   texts = {format_arch(arch) for arch in every_arch}
   assert len(texts) == len(every_arch) == search_space.num_archs_in(space)
-  assert_inside(search_space, space, stack(every_arch))
+  ranges = space_ranges(search_space, space)
+  for kind, numbers in vars(stack(every_arch)).items():
+    low, high = np.asarray(ranges[kind]).T
+    assert (numbers >= low).all() and (numbers <= high).all()
 
 
 def test_enumeration_runs_through_the_last_width_fastest():
@@ -180,16 +172,6 @@ def test_equal_search_spaces_share_a_compilation():
   assert len(traces) == 1
 
 
-@pytest.mark.parametrize("kind", [Arch, Space])
-def test_arch_and_space_are_pytrees(kind):
-  tree = kind(depth=jnp.arange(3), width=jnp.arange(3, 6))
-  assert len(jax.tree.leaves(tree)) == 2
-  doubled = jax.jit(lambda t: jax.tree.map(lambda x: 2 * x, t))(tree)
-  assert isinstance(doubled, kind)
-  np.testing.assert_array_equal(doubled.depth, [0, 2, 4])
-  np.testing.assert_array_equal(doubled.width, [6, 8, 10])
-
-
 # Mistakes
 
 
@@ -233,8 +215,7 @@ def test_search_space_mistakes(fields, message):
   ("fields", "message"),
   [
     ({"num_depth_bins": 5}, "num_depth_bins .*got 5 bins for 16"),
-    ({"num_width_bins": 1000}, "num_width_bins .*got 1000 bins for 512"),
-    ({"num_width_bins": 0}, "got 0 bins for 512"),
+    ({"num_width_bins": 0}, "num_width_bins .*got 0 bins for 512"),
     ({"max_depth": 0}, "got 4 bins for 0"),
   ],
 )
@@ -267,6 +248,7 @@ def test_space_mistakes(depth, width, message):
     lambda: RAGGED.num_archs_in(space),
     lambda: format_space(RAGGED, space),
     lambda: next(enumerate_archs(RAGGED, space)),
+    lambda: space_macs(RAGGED, space),
   ):
     with pytest.raises(ValueError, match=message):
       call()
@@ -285,16 +267,17 @@ def test_arch_text_round_trip(arch):
 
 @quick
 @given(search_spaces_and_spaces())
-def test_space_text_round_trip(case):
+def test_space_text_and_ranges_round_trip(case):
   search_space, space = case
-  assert_same(
-    parse_space(search_space, format_space(search_space, space)), space
-  )
+  text = format_space(search_space, space)
+  assert_same(parse_space(search_space, text), space)
+  written = json.loads(json.dumps(space_ranges(search_space, space)))
+  assert_same(space_from_ranges(search_space, written), space)
 
 
 def test_text_of_known_values():
-  arch = Arch(depth=jnp.asarray([3, 3, 3]), width=jnp.asarray([16, 32, 64]))
-  assert format_arch(arch) == "d3-3-3_w16-32-64"
+  arch = Arch(depth=jnp.asarray([3, 3]), width=jnp.asarray([16, 32]))
+  assert format_arch(arch) == "d3-3_w16-32"
   search_space = SearchSpace.expanded()
   space = make_space([0, 1, 0], [0, 1, 2])
   text = "d1:4-5:8-1:4_w1:32-33:64-65:96"
@@ -315,23 +298,14 @@ def test_text_of_known_values():
   "text",
   [
     "",
-    "d1",
-    "d_w",
-    "d1_w",
     "d1-2_w3",
     "d0_w1",
-    "d1_w0",
     "d1_w-1",
     "d1_w1\n",
-    " d1_w1",
-    "d1__w1",
     "D1_W1",
-    "d1-_w1-",
     "d1_w1.5",
-    "d1_w1e3",
     "d1_w\N{ARABIC-INDIC DIGIT ONE}",
     f"d1_w{2**31}",
-    "d99999999999999999999_w1",
     f"d{'9' * 5000}_w1",
     "d1:4_w1:32",
   ],
@@ -346,13 +320,9 @@ def test_bad_arch_texts(text):
   [
     "",
     "d1-1-1_w32-32-32",
-    "d1:4-1:4_w1:32-1:32",
     "d1:4-1:4-1:4_w1:32-1:32",
-    "d1:4-1:4-1:4-1:4_w1:32-1:32-1:32-1:32",
-    "d1:5-1:4-1:4_w1:32-1:32-1:32",
     "d4:1-1:4-1:4_w1:32-1:32-1:32",
     "d1:4-1:4-1:4_w1:32-1:32-1:32\n",
-    "d1:4-1:4-1:4_w1:32-1:32-2:33",
     f"d1:4-1:4-1:4_w1:32-1:32-1:{2**70}",
   ],
 )
@@ -369,16 +339,6 @@ def test_any_text_is_an_arch_or_a_value_error(text):
   except ValueError:
     return
   assert format_arch(arch) == text
-
-
-@quick
-@given(search_spaces_and_spaces())
-def test_ranges_round_trip(case):
-  search_space, space = case
-  ranges = space_ranges(search_space, space)
-  assert_same(space_from_ranges(search_space, ranges), space)
-  written = json.loads(json.dumps(ranges))
-  assert_same(space_from_ranges(search_space, written), space)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +375,6 @@ def test_dictionary_round_trip(search_space):
     ({"depth_bins": 3}, "depth_bins must be a list; got 3"),
     ({"depth_bins": [[1, 4]] * 3}, "not a list of pairs"),
     ({"num_classes": "10"}, "got 4 and 10"),
-    ({"num_classes": 0}, "got 4 and 0"),
     ({"speed": 1}, r"unknown \['speed'\]"),
   ],
 )
@@ -434,27 +393,20 @@ def test_dictionary_lacks_a_field():
 # Sampling
 
 
-def assert_inside(search_space, space, arch):
-  ranges = space_ranges(search_space, space)
-  for kind, numbers in (("depth", arch.depth), ("width", arch.width)):
-    low, high = np.asarray(ranges[kind]).T
-    assert (numbers >= low).all() and (numbers <= high).all()
+def draw_archs(seed, space, count):
+  """`sample_archs` in RAGGED, compiled."""
+  draw = jax.jit(sample_archs, static_argnums=(1, 3))
+  return jax.tree.map(
+    np.asarray, draw(jax.random.key(seed), RAGGED, space, count)
+  )
 
 
-@compiling
-@given(search_spaces_and_spaces())
-def test_sampled_archs_lie_in_the_space(case):
-  search_space, space = case
-  arch = sample_archs(jax.random.key(0), search_space, space, 64)
-  assert arch.depth.shape == (64, search_space.num_stages)
-  assert arch.width.dtype == arch.depth.dtype == jnp.int32
-  assert_inside(search_space, space, jax.tree.map(np.asarray, arch))
-
-
-def test_sampled_archs_are_uniform():
+def test_sampled_archs_are_uniform_in_the_space():
   space = make_space([2, 0, 1], [0, 2, 0])
   size = RAGGED.num_archs_in(space)
-  arch = sample_archs(jax.random.key(1), RAGGED, space, 40 * size)
+  arch = draw_archs(1, space, 40 * size)
+  assert arch.depth.shape == arch.width.shape == (40 * size, 3)
+  assert arch.depth.dtype == arch.width.dtype == np.int32
   ranges = space_ranges(RAGGED, space)
   low, high = np.asarray([*ranges["depth"], *ranges["width"]]).T
   numbers = np.concatenate([arch.depth, arch.width], axis=-1) - low
@@ -464,32 +416,21 @@ def test_sampled_archs_are_uniform():
   )
 
 
-@compiling
-@given(search_spaces())
-def test_bin_archs_take_one_of_each_bin(search_space):
-  arch = sample_bin_archs(jax.random.key(0), search_space, 32)
-  for kind, all_bins in search_space.bins.items():
-    low, high = bin_edges(all_bins)
-    numbers = np.asarray(getattr(arch, kind))
-    assert numbers.shape == (32, *low.shape)
-    assert (numbers >= low).all() and (numbers <= high).all()
-
-
 def test_bin_archs_are_uniform_in_each_bin():
-  arch = sample_bin_archs(jax.random.key(3), RAGGED, 5000)
+  archs = sample_bin_archs(jax.random.key(4), RAGGED, 2000)
   for kind, all_bins in RAGGED.bins.items():
-    for stage, stage_bins in enumerate(all_bins):
-      for k, (low, high) in enumerate(stage_bins):
-        numbers = getattr(arch, kind)[:, stage, k]
-        size = high - low + 1
-        counts = np.bincount(numbers - low, minlength=size)
-        assert_frequencies(counts, np.full(size, 1 / size))
+    numbers = np.asarray(getattr(archs, kind))
+    low, high = bin_edges(all_bins)
+    assert numbers.shape == (2000, *low.shape)
+    for place in np.ndindex(low.shape):  # bins that are repeated, too
+      size = high[place] - low[place] + 1
+      counts = np.bincount(numbers[:, *place] - low[place], minlength=size)
+      assert_frequencies(counts, np.full(size, 1 / size))
 
 
 def test_sampling_is_a_function_of_the_key():
   space = make_space([1, 0, 1], [0, 2, 0])
-  draw = jax.jit(sample_archs, static_argnums=(1, 3))
-  once = draw(jax.random.key(4), RAGGED, space, 50)
-  assert_same(once, sample_archs(jax.random.key(4), RAGGED, space, 50))
-  other = draw(jax.random.key(5), RAGGED, space, 50)
-  assert (np.asarray(once.width) != np.asarray(other.width)).any()
+  once, other = (draw_archs(seed, space, 50) for seed in (4, 5))
+  eager = sample_archs(jax.random.key(4), RAGGED, space, 50)
+  assert_same(once, jax.tree.map(np.asarray, eager))
+  assert (once.width != other.width).any()
