@@ -30,7 +30,7 @@ def edges_at(bins: Bins, index: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bin_exists(bins: Bins) -> np.ndarray:
-  """Returns `[S, K]` bool: stages may own different numbers of bins."""
+  """Says which of K bins each stage owns, `[S, K]` bool."""
   count = max(map(len, bins))
   return np.asarray([np.arange(count) < len(stage) for stage in bins])
 
@@ -58,7 +58,7 @@ def singletons(bins: Sequence[Bin]) -> tuple[Bin, ...]:
 
 
 def check_bins(name: str, bins: tuple[Bin, ...]) -> None:
-  """Refuses what are not ascending ranges of a stage, without overlap."""
+  """Refuses bins of a stage that are not ascending ranges without overlap."""
   if not isinstance(bins, tuple) or not all(isinstance(b, tuple) for b in bins):
     raise ValueError(f"{name}: {bins} is not a list of pairs (low, high)")
   if not bins:

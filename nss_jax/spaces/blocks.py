@@ -13,12 +13,12 @@ a quarter of the block's input, Tan and Le 2019 (EfficientNet).
 """
 
 import hashlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 Activation = Literal["none", "relu", "relu6", "silu"]
-ACTIVATIONS = ("none", "relu", "relu6", "silu")
+ACTIVATIONS = get_args(Activation)
 
 
 class Channels(NamedTuple):
@@ -36,16 +36,16 @@ class Channels(NamedTuple):
   over: int = 1
 
   def number(self, before: Any, width: Any) -> Any:
-    """Returns the number, of integers or of integer arrays."""
+    """Returns the number for two widths, integers or integer arrays."""
     n = before if self.of == "before" else width
     return -(-n * self.times // self.over)
 
   def sources(self, count: int) -> np.ndarray:
-    """Returns for each channel that of the width with which it is on or off.
+    """Returns for each channel the one of the width that switches it.
 
     Channel j is there from the first n on whose number is above j. A prefix
-    mask of a width, indexed so, is the mask of this number of channels; and
-    the mixture of such masks that of the mixture, in the same weights.
+    mask of a width, indexed so, is the mask of this number of channels, and a
+    mixture of prefix masks becomes the mixture of these, in the same weights.
     """
     return np.arange(count) * self.over // self.times
 
@@ -74,7 +74,7 @@ class Conv(NamedTuple):
 class Depthwise(NamedTuple):
   """One kernel for each channel, batch normalisation and activation.
 
-  Attributes: those of `Conv`; it puts out as many channels as come in.
+  It puts out as many channels as come in; its attributes are those of `Conv`.
   """
 
   name: str

@@ -1,7 +1,7 @@
 """Constraints, each a target for one metric of cost, and their words."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +12,11 @@ from nss_jax.spaces.search_space import Arch, Array, SearchSpace
 from nss_jax.spaces.text import format_macs
 
 Mode = Literal["equal", "at_most"]
-MODES: tuple[Mode, ...] = ("equal", "at_most")
-# What going over an "at_most" costs at once, beside how far: a search that may
-# not settles below the target, not beside it.
+MODES = get_args(Mode)
+# A cost above an "at_most" is penalised by this at once, and by how far it is
+# above besides: so a search settles below the target, not around it.
 OVER = 0.1
-# From here on a cost is told in whole numbers.
+# Costs from here on are told in whole numbers.
 _LARGE = 1000
 
 

@@ -162,8 +162,8 @@ def drawn_costs(
 ) -> Array:
   """Looks up mean costs of spaces `[N, S]` that are drawn inside jit: `[N]`.
 
-  In float32. Where bins are many, one-hot weights for `mean_cost` would be
-  large. An index that a stage does not have is not noticed.
+  They are float32. Where bins are many, one-hot weights for `mean_cost` would
+  be large. An index that a stage does not have is not noticed.
   """
   depths = np.asarray(_mean_depths(search_space), np.float32)
   total: Any = 0.0
@@ -301,7 +301,7 @@ def macs_range(search_space: SearchSpace) -> tuple[float, float]:
 
 
 def largest_macs(search_space: SearchSpace) -> int:
-  """Returns what a masked step always pays: that of the largest network."""
+  """Counts multiply-adds of the largest network, which a masked step pays."""
   return int(arch_macs(search_space, largest_arch(search_space)))
 
 

@@ -2,8 +2,9 @@
 
 A target is a number of multiply-adds, or constraints: then all are to be met.
 
-Work for the host, once per search. Random keys seed a numpy generator, which
-needs no compilation for the numbers of spaces, other for every target.
+It is work for the host, done once per search. Random keys seed a numpy
+generator: jax would compile anew for each number of spaces, and that differs
+from target to target.
 """
 
 from typing import NamedTuple
@@ -39,8 +40,8 @@ from nss_jax.spaces.table import (
 # sums, so that rounding never decides, and far below what a search can mean.
 TIE = 1e-9
 
-# A space of less than this share of the mode's probability is none that the
-# search has chosen.
+# The search has turned down a space whose probability is less than this share
+# of the mode's.
 LEAST_SHARE = 1 / 3
 
 # How far beyond the nearest probable space a tolerance widens.
@@ -220,9 +221,8 @@ def elite_candidates(
   least a share of the mode's, that of the most probable space of any cost. If
   no such space is within the tolerance, it widens to a little beyond the
   nearest: a space somewhat off the target is worth more than one that the
-  search has turned down. Spaces above an "at_most" are none at any tolerance;
-  only if all that remain are less probable than the share, the most probable is
-  taken.
+  search has turned down. Spaces above an "at_most" never count; if all that
+  remain are less probable than the share, the most probable of them is taken.
 
   Args:
     search_space: the bins.

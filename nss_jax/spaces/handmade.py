@@ -5,7 +5,7 @@ whose widths double from stage to stage, 1 : 2 : 4 and so on, are the
 proportions of the CIFAR ResNets. They are computed, not typed, so that there
 is one for every search space, number of stages and set of constraints.
 
-Work for the host, in numpy.
+It is work for the host, in numpy.
 """
 
 import numpy as np

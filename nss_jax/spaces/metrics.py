@@ -20,15 +20,15 @@ from nss_jax.spaces.blocks import (
 )
 from nss_jax.spaces.search_space import SearchSpace
 
-# Of blocks that were timed: known by its table only, see `latency_metric`.
+# The metric of timed blocks, known only by its table: see `latency_metric`.
 LATENCY = "latency"
 
 
 class Metric(NamedTuple):
   """What to count, by functions of broadcast int64 numpy arrays of widths.
 
-  Those of `COUNTS` take other numbers too: floats, and Python integers where
-  int64 would overflow. Yours should return floats where their own would.
+  Those of `COUNTS` also take floats, and Python integers where int64 would
+  overflow. Yours are given int64, and should return floats where it would.
 
   The cost of an arch is `sum over stages of first + (depth - 1) * rest`, and
   `ends`. It is exact where the functions return integers.

@@ -2,7 +2,7 @@
 
 Populations to compare an Elite Space with (paper 4.5, Fig. 6). "RegNet" is
 Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, and "pycls"
-its code, github.com/facebookresearch/pycls. Work for the host, in numpy.
+its code, github.com/facebookresearch/pycls. It is work for the host, in numpy.
 """
 
 import dataclasses

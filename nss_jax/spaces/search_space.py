@@ -289,15 +289,11 @@ def space_ranges(
 ) -> dict[str, list[Bin]]:
   """Returns `{"depth": [(low, high), ...], "width": [...]}`, per stage."""
   check_spaces(search_space, space, one=True)
-  return {
-    kind: [
-      stage[int(index)]
-      for stage, index in zip(
-        bins, np.asarray(getattr(space, kind)), strict=True
-      )
-    ]
-    for kind, bins in search_space.bins.items()
-  }
+  ranges = {}
+  for kind, bins in search_space.bins.items():
+    index = np.asarray(getattr(space, kind)).tolist()
+    ranges[kind] = [stage[i] for stage, i in zip(bins, index, strict=True)]
+  return ranges
 
 
 def check_archs(

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from strategies import RAGGED, assert_frequencies, assert_same, search_spaces
@@ -80,9 +80,8 @@ def search_spaces_and_orders(draw):
 def test_orders_name_their_stages():
   assert PRINCIPLES.stages == (0, 1, 2)
   assert ELITE.stages == (0, 2, 1)
-  assert StageOrder.design_principles(5).stages == (0, 1, 2, 3, 4)
   assert StageOrder([np.int64(1), 0]) == StageOrder((1, 0))
-  for wrong in ((), (1, 2), (0, 0), (0, 2)):
+  for wrong in ((), (1, 2), (0, 0)):
     with pytest.raises(ValueError, match=r"permutation of the stages.*got \("):
       StageOrder(wrong)
 
@@ -122,26 +121,21 @@ def test_ordered_archs_are_counted_and_drawn_from_those(case):
   assert follows(drawn, order).all()
 
 
-def test_the_paper_has_18_billion_archs_in_order():
+def test_large_counts_are_exact_or_refused():
   # Choose 3 of 16 depths and 3 of 512 widths, with repetition.
   expected = math.comb(18, 3) * math.comb(514, 3)
   assert expected == 18_360_705_024
-  assert num_ordered_archs(PAPER, PRINCIPLES) == expected
-  assert num_ordered_archs(PAPER, ELITE) == expected
-
-
-def test_too_many_ordered_tuples_to_count():
-  for num_stages in (9, 10):
-    search_space = SearchSpace.expanded(strides=(1,) * num_stages)
-    order = StageOrder.design_principles(num_stages)
-    if num_stages == 9:  # C(520, 9) is 0.8 of 2^63.
-      expected = math.comb(24, 9) * math.comb(520, 9)
-      assert num_ordered_archs(search_space, order) == expected
-      drawn = sample_ordered_archs(jax.random.key(0), search_space, order, 99)
-      assert follows(drawn, order).all()
-    else:
-      with pytest.raises(ValueError, match=r"2\^63 ordered tuples or more"):
-        num_ordered_archs(search_space, order)
+  for order in (PRINCIPLES, ELITE):
+    assert num_ordered_archs(PAPER, order) == expected
+  # C(520, 9) is 0.8 of 2^63.
+  nine, ten = (SearchSpace.expanded(strides=(1,) * n) for n in (9, 10))
+  order = StageOrder.design_principles(9)
+  expected = math.comb(24, 9) * math.comb(520, 9)
+  assert num_ordered_archs(nine, order) == expected
+  drawn = sample_ordered_archs(jax.random.key(0), nine, order, 99)
+  assert follows(drawn, order).all()
+  with pytest.raises(ValueError, match=r"2\^63 ordered tuples or more"):
+    num_ordered_archs(ten, StageOrder.design_principles(10))
 
 
 @pytest.mark.parametrize(
@@ -333,28 +327,6 @@ def scalar_regnet(first, slope, multiplier, depth, quantum):
     levels.append(level)
     widths.append(quantum * round(first * multiplier**level / quantum))
   return levels, widths
-
-
-@quick
-@given(
-  st.integers(1, 32),
-  st.floats(0, 256),
-  st.floats(1.5, 3),
-  st.integers(1, 64),
-  st.sampled_from((1, 4, 8)),
-)
-@example(4, 0.0, 2.0, 5, 8)
-def test_blocks_of_regnets(first, slope, multiplier, depth, quantum):
-  first *= quantum
-  # Where neither of two roundings is nearer, the last bit would decide.
-  linear = first + slope * np.arange(depth)
-  levels = np.log(linear / first) / np.log(multiplier)
-  assume((np.abs(levels % 1 - 0.5) > 1e-9).all())
-  multiples = first * multiplier ** np.round(levels) / quantum
-  assume((np.abs(multiples % 1 - 0.5) > 1e-9).all())
-  expected = scalar_regnet(first, slope, multiplier, depth, quantum)
-  found = regnet_blocks(first, slope, multiplier, depth, quantum)
-  assert [x.tolist() for x in found] == [*expected]
 
 
 def test_regnets_of_the_paper():
