@@ -338,48 +338,6 @@ def test_jax_and_numpy_agree(search_space):
     np.testing.assert_allclose(cost, expected, rtol=1e-5)
 
 
-def flatten(tree):
-  leaves, structure = jax.tree.flatten(tree)
-  flat = np.concatenate([np.ravel(x) for x in leaves])
-  ends = np.cumsum([x.size for x in leaves])[:-1]
-
-  def unflatten(x):
-    parts = np.split(x, ends)
-    return structure.unflatten(
-      [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)]
-    )
-
-  return flat, unflatten
-
-
-@pytest.mark.parametrize("search_space", [RAGGED, SearchSpace.expanded()])
-def test_gradient_of_the_mean_cost(search_space):
-  logits = random_logits(search_space, 0)
-  flat, unflatten = flatten(logits)
-
-  def cost(x):
-    return mean_macs(search_space, softmax(unflatten(x)))
-
-  step = 1e-4
-  expected = np.asarray(
-    [
-      (cost(flat + change) - cost(flat - change)) / (2 * step)
-      for change in step * np.eye(flat.size)
-    ]
-  )
-  single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), logits)
-  gradient = jax.jit(
-    jax.grad(lambda x: mean_macs(search_space, probabilities(x)))
-  )(single)
-  actual, _ = flatten(gradient)
-  np.testing.assert_allclose(
-    actual, expected, rtol=1e-3, atol=1e-5 * abs(expected).max()
-  )
-  exists = flat > -1e8
-  assert abs(actual[exists]).max() > 0
-  assert not actual[~exists].any()
-
-
 # The FLOPs loss
 
 

@@ -14,7 +14,6 @@ from strategies import (
   random_logits,
   search_spaces,
   search_spaces_and_logits,
-  search_spaces_and_spaces,
   softmax,
   stack,
 )
@@ -126,22 +125,6 @@ def test_no_index_for_a_space_that_does_not_exist():
   message = "width bin of stage 2 must be 0 to 3; got 4"
   with pytest.raises(ValueError, match=message):
     space_indices(RAGGED, space)
-
-
-@quick
-@given(search_spaces_and_logits())
-def test_log_probabilities_are_those_of_the_bins(case):
-  search_space, logits = case
-  table = space_log_probabilities(search_space, logits)
-  np.testing.assert_allclose(np.exp(table).sum(), 1, rtol=1e-12)
-  chance = softmax(logits)
-  stages = np.arange(search_space.num_stages)
-  expected = [
-    np.log(chance.depth[stages, s.depth]).sum()
-    + np.log(chance.width[stages, s.width]).sum()
-    for s in enumerate_spaces(search_space)
-  ]
-  np.testing.assert_allclose(table.ravel(), expected, rtol=1e-12, atol=1e-12)
 
 
 # Feasible spaces
@@ -346,18 +329,6 @@ def test_candidates_are_those_of_brute_force(case, seed, tolerance, tied):
   )
   ranks = [(share > share[i] * (1 + 1e-8)).sum() for i in rows]
   assert found.ranks.tolist() == ranks
-
-
-@quick
-@given(search_spaces_and_spaces())
-def test_committed_logits_give_their_space(case):
-  """Whatever the target: nothing else has been found."""
-  search_space, space = case
-  logits, cost = committed(search_space, space), space_macs(search_space, space)
-  for target, wide in ((cost, 1e-6), (2 * cost, 0.625)):
-    found = elite_candidates(search_space, logits, target, 1e-6)
-    assert_same(found.spaces, stack([space]))
-    assert found.tolerance == pytest.approx(wide)
 
 
 def test_without_a_window_it_is_the_most_probable_space():

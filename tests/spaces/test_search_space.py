@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import json
 
 import jax
@@ -157,19 +156,6 @@ def test_search_space_is_a_value():
   json.dumps(lists.to_dict())
   with pytest.raises(dataclasses.FrozenInstanceError):
     tuples.stem_width = 8
-
-
-def test_equal_search_spaces_share_a_compilation():
-  traces = []
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def largest(search_space):
-    traces.append(search_space)
-    return jnp.asarray(search_space.max_widths)
-
-  largest(RAGGED)
-  largest(SearchSpace.from_dict(RAGGED.to_dict()))
-  assert len(traces) == 1
 
 
 # Mistakes
