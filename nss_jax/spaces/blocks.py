@@ -238,8 +238,8 @@ def find_block(name: str) -> Block:
 def block_digest(name: str) -> str:
   """Returns twelve hexadecimal digits of a block's description.
 
-  What is kept of a run says by it which block it was: the name of a block that
-  is edited stays, and its weights may keep their shapes.
+  Files of a run name their block by it too: a block that is edited keeps its
+  name, and its weights may keep their shapes.
   """
   text = repr(find_block(name))
   return hashlib.sha256(text.encode()).hexdigest()[:12]

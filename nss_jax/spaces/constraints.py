@@ -126,8 +126,8 @@ def needed_tolerance(
 ) -> np.ndarray:
   """Returns the least relative tolerance within which all constraints are met.
 
-  It is for costs that are to be equal, the binding one of costs that may be at
-  most their targets among them; infinite where one of these is above.
+  Costs that are to be equal need it, and where all are "at_most" the binding
+  one does. It is infinite where a cost is above what it is to be at most.
   """
   above = [
     (cost > one.target) & (one.mode == "at_most")
@@ -143,10 +143,10 @@ def nearest(
   tolerance: float,
   rank: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-  """Returns the index of what is nearest to meeting all constraints.
+  """Returns the index of what meets all constraints, or comes nearest to it.
 
-  Of those within the tolerance it is the one of the lowest rank, and of equals
-  the nearest of these by the worst constraint.
+  Of those within the tolerance it is the one of the lowest rank, of equals the
+  one whose worst constraint is met best.
   """
   needed = needed_tolerance(constraints, costs)
   over = np.where(needed <= tolerance, 0, needed)

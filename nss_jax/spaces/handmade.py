@@ -74,10 +74,11 @@ def proportional_space(
 ) -> Space:
   """Returns the space of nearly equal depths and doubling widths at a cost.
 
-  Of all spaces whose mean cost is within the tolerance, the one with the
+  Of all spaces whose mean cost is within the tolerance, it is the one with the
   smallest sum of squares of the deviations, over stages, of log(mean depth) and
   of log(mean width / 2^stage) from their means. So the scale does not count,
-  only the proportions. Equal ones (to `TIE`): the nearest to the target.
+  only the proportions. Of equal ones (to `TIE`) the nearest to the target is
+  taken.
 
   Args:
     search_space: the bins.

@@ -116,7 +116,7 @@ def sample_anynet_archs(
   quantum: int = 8,
   max_draws: int = 2**26,
 ) -> Arch:
-  """Draws archs as RegNet draws from AnyNetX: log-uniform, stages on their own.
+  """Draws archs as RegNet draws from AnyNetX: log-uniform, each stage alone.
 
   RegNet takes log-uniform depths d <= 16 and widths w <= 1024 that 8 divides;
   here those are the numbers that the bins offer. As in pycls

@@ -232,7 +232,7 @@ class SearchSpace:
     for name in self.bins:
       check_held(name, getattr(arch, name), any_number, one=True)
     depth, width = (
-      tuple(((int(n), int(n)),) for n in np.asarray(numbers))
+      tuple(((n, n),) for n in np.asarray(numbers).tolist())
       for numbers in (arch.depth, arch.width)
     )
     return dataclasses.replace(self, depth_bins=depth, width_bins=width)
@@ -240,8 +240,8 @@ class SearchSpace:
   def projects(self, stage: int) -> bool:
     """Says whether the first block of a stage owns a projection.
 
-    The identity does where the stride is 1 and one width alone is on offer,
-    before the stage and in it.
+    It does not where the identity always fits: where the stride is 1 and one
+    width alone is on offer, before the stage and in it.
     """
     entering = ((self.stem_width, self.stem_width),)
     if stage:
