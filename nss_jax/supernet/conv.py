@@ -34,7 +34,6 @@ from nss_jax.supernet.precision import widen
 
 # Images and kernel, or their gradients.
 Pair = tuple[jax.Array, jax.Array]
-Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _TINY = 2  # output pixels in each direction
 
@@ -51,51 +50,79 @@ def conv2d(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   Returns:
     `[B, ceil(H / stride), ceil(W / stride), Cout]`.
   """
-  return _choose(_depthwise, _windows)(images, kernel, stride)
+  if _is_product(images, kernel, stride):
+    return _product(images, kernel, stride)
+  return _by_hand(images, kernel, stride)
 
 
 def plain_conv2d(
   images: jax.Array, kernel: jax.Array, stride: int = 1
 ) -> jax.Array:
   """Computes `conv2d` with the gradients of autodiff, in forward mode too."""
-  return _choose(_any_depthwise, _conv)(images, kernel, stride)
-
-
-def _choose(depthwise: Convolve, windows: Convolve) -> Convolve:
-  """Chooses how to convolve, by the shapes."""
-
-  def convolve(images, kernel, stride):
-    if kernel.shape[2] < images.shape[3]:
-      return depthwise(images, kernel, stride)
-    small = all(-(-n // stride) <= _TINY for n in images.shape[1:3])
-    if small and kernel.shape[0] > 1:
-      return _product(images, kernel, stride)
-    return windows(images, kernel, stride)
-
-  return convolve
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  return _any_depthwise(images, kernel, stride)
-
-
-def _any_depthwise(
-  images: jax.Array, kernel: jax.Array, stride: int
-) -> jax.Array:
+  if _is_product(images, kernel, stride):
+    return _product(images, kernel, stride)
+  if not _is_depthwise(images, kernel):
+    return _conv(images, kernel, stride)
   return lax.platform_dependent(
     images,
     kernel,
-    cpu=functools.partial(_shifted, stride),
-    default=functools.partial(_grouped, stride),
+    cpu=functools.partial(_shifted, stride=stride),
+    default=functools.partial(_conv, stride=stride),
   )
 
 
-def _shifted(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
+def _is_depthwise(images: jax.Array, kernel: jax.Array) -> bool:
+  return kernel.shape[2] < images.shape[3]
+
+
+def _is_product(images: jax.Array, kernel: jax.Array, stride: int) -> bool:
+  tiny = all(-(-n // stride) <= _TINY for n in images.shape[1:3])
+  return tiny and kernel.shape[0] > 1 and not _is_depthwise(images, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_hand(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  return plain_conv2d(images, kernel, stride)
+
+
+def _forward(
+  images: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, Pair]:
+  return plain_conv2d(images, kernel, stride), (images, kernel)
+
+
+def _backward(stride: int, saved: Pair, upstream: jax.Array) -> Pair:
+  on_cpu = _channels_last_gradients
+  if _is_depthwise(*saved):
+    on_cpu = functools.partial(_autodiff_gradients, _shifted)
+  return lax.platform_dependent(
+    *saved,
+    upstream,
+    cpu=functools.partial(on_cpu, stride),
+    default=functools.partial(_autodiff_gradients, _conv, stride),
+  )
+
+
+_by_hand.defvjp(_forward, _backward)
+
+
+def _autodiff_gradients(
+  convolve: Callable[..., jax.Array],
+  stride: int,
+  images: jax.Array,
+  kernel: jax.Array,
+  upstream: jax.Array,
+) -> Pair:
+  convolve = functools.partial(convolve, stride=stride)
+  return jax.vjp(convolve, images, kernel)[1](upstream)
+
+
+def _shifted(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """Convolves depthwise: a product and a sum for each place in the window."""
   size = kernel.shape[0]
   pad = ((size - 1) // 2,) * 2
-  # As an accelerator's own: a sum of nine in bfloat16 would be rounded nine
-  # times, and the gradient of a kernel, a sum over all pixels, be lost.
+  # Accelerators sum in float32 too: a sum of nine in bfloat16 would be rounded
+  # nine times, and the gradient of a kernel, a sum over all pixels, be lost.
   wide, kernel = widen(images), widen(kernel)
   padded = jnp.pad(wide, ((0, 0), pad, pad, (0, 0)))
   rows, columns = (
@@ -110,31 +137,6 @@ def _shifted(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
     ),
   )
   return summed.astype(images.dtype)
-
-
-def _grouped(stride: int, images: jax.Array, kernel: jax.Array) -> jax.Array:
-  return _conv(images, kernel, stride)
-
-
-def _depthwise_forward(
-  images: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, Pair]:
-  return _any_depthwise(images, kernel, stride), (images, kernel)
-
-
-def _depthwise_backward(stride: int, saved: Pair, upstream: jax.Array) -> Pair:
-  def gradients(fn, images, kernel, upstream):
-    return jax.vjp(functools.partial(fn, stride), images, kernel)[1](upstream)
-
-  return lax.platform_dependent(
-    *saved,
-    upstream,
-    cpu=functools.partial(gradients, _shifted),
-    default=functools.partial(gradients, _grouped),
-  )
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _product(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -154,11 +156,6 @@ def _reach(full: int, size: int, stride: int, dtype: DTypeLike) -> jax.Array:
   source, output, place = np.ogrid[:full, : -(-full // stride), :size]
   seen = source == output * stride + place - (size - 1) // 2
   return jnp.asarray(seen, dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _windows(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  return _conv(images, kernel, stride)
 
 
 def _conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -188,30 +185,6 @@ def _high(full: int, size: int, stride: int) -> int:
   """Returns how far the last window reaches over so many rows."""
   last = (-(-full // stride) - 1) * stride
   return last + size - (size - 1) // 2 - full
-
-
-def _forward(
-  images: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, Pair]:
-  return _conv(images, kernel, stride), (images, kernel)
-
-
-def _backward(stride: int, saved: Pair, upstream: jax.Array) -> Pair:
-  images, kernel = saved
-  return lax.platform_dependent(
-    images,
-    kernel,
-    upstream,
-    cpu=functools.partial(_channels_last_gradients, stride),
-    default=functools.partial(_autodiff_gradients, stride),
-  )
-
-
-def _autodiff_gradients(
-  stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
-) -> Pair:
-  _, vjp = jax.vjp(lambda x, k: _conv(x, k, stride), images, kernel)
-  return vjp(upstream)
 
 
 def _channels_last_gradients(
@@ -267,6 +240,3 @@ def _kernel_gradient(
     dimension_numbers=_NHWC,
   )
   return gradient.transpose(1, 2, 0, 3)
-
-
-_windows.defvjp(_forward, _backward)

@@ -1,5 +1,6 @@
 """One place that chooses how the supernet is computed."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -42,33 +43,23 @@ def make_apply(
       is not jax's default one: it decides what is kept for the gradient, and
       how, and no number.
   """
-
-  shared: dict[str, Any] = {
+  options: dict[str, Any] = {
     "axis_name": axis_name,
     "num_calibration": num_calibration,
     "platform": platform,
   }
+  masked = functools.partial(
+    apply_masked, search_space, remat=remat, autodiff=autodiff, **options
+  )
+  sliced = functools.partial(
+    apply_sliced, search_space, buckets=buckets, **options
+  )
 
   def apply(weights, images, choice):
-    if isinstance(choice, Arch) and engine == "sliced":
-      return apply_sliced(
-        search_space,
-        weights,
-        images,
-        choice,
-        buckets=buckets,
-        **shared,
-      )
-    if isinstance(choice, Arch):
-      choice = arch_masks(search_space, choice)
-    return apply_masked(
-      search_space,
-      weights,
-      images,
-      choice,
-      remat=remat,
-      autodiff=autodiff,
-      **shared,
-    )
+    if not isinstance(choice, Arch):
+      return masked(weights, images, choice)
+    if engine == "sliced":
+      return sliced(weights, images, choice)
+    return masked(weights, images, arch_masks(search_space, choice))
 
   return apply

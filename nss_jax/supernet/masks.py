@@ -168,7 +168,12 @@ def arch_sampler(search_space: SearchSpace) -> SampleFn:
   def sample(rng, logits, step):
     bins_rng, offers_rng = jax.random.split(rng)
     weights = distribution.gumbel_softmax(bins_rng, logits, 1.0, hard=True)
-    return Sample(weights, _pick(_offers(offers_rng, search_space), weights))
+    offers = _offers(offers_rng, search_space)
+    arch = Arch(
+      depth=_at_largest(offers.depth, weights.depth),
+      width=_at_largest(offers.width, weights.width),
+    )
+    return Sample(weights, arch)
 
   return sample
 
@@ -216,20 +221,14 @@ def coin_sampler(
     whole = largest_arch(search_space)
     # float32, or where jax's default is float64 the draws would be others.
     p = jnp.asarray(probability_fn(step), jnp.float32)
-    shape = drawn.choice.depth.shape
-    arch = Arch(
-      depth=jnp.where(
-        jax.random.bernoulli(depth_rng, p, shape),
-        whole.depth,
-        drawn.choice.depth,
-      ),
-      width=jnp.where(
-        jax.random.bernoulli(width_rng, p, shape),
-        whole.width,
-        drawn.choice.width,
-      ),
-    )
-    return Sample(drawn.weights, arch)
+
+    def toss(rng, largest, drawn):
+      return jnp.where(
+        jax.random.bernoulli(rng, p, drawn.shape), largest, drawn
+      )
+
+    keys = Arch(depth=depth_rng, width=width_rng)
+    return Sample(drawn.weights, jax.tree.map(toss, keys, whole, drawn.choice))
 
   return sample
 
@@ -315,14 +314,6 @@ def _offers(rng: jax.Array, search_space: SearchSpace) -> Arch:
   """Draws a depth and a width from each bin, `[S, Kd]` and `[S, Kw]`."""
   offers = sample_bin_archs(rng, search_space, 1)
   return jax.tree.map(lambda x: x[0], offers)
-
-
-def _pick(offers: Arch, weights: SpaceLogits) -> Arch:
-  """Picks the arch of one-hot weights."""
-  return Arch(
-    depth=_at_largest(offers.depth, weights.depth),
-    width=_at_largest(offers.width, weights.width),
-  )
 
 
 def _at_largest(values: Array, weights: Array) -> jax.Array:

@@ -21,6 +21,7 @@ from nss_jax.supernet.norm import (
   KEPT,
   OWN_BATCH,
   NormScope,
+  batch_norm,
   plain_batch_norm,
 )
 from nss_jax.supernet.platforms import Keep, ways
@@ -49,7 +50,7 @@ class Stage(nn.Module):
     project: whether the identity does not fit block 1.
     norm_scope: of the normalisations' statistics.
     keep: what a block keeps for its gradient, see `platforms.Ways`.
-    parts: convolution and normalisation, if not those of `ResidualBlock`.
+    autodiff: see `apply_masked`.
   """
 
   block: Block
@@ -59,7 +60,7 @@ class Stage(nn.Module):
   project: bool = True
   norm_scope: NormScope = OWN_BATCH
   keep: Keep = "all"
-  parts: tuple[Callable, ...] = ()
+  autodiff: bool = False
 
   @nn.compact
   def __call__(
@@ -73,12 +74,11 @@ class Stage(nn.Module):
 
     `before` is the `[Cin]` mask of what comes in; all of it by default.
     """
-    conv, norm = self.parts or (conv2d, None)
 
     def make(name, stride=1, project=False, *, looped):
       block = _keeping(self.keep, looped)
       fixed = self.block, self.features, stride, project, self.norm_scope
-      return block(*fixed, conv, norm, name=name)
+      return block(*fixed, *_parts(self.autodiff), name=name)
 
     first = make("block_1", self.stride, self.project, looped=False)
     rest = make("blocks_rest", looped=True)
@@ -86,7 +86,7 @@ class Stage(nn.Module):
     if self.max_depth == 1:
       return multiply(x, depth[0])
     start = x, jnp.zeros_like(x)
-    if self.keep == "all" or self.parts:  # the parts are for forward mode too
+    if self.keep == "all" or self.autodiff:  # which has forward mode too
 
       def body(module, carry, weight):
         return _mix_and_run(module, carry, weight, width), None
@@ -121,6 +121,13 @@ def _keeping(keep: Keep, looped: bool) -> type[ResidualBlock]:
   return nn.remat(ResidualBlock, policy=policy, prevent_cse=not looped)
 
 
+def _parts(autodiff: bool) -> tuple[Callable, Callable]:
+  """Returns the convolution and the normalisation of all layers."""
+  if autodiff:
+    return plain_conv2d, plain_batch_norm
+  return conv2d, batch_norm
+
+
 def _mix_and_run(
   block: Callable[..., Any],
   carry: tuple[jax.Array, jax.Array],
@@ -152,11 +159,11 @@ class Supernet(nn.Module):
   def __call__(self, images: jax.Array, masks: Masks) -> jax.Array:
     """Returns logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
-    parts: tuple[Any, ...] = ()
-    if self.autodiff:
-      parts = plain_conv2d, plain_batch_norm
-    conv_norm: tuple[Any, ...] = space.stem_width, 3, 1, self.norm_scope
-    stem = ConvNorm(*conv_norm, *parts, name="stem")
+    stem = ConvNorm(
+      *(space.stem_width, 3, 1, self.norm_scope),
+      *_parts(self.autodiff),
+      name="stem",
+    )
     x, before = nn.relu(stem(images)), None
     for stage, stride in enumerate(space.strides):
       features = space.max_widths[stage]
@@ -171,7 +178,7 @@ class Supernet(nn.Module):
         space.projects(stage),
         self.norm_scope,
         self.keep,
-        parts,
+        self.autodiff,
         name=f"stage_{stage + 1}",
       )(x, blocks, width, before)
       before = width

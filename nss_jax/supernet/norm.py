@@ -84,9 +84,10 @@ def batch_statistics(
     sums = seen.mean((0, 1, 2)), jnp.square(seen).mean((0, 1, 2))
     mean, square = _share(sums, scope.axis_name)
     variance = jnp.maximum(square - jnp.square(mean), 0)
-    return jnp.stack([mean, jax.lax.rsqrt(variance + EPSILON)])
-  mean = _mean(seen, scope.axis_name)
-  variance = _mean(jnp.square(seen - _spread(mean)), scope.axis_name)
+  else:
+    mean = _share(seen.mean((0, 1, 2)), scope.axis_name)
+    squares = jnp.square(seen - spread(mean))
+    variance = _share(squares.mean((0, 1, 2)), scope.axis_name)
   return jnp.stack([mean, jax.lax.rsqrt(variance + EPSILON)])
 
 
@@ -95,8 +96,8 @@ def normalise(
 ) -> jax.Array:
   """Normalises `[B, H, W, C]` by statistics `[2, C]`, as precise as `scale`."""
   mean, inverse = statistics
-  factor = _spread(inverse * scale)
-  y = (x.astype(scale.dtype) - _spread(mean)) * factor + _spread(offset)
+  factor = spread(inverse * scale)
+  y = (x.astype(scale.dtype) - spread(mean)) * factor + spread(offset)
   return y.astype(x.dtype)
 
 
@@ -116,7 +117,7 @@ def batch_norm_gradient(
   """Returns gradients of `x`, scale and offset, from what was saved of `x`."""
   x, scale, statistics = saved
   mean, inverse = statistics
-  unit = (x.astype(scale.dtype) - _spread(mean)) * _spread(inverse)
+  unit = (x.astype(scale.dtype) - spread(mean)) * spread(inverse)
   upstream = upstream.astype(scale.dtype)
   count = x[: scope.num_calibration].size // x.shape[-1]
   offset_gradient = upstream.sum((0, 1, 2))
@@ -124,27 +125,24 @@ def batch_norm_gradient(
   mean_gradient, mean_product = _share(
     (offset_gradient / count, scale_gradient / count), scope.axis_name
   )
-  through = _spread(mean_gradient), unit * _spread(mean_product)
+  through = spread(mean_gradient), unit * spread(mean_product)
   if scope.num_calibration is not None:
     # The statistics are of these images alone.
     seen = jnp.arange(len(x)) < scope.num_calibration
     through = (jnp.where(seen[:, None, None, None], y, 0) for y in through)
   for part in through:
     upstream = upstream - part
-  gradient = (upstream * _spread(inverse * scale)).astype(x.dtype)
+  gradient = (upstream * spread(inverse * scale)).astype(x.dtype)
   return gradient, scale_gradient, offset_gradient
 
 
 batch_norm.defvjp(_batch_norm, batch_norm_gradient)
 
 
-def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
-  return _share(x.mean((0, 1, 2)), axis_name)
-
-
 def _share(tree: Any, axis_name: str | None) -> Any:
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def _spread(channels: jax.Array) -> jax.Array:
+def spread(channels: jax.Array) -> jax.Array:
+  """Returns `[C]` as `[1, 1, 1, C]`, for images."""
   return channels[None, None, None, :]

@@ -21,6 +21,7 @@ from nss_jax.supernet.norm import (
   batch_norm,
   batch_statistics,
   normalise,
+  spread,
 )
 from nss_jax.supernet.precision import multiply, widen
 
@@ -44,8 +45,7 @@ class ConvNorm(nn.Module):
     stride: step of the convolution.
     norm_scope: of the normalisation's statistics.
     conv: the convolution, `(images, kernel, stride) -> images`.
-    norm: the normalisation, `(images, scale, offset, scope) -> images`;
-      `batch_norm` if None.
+    norm: the normalisation, `(images, scale, offset, scope) -> images`.
     depthwise: one kernel for each channel; as many go in as come out.
   """
 
@@ -54,7 +54,7 @@ class ConvNorm(nn.Module):
   stride: int = 1
   norm_scope: NormScope = OWN_BATCH
   conv: Callable = conv2d
-  norm: Callable | None = None
+  norm: Callable = batch_norm
   depthwise: bool = False
 
   @nn.compact
@@ -72,13 +72,12 @@ class ConvNorm(nn.Module):
     offset = self.param("offset", nn.initializers.zeros, *one)
     x = self.conv(x, kernel.astype(x.dtype), self.stride)
     x = checkpoint_name(x, KEPT)
-    norm = batch_norm if self.norm is None else self.norm
     if self.norm_scope.averages:
-      return self._averaged_norm(norm, x, scale, offset)
-    return norm(x, scale, offset, self.norm_scope)
+      return self._averaged_norm(x, scale, offset)
+    return self.norm(x, scale, offset, self.norm_scope)
 
   def _averaged_norm(
-    self, norm: Callable, x: jax.Array, scale: jax.Array, offset: jax.Array
+    self, x: jax.Array, scale: jax.Array, offset: jax.Array
   ) -> jax.Array:
     """Normalises, with running means and variances `[2, C]`."""
     running = self.variable(
@@ -96,7 +95,7 @@ class ConvNorm(nn.Module):
     )
     moments = jnp.stack([mean, inverse**-2 - EPSILON])
     running.value += AVERAGE_RATE * (moments - running.value)
-    return norm(x, scale, offset, self.norm_scope)
+    return self.norm(x, scale, offset, self.norm_scope)
 
 
 class Excitation(nn.Module):
@@ -114,12 +113,10 @@ class Excitation(nn.Module):
     # The means of many pixels, and all that follows, in the weights' type.
     y = widen(x).mean((1, 2))
     # Its bias would switch a hidden channel on that no one owns.
-    y = nn.relu(self._linear("squeeze", self.hidden, y)) * mask[None]
-    y = nn.sigmoid(self._linear("excite", x.shape[-1], y))
+    dense = functools.partial(nn.Dense, kernel_init=he_normal)
+    y = nn.relu(dense(self.hidden, name="squeeze")(y)) * mask[None]
+    y = nn.sigmoid(dense(x.shape[-1], name="excite")(y))
     return y[:, None, None, :]
-
-  def _linear(self, name: str, features: int, x: jax.Array) -> jax.Array:
-    return nn.Dense(features, kernel_init=he_normal, name=name)(x)
 
 
 class ResidualBlock(nn.Module):
@@ -148,7 +145,7 @@ class ResidualBlock(nn.Module):
   project: bool = False
   norm_scope: NormScope = OWN_BATCH
   conv: Callable = conv2d
-  norm: Callable | None = None
+  norm: Callable = batch_norm
 
   @nn.compact
   def __call__(
@@ -171,10 +168,11 @@ class ResidualBlock(nn.Module):
       count = channels.number(x.shape[-1], self.features)
       return source[channels.sources(count)]
 
-    def spread(channels):
-      return _spread(mask_of(channels))
-
-    spread_width = spread(Channels("width"))
+    conv_norm = functools.partial(
+      ConvNorm, norm_scope=self.norm_scope, conv=self.conv, norm=self.norm
+    )
+    width = Channels("width")
+    width_mask = spread(mask_of(width))
     y = x
     for layer, channels in zip(
       self.block.layers, self.block.channels()[1:], strict=True
@@ -187,36 +185,19 @@ class ResidualBlock(nn.Module):
       count = channels.number(x.shape[-1], self.features)
       stride = self.stride if layer.strided else 1
       depthwise = isinstance(layer, Depthwise)
-      y = self._conv_norm(layer.name, count, layer.size, stride, depthwise)(y)
+      y = conv_norm(
+        count, layer.size, stride, depthwise=depthwise, name=layer.name
+      )(y)
       y = multiply(
-        y, spread_width if channels == Channels("width") else spread(channels)
+        y, width_mask if channels == width else spread(mask_of(channels))
       )
       y = _ACTIVATIONS[layer.activation](y)
     if self.project and self.block.projects:
-      project = self._conv_norm("project", self.features, 1, self.stride)
-      x = multiply(project(x), spread_width)
+      x = conv_norm(self.features, 1, self.stride, name="project")(x)
+      x = multiply(x, width_mask)
     if not self.project or self.block.projects:
       y = x + y
     return _ACTIVATIONS[self.block.activation](y)
-
-  def _conv_norm(
-    self,
-    name: str,
-    features: int,
-    size: int,
-    stride: int,
-    depthwise: bool = False,
-  ) -> ConvNorm:
-    return ConvNorm(
-      features,
-      size,
-      stride,
-      self.norm_scope,
-      self.conv,
-      self.norm,
-      depthwise,
-      name=name,
-    )
 
 
 _ACTIVATIONS = {
@@ -246,7 +227,3 @@ def he_normal(
   size = math.prod(shape)
   normal = nn.initializers.normal(math.sqrt(2 * shape[-2] * groups / size))
   return normal(key, (size,), dtype).reshape(shape)
-
-
-def _spread(channels: jax.Array) -> jax.Array:
-  return channels[None, None, None, :]

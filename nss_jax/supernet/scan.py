@@ -6,7 +6,7 @@ on a v5e an eighth of the soft steps, by the compiler's estimates.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -41,23 +41,12 @@ def scan_in_place(
   return lax.scan(step, carry, xs)[0]
 
 
-class _Split(NamedTuple):
-  """What the gradient of an iteration needs, without its static parts.
+def _split(back: Any, at_hand: list[jax.Array]) -> tuple[list, Callable]:
+  """Takes the gradient of an iteration apart, so that less is kept of it.
 
-  Attributes:
-    kept: the arrays that are nowhere else.
-    places: for each array, its place among those of `shared` and of `x`, which
-      are at hand, or None.
-    tree: of the function that all of them make.
+  Returns the arrays that it needs and that are not at hand anyway, and the
+  function that makes the gradient of these and of those at hand.
   """
-
-  kept: list[jax.Array]
-  places: list[int | None]
-  tree: Any
-
-
-def _split(back: Any, shared: Any, x: Any) -> _Split:
-  at_hand = jax.tree.leaves((shared, x))
   leaves, tree = jax.tree.flatten(back)
   places = [
     next((i for i, one in enumerate(at_hand) if leaf is one), None)
@@ -66,43 +55,45 @@ def _split(back: Any, shared: Any, x: Any) -> _Split:
   kept = [
     leaf for leaf, place in zip(leaves, places, strict=True) if place is None
   ]
-  return _Split(kept, places, tree)
+
+  def join(kept, at_hand):
+    rest = iter(kept)
+    return tree.unflatten(
+      next(rest) if place is None else at_hand[place] for place in places
+    )
+
+  return kept, join
 
 
-def _join(split: _Split, shared: Any, x: Any) -> Any:
-  at_hand, kept = jax.tree.leaves((shared, x)), iter(split.kept)
-  leaves = [
-    next(kept) if place is None else at_hand[place] for place in split.places
-  ]
-  return jax.tree.unflatten(split.tree, leaves)
-
-
-def _shapes(body: Callable, shared: Any, carry: Any, xs: Any) -> _Split:
-  found = []
+def _kept(
+  body: Callable, shared: Any, carry: Any, xs: Any
+) -> tuple[list, Callable]:
+  """Returns shapes of what an iteration keeps, and how its gradient is made."""
+  joins = []
 
   def run(shared, carry, x):
     _, back = jax.vjp(body, shared, carry, x)
-    found.append(_split(back, shared, x))
-    return found[0].kept
+    kept, join = _split(back, jax.tree.leaves((shared, x)))
+    joins.append(join)
+    return kept
 
   kept = jax.eval_shape(run, shared, carry, _row(xs, 0))
-  return found[0]._replace(kept=kept)
+  return kept, joins[0]
 
 
 def _forward(
   body: Callable, shared: Any, carry: Any, xs: Any
 ) -> tuple[Any, tuple[Any, Any, Any, list[jax.Array]]]:
   length = len(jax.tree.leaves(xs)[0])
-  buffers = [
-    lax.empty((length, *one.shape), one.dtype)
-    for one in _shapes(body, shared, carry, xs).kept
-  ]
+  shapes, _ = _kept(body, shared, carry, xs)
+  buffers = [lax.empty((length, *one.shape), one.dtype) for one in shapes]
 
   def step(i, state):
     carry, buffers = state
     x = _row(xs, i)
     carry, back = jax.vjp(body, shared, carry, x)
-    return carry, _put(buffers, _split(back, shared, x).kept, i)
+    kept, _ = _split(back, jax.tree.leaves((shared, x)))
+    return carry, _put(buffers, kept, i)
 
   out, buffers = lax.fori_loop(0, length, step, (carry, buffers))
   return out, (shared, carry, xs, buffers)
@@ -115,13 +106,13 @@ def _backward(
 ) -> tuple[Any, Any, Any]:
   shared, carry, xs, buffers = saved
   length = len(jax.tree.leaves(xs)[0])
-  shapes = _shapes(body, shared, carry, xs)
+  _, join = _kept(body, shared, carry, xs)
 
   def step(i, state):
     upstream, total, gradients = state
     row = length - 1 - i
     x = _row(xs, row)
-    back = _join(shapes._replace(kept=_row(buffers, row)), shared, x)
+    back = join(_row(buffers, row), jax.tree.leaves((shared, x)))
     found, down, gradient = back(upstream)
     total = jax.tree.map(jnp.add, total, found)
     return down, total, _put(gradients, gradient, row)

@@ -35,7 +35,7 @@ from nss_jax.supernet.sliced_loops import (
   rest_loop,
   width_index,
 )
-from nss_jax.supernet.sliced_stage import run_stage
+from nss_jax.supernet.sliced_stage import Given, run_stage
 
 Buckets = tuple[tuple[int, ...], ...]
 
@@ -108,9 +108,10 @@ def apply_sliced(
     depth, width = (
       jnp.asarray(x[stage], jnp.int32) for x in (arch.depth, arch.width)
     )
-    params = weights[f"stage_{stage + 1}"]
-    with jax.named_scope(f"stage_{stage + 1}"):
-      flat = run_stage(plan, params, flat, entry, before, depth, width)
+    name = f"stage_{stage + 1}"
+    with jax.named_scope(name):
+      given = Given(weights[name], flat, entry, before, depth, width)
+      flat = run_stage(plan, given)
     entries, entry = plan.exits, width_index(plan.exits, width)
     before = width
     shape = plan.outputs

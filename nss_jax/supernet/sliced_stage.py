@@ -1,7 +1,7 @@
 """One stage of the supernet on slices, and its gradient."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,55 +14,48 @@ from nss_jax.supernet.platforms import empty, load, store
 from nss_jax.supernet.sliced_loops import Plan
 from nss_jax.supernet.tape import Tape
 
-# The arguments of a stage, and the tape.
-Saved = tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, Tape]
+
+class Given(NamedTuple):
+  """What a stage is given.
+
+  Attributes:
+    params: of the stage.
+    x: its input, in a buffer for the largest entry.
+    entry: the place among the entries of the width that the input is in.
+    before: how many channels of it are used.
+    depth: blocks of the arch.
+    width: channels of the arch.
+  """
+
+  params: Any
+  x: jax.Array
+  entry: jax.Array
+  before: jax.Array
+  depth: jax.Array
+  width: jax.Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def run_stage(
-  plan: Plan,
-  params: Any,
-  flat: jax.Array,
-  entry: jax.Array,
-  before: jax.Array,
-  depth: jax.Array,
-  width: jax.Array,
-) -> jax.Array:
-  """Returns the output of a stage, in a buffer, in the exit's width.
-
-  The input, `flat`, is in a buffer for the largest entry, in the width of index
-  `entry`, of which `before` channels are used.
-  """
-  return _forward(plan, params, flat, entry, before, depth, width, None)[0]
+def run_stage(plan: Plan, given: Given) -> jax.Array:
+  """Returns the output of a stage, in a buffer, in the exit's width."""
+  return _forward(plan, given, None)[0]
 
 
 def _stage_and_tape(
-  plan: Plan,
-  params: Any,
-  flat: jax.Array,
-  entry: jax.Array,
-  before: jax.Array,
-  depth: jax.Array,
-  width: jax.Array,
-) -> tuple[jax.Array, Saved]:
-  params, flat = _first_order((params, flat))
+  plan: Plan, given: Given
+) -> tuple[jax.Array, tuple[Given, Tape]]:
+  params, x = _first_order((given.params, given.x))
+  given = given._replace(params=params, x=x)
   wide = jnp.result_type(*jax.tree.leaves(params))
-  tape = _empty_tape(plan, flat.dtype, wide)
-  out, tape = _forward(plan, params, flat, entry, before, depth, width, tape)
+  out, tape = _forward(plan, given, _empty_tape(plan, x.dtype, wide))
   assert tape is not None
-  return out, (params, flat, entry, before, depth, width, tape)
+  return out, (given, tape)
 
 
 def _forward(
-  plan: Plan,
-  params: Any,
-  flat: jax.Array,
-  entry: jax.Array,
-  before: jax.Array,
-  depth: jax.Array,
-  width: jax.Array,
-  tape: Tape | None,
+  plan: Plan, given: Given, tape: Tape | None
 ) -> tuple[jax.Array, Tape | None]:
+  params, flat, entry, before, depth, width = given
   index = loops.width_index(plan.buckets, width)
   widest = *plan.outputs, plan.buckets[-1]
   out = empty(plan.layout, widest, flat.dtype)
@@ -70,20 +63,20 @@ def _forward(
   def first(entered, bucket, operands, carry):
     (params, flat), (out, tape) = operands, carry
     x = load(flat, (*plan.inputs, entered))
-    corners, _ = tapes.shapes(plan.first, bucket, x)
+    corners, _ = tapes.shapes(plan.first, bucket, x.shape, x.dtype)
     params = tapes.cut(params, corners)
     masks = _mask(bucket, width), _mask(entered, before)
     y, kept = tapes.run(plan.first, params, x, masks)
-    return store(plan.layout, out, y), tapes.store_first(
+    return store(plan.layout, out, y), tapes.write_first(
       plan.layout, tape, kept
     )
 
   def rest(bucket, row, carry):
     x, tape = carry
-    corners, _ = tapes.shapes(plan.rest, bucket, x)
+    corners, _ = tapes.shapes(plan.rest, bucket, x.shape, x.dtype)
     cut = tapes.cut(params["blocks_rest"], corners, row)
     y, kept = tapes.run(plan.rest, cut, x, (_mask(bucket, width),) * 2)
-    return y, tapes.store_rest(plan.layout, tape, row, kept, x)
+    return y, tapes.write_rest(plan.layout, tape, row, kept, x)
 
   carry = loops.run_first(
     plan, entry, index, first, (params["block_1"], flat), (out, tape)
@@ -92,18 +85,18 @@ def _forward(
 
 
 def _backward(
-  plan: Plan, saved: Saved, upstream: jax.Array
-) -> tuple[Any, jax.Array, None, None, None, None]:
-  params, flat, entry, before, depth, width, tape = saved
+  plan: Plan, saved: tuple[Given, Tape], upstream: jax.Array
+) -> tuple[Given]:
+  (params, flat, entry, before, depth, width), tape = saved
   upstream = _first_order(upstream)
   index = loops.width_index(plan.buckets, width)
 
   def rest(bucket, i, carry):
     upstream, gradients = carry
     row = depth - 2 - i
-    spec = jax.ShapeDtypeStruct((*plan.outputs, bucket), flat.dtype)
-    corners, kept = tapes.shapes(plan.rest, bucket, spec)
-    x, kept = tapes.load_rest(tape, row, kept, spec)
+    shape = *plan.outputs, bucket
+    corners, kept = tapes.shapes(plan.rest, bucket, shape, flat.dtype)
+    x, kept = tapes.read_rest(tape, row, kept, shape)
     found, down = tapes.run_back(
       plan.rest,
       tapes.cut(params["blocks_rest"], corners, row),
@@ -117,13 +110,13 @@ def _backward(
   def first(entered, bucket, operands, carry):
     (params, flat, tape, upstream), (down, gradients) = operands, carry
     x = load(flat, (*plan.inputs, entered))
-    corners, kept = tapes.shapes(plan.first, bucket, x)
+    corners, kept = tapes.shapes(plan.first, bucket, x.shape, x.dtype)
     found, below = tapes.run_back(
       plan.first,
       tapes.cut(params, corners),
       x,
       (_mask(bucket, width), _mask(entered, before)),
-      tapes.load_first(tape, kept),
+      tapes.read_first(tape, kept),
       load(upstream, (*plan.outputs, bucket)),
     )
     return store(plan.layout, down, below), tapes.paste(gradients, found)
@@ -138,7 +131,8 @@ def _backward(
   carry = lax.empty(flat.shape, flat.dtype), gradients["block_1"]
   carry = loops.run_first(plan, entry, index, first, operands, carry)
   down, gradients["block_1"] = carry
-  return gradients, down, None, None, None, None
+  # None: numbers of blocks and channels have no gradient.
+  return (Given(gradients, down, *(cast(Any, None),) * 4),)
 
 
 run_stage.defvjp(_stage_and_tape, _backward)
@@ -163,8 +157,9 @@ def _mask(bucket: int, width: jax.Array) -> jax.Array:
 
 
 def _empty_tape(plan: Plan, dtype: DTypeLike, wide: DTypeLike) -> Tape:
-  x = jax.ShapeDtypeStruct((*plan.inputs, plan.entries[-1]), dtype)
-  y = jax.ShapeDtypeStruct((*plan.outputs, plan.buckets[-1]), dtype)
-  _, first = tapes.shapes(plan.first, plan.buckets[-1], x)
-  _, rest = tapes.shapes(plan.rest, plan.buckets[-1], y)
-  return tapes.make_tape(plan.layout, plan.max_depth, first, rest, y, wide)
+  bucket, shape = plan.buckets[-1], (*plan.outputs, plan.buckets[-1])
+  entry = *plan.inputs, plan.entries[-1]
+  _, first = tapes.shapes(plan.first, bucket, entry, dtype)
+  _, rest = tapes.shapes(plan.rest, bucket, shape, dtype)
+  x = jax.ShapeDtypeStruct(shape, dtype)
+  return tapes.make_tape(plan.layout, plan.max_depth, first, rest, x, wide)

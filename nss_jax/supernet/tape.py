@@ -8,7 +8,7 @@ that answer from what was kept: only elementwise arithmetic is done twice.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -44,18 +44,16 @@ class Kept(NamedTuple):
   statistics: list
 
 
-def shapes(
-  make: MakeBlock, features: int, x: jax.Array | jax.ShapeDtypeStruct
-) -> tuple[Any, Kept]:
-  """Returns shapes of a block's parameters, and of what it keeps."""
-  return _shapes(make, features, jax.ShapeDtypeStruct(x.shape, x.dtype))
-
-
 # Forward and backward ask for the same.
 @functools.lru_cache(maxsize=256)
-def _shapes(
-  make: MakeBlock, features: int, x: jax.ShapeDtypeStruct
+def shapes(
+  make: MakeBlock, features: int, shape: tuple[int, ...], dtype: DTypeLike
 ) -> tuple[Any, Kept]:
+  """Returns shapes of a block's parameters, and of what it keeps.
+
+  The shape and the type are those of its input.
+  """
+
   def trace(x, mask, before):
     kept = Kept([], [])
     block = make(features, *_recorders(kept))
@@ -63,9 +61,9 @@ def _shapes(
 
   mask, before = (
     jax.ShapeDtypeStruct((count,), jnp.float32)
-    for count in (features, x.shape[-1])
+    for count in (features, shape[-1])
   )
-  return jax.eval_shape(trace, x, mask, before)
+  return jax.eval_shape(trace, jax.ShapeDtypeStruct(shape, dtype), mask, before)
 
 
 def run(
@@ -122,20 +120,17 @@ def _known_conv(
   return output
 
 
-def _known_forward(
-  images: jax.Array, kernel: jax.Array, output: jax.Array, stride: int
-) -> tuple[jax.Array, Pair]:
-  return output, (images, kernel)
-
-
-def _known_backward(
+def _known_conv_gradient(
   stride: int, saved: Pair, upstream: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  _, vjp = jax.vjp(lambda x, k: conv2d(x, k, stride), *saved)
+  _, vjp = jax.vjp(functools.partial(conv2d, stride=stride), *saved)
   return *vjp(upstream), jnp.zeros_like(upstream)
 
 
-_known_conv.defvjp(_known_forward, _known_backward)
+_known_conv.defvjp(
+  lambda images, kernel, output, stride: (output, (images, kernel)),
+  _known_conv_gradient,
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -150,26 +145,14 @@ def _known_norm(
   return normalise(x, scale, offset, statistics)
 
 
-def _known_norm_forward(
-  x: jax.Array,
-  scale: jax.Array,
-  offset: jax.Array,
-  statistics: jax.Array,
-  scope: NormScope,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-  return normalise(x, scale, offset, statistics), (x, scale, statistics)
-
-
-def _known_norm_backward(
-  scope: NormScope,
-  saved: tuple[jax.Array, jax.Array, jax.Array],
-  upstream: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+_known_norm.defvjp(
+  lambda x, scale, offset, statistics, scope: (
+    normalise(x, scale, offset, statistics),
+    (x, scale, statistics),
+  ),
   # What depends on x through the statistics is in the gradient of x.
-  return *batch_norm_gradient(scope, saved, upstream), None
-
-
-_known_norm.defvjp(_known_norm_forward, _known_norm_backward)
+  lambda *given: (*batch_norm_gradient(*given), None),
+)
 
 
 Row = jax.Array | int
@@ -221,19 +204,17 @@ def make_tape(
   )
 
 
-def load_first(tape: Tape, kept: Kept) -> Kept:
+def read_first(tape: Tape, kept: Kept) -> Kept:
   """Returns what the first block kept, of these shapes."""
+  shapes = [one.shape for one in kept.outputs]
   if tape.first:
-    outputs = [
-      load(buffer, one.shape)
-      for buffer, one in zip(tape.first, kept.outputs, strict=True)
-    ]
+    outputs = [*map(load, tape.first, shapes)]
   else:
-    outputs = _read(tape.rest[0], 0, kept.outputs)
+    outputs = _read(tape.rest[0], 0, shapes)
   return Kept(outputs, _statistics(tape, 0, kept))
 
 
-def store_first(layout: Layout, tape: Tape | None, kept: Kept) -> Tape | None:
+def write_first(layout: Layout, tape: Tape | None, kept: Kept) -> Tape | None:
   """Puts on the tape, if there is one, what the first block kept."""
   if tape is None:  # no gradient is asked for
     return None
@@ -244,23 +225,22 @@ def store_first(layout: Layout, tape: Tape | None, kept: Kept) -> Tape | None:
   return tape._replace(first=tuple(store(layout, *pair) for pair in pairs))
 
 
-def load_rest(
-  tape: Tape, index: jax.Array, kept: Kept, x: jax.ShapeDtypeStruct
+def read_rest(
+  tape: Tape, index: jax.Array, kept: Kept, shape: tuple[int, ...]
 ) -> tuple[jax.Array, Kept]:
   """Returns the input of the `index`-th further block and what it kept."""
-  shapes = x, *kept.outputs
+  shapes = [shape, *(one.shape for one in kept.outputs)]
   if not tape.first:
-    tensors = _read(tape.rest[0], index + 1, shapes)
+    x, *outputs = _read(tape.rest[0], index + 1, shapes)
   else:
-    tensors = [
-      lax.dynamic_slice(buffer, _corner(buffer, index), (1, *one.shape))[0]
-      for buffer, one in zip(tape.rest, shapes, strict=True)
-    ]
-  kept = Kept(tensors[1:], _statistics(tape, index + 1, kept))
-  return tensors[0], kept
+    x, *outputs = (
+      lax.dynamic_slice(buffer, _corner(buffer, index), (1, *shape))[0]
+      for buffer, shape in zip(tape.rest, shapes, strict=True)
+    )
+  return x, Kept(outputs, _statistics(tape, index + 1, kept))
 
 
-def store_rest(
+def write_rest(
   layout: Layout,
   tape: Tape | None,
   index: jax.Array,
@@ -276,34 +256,31 @@ def store_rest(
   )
   if not tape.first:
     return tape._replace(rest=(_write(tape.rest[0], index + 1, tensors),))
-  return tape._replace(
-    rest=tuple(
-      ordered(
-        layout,
-        lax.dynamic_update_slice(
-          buffer, one[None].astype(buffer.dtype), _corner(buffer, index)
-        ),
-      )
-      for buffer, one in zip(tape.rest, tensors, strict=True)
+  rest = (
+    lax.dynamic_update_slice(
+      buffer, one[None].astype(buffer.dtype), _corner(buffer, index)
     )
+    for buffer, one in zip(tape.rest, tensors, strict=True)
   )
+  return tape._replace(rest=tuple(ordered(layout, one) for one in rest))
 
 
 def _statistics(tape: Tape, row: Row, kept: Kept) -> list[jax.Array]:
+  shapes = [one.shape for one in kept.statistics]
   # Behind a barrier, or XLA would slice again for every element.
-  return lax.optimization_barrier(_read(tape.statistics, row, kept.statistics))
+  return lax.optimization_barrier(_read(tape.statistics, row, shapes))
 
 
 def _read(
-  buffer: jax.Array, row: Row, shapes: Iterable[Any]
+  buffer: jax.Array, row: Row, shapes: Sequence[tuple[int, ...]]
 ) -> list[jax.Array]:
   """Reads tensors that follow each other in a row."""
   row, start, tensors = jnp.asarray(row, jnp.int32), 0, []
   for shape in shapes:
-    at = row, jnp.int32(start)
-    flat = lax.dynamic_slice(buffer, at, (1, shape.size))
-    tensors.append(flat.reshape(shape.shape))
-    start += shape.size
+    size = math.prod(shape)
+    flat = lax.dynamic_slice(buffer, (row, jnp.int32(start)), (1, size))
+    tensors.append(flat.reshape(shape))
+    start += size
   return tensors
 
 
