@@ -58,7 +58,7 @@ class Kind(NamedTuple):
 
 
 def one_of(*names: str) -> Kind:
-  """Returns the kind that accepts some texts."""
+  """Returns the kind that accepts these texts only."""
   return Kind(lambda x: x in names, f"one of {', '.join(names)}")
 
 
@@ -88,12 +88,15 @@ Number = Annotated[float, NUMBER]
 NonNegative = Annotated[float, NON_NEGATIVE]
 Positive = Annotated[float, POSITIVE]
 Share = Annotated[float, SHARE]
+MaybeTau = Annotated[float | None, TAU.or_null()]
 MaybeNumber = Annotated[float | None, NUMBER.or_null()]
 MaybeNonNegative = Annotated[float | None, NON_NEGATIVE.or_null()]
 MaybePositive = Annotated[float | None, POSITIVE.or_null()]
 MaybeShare = Annotated[float | None, SHARE.or_null()]
+MaybePercent = Annotated[float | None, PERCENT.or_null()]
 Whole = Annotated[int, WHOLE]
 Count = Annotated[int, COUNT]
+MaybeCount = Annotated[int | None, COUNT.or_null()]
 Flag = Annotated[bool, Kind(lambda x: isinstance(x, bool), "true or false")]
 Text = Annotated[str, Kind(lambda x: isinstance(x, str), "a text")]
 

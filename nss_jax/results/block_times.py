@@ -5,16 +5,16 @@ import os
 import pathlib
 import platform
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from nss_jax.errors import UserError
 from nss_jax.results.artifact import (
-  TAU,
   Artifact,
   Count,
+  MaybeTau,
   NonNegative,
   Number,
   Text,
@@ -65,8 +65,8 @@ class RelativeError(Artifact):
 class Taus(Artifact):
   """Kendall's, of the predictions and, beside them, of the multiply-adds."""
 
-  latency: Annotated[float | None, TAU.or_null()]
-  flops: Annotated[float | None, TAU.or_null()]
+  latency: MaybeTau
+  flops: MaybeTau
 
 
 class Timed(Artifact):
@@ -89,34 +89,30 @@ class Table(Artifact):
   @classmethod
   def of(cls, table: LatencyTable) -> "Table":
     """Returns a table as lists."""
-    return cls(
-      **{
-        name: [np.asarray(x).tolist() for x in values]
-        for name, values in table._asdict().items()
-      }
-    )
+    lists = jax.tree.map(lambda x: np.asarray(x).tolist(), table)
+    return cls(**lists._asdict())
 
   def arrays(self, search_space: SearchSpace) -> LatencyTable:
     """Returns the table; raises ValueError if its parts do not fit."""
-    grids = (
-      tuple(map(_array, getattr(self, name)))
-      for name in LatencyTable._fields[:-1]
-    )
-    table = LatencyTable(*grids, ends=np.asarray(self.ends, np.float64))
-    sizes = [
-      (len(before), len(widths))
-      for before, widths in zip(table.before, table.widths, strict=False)
-    ]
-    good = (
-      all(len(x) == search_space.num_stages for x in table[:-1])
-      and [x.shape for x in table.first] == sizes
-      and [x.shape for x in table.rest] == [(n,) for _, n in sizes]
-      and table.ends.shape == table.rest[-1].shape
-      and all(np.all(np.diff(x) > 0) for x in (*table.before, *table.widths))
-    )
-    if not good:
-      raise ValueError("its parts do not fit each other and the search space")
-    return table
+    try:
+      grids = (
+        tuple(np.asarray(values, np.float64) for values in getattr(self, name))
+        for name in LatencyTable._fields[:-1]
+      )
+      table = LatencyTable(*grids, ends=np.asarray(self.ends, np.float64))
+      pairs = zip(table.before, table.widths, strict=False)
+      sizes = [(len(before), len(widths)) for before, widths in pairs]
+      if (
+        all(len(x) == search_space.num_stages for x in table[:-1])
+        and [x.shape for x in table.first] == sizes
+        and [x.shape for x in table.rest] == [(n,) for _, n in sizes]
+        and table.ends.shape == table.rest[-1].shape
+        and all(np.all(np.diff(x) > 0) for x in (*table.before, *table.widths))
+      ):
+        return table
+    except (ValueError, OverflowError):  # rows of unequal length, huge numbers
+      pass
+    raise ValueError("its parts do not fit each other and the search space")
 
 
 class BlockTimes(Origin):
@@ -143,11 +139,11 @@ class BlockTimes(Origin):
 
 
 class _Measured(NamedTuple):
-  """What a file says: the metric, what it is of, and on what it was timed."""
+  """A file, and the metric and the search space that it holds."""
 
+  times: BlockTimes
   metric: Metric
   search_space: SearchSpace
-  origin: Origin
 
 
 def _processor() -> str:
@@ -166,9 +162,9 @@ def _processor() -> str:
 
 def check_origin(folder: Path, activations: str) -> None:
   """Refuses a table that was measured on another device, or another way."""
-  here = Origin.here(activations)
-  for name, value in _open(folder).origin:
-    own = getattr(here, name)
+  measured = _open(folder).times
+  for name, own in Origin.here(activations):
+    value = getattr(measured, name)
     if value is not None and own is not None and value != own:
       raise UserError(
         f"{pathlib.Path(folder) / SUMMARY}: measured with {name} {value!r}; "
@@ -222,24 +218,14 @@ def _open(folder: Path) -> _Measured:
 @functools.lru_cache(maxsize=16)
 def _read(path: str, changed: int) -> _Measured:
   del changed  # of the file; another table is read again
-  found = BlockTimes.read(path)
+  found, field = BlockTimes.read(path), "search_space"
   try:
     search_space = SearchSpace.from_dict(found.search_space)
-  except ValueError as error:
-    raise UserError(f"{path}: search_space: {error}") from None
-  try:
+    field = "table"
     table = found.table.arrays(search_space)
   except ValueError as error:
-    raise UserError(f"{path}: table: {error}") from None
-  origin = Origin(**{x: getattr(found, x) for x in Origin.model_fields})
-  return _Measured(latency_metric(table), search_space, origin)
-
-
-def _array(values: Any) -> np.ndarray:
-  try:
-    return np.asarray(values, np.float64)
-  except (ValueError, OverflowError):  # rows of unequal length
-    return np.zeros((0, 0))
+    raise UserError(f"{path}: {field}: {error}") from None
+  return _Measured(found, latency_metric(table), search_space)
 
 
 def _check_fits(

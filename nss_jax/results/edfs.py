@@ -28,13 +28,13 @@ _LOOKS = {
 }
 
 
-def picture(scores: Scores | None) -> Picture | None:
+def picture(scores: Scores) -> Picture | None:
   """Returns error EDFs: the share of networks at or below an error.
 
   A panel for each cost, and one of pairs of equal cost for each trend. Each is
   cut where all of its curves have reached 95 %, as the paper cuts its own.
   """
-  panels = [] if scores is None else error_curves(scores)
+  panels = error_curves(scores)
   if not panels:
     return None
 

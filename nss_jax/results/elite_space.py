@@ -16,6 +16,7 @@ from nss_jax.results import plots, tables
 from nss_jax.results.artifact import (
   COUNT,
   Artifact,
+  MaybeCount,
   MaybeNonNegative,
   MaybeNumber,
   MaybePositive,
@@ -66,7 +67,7 @@ class Entry(Artifact):
   deviation: MaybeNumber
   costs: dict[str, NonNegative]
   probability: Share
-  rank: Annotated[int | None, COUNT.or_null()]
+  rank: MaybeCount
 
 
 class Scored(Entry):
@@ -93,7 +94,7 @@ class FoundSpace(Artifact):
   mean_flops: Positive
   deviation: MaybeNumber
   probability: Share
-  rank: Annotated[int | None, COUNT.or_null()]
+  rank: MaybeCount
   target_flops: MaybePositive
   constraints: list[MetConstraint]
   choice: Choice
@@ -161,10 +162,8 @@ _COLUMNS = (
 )
 
 
-def candidates_table(found: FoundSpace | None) -> Table | None:
+def candidates_table(found: FoundSpace) -> Table:
   """Returns the draws that the Elite Space was chosen among."""
-  if found is None:
-    return None
   entries = [
     *((f"draw {i}", one) for i, one in enumerate(found.candidates, 1)),
     ("most probable", found.argmax_space),
@@ -175,10 +174,8 @@ def candidates_table(found: FoundSpace | None) -> Table | None:
   return Table("candidates", title, records, columns)
 
 
-def choice_table(found: FoundSpace | None) -> Table | None:
+def choice_table(found: FoundSpace) -> Table:
   """Returns the probable spaces near the target, as the search scores them."""
-  if found is None:
-    return None
   records = [
     {
       **_record("place", place, one, found),
@@ -193,7 +190,7 @@ def choice_table(found: FoundSpace | None) -> Table | None:
     ("mean error (%)", tables.percent("error")),
   )
   title = "Probable spaces near the target, scored by the search's supernet"
-  return tables.make("choice", title, records, columns)
+  return Table("choice", title, records, columns)
 
 
 def _record(key: str, name: Any, one: Entry, found: FoundSpace) -> Record:
@@ -209,10 +206,8 @@ def _record(key: str, name: Any, one: Entry, found: FoundSpace) -> Record:
   }
 
 
-def picture(search_space: SearchSpace, space: Space | None) -> Picture | None:
+def picture(search_space: SearchSpace, space: Space) -> Picture:
   """Returns the ranges of the Elite Space within all on offer."""
-  if space is None:
-    return None
   ranges, stages = space_ranges(search_space, space), search_space.num_stages
   everything = "0.86"  # grey
 

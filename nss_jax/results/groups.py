@@ -202,17 +202,16 @@ def _describe_group(
   reference: Reference,
   pareto_share: float,
 ) -> Group:
-  mean_flops = float(group.flops.mean())
+  numbers = group.numbers()
   spaces = np.unique(group.space[group.space != NO_SPACE])
+  if len(spaces):
+    numbers["num_spaces"] = len(spaces)
+  deviation = None
+  if target_flops is not None:
+    deviation = numbers["mean_flops"] / target_flops - 1
   return Group(
-    count=len(group),
-    **({"num_spaces": len(spaces)} if len(spaces) else {}),
-    mean_error=float(group.error.mean()),
-    median_error=float(np.median(group.error)),
-    min_error=float(group.error.min()),
-    mean_loss=float(group.loss.mean()),
-    mean_flops=mean_flops,
-    deviation=None if target_flops is None else mean_flops / target_flops - 1,
+    **numbers,
+    deviation=deviation,
     pareto_share=pareto_share,
     hypervolume=statistics.hypervolume(
       group.error, group.flops, (reference.error, reference.flops)

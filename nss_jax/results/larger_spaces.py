@@ -151,16 +151,13 @@ def _is_near(group: Scores, target: float, tolerance: float) -> np.ndarray:
 
 def _describe(group: Scores, target: float, tolerance: float) -> Drawn:
   near = group.select(_is_near(group, target, tolerance))
+  numbers = near.numbers() if len(near) else {}
   return Drawn(
-    count=len(group),
-    mean_error=float(group.error.mean()),
-    min_error=float(group.error.min()),
-    mean_flops=float(group.flops.mean()),
-    median_flops=float(np.median(group.flops)),
+    **group.numbers(),
     near_count=len(near),
     near_share=len(near) / len(group),
-    near_mean_error=float(near.error.mean()) if len(near) else None,
-    near_min_error=float(near.error.min()) if len(near) else None,
+    near_mean_error=numbers.get("mean_error"),
+    near_min_error=numbers.get("min_error"),
   )
 
 
@@ -181,10 +178,8 @@ def flops_edf(
   )
 
 
-def table(result: Complexity | None) -> Table | None:
+def table(result: Complexity) -> Table:
   """Returns every search space, and the Elite Space."""
-  if result is None:
-    return None
   keys = (
     *Largest.model_fields,
     *("count", "near_count", "near_share", "near_mean_error"),
@@ -212,13 +207,13 @@ def table(result: Complexity | None) -> Table | None:
 
 
 def picture(
-  scores: Scores | None,
+  scores: Scores,
   target: float | None,
   tolerance: float = _TOLERANCE,
 ) -> Picture | None:
   """Returns a panel for each largest width, one for the Elite Space, and the
   EDFs inside the tolerance; the legends count what is seen."""
-  if scores is None or target is None or not (spaces := levels(scores)):
+  if target is None or not (spaces := levels(scores)):
     return None
   elite = scores.group(ELITE)
 
@@ -338,10 +333,5 @@ def sentences(result: Complexity) -> Iterator[str]:
 
 def describe(result: Complexity, folder: pathlib.Path) -> list[str]:
   """Returns what a terminal shows: the table, and what it says."""
-  shown = table(result)
-  return [
-    *(shown.to_lines() if shown else ()),
-    *(f"  {line}" for line in sentences(result)),
-    "",
-    f"Files in {folder}: scores.csv, summary.json, flops.png, */logits.json",
-  ]
+  names = "scores.csv, summary.json, flops.png, */logits.json"
+  return tables.describe(folder, names, [table(result)], sentences(result))

@@ -158,7 +158,7 @@ _PAPER_COLUMNS = (
 )
 
 
-def runs_table(networks: Networks) -> Table | None:
+def runs_table(networks: Networks) -> Table:
   """Returns every learning rate of the search by gradient that was tried."""
   keys = ("learning_rate", "arch", "flops", "deviation", "num_samples")
   records = [
@@ -175,10 +175,10 @@ def runs_table(networks: Networks) -> Table | None:
     ("from target (%)", tables.percent("deviation", "+.1f")),
     ("samples", tables.text("num_samples")),
   )
-  return tables.make("nas_runs", "Learning rates tried", records, columns)
+  return Table("nas_runs", "Learning rates tried", records, columns)
 
 
-def race_table(networks: Networks) -> Table | None:
+def race_table(networks: Networks) -> Table:
   """Returns the finalists of the network found, and their errors."""
   race = networks[FOUND].race if FOUND in networks else []
   records = [
@@ -198,7 +198,7 @@ def race_table(networks: Networks) -> Table | None:
     ("mean error alone (%)", tables.percent("mean_error")),
     ("error of each round (%)", tables.text("errors")),
   )
-  return tables.make("race", "The race for the network", records, columns)
+  return Table("race", "The race for the network", records, columns)
 
 
 def sentences(networks: Networks, trainings: Trainings) -> Iterator[str]:

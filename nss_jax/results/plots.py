@@ -105,7 +105,7 @@ class Mark(NamedTuple):
 
 
 def pareto(
-  scores: Scores | None,
+  scores: Scores,
   target_flops: float | None,
   *,
   marks: Sequence[Mark] = (),
@@ -118,7 +118,7 @@ def pareto(
   hand-made space, and the Pareto front of the first two together. Both axes
   are logarithmic.
   """
-  if scores is None or not has_front(scores):
+  if not has_front(scores):
     return None
 
   def draw() -> Figure:

@@ -21,6 +21,7 @@ from nss_jax.results.artifact import (
   Flag,
   MaybeNonNegative,
   MaybeNumber,
+  MaybeTau,
   Text,
   one_of,
 )
@@ -37,7 +38,7 @@ _DEVIATIONS = 2
 class Tau(Artifact):
   """Kendall's tau-b, and its interval; null where it is undefined."""
 
-  tau: Annotated[float | None, TAU.or_null()]
+  tau: MaybeTau
   interval: Annotated[list[float] | None, TAU.pair().or_null()]
 
   def words(self) -> str:
@@ -162,9 +163,9 @@ def rank_group(
   # The archs as they are, then how often each is drawn.
   weights = np.concatenate([np.ones((1, count)), drawn])
 
-  def told(values: np.ndarray) -> dict[str, float | list[float] | None]:
+  def told(values: np.ndarray) -> Tau:
     interval = statistics.quantiles(values[1:], confidence)
-    return {"tau": statistics.finite(values[0]), "interval": interval}
+    return Tau(tau=statistics.finite(values[0]), interval=interval)
 
   truth = errors.mean(1)
   taus = {x: statistics.kendall(said[x], truth, weights) for x in said}
@@ -173,13 +174,13 @@ def rank_group(
     for one, other in itertools.combinations(errors.T, 2)
   ]
   unknown = np.full(len(weights), np.nan)
-  ceiling = Tau(**told(np.mean(pairs, axis=0) if pairs else unknown))
+  ceiling = told(np.mean(pairs, axis=0) if pairs else unknown)
   entries = {}
   for name, values in taus.items():
-    entry, share = Tau(**told(values)), None
+    entry, share = told(values), None
     if entry.tau is not None and ceiling.tau is not None and ceiling.tau > 0:
       share = entry.tau / ceiling.tau
-    entries[name] = Predictor(**told(values), share=share)
+    entries[name] = Predictor(**entry.to_json(), share=share)
   against = _against_trivial(taus)
   return Agreement(
     count=count,
@@ -222,10 +223,10 @@ def _verdict(found: AgainstTrivial, group: str) -> str:
   )
 
 
-def table(result: RankCheck | None) -> Table | None:
+def table(result: RankCheck) -> Table:
   """Returns Kendall's tau of each predictor, as the file has it."""
   records = []
-  for name, group in ({} if result is None else result.groups).items():
+  for name, group in result.groups.items():
     for kind, found in ((_CEILING, group.ceiling), *group.predictors.items()):
       low, high = found.interval or (None, None)
       records.append(
@@ -248,14 +249,12 @@ def table(result: RankCheck | None) -> Table | None:
     ("interval (bootstrap)", tables.interval("tau", "+.2f")),
     ("share of the ceiling (%)", tables.percent("share", ".0f")),
   )
-  return tables.make("rank_check", "Does the supernet rank?", records, columns)
+  return Table("rank_check", "Does the supernet rank?", records, columns)
 
 
-def picture(
-  scores: RankScores | None, result: RankCheck | None
-) -> Picture | None:
+def picture(scores: RankScores, result: RankCheck | None) -> Picture | None:
   """Returns a dot per arch, the mean of its seeds, and a bar of their range."""
-  if scores is None or not len(scores.truths):
+  if not len(scores.truths):
     return None
 
   def draw() -> Figure:
@@ -304,10 +303,9 @@ def picture(
 
 def describe(result: RankCheck, folder: pathlib.Path) -> list[str]:
   """Returns what a terminal shows: the table, and what to think of it."""
-  shown = table(result)
-  return [
-    *(shown.to_lines() if shown else ()),
-    *(f"  {group.verdict}" for group in result.groups.values()),
-    "",
-    f"Files in {folder}: truths.csv, scores.csv, summary.json",
-  ]
+  return tables.describe(
+    folder,
+    "truths.csv, scores.csv, summary.json",
+    [table(result)],
+    (group.verdict for group in result.groups.values()),
+  )

@@ -1,7 +1,6 @@
 """All targets of a sweep: Tables 1, 2 and Figs. 3, 4, 9, 10; `sweep/`."""
 
 import pathlib
-import statistics
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,11 +9,11 @@ from matplotlib.figure import Figure
 from nss_jax.results import network_tables, plots, tables
 from nss_jax.results import scores as scores_lib
 from nss_jax.results.artifact import (
-  PERCENT,
   WHOLE,
   Artifact,
   Kind,
   MaybeNumber,
+  MaybePercent,
   MaybePositive,
   MaybeShare,
   Positive,
@@ -49,7 +48,7 @@ class Target(Artifact):
   elite_mean_error: MaybeShare
   elite_min_error: MaybeShare
   near_mean_error: MaybeShare
-  percentile: Annotated[float | None, PERCENT.or_null()]
+  percentile: MaybePercent
   elite_arch: _MaybeText
   elite_flops: MaybePositive
   elite_num_samples: _MaybeWhole
@@ -75,8 +74,7 @@ def summarize(
   names: Sequence[str], sweep: Sweep, phases: Sequence[str]
 ) -> SweepSummary:
   """Sums up targets, of which the names are given."""
-  shown = table(sweep)
-  records = shown.to_json() if shown else []
+  records = table(sweep).to_json()
   return SweepSummary(
     phases=list(phases),
     targets={x: Target(**r) for x, r in zip(names, records, strict=True)},
@@ -106,18 +104,14 @@ def _record(contents: Contents, target: float) -> Record:
   if others := against.get(scores_lib.RANDOM_SPACES):
     found["percentile"] = others.loss.percentile
   for name in SEARCHED:
-    for key in ("arch", "flops", "num_samples"):
-      found[f"{name}_{key}"] = getattr(
-        contents.networks.get(name), key, NOT_RUN
-      )
-    seeds = network_tables.trained_of(contents.networks, contents.trained, name)
-    errors = [one.test_error for one in seeds]
-    mean = statistics.fmean(errors) if errors else NOT_RUN
-    found[f"{name}_test_error"] = mean
+    parts = contents.networks, contents.trained, "", target, name
+    record = network_tables.record(*parts)
+    for key in ("arch", "flops", "num_samples", "test_error"):
+      found[f"{name}_{key}"] = record[key]
   return found
 
 
-def table(sweep: Sweep) -> Table | None:
+def table(sweep: Sweep) -> Table:
   """Returns a row per target."""
   columns = (
     ("target", tables.macs("target_flops")),
@@ -135,10 +129,10 @@ def table(sweep: Sweep) -> Table | None:
   records = [_record(contents, target) for target, contents in sweep]
   brief = [columns[i][0] for i in (0, 4, 5, 7, 9)]
   title = "Elite Spaces of all targets"
-  return tables.make("targets", title, records, columns, brief)
+  return Table("targets", title, records, columns, brief)
 
 
-def nas_table(sweep: Sweep, dataset: str) -> Table | None:
+def nas_table(sweep: Sweep, dataset: str) -> Table:
   """Returns the networks found for each target: the paper's Tables 1 and 2."""
   records = [
     network_tables.record(
@@ -148,8 +142,6 @@ def nas_table(sweep: Sweep, dataset: str) -> Table | None:
     for name in SEARCHED
     if name in contents.networks
   ]
-  if not records:
-    return None
   title = f"Networks of all targets on {dataset}"
   columns = (("target", tables.macs("target_flops")),)
   return network_tables.networks_table("targets_nas", title, records, columns)

@@ -244,8 +244,4 @@ def describe(
   trained: Mapping[str, Sequence[Trained]], folder: pathlib.Path
 ) -> list[str]:
   """Returns what a terminal shows: test errors, mean over the seeds."""
-  return [
-    *table(trained).to_lines(),
-    "",
-    f"Files in {folder}: */seed_*/result.json",
-  ]
+  return tables.describe(folder, "*/seed_*/result.json", [table(trained)])

@@ -8,8 +8,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import numpy as np
-
 from nss_jax.results import statistics, tables
 from nss_jax.results.artifact import (
   POSITIVE,
@@ -142,13 +140,14 @@ def summarize(
       matched[kind] = Matched(pairs=0)
       if len(group):
         found: dict[str, Any] = _compare(group, reference).to_json()
-        found |= {PRINCIPLES: _describe(reference), kind: _describe(group)}
+        for name, one in ((PRINCIPLES, reference), (kind, group)):
+          found[name] = Population(**one.numbers())
         matched[kind] = Matched(pairs=len(group), **found)
   return Principles(
     window=list(window),
     own_order=own_order,
     missing=missing,
-    groups={name: _describe(table.group(name)) for name in names},
+    groups={x: Population(**table.group(x).numbers()) for x in names},
     against_principles=against,
     matched=matched,
   )
@@ -170,20 +169,8 @@ def _compare(group: Scores, reference: Scores) -> Compared:
   )
 
 
-def _describe(group: Scores) -> Population:
-  return Population(
-    count=len(group),
-    mean_error=float(group.error.mean()),
-    median_error=float(np.median(group.error)),
-    min_error=float(group.error.min()),
-    mean_flops=float(group.flops.mean()),
-  )
-
-
-def table(result: Principles | None) -> Table | None:
+def table(result: Principles) -> Table:
   """Returns every population, and the pairs of equal cost."""
-  if result is None:
-    return None
   records = []
   for cost in COSTS:
     for kind in KINDS:
@@ -215,7 +202,7 @@ def table(result: Principles | None) -> Table | None:
   )
   title = "Design principles against the trend of Elite Spaces"
   brief = [c[0] for c in columns if "from" not in c[0] and "best" not in c[0]]
-  return tables.make("principles", title, records, columns, brief)
+  return Table("principles", title, records, columns, brief)
 
 
 def _record(
@@ -277,10 +264,5 @@ def _relative_cost(groups: dict[str, Population], trend: str, cost: str) -> str:
 
 def describe(result: Principles, folder: pathlib.Path) -> list[str]:
   """Returns what a terminal shows: the table, and what it says."""
-  shown = table(result)
-  return [
-    *(shown.to_lines() if shown else ()),
-    *(f"  {line}" for line in sentences(result)),
-    "",
-    f"Files in {folder}: scores.csv, summary.json, edf.png",
-  ]
+  names = "scores.csv, summary.json, edf.png"
+  return tables.describe(folder, names, [table(result)], sentences(result))
