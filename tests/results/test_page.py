@@ -22,11 +22,13 @@ from nss_jax.phases import pipeline, report
 from nss_jax.phases import workdir as workdirs
 from nss_jax.results import page as pages
 from nss_jax.results import trained as trained_lib
-from nss_jax.results.contents import read_contents
+from nss_jax.results.contents import is_empty, read_contents
 from nss_jax.results.network_tables import paper_row, read_paper
 from nss_jax.results.networks import Network
 
-HOSTILE = "</td><script>alert(1)</script>\n\a<b>\"$x$ & 'y'|"
+# A name of a folder and of a network, so it has no "/".
+HOSTILE = "<td><script>alert(1)<script>\n\a<b>\"$x$ & 'y'|"
+PHASES = {"search", "evaluate", "rank_check", "nas", "train"}
 EXPERIMENTS = {"principles", "complexity", "sweep"}
 PICTURES = (
   *("elite_space", "trajectory", "pareto", "spaces", "trained", "rank_check"),
@@ -75,14 +77,61 @@ def copied(job, finished, tmp_path):
   return dataclasses.replace(job, workdir=workdir)
 
 
-@pytest.fixture
-def light(copied):
-  """The same without what takes longest to draw."""
-  (copied.workdir / "search" / "metrics.jsonl").unlink()
-  (copied.workdir / "evaluate" / "scores.csv").unlink()
+def without(job, *names):
+  """Takes files and folders out of a workdir."""
+  for name in names:
+    path = job.workdir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+# What takes longest to draw.
+HEAVY = ("search/metrics.jsonl", "evaluate/scores.csv", *EXPERIMENTS)
+
+
+@pytest.fixture(scope="module")
+def changed(job, finished, tmp_path_factory):
+  """The job of a copy with a report, of files that others have changed."""
+  workdir = tmp_path_factory.mktemp("changed") / "run"
+  shutil.copytree(finished, workdir)
+  fields = {
+    "data.source": "cifar10_binary",
+    "objective.target_flops": 600e6,
+    "data.path": HOSTILE,
+    "data.name": HOSTILE,
+    "name": HOSTILE,
+  }
+  done = job.vary(
+    fields,
+    workdir=workdir,
+    search_space=job.search_space,
+    config_flags=(f"--config.data.path={HOSTILE}",),
+  )
+  without(done, *HEAVY, "nas/expanded", "train/elite")
+  # Networks of another arch, and of a name that nobody has given them.
+  for name, text in (("elite", EXPANDED), (HOSTILE, ELITE)):
+    one = written.trained(job.search_space, text, name, 0, test_error=0.5)
+    one.write(written.made(workdir / "train" / name / "seed_0" / "result.json"))
+  path = workdir / "nas" / "elite" / "architecture.json"
+  fields = Network.read(path).to_json()
+  del fields["runs"], fields["learning_rate"]
+  Network(**fields, method="evaluator").write(path)
+  (workdir / "rank_check" / "summary.json").unlink()
+  path = workdir / "rank_check" / "truths.csv"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(lines[:40]))  # a seed of one group is not whole
+  report.run(done)
+  return done
+
+
+@pytest.fixture(scope="module")
+def unfinished(job, finished, tmp_path_factory):
+  """The job of a copy with a report, that has experiments without an end."""
+  workdir = tmp_path_factory.mktemp("unfinished") / "run"
   for name in EXPERIMENTS:
-    shutil.rmtree(copied.workdir / name)
-  return copied
+    shutil.copytree(finished / name, workdir / name)
+  done = dataclasses.replace(job, workdir=workdir)
+  without(done, *(f"{name}/summary.json" for name in EXPERIMENTS))
+  return done, report.run(done)
 
 
 def page(job):
@@ -165,15 +214,6 @@ def test_page_is_whole_and_needs_nothing_else(reported):
   assert "not run" in "".join(checker.texts)  # expanded_uniform has no weights
 
 
-def test_same_files_same_report(copied, reported):
-  report.run(copied)
-  folders = [job.workdir / "report" for job in (copied, reported)]
-  for path in folders[0].iterdir():
-    first, second = (folder / path.name for folder in folders)
-    if path.name != "index.html":  # it names the workdir
-      assert first.read_bytes() == second.read_bytes(), path.name
-
-
 def test_numbers_of_nas_are_those_of_the_files(reported):
   trained = read_contents(reported.workdir, reported.search_space).trained
   table = {row["source"]: row for row in rows(reported, "nas")}
@@ -201,22 +241,11 @@ def test_numbers_of_nas_are_those_of_the_files(reported):
   assert f"How it was chosen: {CHOSEN}." in text
 
 
-def test_no_network_is_missed_that_the_evaluator_does_not_search(light):
-  path = light.workdir / "nas" / "elite" / "architecture.json"
-  fields = Network.read(path).to_json()
-  del fields["runs"], fields["learning_rate"]
-  Network(**fields, method="evaluator").write(path)
-  shutil.rmtree(light.workdir / "nas" / "expanded")
-  report.run(light)
-  found = [row["source"] for row in rows(light, "nas")]
+def test_no_network_is_missed_that_the_evaluator_does_not_search(changed):
+  found = [row["source"] for row in rows(changed, "nas")]
   assert found == ["elite", "elite_uniform", "expanded_uniform", "handmade"]
-  assert (
-    "Not all of it has run. This makes it:"
-    not in page(light)
-    .replace("\n", " ")
-    .partition('id="trained"')[0]
-    .partition('id="nas"')[2]
-  )
+  section = page(changed).partition('id="nas"')[2].partition("</section>")[0]
+  assert "Not all of it has run." not in section
 
 
 def test_the_race_is_shown(reported):
@@ -266,6 +295,34 @@ def test_networks_of_all_targets(reported):
   assert {float(row["target_flops"]) for row in found} == {TARGET}
 
 
+def test_numbers_of_experiments_are_those_of_the_files(reported):
+  found = read(reported, "principles", "summary.json")
+  table = rows(reported, "principles")
+  # Three kinds at two costs, one missing, and two pairs of populations.
+  assert len(table) == 3 * 2 + 1 + 2 * 2
+  for row in table[:7]:
+    source = f"{row['kind']}_{row['cost']}"
+    if source in found["missing"]:
+      assert row["count"] == "-"
+      continue
+    assert float(row["mean_error"]) == found["groups"][source]["mean_error"]
+    if row["kind"] != "design_principles":
+      against = found["against_principles"][source]
+      assert float(row["pairs_won"]) == against["pairs_won"]
+  found = read(reported, "complexity", "summary.json")["spaces"]
+  *table, elite = rows(reported, "complexity")
+  assert [row["space"] for row in table] == ["w4_d1", "w4_d2", "w8_d2"]
+  assert elite["space"] == "elite"
+  for row in table:
+    assert int(row["near_count"]) == found[row["space"]]["near_count"]
+  table = rows(reported, "targets")
+  assert [float(row["target_flops"]) for row in table] == [TARGET / 2, TARGET]
+  assert {row["elite_mean_error"] for row in table} == {"not run"}
+  text = page(reported)
+  assert "Not drawn: regnet in window: only 0 of 20 archs." in text
+  assert "searched for another target, 0.32 MF" in text
+
+
 def test_numbers_of_evaluation_are_those_of_the_files(reported):
   result = read(reported, "evaluate", "summary.json")
   for row in rows(reported, "groups"):
@@ -313,14 +370,9 @@ def test_numbers_of_the_rank_check_are_those_of_the_file(reported):
     assert told["verdict"] in texts
 
 
-def test_rank_check_that_has_not_ended(light):
-  (light.workdir / "rank_check" / "summary.json").unlink()
-  path = light.workdir / "rank_check" / "truths.csv"
-  lines = path.read_text().splitlines(keepends=True)
-  path.write_text("".join(lines[:40]))  # a seed of one group is not whole
-  report.run(light)
-  assert "Not ended: 39 trainings alone so far, of 30 archs." in page(light)
-  assert (light.workdir / "report" / "rank_check.png").exists()
+def test_rank_check_that_has_not_ended(changed):
+  assert "Not ended: 39 trainings alone so far, of 30 archs." in page(changed)
+  assert (changed.workdir / "report" / "rank_check.png").exists()
 
 
 def test_rows_of_the_paper():
@@ -337,85 +389,53 @@ def test_rows_of_the_paper():
   assert len(read_paper()["table2"]) == 48
 
 
-def test_paper_beside_what_was_measured(light):
-  fields = {"data.source": "cifar10_binary", "objective.target_flops": 600e6}
-  report.run(light.vary(fields, search_space=light.search_space))
-  elite, control, expanded, *_ = rows(light, "nas")
+def test_paper_beside_what_was_measured(changed):
+  elite, control, *_ = rows(changed, "nas")
   assert (elite["paper_error_percent"], elite["dataset"]) == ("4.57", "cifar10")
-  assert expanded["paper_num_samples"] == "117"
   assert control["paper_flops"] == "-"
-  assert "swapped" in page(light)
-  assert any(
-    "on cifar10, and the paper's" in x for x in Checker(page(light)).texts
-  )
-  assert (
-    "| paper: error (%) |"
-    in (light.workdir / "report" / "tables.md").read_text()
-  )
+  assert "swapped" in page(changed)
+  assert "on cifar10, and the paper's" in page(changed).replace("&#39;", "'")
+  markdown = (changed.workdir / "report" / "tables.md").read_text()
+  assert "| paper: error (%) |" in markdown
 
 
-def test_text_of_files_is_escaped(light):
-  name = HOSTILE.replace("/", "")
-  fields = {"data.path": HOSTILE, "data.name": HOSTILE, "name": name}
-  one = written.trained(light.search_space, ELITE, name, 0, test_error=0.5)
-  path = light.workdir / "train" / name / "seed_0" / "result.json"
-  one.write(written.made(path))
-  flags = (f"--config.data.path={HOSTILE}",)
-  report.run(light.vary(fields, config_flags=flags))
-  text = page(light)
-  assert "<b>" not in text and "alert(1)</script>" not in text
-  assert any(name in part for part in Checker(text).texts)
-  markdown = (light.workdir / "report" / "tables.md").read_text()
+def test_text_of_files_is_escaped(changed):
+  text = page(changed)
+  assert "<b>" not in text and "<script" not in text
+  assert any(HOSTILE in part for part in Checker(text).texts)
+  markdown = (changed.workdir / "report" / "tables.md").read_text()
   assert "\\|" in markdown
   assert "<b>" not in markdown and "<script>" not in markdown
+
+
+def test_weights_of_another_arch_are_not_shown(changed):
+  assert rows(changed, "nas")[0]["test_error"] == "not run"
+  assert f"train/elite holds {EXPANDED}" in page(changed)
 
 
 # What may be missing.
 
 
 @pytest.mark.parametrize(
-  ("kept", "drawn", "missing"),
+  ("kept", "drawn", "whole"),
   [
-    (
-      "search/metrics.jsonl",
-      {"trajectory"},
-      {"search", "evaluate", "rank_check", "nas", "train"},
-    ),
-    (
-      "search/elite_space.json",
-      {"elite_space"},
-      {"evaluate", "rank_check", "nas", "train"},
-    ),
-    (
-      "evaluate/scores.csv",
-      {"pareto", "spaces"},
-      {"search", "evaluate", "rank_check", "nas", "train"},
-    ),
-    (
-      "nas/elite/architecture.json",
-      set(),
-      {"search", "evaluate", "rank_check", "train"},
-    ),
-    (
-      "train/elite/seed_1/result.json",
-      {"trained"},
-      {"search", "evaluate", "rank_check", "nas"},
-    ),
-    (
-      "rank_check/scores.csv",
-      set(),
-      {"search", "evaluate", "rank_check", "nas", "train"},
-    ),
+    ("search/metrics.jsonl", {"trajectory"}, set()),
+    ("search/elite_space.json", {"elite_space"}, {"search"}),
+    ("evaluate/scores.csv", {"pareto", "spaces"}, set()),
+    ("nas/elite/architecture.json", set(), {"nas"}),
+    ("train/elite/seed_1/result.json", {"trained"}, {"train"}),
+    ("rank_check/scores.csv", set(), set()),
   ],
 )
-def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
+def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, whole):
   workdir = tmp_path / "run"
-  (workdir / kept).parent.mkdir(parents=True)
-  shutil.copy(finished / kept, workdir / kept)
+  shutil.copy(finished / kept, written.made(workdir / kept))
   alone = dataclasses.replace(job, workdir=workdir)
   result = report.run(alone)
-  missing = missing | (EXPERIMENTS - {"sweep"})
+  # A sweep is missed only where there are targets.
+  missing = (PHASES | EXPERIMENTS) - whole - {"sweep"}
   assert set(result["not_run"]) == missing
+  assert "<h2>Targets</h2>" not in page(alone)
   checker = Checker(page(alone))
   assert len(pictures(checker)) == len(drawn)
   folder = workdir / "report"
@@ -424,27 +444,69 @@ def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
     assert any(text.endswith(f"--phases={phase}") for text in checker.texts)
   lines = report.report(result, alone)
   assert any("not run yet" in line for line in lines)
+  if kept.startswith("nas"):
+    swept = alone.vary({"sweep.targets": (TARGET,)})
+    assert "sweep" in report.run(swept)["not_run"]
+    assert "--phases=sweep</pre>" in page(swept)
 
 
-def test_searched_anew_is_reported_anew(light):
-  """The report always runs; what is gone leaves no picture behind."""
-  report.run(light)
-  shutil.rmtree(light.workdir / "train")
-  (light.workdir / "report" / "mine.txt").write_text("stays")
-  assert pipeline.run(light.config, light.workdir, ["report"]) == 0
-  names = {path.name for path in (light.workdir / "report").iterdir()}
-  assert "trained.png" not in names and {"rank_check.png", "mine.txt"} <= names
-  assert rows(light, "nas")[0]["test_error"] == "not run"
+def test_experiments_that_have_not_ended_say_so(unfinished):
+  job, result = unfinished
+  assert set(result["not_run"]) >= EXPERIMENTS
+  text, folder = page(job), job.workdir / "report"
+  assert "Not ended: 120 archs are scored so far." in text
+  assert "Not ended: 80 archs are scored so far." in text
+  assert "Not ended: 2 targets have begun." in text
+  for name in EXPERIMENTS:
+    assert f"--phases={name}</pre>" in text
+  # What is scored is drawn.
+  names = {path.stem for path in folder.glob("*.png")}
+  assert names == {"principles", "complexity", "targets"}
+  assert not (folder / "table_complexity.csv").exists()
+  # First, as they are all that was searched.
+  titles = re.findall("<h2>(.*?)</h2>", text)
+  assert titles[:2] == ["Targets", "What was found"]
 
 
-def test_weights_of_another_arch_are_not_shown(light):
-  shutil.rmtree(light.workdir / "train" / "elite")
-  path = light.workdir / "train" / "elite" / "seed_0" / "result.json"
-  parts = light.search_space, EXPANDED, "elite", 0
-  written.trained(*parts, test_error=0.5).write(written.made(path))
-  report.run(light)
-  assert rows(light, "nas")[0]["test_error"] == "not run"
-  assert f"train/elite holds {EXPANDED}" in page(light)
+def test_a_ring_of_links_ends(copied):
+  folder = copied.workdir / "sweep" / "0.16mf"
+  (folder / "sweep").mkdir()
+  (folder / "sweep" / "again").symlink_to(folder)
+  results = read_contents(copied.workdir, copied.search_space)
+  assert [target for target, _ in results.sweep] == [TARGET / 2, TARGET]
+  assert results.sweep[1][1].sweep == []
+  assert not is_empty(copied.workdir)
+
+
+def test_a_report_is_replaced_whole_or_not_at_all(
+  copied, reported, monkeypatch
+):
+  without(copied, *HEAVY)
+  report.run(copied)
+  folder = copied.workdir / "report"
+  # Equal results, equal bytes.
+  for name in ("elite_space", "rank_check", "trained"):
+    for path in (f"{name}.png", f"{name}.svg", "table_nas.csv"):
+      other = reported.workdir / "report" / path
+      assert (folder / path).read_bytes() == other.read_bytes()
+  # It always runs; what is gone leaves no picture behind.
+  without(copied, "train")
+  (folder / "mine.txt").write_text("stays")
+  assert pipeline.run(copied.config, copied.workdir, ["report"]) == 0
+  before = {path.name: path.read_bytes() for path in folder.iterdir()}
+  assert "trained.png" not in before
+  assert {"rank_check.png", "mine.txt"} <= before.keys()
+  assert rows(copied, "nas")[0]["test_error"] == "not run"
+  without(copied, "nas")
+
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(pages, "numbers", fail)
+  with pytest.raises(OSError, match="No space"):
+    report.run(copied)
+  after = {path.name: path.read_bytes() for path in folder.iterdir()}
+  assert after == before
 
 
 def test_nothing_to_report(job, tmp_path):
@@ -464,31 +526,28 @@ def test_nothing_to_report(job, tmp_path):
 
 # What may be wrong.
 
+ELITE_SPACE, EVALUATED = "search/elite_space.json", "evaluate/summary.json"
+RANKED, ORDERED = "rank_check/summary.json", "principles/summary.json"
+LARGER, SWEPT = "complexity/summary.json", "sweep/0.16mf/config.json"
 NAS = "nas/elite/architecture.json"
 TRAIN = "train/elite/seed_0/result.json"
 WRONG = [
-  ("search/elite_space.json", ["mean_flops"], "many", "mean_flops: expected"),
-  ("search/elite_space.json", ["deviation"], ..., "deviation: this field"),
-  ("search/elite_space.json", ["candidates"], {}, "candidates: expected a"),
-  ("search/elite_space.json", ["candidates", 0], 1, r"candidates\[0\]: exp"),
-  ("search/elite_space.json", ["space", "depth", 0], [9, 9], "is not a bin"),
-  ("evaluate/summary.json", ["groups", "elite", "count"], 1.5, "a whole"),
-  ("evaluate/summary.json", ["groups"], ..., "groups: this field"),
-  ("evaluate/summary.json", ["groups", "<b>"], {}, "groups: expected one of"),
-  ("evaluate/summary.json", ["bootstrap"], None, "bootstrap: expected an"),
-  ("rank_check/summary.json", ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
-  ("rank_check/summary.json", ["spread", "predictors", "x"], {}, "one of err"),
-  ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
-  ("rank_check/summary.json", ["spread", "predictors"], {}, "error: this fi"),
+  (ELITE_SPACE, ["mean_flops"], "many", "mean_flops: expected"),
+  (ELITE_SPACE, ["deviation"], ..., "deviation: this field"),
+  (ELITE_SPACE, ["candidates"], {}, "candidates: expected a"),
+  (ELITE_SPACE, ["candidates", 0], 1, r"candidates\[0\]: exp"),
+  (ELITE_SPACE, ["space", "depth", 0], [9, 9], "is not a bin"),
+  (EVALUATED, ["groups", "elite", "count"], 1.5, "a whole"),
+  (EVALUATED, ["groups"], ..., "groups: this field"),
+  (EVALUATED, ["groups", "<b>"], {}, "groups: expected one of"),
+  (EVALUATED, ["bootstrap"], None, "bootstrap: expected an"),
+  (RANKED, ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
+  (RANKED, ["spread", "predictors", "x"], {}, "one of err"),
+  (RANKED, ["extra"], {}, "expected one of spread"),
+  (RANKED, ["spread", "predictors"], {}, "error: this fi"),
   *(
-    (
-      "evaluate/summary.json",
-      ["elite_against", "random_spaces", measure, name],
-      ...,
-      f"{measure}.{name}: this field is missing",
-    )
-    for measure in ("loss", "error")
-    for name in ("percentile", "bootstrap_interval", "exact_interval")
+    (EVALUATED, ["elite_against", "random_spaces", "loss", x], ..., "loss." + x)
+    for x in ("percentile", "bootstrap_interval", "exact_interval")
   ),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
   (NAS, ["arch"], "d1_w1", "arch: "),
@@ -506,6 +565,15 @@ WRONG = [
   (TRAIN, ["name"], "other", "name: expected elite as its folder"),
   (TRAIN, ["seed"], 5, "seed: expected 0 as its folder"),
   (TRAIN, ["epochs"], [], "epochs: expected a whole number"),
+  (ORDERED, ["groups", "elite_trend_any_cost", "count"], 0, "count: exp"),
+  (ORDERED, ["groups", "<b>"], {}, "expected one of design_principles"),
+  (ORDERED, ["matched", "own_trend", "pairs_won"], 2, "from 0 to 1"),
+  (ORDERED, ["missing"], [], "missing: expected an object"),
+  (ORDERED, ["window"], [3, 1], "window: expected"),
+  (LARGER, ["spaces", "w4_d2", "near_share"], None, "near_share: exp"),
+  (LARGER, ["spaces", "large"], {}, "a name like w128_d4"),
+  (LARGER, ["elite"], 1, "elite: expected an object"),
+  (SWEPT, ["objective", "target_flops"], 0, "target_flops: exp"),
 ]
 
 
@@ -549,6 +617,13 @@ def test_probabilities_of_another_search_space(copied):
     report.run(copied)
 
 
+def test_scores_of_another_search_space(copied):
+  path = copied.workdir / "complexity" / "scores.csv"
+  path.write_text(path.read_text().replace("w4_d1,,1,", "w4_d1,,7,", 1))
+  with pytest.raises(UserError, match="not in the search space"):
+    report.run(copied)
+
+
 def test_other_archs_alone(copied):
   path = copied.workdir / "rank_check" / "truths.csv"
   lines = path.read_text().splitlines(keepends=True)
@@ -558,44 +633,29 @@ def test_other_archs_alone(copied):
     report.run(copied)
 
 
-def test_failed_drawing_leaves_the_old_report(light, monkeypatch):
-  report.run(light)
-  folder = light.workdir / "report"
-  before = {path.name: path.read_bytes() for path in folder.iterdir()}
-  shutil.rmtree(light.workdir / "nas")
-
-  def fail(*_):
-    raise OSError(28, "No space left on device")
-
-  monkeypatch.setattr(pages, "numbers", fail)
-  with pytest.raises(OSError, match="No space"):
-    report.run(light)
-  after = {path.name: path.read_bytes() for path in folder.iterdir()}
-  assert after == before
-
-
 # How it looks.
 
 # A window is not narrower than 500 pixels, a frame is.
-_FRAME = """<!doctype html><html><body><iframe srcdoc="{page}"
-style="border: 0; width: {width}px; height: 900px"></iframe><script>
-document.querySelector("iframe").onload = (event) => {{
-const page = event.target.contentDocument, root = page.documentElement;
-const broken = [...page.images].filter(image => !image.naturalWidth);
-document.body.dataset.found = [root.scrollWidth, root.clientWidth,
-page.images.length - broken.length].join(); }}
-</script></body></html>"""
+WIDTHS = (1280, 390)
+_FRAME = """<iframe srcdoc="{page}"
+style="border: 0; width: {width}px; height: 900px"></iframe>"""
+_SCRIPT = """<script>window.onload = () => { document.body.dataset.found =
+[...document.querySelectorAll("iframe")].map(frame => {
+const page = frame.contentDocument, root = page.documentElement;
+const drawn = [...page.images].filter(image => image.naturalWidth);
+return [root.scrollWidth, root.clientWidth, drawn.length].join(); }).join();
+}</script>"""
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_fits_the_window(reported, tmp_path, width):
+def test_page_fits_the_window(reported, tmp_path):
   names = ("chromium", "chromium-browser", "google-chrome")
   browser = next(filter(None, map(shutil.which, names)), None)
   if browser is None:
     pytest.skip(f"none of {', '.join(names)} is installed")
-  path = tmp_path / "frame.html"
-  text = html.escape(page(reported))
-  path.write_text(_FRAME.format(page=text, width=width), "utf-8")
+  path, text = tmp_path / "frames.html", html.escape(page(reported))
+  frames = [_FRAME.format(page=text, width=width) for width in WIDTHS]
+  body = "".join([*frames, _SCRIPT])
+  path.write_text(f"<!doctype html><html><body>{body}</body></html>", "utf-8")
   done = subprocess.run(
     [
       browser,
@@ -612,12 +672,13 @@ def test_page_fits_the_window(reported, tmp_path, width):
     timeout=60,
     check=True,
   )
-  found = re.search(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
-  scroll_width, visible, drawn = map(int, found.groups())
-  # A scroll bar may take some of it.
-  assert width - 20 <= visible <= width
-  assert scroll_width <= visible
-  assert drawn == len(PICTURES)
+  found = re.search(r'data-found="([\d,]+)"', done.stdout)[1].split(",")
+  for row, width in enumerate(WIDTHS):
+    scroll_width, visible, drawn = map(int, found[3 * row : 3 * row + 3])
+    # A scroll bar may take some of it.
+    assert width - 20 <= visible <= width
+    assert scroll_width <= visible
+    assert drawn == len(PICTURES)
 
 
 def test_differences_in_words(job):
