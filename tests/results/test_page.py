@@ -29,6 +29,11 @@ from nss_jax.results.networks import Network
 # A name of a folder and of a network, so it has no "/".
 HOSTILE = "<td><script>alert(1)<script>\n\a<b>\"$x$ & 'y'|"
 PHASES = {"search", "evaluate", "rank_check", "nas", "train"}
+ELITE_SPACE, EVALUATED = "search/elite_space.json", "evaluate/summary.json"
+RANKED, ORDERED = "rank_check/summary.json", "principles/summary.json"
+LARGER, SWEPT = "complexity/summary.json", "sweep/0.16mf/config.json"
+NAS = "nas/elite/architecture.json"
+TRAIN = "train/elite/seed_0/result.json"
 EXPERIMENTS = {"principles", "complexity", "sweep"}
 PICTURES = (
   *("elite_space", "trajectory", "pareto", "spaces", "trained", "rank_check"),
@@ -214,31 +219,124 @@ def test_page_is_whole_and_needs_nothing_else(reported):
   assert "not run" in "".join(checker.texts)  # expanded_uniform has no weights
 
 
-def test_numbers_of_nas_are_those_of_the_files(reported):
+def assert_same(row, found):
+  """The fields of a row that a file has too are the file's."""
+  shared = [key for key in row if key in found]
+  assert len(shared) >= 3
+  for key in shared:
+    value = "-" if found[key] is None else str(found[key])
+    assert row[key] == value, (row, key)
+
+
+def test_numbers_of_networks_are_those_of_the_files(reported):
   trained = read_contents(reported.workdir, reported.search_space).trained
   table = {row["source"]: row for row in rows(reported, "nas")}
   controls = read(reported, "nas", "controls", "architecture.json")
   for name, row in table.items():
-    found = controls.get(name) or read(
-      reported, "nas", name, "architecture.json"
-    )
-    for key in ("arch", "flops", "params", "deviation", "num_samples"):
-      assert row[key] == str(found[key]), (name, key)
+    file = ("nas", name, "architecture.json")
+    assert_same(row, controls.get(name) or read(reported, *file))
     errors = [one.test_error for one in trained.get(name, [])]
     expected = str(statistics.fmean(errors)) if errors else "not run"
     assert row["test_error"] == expected
     assert row["paper_flops"] == "-"
-  # No columns for what the paper has not done.
-  assert "paper: " not in page(reported)
-  assert "and the paper's" not in page(reported)
   assert table["expanded"]["num_samples_mean"] == "119.0"
   assert table["expanded_uniform"]["num_samples_low"] == "90.5"
   assert table["elite"]["num_samples_mean"] == "-"
   noise = statistics.stdev(r.test_error for r in trained["elite"]) / 3**0.5
   assert table["elite"]["test_error_standard_error"] == str(noise)
   assert "regnet" not in table  # the rule may give none
-  text = page(reported)
+  first, second = rows(reported, "race")
+  assert (first["arch"], first["rounds"]) == (ELITE, "2")
+  assert (first["mean_error"], first["errors"]) == ("0.1875", "25.00, 12.50")
+  assert (second["arch"], second["mean_error"]) == (CONTROL, "0.5")
+  found = rows(reported, "targets_nas")
+  assert [row["arch"] for row in found] == [ELITE, EXPANDED]
+  assert {float(row["target_flops"]) for row in found} == {TARGET}
+
+
+def test_numbers_of_scores_are_those_of_the_files(reported):
+  found = read(reported, "evaluate", "summary.json")
+  for row in rows(reported, "groups"):
+    assert_same(row, found["groups"][row["group"]])
+  for row in rows(reported, "spaces"):
+    against = found["elite_against"][row["against"]]
+    assert_same(row, {"percentile": None, **against[row["measure"]]})
+  found, table = read(reported, RANKED), rows(reported, "rank_check")
+  assert len(table) == 2 * 8  # seven predictors and the ceiling
+  for row in table:
+    told = found[row["archs"]]
+    number = {"ceiling": told["ceiling"], **told["predictors"]}
+    number = number[row["predictor"]]
+    low, high = number["interval"]
+    count = {"count": told["count"], "tau_low": low, "tau_high": high}
+    assert_same(row, {"share": None, **number, **count})
+
+
+def test_numbers_of_experiments_are_those_of_the_files(reported):
+  found, table = read(reported, ORDERED), rows(reported, "principles")
+  # Three kinds at two costs, one missing, and two pairs of populations.
+  assert len(table) == 3 * 2 + 1 + 2 * 2
+  for row in table[:7]:
+    source = f"{row['kind']}_{row['cost']}"
+    if source in found["missing"]:
+      assert row["count"] == "-"
+    else:
+      against = found["against_principles"].get(source, {})
+      assert_same(row, {**found["groups"][source], **against})
+  found = read(reported, LARGER)
+  for row in rows(reported, "complexity"):
+    assert_same(row, {**found["spaces"], "elite": found["elite"]}[row["space"]])
+  table = rows(reported, "targets")
+  assert [float(row["target_flops"]) for row in table] == [TARGET / 2, TARGET]
+  assert {row["elite_mean_error"] for row in table} == {"not run"}
+
+
+def test_numbers_of_the_page_are_those_of_the_tables(reported):
+  texts = Checker(page(reported)).texts
+  markdown = (reported.workdir / "report" / "tables.md").read_text()
+  tables = read(reported, "report", "report.json")["tables"]
+  cells = ["25.00, 12.50"]  # of the race
+  for record in tables["train"]:
+    if record["test_error"] is not None:
+      error = f"{100 * record['test_error']:.2f}"
+      if record["test_error_standard_error"] is not None:
+        error += f" ± {100 * record['test_error_standard_error']:.2f}"
+      cells += [record["arch"], error, f"{record['params']:,}"]
+    if record["above_found"] is not None:
+      cells.append(f"{100 * record['above_found']:+.2f}")
+  for record in tables["rank_check"]:
+    tau = record["tau"]
+    cells.append("undefined" if tau is None else f"{tau:+.2f}")
+  for cell in cells:
+    assert cell in texts
+    assert f"| {cell} |" in markdown
+
+
+def test_words_of_the_page(reported):
+  text, texts = page(reported), Checker(page(reported)).texts
+  # Targets after what was found, as this run has a search of its own.
+  assert re.findall("<h2>(.*?)</h2>", text)[-2] == "Targets"
   assert f"How it was chosen: {CHOSEN}." in text
+  # No columns for what the paper has not done.
+  assert "paper: " not in text and "and the paper's" not in text
+  found = read(reported, EVALUATED)["elite_against"]["random_spaces"]["loss"]
+  assert f"{found['percentile']:.3g} % of 4 random spaces" in text
+  for told in read(reported, RANKED).values():
+    assert told["verdict"] in texts
+  assert "Not drawn: regnet in window: only 0 of 20 archs." in text
+  assert "searched for another target, 0.32 MF" in text
+  assert "Warning: a stage is &lt;narrow&gt;." in text
+  # The mode of this file is the same space: which one is more probable?
+  assert "gives it a probability 0.25, the most probable space" in text
+
+
+def test_the_choice_and_the_draws_are_shown(reported):
+  tables = read(reported, "report", "report.json")["tables"]
+  assert [row["loss"] for row in tables["choice"]] == [0.5, 0.5]
+  names = ["draw 1", "draw 2", "draw 3", "most probable"]
+  assert [row["which"] for row in tables["candidates"]] == names
+  chances = [row["probability"] for row in tables["candidates"]]
+  assert chances == [0.25, 0.25, 0.25, 0.5]
 
 
 def test_no_network_is_missed_that_the_evaluator_does_not_search(changed):
@@ -246,128 +344,6 @@ def test_no_network_is_missed_that_the_evaluator_does_not_search(changed):
   assert found == ["elite", "elite_uniform", "expanded_uniform", "handmade"]
   section = page(changed).partition('id="nas"')[2].partition("</section>")[0]
   assert "Not all of it has run." not in section
-
-
-def test_the_race_is_shown(reported):
-  first, second = rows(reported, "race")
-  assert (first["arch"], first["rounds"]) == (ELITE, "2")
-  assert (first["mean_error"], first["errors"]) == ("0.1875", "25.00, 12.50")
-  assert (second["arch"], second["mean_error"]) == (CONTROL, "0.5")
-  assert "25.00, 12.50" in Checker(page(reported)).texts
-
-
-def test_differences_to_the_network_found(reported):
-  trained = read_contents(reported.workdir, reported.search_space).trained
-  table = {row["name"]: row for row in rows(reported, "train")}
-  means = {
-    name: statistics.fmean(r.test_error for r in seeds)
-    for name, seeds in trained.items()
-  }
-  assert table["elite"]["above_found"] == "-"
-  for name in ("elite_uniform", "expanded"):
-    difference = means[name] - means["elite"]
-    assert float(table[name]["above_found"]) == pytest.approx(difference)
-    assert table[name]["above_found_standard_error"] == "-"  # of one seed
-    assert f"{100 * difference:+.2f}" in Checker(page(reported)).texts
-
-
-def test_the_choice_is_shown_with_how_sure_it_is(reported):
-  folder = reported.workdir / "report"
-  tables = json.loads((folder / "report.json").read_text())["tables"]
-  assert [row["loss"] for row in tables["choice"]] == [0.5, 0.5]
-  assert [row["which"] for row in tables["candidates"]] == [
-    *("draw 1", "draw 2", "draw 3"),
-    "most probable",
-  ]
-  chances = [row["probability"] for row in tables["candidates"]]
-  assert chances == [0.25, 0.25, 0.25, 0.5]
-  text = page(reported)
-  assert "Warning: a stage is &lt;narrow&gt;." in text
-  # The mode of this file is the same space: which one is more probable?
-  assert "gives it a probability 0.25, the most probable space" in text
-
-
-def test_networks_of_all_targets(reported):
-  # After what was found, as this run has a search of its own.
-  assert re.findall("<h2>(.*?)</h2>", page(reported))[-2] == "Targets"
-  found = rows(reported, "targets_nas")
-  assert [row["arch"] for row in found] == [ELITE, EXPANDED]
-  assert {float(row["target_flops"]) for row in found} == {TARGET}
-
-
-def test_numbers_of_experiments_are_those_of_the_files(reported):
-  found = read(reported, "principles", "summary.json")
-  table = rows(reported, "principles")
-  # Three kinds at two costs, one missing, and two pairs of populations.
-  assert len(table) == 3 * 2 + 1 + 2 * 2
-  for row in table[:7]:
-    source = f"{row['kind']}_{row['cost']}"
-    if source in found["missing"]:
-      assert row["count"] == "-"
-      continue
-    assert float(row["mean_error"]) == found["groups"][source]["mean_error"]
-    if row["kind"] != "design_principles":
-      against = found["against_principles"][source]
-      assert float(row["pairs_won"]) == against["pairs_won"]
-  found = read(reported, "complexity", "summary.json")["spaces"]
-  *table, elite = rows(reported, "complexity")
-  assert [row["space"] for row in table] == ["w4_d1", "w4_d2", "w8_d2"]
-  assert elite["space"] == "elite"
-  for row in table:
-    assert int(row["near_count"]) == found[row["space"]]["near_count"]
-  table = rows(reported, "targets")
-  assert [float(row["target_flops"]) for row in table] == [TARGET / 2, TARGET]
-  assert {row["elite_mean_error"] for row in table} == {"not run"}
-  text = page(reported)
-  assert "Not drawn: regnet in window: only 0 of 20 archs." in text
-  assert "searched for another target, 0.32 MF" in text
-
-
-def test_numbers_of_evaluation_are_those_of_the_files(reported):
-  result = read(reported, "evaluate", "summary.json")
-  for row in rows(reported, "groups"):
-    for key, value in result["groups"][row["group"]].items():
-      assert row[key] == str(value)
-  for row in rows(reported, "spaces"):
-    found = result["elite_against"][row["against"]][row["measure"]]
-    for key in ("elite", "best", "regret"):
-      assert row[key] == str(found[key])
-    assert row["percentile"] == str(found.get("percentile", "-"))
-  found = result["elite_against"]["random_spaces"]["loss"]["percentile"]
-  assert f"{found:.3g} % of 4 random spaces" in page(reported)
-
-
-def test_numbers_of_the_page_are_those_of_the_tables(reported):
-  texts = Checker(page(reported)).texts
-  markdown = (reported.workdir / "report" / "tables.md").read_text()
-  for record in read(reported, "report", "report.json")["tables"]["train"]:
-    if record["test_error"] is None:
-      continue
-    error = f"{100 * record['test_error']:.2f}"
-    if record["test_error_standard_error"] is not None:
-      error += f" ± {100 * record['test_error_standard_error']:.2f}"
-    for cell in (record["arch"], error, f"{record['params']:,}"):
-      assert cell in texts
-      assert f"| {cell} |" in markdown
-
-
-def test_numbers_of_the_rank_check_are_those_of_the_file(reported):
-  result = read(reported, "rank_check", "summary.json")
-  found = {
-    (r["archs"], r["predictor"]): r for r in rows(reported, "rank_check")
-  }
-  assert len(found) == 2 * 8  # seven predictors and the ceiling
-  texts = Checker(page(reported)).texts
-  for (group, kind), row in found.items():
-    told = result[group]
-    number = told["ceiling"] if kind == "ceiling" else told["predictors"][kind]
-    assert row["tau"] == ("-" if number["tau"] is None else str(number["tau"]))
-    assert row["tau_low"] == str(number["interval"][0])
-    assert row["share"] == str(number.get("share", "-"))
-    assert row["count"] == str(told["count"])
-    assert number["tau"] is None or f"{number['tau']:+.2f}" in texts
-  for told in result.values():
-    assert told["verdict"] in texts
 
 
 def test_rank_check_that_has_not_ended(changed):
@@ -526,31 +502,22 @@ def test_nothing_to_report(job, tmp_path):
 
 # What may be wrong.
 
-ELITE_SPACE, EVALUATED = "search/elite_space.json", "evaluate/summary.json"
-RANKED, ORDERED = "rank_check/summary.json", "principles/summary.json"
-LARGER, SWEPT = "complexity/summary.json", "sweep/0.16mf/config.json"
-NAS = "nas/elite/architecture.json"
-TRAIN = "train/elite/seed_0/result.json"
 WRONG = [
   (ELITE_SPACE, ["mean_flops"], "many", "mean_flops: expected"),
-  (ELITE_SPACE, ["deviation"], ..., "deviation: this field"),
   (ELITE_SPACE, ["candidates"], {}, "candidates: expected a"),
   (ELITE_SPACE, ["candidates", 0], 1, r"candidates\[0\]: exp"),
   (ELITE_SPACE, ["space", "depth", 0], [9, 9], "is not a bin"),
   (EVALUATED, ["groups", "elite", "count"], 1.5, "a whole"),
-  (EVALUATED, ["groups"], ..., "groups: this field"),
   (EVALUATED, ["groups", "<b>"], {}, "groups: expected one of"),
   (EVALUATED, ["bootstrap"], None, "bootstrap: expected an"),
   (RANKED, ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
   (RANKED, ["spread", "predictors", "x"], {}, "one of err"),
-  (RANKED, ["extra"], {}, "expected one of spread"),
   (RANKED, ["spread", "predictors"], {}, "error: this fi"),
   *(
     (EVALUATED, ["elite_against", "random_spaces", "loss", x], ..., "loss." + x)
     for x in ("percentile", "bootstrap_interval", "exact_interval")
   ),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
-  (NAS, ["arch"], "d1_w1", "arch: "),
   (NAS, ["arch"], "resnet", "not an arch"),
   (NAS, ["depth"], [1, 2], "depth: "),
   (NAS, ["num_samples"], True, "num_samples: expected"),
@@ -564,15 +531,12 @@ WRONG = [
   (TRAIN, ["test_error"], 1.2, "test_error: expected a number from 0 to 1"),
   (TRAIN, ["name"], "other", "name: expected elite as its folder"),
   (TRAIN, ["seed"], 5, "seed: expected 0 as its folder"),
-  (TRAIN, ["epochs"], [], "epochs: expected a whole number"),
   (ORDERED, ["groups", "elite_trend_any_cost", "count"], 0, "count: exp"),
   (ORDERED, ["groups", "<b>"], {}, "expected one of design_principles"),
   (ORDERED, ["matched", "own_trend", "pairs_won"], 2, "from 0 to 1"),
-  (ORDERED, ["missing"], [], "missing: expected an object"),
   (ORDERED, ["window"], [3, 1], "window: expected"),
   (LARGER, ["spaces", "w4_d2", "near_share"], None, "near_share: exp"),
   (LARGER, ["spaces", "large"], {}, "a name like w128_d4"),
-  (LARGER, ["elite"], 1, "elite: expected an object"),
   (SWEPT, ["objective", "target_flops"], 0, "target_flops: exp"),
 ]
 
