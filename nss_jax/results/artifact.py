@@ -188,7 +188,8 @@ def _name(keys: Any) -> str:
 
 
 def _is_small(value: Any) -> bool:
-  """Not a huge integer, whose repr is an error, nor a container."""
+  """Tells whether a value can be shown: it is neither a huge integer, whose
+  repr is an error, nor a container."""
   if isinstance(value, int):
     return value.bit_length() < 256
   return value is None or isinstance(value, (str, float))

@@ -154,7 +154,6 @@ def summarize(
   largest_flops: float,
   by_image: ByImage | None = None,
   num_resamples: int = 2000,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> Evaluation:
   """Computes all the numbers; rows of other sources are left out."""
@@ -178,7 +177,6 @@ def summarize(
       known.group(name),
       num_resamples=num_resamples if name in _CONTROLS else 0,
       by_image=by_image,
-      confidence=confidence,
       seed=seed,
     )
     for name in _SPACES
@@ -188,7 +186,9 @@ def summarize(
     target_flops=target_flops,
     reference_point=reference,
     bootstrap=Bootstrap(
-      num_resamples=num_resamples, confidence=confidence, seed=seed
+      num_resamples=num_resamples,
+      confidence=statistics.CONFIDENCE,
+      seed=seed,
     ),
     pareto_front=int(on_front.sum()),
     groups=groups,
@@ -225,7 +225,6 @@ def compare_spaces(
   *,
   num_resamples: int,
   by_image: ByImage | None = None,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> Against:
   """Places the elite space among others, by mean loss and by mean error.
@@ -258,8 +257,8 @@ def compare_spaces(
     if num_resamples:
       beaten = means[:, column] < mean
       both = (
-        statistics.quantiles(resampled[:, column], confidence) or (),
-        statistics.exact_interval(beaten, confidence),
+        statistics.quantiles(resampled[:, column]) or (),
+        statistics.exact_interval(beaten),
       )
       bootstrap, exact = ([100 * end for end in ends] for ends in both)
       placed = {

@@ -31,7 +31,7 @@ from nss_jax.spaces.cost import largest_macs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_macs
 
-# Where a search was led to that has no summary yet.
+# Of a search that has no summary yet.
 _TOLERANCE = 0.1
 # Fig. 5 ends at 1000 MF, with a target of 600.
 _LARGEST_SHOWN = 5 / 3
@@ -46,7 +46,8 @@ def space_name(max_width: int, max_depth: int) -> str:
 
 
 def parse_name(name: object) -> tuple[int, int] | None:
-  """Returns `(max_width, max_depth)` of a search space; None of no such."""
+  """Returns `(max_width, max_depth)` of a search space, or None if the name is
+  of none."""
   match = re.fullmatch(r"w([1-9]\d{0,5})_d([1-9]\d{0,5})", str(name), re.ASCII)
   return (int(match[1]), int(match[2])) if match else None
 
@@ -166,8 +167,8 @@ def flops_edf(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the EDF of multiply-adds inside the tolerance (Fig. 5d).
 
-  Of all the archs of the group, so that it ends with the share that is near the
-  target, and a group that seldom meets it is seen to.
+  The shares are of all the archs of the group, so that the curve ends with the
+  share that is near the target, and shows where a group seldom meets it.
   """
   inside = np.sort(group.flops[_is_near(group, target, tolerance)])
   ends = target * (1 - tolerance), target * (1 + tolerance)

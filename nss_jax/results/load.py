@@ -1,6 +1,6 @@
 """What a run has found and trained, for other programs.
 
-Light to import: libraries that take long are, where they are needed.
+Light to import: what takes long to import is imported where it is needed.
 """
 
 import contextlib

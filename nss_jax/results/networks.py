@@ -131,18 +131,8 @@ class Network(Artifact):
     return self
 
 
-class Controls(Artifact):
-  """`nas/controls/architecture.json`: networks that nobody has searched."""
-
-  elite_uniform: Network
-  expanded_uniform: Network
-  handmade: Network
-  regnet: Network | None = None
-
-  def check(self, search_space: SearchSpace | None) -> None:
-    """Raises ValueError for a network that is not of the search space."""
-    for network in self.networks.values():
-      network.check(search_space)
+class _Networks(Artifact):
+  """Networks by the names of `SOURCES`."""
 
   @property
   def networks(self) -> dict[str, Network]:
@@ -150,26 +140,37 @@ class Controls(Artifact):
     found = {name: getattr(self, name, None) for name in SOURCES}
     return {name: one for name, one in found.items() if one is not None}
 
+  def check(self, search_space: SearchSpace | None) -> None:
+    """Raises ValueError for a network that is not of the search space."""
+    for network in self.networks.values():
+      network.check(search_space)
 
-class NasSummary(Artifact):
+
+class Controls(_Networks):
+  """`nas/controls/architecture.json`: networks that nobody has searched."""
+
+  elite_uniform: Network
+  expanded_uniform: Network
+  handmade: Network
+  regnet: Network | None = None
+
+
+class NasSummary(_Networks):
   """`nas/summary.json`: what `nas/*/architecture.json` have."""
 
   elite: Network
   expanded: Network | None = None
   controls: Controls
 
-  def check(self, search_space: SearchSpace | None) -> None:
-    """Raises ValueError for a network that is not of the search space."""
-    for network in self.networks.values():
-      network.check(search_space)
-
   @property
   def networks(self) -> dict[str, Network]:
     """Those that there are, by name."""
-    found = {FOUND: self.elite, **self.controls.networks}
-    if self.expanded is not None:
-      found[EXPANDED] = self.expanded
-    return {name: found[name] for name in SOURCES if name in found}
+    return _in_order(super().networks | self.controls.networks)
+
+
+def _in_order(networks: Mapping[str, Network]) -> dict[str, Network]:
+  """Returns networks in the order of their sources."""
+  return {name: networks[name] for name in SOURCES if name in networks}
 
 
 def check_arch(found: Any, search_space: SearchSpace | None) -> None:
@@ -211,7 +212,7 @@ def find_networks(
   controls = Controls.find(folder / "controls" / ARCHITECTURE, search_space)
   if controls is not None:
     found |= controls.networks
-  return {name: found[name] for name in SOURCES if name in found}
+  return _in_order(found)
 
 
 def expected_names(networks: Mapping[str, Network]) -> list[str]:

@@ -26,7 +26,7 @@ from nss_jax.version import __version__
 FOLDER = "report"
 # The last to be replaced: it says that the report is whole.
 RESULT = "report.json"
-# In the order of what a report says is missing.
+# A report says in this order which of them have not run.
 PHASES = (
   *("search", "evaluate", "rank_check", "nas", "train", "principles"),
   *("complexity", "sweep"),
@@ -174,10 +174,10 @@ def not_run(facts: Facts, contents: Contents) -> list[str]:
 
 
 def _is_swept(facts: Facts, contents: Contents) -> bool:
-  """Whether every target is done, though none may have summed them up.
+  """Tells whether every target is done, even if none has summed them up.
 
-  Tasks of a job array run a target each; what the sweep phase then writes is
-  in the tables and pictures of the report too.
+  Tasks of a job array run a target each; what the sweep phase would then write
+  is in the tables and pictures of the report too.
   """
   found = dict(contents.sweep)
   done = (x in found and _is_done(facts, found[x]) for x in facts.sweep_targets)
@@ -185,7 +185,7 @@ def _is_swept(facts: Facts, contents: Contents) -> bool:
 
 
 def _is_done(facts: Facts, target: Contents) -> bool:
-  """Whether all phases of a target of the sweep have ended."""
+  """Tells whether all phases of a target of the sweep have ended."""
   for phase in facts.sweep_phases:
     if phase == "train":
       runs = [target.trained.get(name, []) for name in target.networks]

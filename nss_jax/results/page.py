@@ -78,9 +78,10 @@ def write(folder: pathlib.Path, facts: Facts, contents: Contents) -> None:
 
 @contextlib.contextmanager
 def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a folder to write to, whose files replace the old when all are made.
+  """Yields a folder to write to, whose files replace the old ones at the end.
 
-  Files of an earlier report that are not made again go; other files stay.
+  Files of an earlier report that are not made again are removed; other files
+  stay.
   """
   folder.mkdir(parents=True, exist_ok=True)
   for left in folder.glob(".*.tmp"):  # by a report that was killed

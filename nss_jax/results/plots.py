@@ -47,7 +47,7 @@ class Picture(NamedTuple):
 
   Attributes:
     name: of its files in a report, `<name>.png` and `<name>.svg`.
-    text: what it shows, for who can not see it.
+    text: what it shows, for those who cannot see it.
     draw: makes it.
     wide: whether it has many panels and is to be scrolled on a phone.
     dpi: dots per inch.
@@ -218,7 +218,7 @@ def _draw_medians(axes: Axes, group: Scores, floor: float) -> None:
 
 
 def _draw_front(axes: Axes, front: Scores, floor: float) -> None:
-  """Draws what error each budget of FLOPs can reach: a falling staircase."""
+  """Draws the least error up to each cost: a falling staircase."""
   order = np.argsort(front.flops)
   axes.step(
     front.flops[order],
@@ -235,7 +235,8 @@ def make_logarithmic(
   name: Literal["x", "y"],
   words: Callable[[float], str] = "{:g}".format,
 ) -> None:
-  """Makes ticks in words, not powers of ten, as many as there is room for."""
+  """Makes an axis logarithmic, with ticks in words rather than powers of ten,
+  as many as there is room for."""
   axes.set(**{f"{name}scale": "log"})
   axis = axes.xaxis if name == "x" else axes.yaxis
   low, high = axis.get_view_interval()

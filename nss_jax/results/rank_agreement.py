@@ -113,7 +113,6 @@ def summarize(
   known: Scores,
   *,
   num_resamples: int = 1000,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> RankCheck:
   """Sums up what each predictor is worth in each group that is there."""
@@ -138,7 +137,6 @@ def summarize(
         {key: x[scored.source == name] for key, x in said.items()},
         errors[name],
         num_resamples=num_resamples,
-        confidence=confidence,
         seed=seed,
       )
       for name in groups
@@ -153,7 +151,6 @@ def rank_group(
   errors: np.ndarray,
   *,
   num_resamples: int,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> Agreement:
   """Computes tau-b of each predictor `[N]` with errors `[N, R]` of R seeds."""
@@ -164,7 +161,7 @@ def rank_group(
   weights = np.concatenate([np.ones((1, count)), drawn])
 
   def told(values: np.ndarray) -> Tau:
-    interval = statistics.quantiles(values[1:], confidence)
+    interval = statistics.quantiles(values[1:])
     return Tau(tau=statistics.finite(values[0]), interval=interval)
 
   truth = errors.mean(1)

@@ -117,7 +117,7 @@ def describe(
 
 
 def words_of(key: str, words: Callable[[Any], str]) -> Cell:
-  """Returns a cell in words; so do all below, for one kind of value."""
+  """Returns a cell in words; those below are each for one kind of value."""
 
   def cell(record: Record) -> str:
     value = record[key]

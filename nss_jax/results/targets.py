@@ -147,7 +147,7 @@ def nas_table(sweep: Sweep, dataset: str) -> Table:
   return network_tables.networks_table("targets_nas", title, records, columns)
 
 
-def picture(sweep: Sweep, *, columns: int = 3) -> Picture | None:
+def picture(sweep: Sweep) -> Picture | None:
   """Returns a Pareto panel for each target that has scores."""
   scored = [
     (x, c.scores["evaluate"]) for x, c in sweep if "evaluate" in c.scores
@@ -155,7 +155,7 @@ def picture(sweep: Sweep, *, columns: int = 3) -> Picture | None:
   scored = [(target, one) for target, one in scored if plots.has_front(one)]
   if not scored:
     return None
-  columns = min(columns, len(scored))
+  columns = min(3, len(scored))
   rows = -(-len(scored) // columns)
 
   def draw() -> Figure:
