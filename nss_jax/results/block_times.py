@@ -11,14 +11,8 @@ import jax
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.results.artifact import (
-  Artifact,
-  Count,
-  MaybeTau,
-  NonNegative,
-  Number,
-  Text,
-)
+from nss_jax.results import fields
+from nss_jax.results.artifact import Artifact
 from nss_jax.runtime import files
 from nss_jax.runtime.files import Path
 from nss_jax.spaces.metrics import LatencyTable, Metric, latency_metric
@@ -40,9 +34,9 @@ class Origin(Artifact):
     activations: their type.
   """
 
-  device: Text
-  processor: Text | None
-  activations: Text
+  device: fields.Text
+  processor: fields.Text | None
+  activations: fields.Text
 
   @classmethod
   def here(cls, activations: str) -> "Origin":
@@ -58,33 +52,33 @@ class Origin(Artifact):
 class RelativeError(Artifact):
   """`|predicted / measured - 1|` of the networks that check a table."""
 
-  mean: NonNegative
-  max: NonNegative
+  mean: fields.NonNegative
+  max: fields.NonNegative
 
 
 class Taus(Artifact):
   """Kendall's, of the predictions and, beside them, of the multiply-adds."""
 
-  latency: MaybeTau
-  flops: MaybeTau
+  latency: fields.MaybeTau
+  flops: fields.MaybeTau
 
 
 class Timed(Artifact):
   """A network that checks the table, in seconds."""
 
-  arch: Text
-  measured: NonNegative
-  predicted: NonNegative
+  arch: fields.Text
+  measured: fields.NonNegative
+  predicted: fields.NonNegative
 
 
 class Table(Artifact):
   """A `LatencyTable` as lists."""
 
-  before: list[list[Count]]
-  widths: list[list[Count]]
-  first: list[list[list[NonNegative]]]
-  rest: list[list[NonNegative]]
-  ends: list[NonNegative]
+  before: list[list[fields.Count]]
+  widths: list[list[fields.Count]]
+  first: list[list[list[fields.NonNegative]]]
+  rest: list[list[fields.NonNegative]]
+  ends: list[fields.NonNegative]
 
   @classmethod
   def of(cls, table: LatencyTable) -> "Table":
@@ -124,18 +118,18 @@ class BlockTimes(Origin):
     mean_range: seconds of the cheapest and the dearest space.
   """
 
-  backend: Text
-  jax: Text
-  batch_size: Count
-  quantile: Number
-  spread: NonNegative
-  mean_range: list[Number]
+  backend: fields.Text
+  jax: fields.Text
+  batch_size: fields.Count
+  quantile: fields.Number
+  spread: fields.NonNegative
+  mean_range: list[fields.Number]
   relative_error: RelativeError
   tau: Taus
   networks: list[Timed]
   search_space: dict[str, Any]
   table: Table
-  version: Text
+  version: fields.Text
 
 
 class _Measured(NamedTuple):

@@ -12,22 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nss_jax.results import plots, tables
-from nss_jax.results.artifact import (
-  COUNT,
-  Artifact,
-  MaybeCount,
-  MaybeNonNegative,
-  MaybeNumber,
-  MaybePositive,
-  MaybeShare,
-  NonNegative,
-  Positive,
-  Share,
-  Text,
-  Whole,
-  one_of,
-)
+from nss_jax.results import fields, plots, tables
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.met_constraint import MetConstraint
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import Record, Table
@@ -36,7 +22,7 @@ from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
 from nss_jax.spaces.text import describe_space, format_macs
 
-_Range = Annotated[list[int], COUNT.pair()]
+_Range = Annotated[list[int], fields.COUNT.pair()]
 
 
 class Ranges(Artifact):
@@ -49,8 +35,8 @@ class Ranges(Artifact):
 class Chances(Artifact):
   """Probabilities of all bins of each stage."""
 
-  depth: list[list[Share]]
-  width: list[list[Share]]
+  depth: list[list[fields.Share]]
+  width: list[list[fields.Share]]
 
 
 class Entry(Artifact):
@@ -63,27 +49,27 @@ class Entry(Artifact):
   """
 
   space: Ranges
-  mean_flops: Positive
-  deviation: MaybeNumber
-  costs: dict[str, NonNegative]
-  probability: Share
-  rank: MaybeCount
+  mean_flops: fields.Positive
+  deviation: fields.MaybeNumber
+  costs: dict[str, fields.NonNegative]
+  probability: fields.Share
+  rank: fields.MaybeCount
 
 
 class Scored(Entry):
   """A space with the mean scores of its archs by the search's supernet; null
   where there was no choice to be made."""
 
-  loss: MaybeNonNegative
-  loss_error: MaybeNonNegative
-  error: MaybeShare
+  loss: fields.MaybeNonNegative
+  loss_error: fields.MaybeNonNegative
+  error: fields.MaybeShare
 
 
 class Choice(Artifact):
   """How the Elite Space was chosen, and among what."""
 
-  rule: Annotated[str, one_of("scored", "paper")]
-  tolerance: MaybeNonNegative
+  rule: Annotated[str, fields.one_of("scored", "paper")]
+  tolerance: fields.MaybeNonNegative
   scored: list[Scored]
 
 
@@ -91,20 +77,20 @@ class FoundSpace(Artifact):
   """The content of the file."""
 
   space: Ranges
-  mean_flops: Positive
-  deviation: MaybeNumber
-  probability: Share
-  rank: MaybeCount
-  target_flops: MaybePositive
+  mean_flops: fields.Positive
+  deviation: fields.MaybeNumber
+  probability: fields.Share
+  rank: fields.MaybeCount
+  target_flops: fields.MaybePositive
   constraints: list[MetConstraint]
   choice: Choice
   candidates: list[Entry]
   argmax_space: Entry
   probabilities: Chances
-  seed: Whole
+  seed: fields.Whole
   search_space: dict[str, Any]
-  version: Text
-  warnings: list[Text]
+  version: fields.Text
+  warnings: list[fields.Text]
 
   def check(self, search_space: SearchSpace | None) -> None:
     """Raises ValueError where constraints, or costs by them, are missing."""

@@ -9,21 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from nss_jax.results import fields, statistics
 from nss_jax.results import scores as scores_lib
-from nss_jax.results import statistics
-from nss_jax.results.artifact import (
-  PERCENT,
-  Artifact,
-  Count,
-  MaybeNumber,
-  MaybePositive,
-  NonNegative,
-  Number,
-  Positive,
-  Share,
-  Whole,
-  one_of,
-)
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.scores import GROUPS, NO_SPACE, Scores, pareto_front
 
 _MEASURES = ("loss", "error")
@@ -37,8 +25,8 @@ _WORST_ERROR = 1.0
 # `rows of archs -> [I, 2]`: loss and error of each image, their mean.
 ByImage = Callable[[Scores], np.ndarray]
 
-_Interval = Annotated[list[float], PERCENT.pair()]
-_GroupName = Annotated[str, one_of(*GROUPS)]
+_Interval = Annotated[list[float], fields.PERCENT.pair()]
+_GroupName = Annotated[str, fields.one_of(*GROUPS)]
 
 
 class Group(Artifact):
@@ -54,16 +42,16 @@ class Group(Artifact):
     hypervolume: see `statistics.hypervolume`.
   """
 
-  count: Count
-  num_spaces: Count | None = None
-  mean_error: Share
-  median_error: Share
-  min_error: Share
-  mean_loss: NonNegative
-  mean_flops: Positive
-  deviation: MaybeNumber
-  pareto_share: Share
-  hypervolume: NonNegative
+  count: fields.Count
+  num_spaces: fields.Count | None = None
+  mean_error: fields.Share
+  median_error: fields.Share
+  min_error: fields.Share
+  mean_loss: fields.NonNegative
+  mean_flops: fields.Positive
+  deviation: fields.MaybeNumber
+  pareto_share: fields.Share
+  hypervolume: fields.NonNegative
 
 
 class Measured(Artifact):
@@ -87,12 +75,12 @@ class Measured(Artifact):
       when no space beats the elite, as the bootstrap's is.
   """
 
-  elite: NonNegative
-  best: NonNegative
-  best_space: Whole
-  regret: Number
-  regret_error: NonNegative
-  percentile: Annotated[float, PERCENT] | None = None
+  elite: fields.NonNegative
+  best: fields.NonNegative
+  best_space: fields.Whole
+  regret: fields.Number
+  regret_error: fields.NonNegative
+  percentile: Annotated[float, fields.PERCENT] | None = None
   bootstrap_interval: _Interval | None = None
   exact_interval: _Interval | None = None
 
@@ -100,7 +88,7 @@ class Measured(Artifact):
 class Against(Artifact):
   """The Elite Space among spaces of one kind."""
 
-  num_spaces: Count
+  num_spaces: fields.Count
   loss: Measured
   error: Measured
 
@@ -108,16 +96,16 @@ class Against(Artifact):
 class Reference(Artifact):
   """The corner of the hypervolume, the same in every run of a search space."""
 
-  flops: Positive
-  error: Share
+  flops: fields.Positive
+  error: fields.Share
 
 
 class Bootstrap(Artifact):
   """How the intervals were made."""
 
-  num_resamples: Whole
-  confidence: Share
-  seed: Whole
+  num_resamples: fields.Whole
+  confidence: fields.Share
+  seed: fields.Whole
 
 
 class Evaluation(Artifact):
@@ -127,10 +115,10 @@ class Evaluation(Artifact):
     pareto_front: archs on the front of all groups together.
   """
 
-  target_flops: MaybePositive
+  target_flops: fields.MaybePositive
   reference_point: Reference
   bootstrap: Bootstrap
-  pareto_front: Whole
+  pareto_front: fields.Whole
   groups: dict[_GroupName, Group]
   elite_against: dict[_GroupName, Against]
 

@@ -14,16 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nss_jax.results import tables
-from nss_jax.results.artifact import (
-  Artifact,
-  Count,
-  Kind,
-  MaybeShare,
-  Positive,
-  Share,
-  Whole,
-)
+from nss_jax.results import fields, tables
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.plots import ELITE_COLOR, Picture
 from nss_jax.results.scores import ELITE, Scores
 from nss_jax.results.tables import Table
@@ -53,7 +45,7 @@ def parse_name(name: object) -> tuple[int, int] | None:
 
 
 _SpaceName = Annotated[
-  str, Kind(lambda x: parse_name(x) is not None, "a name like w128_d4")
+  str, fields.Kind(lambda x: parse_name(x) is not None, "a name like w128_d4")
 ]
 
 
@@ -63,23 +55,23 @@ class Drawn(Artifact):
   Errors are shares; those of no arch are null.
   """
 
-  count: Count
-  mean_error: Share
-  min_error: Share
-  mean_flops: Positive
-  median_flops: Positive
-  near_count: Whole
-  near_share: Share
-  near_mean_error: MaybeShare
-  near_min_error: MaybeShare
+  count: fields.Count
+  mean_error: fields.Share
+  min_error: fields.Share
+  mean_flops: fields.Positive
+  median_flops: fields.Positive
+  near_count: fields.Whole
+  near_share: fields.Share
+  near_mean_error: fields.MaybeShare
+  near_min_error: fields.MaybeShare
 
 
 class Largest(Artifact):
   """The largest network of a search space."""
 
-  max_width: Count
-  max_depth: Count
-  largest_flops: Count
+  max_width: fields.Count
+  max_depth: fields.Count
+  largest_flops: fields.Count
 
 
 class DrawnOfSpace(Drawn, Largest):
@@ -95,9 +87,9 @@ class Complexity(Artifact):
     spaces: by name, ascending.
   """
 
-  target_flops: Positive
-  elite_target_flops: Positive
-  tolerance: Share
+  target_flops: fields.Positive
+  elite_target_flops: fields.Positive
+  tolerance: fields.Share
   spaces: dict[_SpaceName, DrawnOfSpace]
   elite: Drawn
 

@@ -6,21 +6,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from nss_jax.results.artifact import (
-  NON_NEGATIVE,
-  Artifact,
-  Count,
-  Flag,
-  MaybeNumber,
-  MaybePositive,
-  NonNegative,
-  Number,
-  Positive,
-  Share,
-  Text,
-  Whole,
-  one_of,
-)
+from nss_jax.results import fields
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.met_constraint import MetricName
 from nss_jax.spaces import cost
 from nss_jax.spaces.constraints import from_targets
@@ -47,16 +34,16 @@ ARCHITECTURE = "architecture.json"
 class Contender(Artifact):
   """A finalist of the race, and its errors in the rounds that it was in."""
 
-  arch: Text
-  loss: NonNegative
-  errors: list[Share]
+  arch: fields.Text
+  loss: fields.NonNegative
+  errors: list[fields.Share]
 
 
 class Scored(Artifact):
   """What the stand-alone supernet says."""
 
-  error: Share
-  loss: NonNegative
+  error: fields.Share
+  loss: fields.NonNegative
 
 
 class Network(Artifact):
@@ -73,30 +60,30 @@ class Network(Artifact):
     runs: of each learning rate; this is the best of them.
   """
 
-  learning_rate: Positive | None = None
-  arch: Text
-  depth: list[Count]
-  width: list[Count]
-  flops: Count
-  params: Count
-  target_flops: MaybePositive
-  deviation: MaybeNumber
-  deviations: dict[MetricName, Number]
-  off: NonNegative
-  costs: dict[MetricName, NonNegative]
-  within_tolerance: Flag
-  num_samples: Count
-  chosen: Text
-  seed: Whole
-  by_cost: Flag = False
-  num_samples_by_seed: list[Whole] = pydantic.Field(default_factory=list)
-  num_samples_mean: NonNegative | None = None
-  num_samples_interval: Annotated[list[float], NON_NEGATIVE.pair()] | None = (
-    None
-  )
+  learning_rate: fields.Positive | None = None
+  arch: fields.Text
+  depth: list[fields.Count]
+  width: list[fields.Count]
+  flops: fields.Count
+  params: fields.Count
+  target_flops: fields.MaybePositive
+  deviation: fields.MaybeNumber
+  deviations: dict[MetricName, fields.Number]
+  off: fields.NonNegative
+  costs: dict[MetricName, fields.NonNegative]
+  within_tolerance: fields.Flag
+  num_samples: fields.Count
+  chosen: fields.Text
+  seed: fields.Whole
+  by_cost: fields.Flag = False
+  num_samples_by_seed: list[fields.Whole] = pydantic.Field(default_factory=list)
+  num_samples_mean: fields.NonNegative | None = None
+  num_samples_interval: (
+    Annotated[list[float], fields.NON_NEGATIVE.pair()] | None
+  ) = None
   runs: "list[Network]" = pydantic.Field(default_factory=list)
   race: list[Contender] = pydantic.Field(default_factory=list)
-  method: Annotated[str, one_of(*METHODS)] | None = None
+  method: Annotated[str, fields.one_of(*METHODS)] | None = None
   evaluator: Scored | None = None
 
   def check(self, search_space: SearchSpace | None) -> None:

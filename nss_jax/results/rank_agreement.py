@@ -13,18 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nss_jax.errors import UserError
-from nss_jax.results import plots, predictors, statistics, tables, truths
-from nss_jax.results.artifact import (
-  TAU,
-  Artifact,
-  Count,
-  Flag,
-  MaybeNonNegative,
-  MaybeNumber,
-  MaybeTau,
-  Text,
-  one_of,
+from nss_jax.results import (
+  fields,
+  plots,
+  predictors,
+  statistics,
+  tables,
+  truths,
 )
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.plots import Picture
 from nss_jax.results.predictors import JUDGED, NAMES, TRIVIAL
 from nss_jax.results.scores import Scores
@@ -38,8 +35,8 @@ _DEVIATIONS = 2
 class Tau(Artifact):
   """Kendall's tau-b, and its interval; null where it is undefined."""
 
-  tau: MaybeTau
-  interval: Annotated[list[float] | None, TAU.pair().or_null()]
+  tau: fields.MaybeTau
+  interval: Annotated[list[float] | None, fields.TAU.pair().or_null()]
 
   def words(self) -> str:
     """Returns `+0.50`."""
@@ -54,7 +51,7 @@ class Predictor(Tau):
       seed.
   """
 
-  share: MaybeNumber
+  share: fields.MaybeNumber
 
 
 class AgainstTrivial(Artifact):
@@ -67,10 +64,10 @@ class AgainstTrivial(Artifact):
     tells_more: whether the difference is above two of these.
   """
 
-  best: Annotated[str, one_of(*TRIVIAL)]
-  difference: MaybeNumber
-  deviation: MaybeNonNegative
-  tells_more: Flag
+  best: Annotated[str, fields.one_of(*TRIVIAL)]
+  difference: fields.MaybeNumber
+  deviation: fields.MaybeNonNegative
+  tells_more: fields.Flag
 
 
 class Agreement(Artifact):
@@ -81,12 +78,12 @@ class Agreement(Artifact):
     verdict: whether the supernet tells more than a count, in a sentence.
   """
 
-  count: Count
-  num_seeds: Count
+  count: fields.Count
+  num_seeds: fields.Count
   ceiling: Tau
-  predictors: dict[Annotated[str, one_of(*NAMES)], Predictor]
+  predictors: dict[Annotated[str, fields.one_of(*NAMES)], Predictor]
   against_trivial: AgainstTrivial
-  verdict: Text
+  verdict: fields.Text
 
 
 class RankCheck(Artifact, extra="forbid"):

@@ -2,23 +2,12 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated
 
 from matplotlib.figure import Figure
 
-from nss_jax.results import network_tables, plots, tables
+from nss_jax.results import fields, network_tables, plots, tables
 from nss_jax.results import scores as scores_lib
-from nss_jax.results.artifact import (
-  WHOLE,
-  Artifact,
-  Kind,
-  MaybeNumber,
-  MaybePercent,
-  MaybePositive,
-  MaybeShare,
-  Positive,
-  Text,
-)
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.contents import Contents
 from nss_jax.results.elite_space import format_ranges
 from nss_jax.results.networks import SEARCHED
@@ -26,10 +15,6 @@ from nss_jax.results.plots import Picture
 from nss_jax.results.tables import NOT_RUN, Record, Table
 from nss_jax.spaces.text import format_macs
 
-_MaybeText = Annotated[
-  str | None, Kind(lambda x: x is None or isinstance(x, str), "a text or null")
-]
-_MaybeWhole = Annotated[int | None, WHOLE.or_null()]
 Sweep = Sequence[tuple[float, Contents]]
 
 
@@ -40,23 +25,23 @@ class Target(Artifact):
   and the mean over seeds of the networks that the nas phase has found.
   """
 
-  target_flops: Positive
-  depth: _MaybeText
-  width: _MaybeText
-  mean_flops: MaybePositive
-  deviation: MaybeNumber
-  elite_mean_error: MaybeShare
-  elite_min_error: MaybeShare
-  near_mean_error: MaybeShare
-  percentile: MaybePercent
-  elite_arch: _MaybeText
-  elite_flops: MaybePositive
-  elite_num_samples: _MaybeWhole
-  elite_test_error: MaybeShare
-  expanded_arch: _MaybeText
-  expanded_flops: MaybePositive
-  expanded_num_samples: _MaybeWhole
-  expanded_test_error: MaybeShare
+  target_flops: fields.Positive
+  depth: fields.MaybeText
+  width: fields.MaybeText
+  mean_flops: fields.MaybePositive
+  deviation: fields.MaybeNumber
+  elite_mean_error: fields.MaybeShare
+  elite_min_error: fields.MaybeShare
+  near_mean_error: fields.MaybeShare
+  percentile: fields.MaybePercent
+  elite_arch: fields.MaybeText
+  elite_flops: fields.MaybePositive
+  elite_num_samples: fields.MaybeWhole
+  elite_test_error: fields.MaybeShare
+  expanded_arch: fields.MaybeText
+  expanded_flops: fields.MaybePositive
+  expanded_num_samples: fields.MaybeWhole
+  expanded_test_error: fields.MaybeShare
 
 
 class SweepSummary(Artifact):
@@ -66,7 +51,7 @@ class SweepSummary(Artifact):
     targets: by the name of their folder.
   """
 
-  phases: list[Text]
+  phases: list[fields.Text]
   targets: dict[str, Target]
 
 

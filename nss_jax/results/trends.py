@@ -8,18 +8,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from nss_jax.results import statistics, tables
-from nss_jax.results.artifact import (
-  POSITIVE,
-  Artifact,
-  Count,
-  Number,
-  Positive,
-  Share,
-  Text,
-  Whole,
-  one_of,
-)
+from nss_jax.results import fields, statistics, tables
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.scores import Scores
 from nss_jax.results.tables import Record, Table
 from nss_jax.spaces.text import format_macs
@@ -39,17 +29,18 @@ TRENDS = (TREND, OWN)
 IN_WINDOW, ANY_COST = "in_window", "any_cost"
 COSTS = (IN_WINDOW, ANY_COST)
 _SAME_COST = 0.02  # mean costs that differ by more are said to differ
-_Source = Annotated[str, one_of(*(f"{k}_{c}" for k in KINDS for c in COSTS))]
+_SOURCES = [f"{kind}_{cost}" for kind in KINDS for cost in COSTS]
+_Source = Annotated[str, fields.one_of(*_SOURCES)]
 
 
 class Population(Artifact):
   """Networks that were drawn in one way."""
 
-  count: Count
-  mean_error: Share
-  median_error: Share
-  min_error: Share
-  mean_flops: Positive
+  count: fields.Count
+  mean_error: fields.Share
+  median_error: fields.Share
+  min_error: fields.Share
+  mean_flops: fields.Positive
 
 
 class Compared(Artifact):
@@ -62,19 +53,19 @@ class Compared(Artifact):
       ties half.
   """
 
-  mean_difference: Number
-  pairs_won: Share
+  mean_difference: fields.Number
+  pairs_won: fields.Share
 
 
 class Matched(Artifact):
   """The same over pairs of equal cost; there may be none, then nothing else."""
 
-  pairs: Whole
+  pairs: fields.Whole
   design_principles: Population | None = None
   elite_trend: Population | None = None
   own_trend: Population | None = None
-  mean_difference: Number | None = None
-  pairs_won: Share | None = None
+  mean_difference: fields.Number | None = None
+  pairs_won: fields.Share | None = None
 
 
 class OwnOrder(Artifact):
@@ -85,8 +76,8 @@ class OwnOrder(Artifact):
     note: why it is no population of its own; empty if it is one.
   """
 
-  stages: list[Whole] | None
-  note: Text
+  stages: list[fields.Whole] | None
+  note: fields.Text
 
 
 class Principles(Artifact):
@@ -97,12 +88,12 @@ class Principles(Artifact):
     missing: why some populations could not be drawn.
   """
 
-  window: Annotated[list[float], POSITIVE.pair()]
+  window: Annotated[list[float], fields.POSITIVE.pair()]
   own_order: OwnOrder
-  missing: dict[_Source, Text]
+  missing: dict[_Source, fields.Text]
   groups: dict[_Source, Population]
   against_principles: dict[_Source, Compared]
-  matched: dict[Annotated[str, one_of(*TRENDS)], Matched]
+  matched: dict[Annotated[str, fields.one_of(*TRENDS)], Matched]
 
   def check(self, search_space: object) -> None:
     """Raises ValueError where a group or a number of pairs is missing."""

@@ -20,7 +20,7 @@ from written import CHOSEN, CONTROL, ELITE, EXPANDED, TARGET
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, report
 from nss_jax.phases import workdir as workdirs
-from nss_jax.results import page as pages
+from nss_jax.results import overview
 from nss_jax.results import trained as trained_lib
 from nss_jax.results.contents import is_empty, read_contents
 from nss_jax.results.network_tables import paper_row, read_paper
@@ -478,7 +478,7 @@ def test_a_report_is_replaced_whole_or_not_at_all(
   def fail(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(pages, "numbers", fail)
+  monkeypatch.setattr(overview, "numbers", fail)
   with pytest.raises(OSError, match="No space"):
     report.run(copied)
   after = {path.name: path.read_bytes() for path in folder.iterdir()}
