@@ -116,6 +116,15 @@ class FoundSpace(Artifact):
       for one in self.constraints
     }
 
+  def met(self) -> list[str]:
+    """Returns the mean cost in words, and how far it is from each target."""
+    words = [one.words() for one in self.constraints]
+    if self.is_of_flops:
+      return [words[0].replace("mean", "mean cost", 1)]
+    names = (one.metric for one in self.constraints)
+    each = map(": ".join, zip(names, words, strict=True))
+    return [f"mean cost {format_macs(self.mean_flops)}", *each]
+
   def how_sure(self) -> str:
     """Returns `probability 0.88, the most probable space`, or where in the
     list it is, and what the most probable one is."""
@@ -243,18 +252,10 @@ def sentences(
 ) -> Iterator[str]:
   """Yields how large the space is and what its archs cost, how sure the search
   is, the order of the stages, and why none of the draws is it, if none is."""
-  words = [one.words() for one in found.constraints]
-  if found.is_of_flops:
-    met = words[0].replace("mean", "Their mean cost is", 1)
-  else:
-    names = (one.metric for one in found.constraints)
-    each = map(": ".join, zip(names, words, strict=True))
-    met = "; ".join(
-      [f"Their mean cost is {format_macs(found.mean_flops)}", *each]
-    )
+  met = "; ".join(found.met()).removeprefix("mean cost")
   yield (
     f"{search_space.num_archs_in(space):,} archs, one of "
-    f"{search_space.num_spaces:,} spaces. {met}."
+    f"{search_space.num_spaces:,} spaces. Their mean cost is{met}."
   )
   yield f"The search gives it a {found.how_sure()}."
   ranges = space_ranges(search_space, space)
@@ -263,15 +264,11 @@ def sentences(
   if search_space.num_stages == 3:
     text += " The paper's Elite Spaces have d1 ≤ d3 ≤ d2 and w1 ≤ w3 ≤ w2."
   yield text
-  drawn = any(draw.space == found.space for draw in found.candidates)
-  yield (
-    ""
-    if drawn
-    else (
+  if all(draw.space != found.space for draw in found.candidates):
+    yield (
       "None of these draws is the Elite Space: by the rule of this run it was "
       "chosen among the most probable of all spaces."
     )
-  )
 
 
 def _order(letter: str, ranges: Sequence[Bin]) -> str:
@@ -292,20 +289,13 @@ def describe(
 ) -> list[str]:
   """Returns what a terminal shows: the space in words, where the files are,
   and the next command."""
-  number = search_space.num_archs_in(space)
-  words = [one.words() for one in found.constraints]
-  if found.is_of_flops:
-    cost = [f"  {number} archs, {words[0].replace('mean', 'mean cost', 1)}"]
-  else:
-    cost = [f"  {number} archs, mean cost {format_macs(found.mean_flops)}"]
-    for one, met in zip(found.constraints, words, strict=True):
-      cost.append(f"  {one.metric}: {met}")
+  cost, *others = found.met()
   return [
     "",
     "Elite Space",
     *(f"  {line}" for line in describe_space(search_space, space)),
-    *cost,
-    f"  {found.how_sure()}",
+    f"  {search_space.num_archs_in(space)} archs, {cost}",
+    *(f"  {line}" for line in (*others, found.how_sure())),
     *(f"warning: {text}" for text in found.warnings),
     "",
     f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",
