@@ -35,7 +35,7 @@ class Origin(Artifact):
   """
 
   device: fields.Text
-  processor: fields.Text | None
+  processor: fields.MaybeText
   activations: fields.Text
 
   @classmethod
@@ -187,14 +187,28 @@ def write_csv(path: Path, table: LatencyTable) -> None:
 def read_metric(folder: Path, search_space: SearchSpace | None) -> Metric:
   """Reads the latency metric that the latency_table phase has written.
 
-  The same object for the same file, so that what is computed from it is
-  computed once.
+  It returns the same object for the same file, so that what is computed from it
+  is computed once. UserError if the file is not for blocks of a search space.
   """
-  file = _open(folder)
-  if search_space is not None:
-    path = pathlib.Path(folder) / SUMMARY
-    _check_fits(path, file.search_space, search_space)
-  return file.metric
+  _, metric, measured = _open(folder)
+  if search_space is None:
+    return metric
+  path = pathlib.Path(folder) / SUMMARY
+  for name in _SAME:
+    one, other = getattr(measured, name), getattr(search_space, name)
+    if one != other:
+      raise UserError(
+        f"{path}: measured for {name} {one}; expected {other}, that of the "
+        "config and the images"
+      )
+  for stage, bins in enumerate(search_space.width_bins):
+    known = measured.width_bins[stage]
+    if not known[0][0] <= bins[0][0] <= bins[-1][1] <= known[-1][1]:
+      raise UserError(
+        f"{path}: measured for widths {known[0][0]} to {known[-1][1]} of stage "
+        f"{stage + 1}; expected to hold {bins[0][0]} to {bins[-1][1]}"
+      )
+  return metric
 
 
 def _open(folder: Path) -> _Measured:
@@ -220,25 +234,6 @@ def _read(path: str, changed: int) -> _Measured:
   except ValueError as error:
     raise UserError(f"{path}: {field}: {error}") from None
   return _Measured(found, latency_metric(table), search_space)
-
-
-def _check_fits(
-  path: pathlib.Path, measured: SearchSpace, wanted: SearchSpace
-) -> None:
-  for name in _SAME:
-    one, other = getattr(measured, name), getattr(wanted, name)
-    if one != other:
-      raise UserError(
-        f"{path}: measured for {name} {one}; expected {other}, that of the "
-        "config and the images"
-      )
-  for stage, bins in enumerate(wanted.width_bins):
-    known = measured.width_bins[stage]
-    if not known[0][0] <= bins[0][0] <= bins[-1][1] <= known[-1][1]:
-      raise UserError(
-        f"{path}: measured for widths {known[0][0]} to {known[-1][1]} of stage "
-        f"{stage + 1}; expected to hold {bins[0][0]} to {bins[-1][1]}"
-      )
 
 
 def describe(result: BlockTimes, folder: pathlib.Path) -> list[str]:

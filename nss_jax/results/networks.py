@@ -190,7 +190,7 @@ def check_arch(found: Any, search_space: SearchSpace | None) -> None:
 def find_networks(
   folder: pathlib.Path, search_space: SearchSpace
 ) -> dict[str, Network]:
-  """Reads `*/architecture.json` of those of `SOURCES` that there are."""
+  """Reads the files `*/architecture.json` that are there, by `SOURCES`."""
   found = {}
   for name in SEARCHED:
     network = Network.find(folder / name / ARCHITECTURE, search_space)

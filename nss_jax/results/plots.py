@@ -36,9 +36,9 @@ _PARETO_GROUPS = {
   scores_lib.HAND_MADE: ("hand-made space", "tab:green", 0.6),
   scores_lib.ELITE: ("Elite Space", "tab:orange", 0.7),
 }
-# Of which the front is.
+# The groups that the front is drawn of.
 FRONT = (scores_lib.EXPANDED, scores_lib.ELITE)
-# Archs that a median needs.
+# A median needs as many archs.
 _FEWEST = 5
 
 

@@ -18,7 +18,7 @@ _CHUNK = 100
 
 
 def finite(value: float) -> float | None:
-  """Returns a plain number, or None for what is none."""
+  """Returns a plain number, or None if the value is not finite."""
   return float(value) if math.isfinite(value) else None
 
 

@@ -58,7 +58,7 @@ class Compared(Artifact):
 
 
 class Matched(Artifact):
-  """The same over pairs of equal cost; there may be none, then nothing else."""
+  """The same over pairs of equal cost; without pairs the rest is not there."""
 
   pairs: fields.Whole
   design_principles: Population | None = None
