@@ -83,9 +83,9 @@ def make_tables(facts: Facts, contents: Contents) -> dict[str, Table]:
   if found.evaluation:
     made.append(group_tables.spaces_table(found.evaluation))
     made.append(group_tables.groups_table(found.evaluation))
-  networks = found.networks, found.trained, facts.dataset, facts.target_flops
+  wanted = facts.dataset, facts.target_flops, facts.target
   made += [
-    network_tables.nas_table(*networks, facts.target),
+    network_tables.nas_table(found, *wanted),
     network_tables.runs_table(found.networks),
     network_tables.race_table(found.networks),
     trained.table(found.trained, expected_names(found.networks)),

@@ -89,8 +89,7 @@ def _record(contents: Contents, target: float) -> Record:
   if others := against.get(scores_lib.RANDOM_SPACES):
     found["percentile"] = others.loss.percentile
   for name in SEARCHED:
-    parts = contents.networks, contents.trained, "", target, name
-    record = network_tables.record(*parts)
+    record = network_tables.record(contents, "", target, name)
     for key in ("arch", "flops", "num_samples", "test_error"):
       found[f"{name}_{key}"] = record[key]
   return found
@@ -120,9 +119,7 @@ def table(sweep: Sweep) -> Table:
 def nas_table(sweep: Sweep, dataset: str) -> Table:
   """Returns the networks found for each target: the paper's Tables 1 and 2."""
   records = [
-    network_tables.record(
-      contents.networks, contents.trained, dataset, target, name
-    )
+    network_tables.record(contents, dataset, target, name)
     for target, contents in sweep
     for name in SEARCHED
     if name in contents.networks

@@ -203,15 +203,6 @@ def test_intervals_are_not_empty_where_no_space_wins():
   assert found["exact_interval"] == pytest.approx([0, high])
 
 
-def test_seed_gives_the_same_numbers_and_another_does_not():
-  others = spaces("random_spaces", np.linspace(0.2, 0.9, 40), noise=0.05)
-  elite = table("elite", np.linspace(0.2, 0.7, 9))
-  first, again, other = (
-    compare(elite, others, num_resamples=150, seed=seed) for seed in (1, 1, 2)
-  )
-  assert first == again != other
-
-
 def full_table():
   rng = np.random.default_rng(5)
   groups = [
