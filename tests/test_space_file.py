@@ -58,7 +58,7 @@ def test_load_space_from_file_search_folder_and_workdir(tmp_path):
     (["search_space"], [], "search_space: expected a JSON object, got list"),
     (["search_space", "block"], ..., r"search_space: .*missing \['block'\]"),
     (["search_space", "block"], {}, "search_space: block: "),
-    (["search_space", "strides"], None, "search_space: strides: "),
+    (["search_space", "strides"], None, "search_space: strides must be a list"),
     (["search_space", "stem_width"], True, "search_space: stem_width: "),
     (["search_space", "num_classes"], 1.0, "search_space: .*num_classes"),
     (["search_space", "depth_bins", 1, 0, 0], True, "search_space: depth_bins"),

@@ -9,7 +9,8 @@ from typing import Any
 from nss_jax import config as config_lib
 from nss_jax.errors import UserError
 from nss_jax.phases import registry
-from nss_jax.results.artifact import Artifact, Whole
+from nss_jax.results import fields
+from nss_jax.results.artifact import Artifact
 from nss_jax.runtime import files
 
 Record = dict[str, Any]
@@ -18,7 +19,7 @@ Record = dict[str, Any]
 class _Line(Artifact):
   """Says in a line of `metrics.jsonl` how far training is."""
 
-  epoch: Whole
+  epoch: fields.Whole
 
 
 # No number depends on them.

@@ -5,20 +5,14 @@ import os
 import pathlib
 import platform
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.results.artifact import (
-  TAU,
-  Artifact,
-  Count,
-  NonNegative,
-  Number,
-  Text,
-)
+from nss_jax.results import fields
+from nss_jax.results.artifact import Artifact
 from nss_jax.runtime import files
 from nss_jax.runtime.files import Path
 from nss_jax.spaces.metrics import LatencyTable, Metric, latency_metric
@@ -40,9 +34,9 @@ class Origin(Artifact):
     activations: their type.
   """
 
-  device: Text
-  processor: Text | None
-  activations: Text
+  device: fields.Text
+  processor: fields.MaybeText
+  activations: fields.Text
 
   @classmethod
   def here(cls, activations: str) -> "Origin":
@@ -58,65 +52,61 @@ class Origin(Artifact):
 class RelativeError(Artifact):
   """`|predicted / measured - 1|` of the networks that check a table."""
 
-  mean: NonNegative
-  max: NonNegative
+  mean: fields.NonNegative
+  max: fields.NonNegative
 
 
 class Taus(Artifact):
   """Kendall's, of the predictions and, beside them, of the multiply-adds."""
 
-  latency: Annotated[float | None, TAU.or_null()]
-  flops: Annotated[float | None, TAU.or_null()]
+  latency: fields.MaybeTau
+  flops: fields.MaybeTau
 
 
 class Timed(Artifact):
   """A network that checks the table, in seconds."""
 
-  arch: Text
-  measured: NonNegative
-  predicted: NonNegative
+  arch: fields.Text
+  measured: fields.NonNegative
+  predicted: fields.NonNegative
 
 
 class Table(Artifact):
   """A `LatencyTable` as lists."""
 
-  before: list[list[Count]]
-  widths: list[list[Count]]
-  first: list[list[list[NonNegative]]]
-  rest: list[list[NonNegative]]
-  ends: list[NonNegative]
+  before: list[list[fields.Count]]
+  widths: list[list[fields.Count]]
+  first: list[list[list[fields.NonNegative]]]
+  rest: list[list[fields.NonNegative]]
+  ends: list[fields.NonNegative]
 
   @classmethod
   def of(cls, table: LatencyTable) -> "Table":
     """Returns a table as lists."""
-    return cls(
-      **{
-        name: [np.asarray(x).tolist() for x in values]
-        for name, values in table._asdict().items()
-      }
-    )
+    lists = jax.tree.map(lambda x: np.asarray(x).tolist(), table)
+    return cls(**lists._asdict())
 
   def arrays(self, search_space: SearchSpace) -> LatencyTable:
     """Returns the table; raises ValueError if its parts do not fit."""
-    grids = (
-      tuple(map(_array, getattr(self, name)))
-      for name in LatencyTable._fields[:-1]
-    )
-    table = LatencyTable(*grids, ends=np.asarray(self.ends, np.float64))
-    sizes = [
-      (len(before), len(widths))
-      for before, widths in zip(table.before, table.widths, strict=False)
-    ]
-    good = (
-      all(len(x) == search_space.num_stages for x in table[:-1])
-      and [x.shape for x in table.first] == sizes
-      and [x.shape for x in table.rest] == [(n,) for _, n in sizes]
-      and table.ends.shape == table.rest[-1].shape
-      and all(np.all(np.diff(x) > 0) for x in (*table.before, *table.widths))
-    )
-    if not good:
-      raise ValueError("its parts do not fit each other and the search space")
-    return table
+    try:
+      grids = (
+        tuple(np.asarray(values, np.float64) for values in getattr(self, name))
+        for name in LatencyTable._fields[:-1]
+      )
+      table = LatencyTable(*grids, ends=np.asarray(self.ends, np.float64))
+      pairs = zip(table.before, table.widths, strict=False)
+      sizes = [(len(before), len(widths)) for before, widths in pairs]
+      if (
+        all(len(x) == search_space.num_stages for x in table[:-1])
+        and [x.shape for x in table.first] == sizes
+        and [x.shape for x in table.rest] == [(n,) for _, n in sizes]
+        and table.ends.shape == table.rest[-1].shape
+        and all(np.all(np.diff(x) > 0) for x in (*table.before, *table.widths))
+      ):
+        return table
+    except (ValueError, OverflowError):  # rows of unequal length, huge numbers
+      pass
+    raise ValueError("its parts do not fit each other and the search space")
 
 
 class BlockTimes(Origin):
@@ -128,26 +118,26 @@ class BlockTimes(Origin):
     mean_range: seconds of the cheapest and the dearest space.
   """
 
-  backend: Text
-  jax: Text
-  batch_size: Count
-  quantile: Number
-  spread: NonNegative
-  mean_range: list[Number]
+  backend: fields.Text
+  jax: fields.Text
+  batch_size: fields.Count
+  quantile: fields.Number
+  spread: fields.NonNegative
+  mean_range: list[fields.Number]
   relative_error: RelativeError
   tau: Taus
   networks: list[Timed]
   search_space: dict[str, Any]
   table: Table
-  version: Text
+  version: fields.Text
 
 
 class _Measured(NamedTuple):
-  """What a file says: the metric, what it is of, and on what it was timed."""
+  """A file, and the metric and the search space that it holds."""
 
+  times: BlockTimes
   metric: Metric
   search_space: SearchSpace
-  origin: Origin
 
 
 def _processor() -> str:
@@ -166,9 +156,9 @@ def _processor() -> str:
 
 def check_origin(folder: Path, activations: str) -> None:
   """Refuses a table that was measured on another device, or another way."""
-  here = Origin.here(activations)
-  for name, value in _open(folder).origin:
-    own = getattr(here, name)
+  measured = _open(folder).times
+  for name, own in Origin.here(activations):
+    value = getattr(measured, name)
     if value is not None and own is not None and value != own:
       raise UserError(
         f"{pathlib.Path(folder) / SUMMARY}: measured with {name} {value!r}; "
@@ -197,14 +187,28 @@ def write_csv(path: Path, table: LatencyTable) -> None:
 def read_metric(folder: Path, search_space: SearchSpace | None) -> Metric:
   """Reads the latency metric that the latency_table phase has written.
 
-  The same object for the same file, so that what is computed from it is
-  computed once.
+  It returns the same object for the same file, so that what is computed from it
+  is computed once. UserError if the file is not for blocks of a search space.
   """
-  file = _open(folder)
-  if search_space is not None:
-    path = pathlib.Path(folder) / SUMMARY
-    _check_fits(path, file.search_space, search_space)
-  return file.metric
+  _, metric, measured = _open(folder)
+  if search_space is None:
+    return metric
+  path = pathlib.Path(folder) / SUMMARY
+  for name in _SAME:
+    one, other = getattr(measured, name), getattr(search_space, name)
+    if one != other:
+      raise UserError(
+        f"{path}: measured for {name} {one}; expected {other}, that of the "
+        "config and the images"
+      )
+  for stage, bins in enumerate(search_space.width_bins):
+    known = measured.width_bins[stage]
+    if not known[0][0] <= bins[0][0] <= bins[-1][1] <= known[-1][1]:
+      raise UserError(
+        f"{path}: measured for widths {known[0][0]} to {known[-1][1]} of stage "
+        f"{stage + 1}; expected to hold {bins[0][0]} to {bins[-1][1]}"
+      )
+  return metric
 
 
 def _open(folder: Path) -> _Measured:
@@ -222,43 +226,14 @@ def _open(folder: Path) -> _Measured:
 @functools.lru_cache(maxsize=16)
 def _read(path: str, changed: int) -> _Measured:
   del changed  # of the file; another table is read again
-  found = BlockTimes.read(path)
+  found, field = BlockTimes.read(path), "search_space"
   try:
     search_space = SearchSpace.from_dict(found.search_space)
-  except ValueError as error:
-    raise UserError(f"{path}: search_space: {error}") from None
-  try:
+    field = "table"
     table = found.table.arrays(search_space)
   except ValueError as error:
-    raise UserError(f"{path}: table: {error}") from None
-  origin = Origin(**{x: getattr(found, x) for x in Origin.model_fields})
-  return _Measured(latency_metric(table), search_space, origin)
-
-
-def _array(values: Any) -> np.ndarray:
-  try:
-    return np.asarray(values, np.float64)
-  except (ValueError, OverflowError):  # rows of unequal length
-    return np.zeros((0, 0))
-
-
-def _check_fits(
-  path: pathlib.Path, measured: SearchSpace, wanted: SearchSpace
-) -> None:
-  for name in _SAME:
-    one, other = getattr(measured, name), getattr(wanted, name)
-    if one != other:
-      raise UserError(
-        f"{path}: measured for {name} {one}; expected {other}, that of the "
-        "config and the images"
-      )
-  for stage, bins in enumerate(wanted.width_bins):
-    known = measured.width_bins[stage]
-    if not known[0][0] <= bins[0][0] <= bins[-1][1] <= known[-1][1]:
-      raise UserError(
-        f"{path}: measured for widths {known[0][0]} to {known[-1][1]} of stage "
-        f"{stage + 1}; expected to hold {bins[0][0]} to {bins[-1][1]}"
-      )
+    raise UserError(f"{path}: {field}: {error}") from None
+  return _Measured(found, latency_metric(table), search_space)
 
 
 def describe(result: BlockTimes, folder: pathlib.Path) -> list[str]:

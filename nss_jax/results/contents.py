@@ -6,8 +6,8 @@ Any file may be missing; what is there must be whole and fit the search space.
 import pathlib
 from typing import NamedTuple
 
-from nss_jax.results import epochs, networks, trained, truths
-from nss_jax.results.artifact import Artifact, Positive
+from nss_jax.results import epochs, fields, networks, trained, truths
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.elite_space import FoundSpace
 from nss_jax.results.epochs import Epoch
 from nss_jax.results.groups import Evaluation
@@ -38,7 +38,7 @@ _SOURCES = (
 class _Objective(Artifact):
   """What a sweep asks of the config of a target."""
 
-  target_flops: Positive
+  target_flops: fields.Positive
 
 
 class _Config(Artifact):

@@ -3,38 +3,27 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from nss_jax.results import statistics
+from nss_jax.results import statistics, trends
 from nss_jax.results.plots import Picture
 from nss_jax.results.scores import Scores
-from nss_jax.results.trends import (
-  ANY_COST,
-  IN_WINDOW,
-  KINDS,
-  NAMES,
-  OWN,
-  PRINCIPLES,
-  TREND,
-  TRENDS,
-  match_pairs,
-)
 
 _SHOWN = 0.95  # of the networks, at least
 _LOOKS = {
-  PRINCIPLES: ("tab:blue", "-"),
-  TREND: ("tab:orange", "-"),
+  trends.PRINCIPLES: ("tab:blue", "-"),
+  trends.TREND: ("tab:orange", "-"),
   "anynet_e": ("tab:gray", "-."),
   "regnet": ("tab:green", "--"),
-  OWN: ("tab:red", "-"),
+  trends.OWN: ("tab:red", "-"),
 }
 
 
-def picture(scores: Scores | None) -> Picture | None:
+def picture(scores: Scores) -> Picture | None:
   """Returns error EDFs: the share of networks at or below an error.
 
   A panel for each cost, and one of pairs of equal cost for each trend. Each is
   cut where all of its curves have reached 95 %, as the paper cuts its own.
   """
-  panels = [] if scores is None else error_curves(scores)
+  panels = error_curves(scores)
   if not panels:
     return None
 
@@ -60,14 +49,14 @@ def picture(scores: Scores | None) -> Picture | None:
           color=color,
           linestyle=line,
           linewidth=1.8,
-          label=NAMES[kind],
+          label=trends.NAMES[kind],
         )
     figure.axes[0].set_ylabel("share of networks")
     # Room between the labels of two axes.
     figure.set_layout_engine("constrained", wspace=0.06)
     # One legend, as a population looks the same in every panel.
     figure.legend(
-      handles=[handles[kind] for kind in NAMES if kind in handles],
+      handles=[handles[kind] for kind in trends.NAMES if kind in handles],
       loc="outside upper left",
       ncols=2 * len(panels),
       handlelength=3.2,
@@ -91,13 +80,17 @@ def error_curves(
   """
   panels = []
   for cost, title in (
-    (IN_WINDOW, "in the window of cost"),
-    (ANY_COST, "at any cost"),
+    (trends.IN_WINDOW, "in the window of cost"),
+    (trends.ANY_COST, "at any cost"),
   ):
-    groups = {kind: table.group(f"{kind}_{cost}") for kind in KINDS}
+    groups = {kind: table.group(f"{kind}_{cost}") for kind in trends.KINDS}
     panels.append((title, groups))
-  for kind in TRENDS:
-    both = dict(zip((PRINCIPLES, kind), match_pairs(table, kind), strict=True))
+  for kind in trends.TRENDS:
+    both = dict(
+      zip(
+        (trends.PRINCIPLES, kind), trends.match_pairs(table, kind), strict=True
+      )
+    )
     panels.append(("pairs of equal cost", both))
   curves = [
     (

@@ -12,21 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nss_jax.results import plots, tables
-from nss_jax.results.artifact import (
-  COUNT,
-  Artifact,
-  MaybeNonNegative,
-  MaybeNumber,
-  MaybePositive,
-  MaybeShare,
-  NonNegative,
-  Positive,
-  Share,
-  Text,
-  Whole,
-  one_of,
-)
+from nss_jax.results import fields, plots, tables
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.met_constraint import MetConstraint
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import Record, Table
@@ -35,7 +22,7 @@ from nss_jax.spaces.constraints import from_targets
 from nss_jax.spaces.search_space import SearchSpace, Space, space_ranges
 from nss_jax.spaces.text import describe_space, format_macs
 
-_Range = Annotated[list[int], COUNT.pair()]
+_Range = Annotated[list[int], fields.COUNT.pair()]
 
 
 class Ranges(Artifact):
@@ -48,8 +35,8 @@ class Ranges(Artifact):
 class Chances(Artifact):
   """Probabilities of all bins of each stage."""
 
-  depth: list[list[Share]]
-  width: list[list[Share]]
+  depth: list[list[fields.Share]]
+  width: list[list[fields.Share]]
 
 
 class Entry(Artifact):
@@ -62,27 +49,27 @@ class Entry(Artifact):
   """
 
   space: Ranges
-  mean_flops: Positive
-  deviation: MaybeNumber
-  costs: dict[str, NonNegative]
-  probability: Share
-  rank: Annotated[int | None, COUNT.or_null()]
+  mean_flops: fields.Positive
+  deviation: fields.MaybeNumber
+  costs: dict[str, fields.NonNegative]
+  probability: fields.Share
+  rank: fields.MaybeCount
 
 
 class Scored(Entry):
   """A space with the mean scores of its archs by the search's supernet; null
   where there was no choice to be made."""
 
-  loss: MaybeNonNegative
-  loss_error: MaybeNonNegative
-  error: MaybeShare
+  loss: fields.MaybeNonNegative
+  loss_error: fields.MaybeNonNegative
+  error: fields.MaybeShare
 
 
 class Choice(Artifact):
   """How the Elite Space was chosen, and among what."""
 
-  rule: Annotated[str, one_of("scored", "paper")]
-  tolerance: MaybeNonNegative
+  rule: Annotated[str, fields.one_of("scored", "paper")]
+  tolerance: fields.MaybeNonNegative
   scored: list[Scored]
 
 
@@ -90,20 +77,20 @@ class FoundSpace(Artifact):
   """The content of the file."""
 
   space: Ranges
-  mean_flops: Positive
-  deviation: MaybeNumber
-  probability: Share
-  rank: Annotated[int | None, COUNT.or_null()]
-  target_flops: MaybePositive
+  mean_flops: fields.Positive
+  deviation: fields.MaybeNumber
+  probability: fields.Share
+  rank: fields.MaybeCount
+  target_flops: fields.MaybePositive
   constraints: list[MetConstraint]
   choice: Choice
   candidates: list[Entry]
   argmax_space: Entry
   probabilities: Chances
-  seed: Whole
+  seed: fields.Whole
   search_space: dict[str, Any]
-  version: Text
-  warnings: list[Text]
+  version: fields.Text
+  warnings: list[fields.Text]
 
   def check(self, search_space: SearchSpace | None) -> None:
     """Raises ValueError where constraints, or costs by them, are missing."""
@@ -128,6 +115,15 @@ class FoundSpace(Artifact):
       one.metric: entry.costs[one.metric] / one.target - 1
       for one in self.constraints
     }
+
+  def met(self) -> list[str]:
+    """Returns the mean cost in words, and how far it is from each target."""
+    words = [one.words() for one in self.constraints]
+    if self.is_of_flops:
+      return [words[0].replace("mean", "mean cost", 1)]
+    names = (one.metric for one in self.constraints)
+    each = map(": ".join, zip(names, words, strict=True))
+    return [f"mean cost {format_macs(self.mean_flops)}", *each]
 
   def how_sure(self) -> str:
     """Returns `probability 0.88, the most probable space`, or where in the
@@ -161,10 +157,8 @@ _COLUMNS = (
 )
 
 
-def candidates_table(found: FoundSpace | None) -> Table | None:
+def candidates_table(found: FoundSpace) -> Table:
   """Returns the draws that the Elite Space was chosen among."""
-  if found is None:
-    return None
   entries = [
     *((f"draw {i}", one) for i, one in enumerate(found.candidates, 1)),
     ("most probable", found.argmax_space),
@@ -175,10 +169,8 @@ def candidates_table(found: FoundSpace | None) -> Table | None:
   return Table("candidates", title, records, columns)
 
 
-def choice_table(found: FoundSpace | None) -> Table | None:
+def choice_table(found: FoundSpace) -> Table:
   """Returns the probable spaces near the target, as the search scores them."""
-  if found is None:
-    return None
   records = [
     {
       **_record("place", place, one, found),
@@ -193,7 +185,7 @@ def choice_table(found: FoundSpace | None) -> Table | None:
     ("mean error (%)", tables.percent("error")),
   )
   title = "Probable spaces near the target, scored by the search's supernet"
-  return tables.make("choice", title, records, columns)
+  return Table("choice", title, records, columns)
 
 
 def _record(key: str, name: Any, one: Entry, found: FoundSpace) -> Record:
@@ -209,10 +201,8 @@ def _record(key: str, name: Any, one: Entry, found: FoundSpace) -> Record:
   }
 
 
-def picture(search_space: SearchSpace, space: Space | None) -> Picture | None:
+def picture(search_space: SearchSpace, space: Space) -> Picture:
   """Returns the ranges of the Elite Space within all on offer."""
-  if space is None:
-    return None
   ranges, stages = space_ranges(search_space, space), search_space.num_stages
   everything = "0.86"  # grey
 
@@ -262,18 +252,10 @@ def sentences(
 ) -> Iterator[str]:
   """Yields how large the space is and what its archs cost, how sure the search
   is, the order of the stages, and why none of the draws is it, if none is."""
-  words = [one.words() for one in found.constraints]
-  if found.is_of_flops:
-    met = words[0].replace("mean", "Their mean cost is", 1)
-  else:
-    names = (one.metric for one in found.constraints)
-    each = map(": ".join, zip(names, words, strict=True))
-    met = "; ".join(
-      [f"Their mean cost is {format_macs(found.mean_flops)}", *each]
-    )
+  met = "; ".join(found.met()).removeprefix("mean cost")
   yield (
     f"{search_space.num_archs_in(space):,} archs, one of "
-    f"{search_space.num_spaces:,} spaces. {met}."
+    f"{search_space.num_spaces:,} spaces. Their mean cost is{met}."
   )
   yield f"The search gives it a {found.how_sure()}."
   ranges = space_ranges(search_space, space)
@@ -282,15 +264,11 @@ def sentences(
   if search_space.num_stages == 3:
     text += " The paper's Elite Spaces have d1 ≤ d3 ≤ d2 and w1 ≤ w3 ≤ w2."
   yield text
-  drawn = any(draw.space == found.space for draw in found.candidates)
-  yield (
-    ""
-    if drawn
-    else (
+  if all(draw.space != found.space for draw in found.candidates):
+    yield (
       "None of these draws is the Elite Space: by the rule of this run it was "
       "chosen among the most probable of all spaces."
     )
-  )
 
 
 def _order(letter: str, ranges: Sequence[Bin]) -> str:
@@ -311,20 +289,13 @@ def describe(
 ) -> list[str]:
   """Returns what a terminal shows: the space in words, where the files are,
   and the next command."""
-  number = search_space.num_archs_in(space)
-  words = [one.words() for one in found.constraints]
-  if found.is_of_flops:
-    cost = [f"  {number} archs, {words[0].replace('mean', 'mean cost', 1)}"]
-  else:
-    cost = [f"  {number} archs, mean cost {format_macs(found.mean_flops)}"]
-    for one, met in zip(found.constraints, words, strict=True):
-      cost.append(f"  {one.metric}: {met}")
+  cost, *others = found.met()
   return [
     "",
     "Elite Space",
     *(f"  {line}" for line in describe_space(search_space, space)),
-    *cost,
-    f"  {found.how_sure()}",
+    f"  {search_space.num_archs_in(space)} archs, {cost}",
+    *(f"  {line}" for line in (*others, found.how_sure())),
     *(f"warning: {text}" for text in found.warnings),
     "",
     f"Files in {folder}: elite_space.json, trajectory.png, metrics.jsonl",

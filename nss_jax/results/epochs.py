@@ -12,12 +12,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from nss_jax.errors import UserError
-from nss_jax.results.artifact import (
-  Artifact,
-  Count,
-  MaybeNonNegative,
-  Positive,
-)
+from nss_jax.results import fields
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.elite_space import Chances, FoundSpace, format_ranges
 from nss_jax.results.met_constraint import MetricName
 from nss_jax.results.plots import Picture, make_logarithmic
@@ -28,19 +24,19 @@ from nss_jax.spaces.search_space import SearchSpace
 class Costs(Artifact):
   """Of a constraint, over its target; null where nothing was drawn."""
 
-  sampled_cost: MaybeNonNegative
-  expected_cost: MaybeNonNegative
+  sampled_cost: fields.MaybeNonNegative
+  expected_cost: fields.MaybeNonNegative
 
 
 class Epoch(Costs):
   """A line of the file; more is in it than is read here."""
 
-  epoch: Count
-  temperature: Positive
-  train_loss: MaybeNonNegative
-  validation_loss: MaybeNonNegative
-  depth_entropy: MaybeNonNegative
-  width_entropy: MaybeNonNegative
+  epoch: fields.Count
+  temperature: fields.Positive
+  train_loss: fields.MaybeNonNegative
+  validation_loss: fields.MaybeNonNegative
+  depth_entropy: fields.MaybeNonNegative
+  width_entropy: fields.MaybeNonNegative
   probabilities: Chances
   constraints: dict[MetricName, Costs] = pydantic.Field(default_factory=dict)
 

@@ -24,12 +24,11 @@ _STRIPS = {
 _HALF = 50  # percent
 
 
-def groups_table(result: Evaluation | None) -> Table | None:
+def groups_table(result: Evaluation) -> Table:
   """Returns what is known of each group of archs."""
-  groups = {} if result is None else result.groups
   records = [
     {"group": name, "num_spaces": None, **group.to_json()}
-    for name, group in groups.items()
+    for name, group in result.groups.items()
   ]
   columns = (
     ("archs of", lambda r: GROUPS[r["group"]]),
@@ -44,13 +43,13 @@ def groups_table(result: Evaluation | None) -> Table | None:
     ("hypervolume", tables.number("hypervolume", ".3f")),
   )
   brief = "archs of", "archs", "mean cost", "mean error (%)", "mean loss (nats)"
-  return tables.make("groups", "Groups of archs", records, columns, brief)
+  return Table("groups", "Groups of archs", records, columns, brief)
 
 
-def spaces_table(result: Evaluation | None) -> Table | None:
+def spaces_table(result: Evaluation) -> Table:
   """Returns the Elite Space among other spaces of about its cost."""
   records = []
-  for name, against in (result.elite_against if result else {}).items():
+  for name, against in result.elite_against.items():
     for measure in _MEASURES:
       found = getattr(against, measure)
       record = {
@@ -89,14 +88,13 @@ def spaces_table(result: Evaluation | None) -> Table | None:
   )
   brief = "against", "spaces", "by mean", "regret", "percentile"
   title = "The Elite Space among others"
-  return tables.make("spaces", title, records, columns, brief)
+  return Table("spaces", title, records, columns, brief)
 
 
-def picture(scores: Scores | None) -> Picture | None:
+def picture(scores: Scores) -> Picture | None:
   """Returns a dot per space, and a line where the Elite Space is."""
-  if scores is None or not (
-    names := [x for x in _STRIPS if x in scores.source]
-  ):
+  names = [name for name in _STRIPS if name in scores.source]
+  if not names:
     return None
   elite = scores.group(scores_lib.ELITE)
 
@@ -192,12 +190,7 @@ def _verdict(low: float, high: float) -> str:
 
 def describe(result: Evaluation, folder: pathlib.Path) -> list[str]:
   """Returns what a terminal shows: the tables, and what they say."""
+  names = "scores.csv, summary.json, pareto.png"
   shown = groups_table(result), spaces_table(result)
-  return [
-    "",
-    "Is the Elite Space elite?",
-    *(line for table in shown if table for line in table.to_lines()),
-    *(f"  {line}".replace("±", "+-") for line in sentences(result)),
-    "",
-    f"Files in {folder}: scores.csv, summary.json, pareto.png",
-  ]
+  lines = tables.describe(folder, names, shown, sentences(result))
+  return ["", "Is the Elite Space elite?", *lines]

@@ -9,21 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from nss_jax.results import fields, statistics
 from nss_jax.results import scores as scores_lib
-from nss_jax.results import statistics
-from nss_jax.results.artifact import (
-  PERCENT,
-  Artifact,
-  Count,
-  MaybeNumber,
-  MaybePositive,
-  NonNegative,
-  Number,
-  Positive,
-  Share,
-  Whole,
-  one_of,
-)
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.scores import GROUPS, NO_SPACE, Scores, pareto_front
 
 _MEASURES = ("loss", "error")
@@ -37,8 +25,8 @@ _WORST_ERROR = 1.0
 # `rows of archs -> [I, 2]`: loss and error of each image, their mean.
 ByImage = Callable[[Scores], np.ndarray]
 
-_Interval = Annotated[list[float], PERCENT.pair()]
-_GroupName = Annotated[str, one_of(*GROUPS)]
+_Interval = Annotated[list[float], fields.PERCENT.pair()]
+_GroupName = Annotated[str, fields.one_of(*GROUPS)]
 
 
 class Group(Artifact):
@@ -54,16 +42,16 @@ class Group(Artifact):
     hypervolume: see `statistics.hypervolume`.
   """
 
-  count: Count
-  num_spaces: Count | None = None
-  mean_error: Share
-  median_error: Share
-  min_error: Share
-  mean_loss: NonNegative
-  mean_flops: Positive
-  deviation: MaybeNumber
-  pareto_share: Share
-  hypervolume: NonNegative
+  count: fields.Count
+  num_spaces: fields.Count | None = None
+  mean_error: fields.Share
+  median_error: fields.Share
+  min_error: fields.Share
+  mean_loss: fields.NonNegative
+  mean_flops: fields.Positive
+  deviation: fields.MaybeNumber
+  pareto_share: fields.Share
+  hypervolume: fields.NonNegative
 
 
 class Measured(Artifact):
@@ -87,12 +75,12 @@ class Measured(Artifact):
       when no space beats the elite, as the bootstrap's is.
   """
 
-  elite: NonNegative
-  best: NonNegative
-  best_space: Whole
-  regret: Number
-  regret_error: NonNegative
-  percentile: Annotated[float, PERCENT] | None = None
+  elite: fields.NonNegative
+  best: fields.NonNegative
+  best_space: fields.Whole
+  regret: fields.Number
+  regret_error: fields.NonNegative
+  percentile: Annotated[float, fields.PERCENT] | None = None
   bootstrap_interval: _Interval | None = None
   exact_interval: _Interval | None = None
 
@@ -100,7 +88,7 @@ class Measured(Artifact):
 class Against(Artifact):
   """The Elite Space among spaces of one kind."""
 
-  num_spaces: Count
+  num_spaces: fields.Count
   loss: Measured
   error: Measured
 
@@ -108,16 +96,16 @@ class Against(Artifact):
 class Reference(Artifact):
   """The corner of the hypervolume, the same in every run of a search space."""
 
-  flops: Positive
-  error: Share
+  flops: fields.Positive
+  error: fields.Share
 
 
 class Bootstrap(Artifact):
   """How the intervals were made."""
 
-  num_resamples: Whole
-  confidence: Share
-  seed: Whole
+  num_resamples: fields.Whole
+  confidence: fields.Share
+  seed: fields.Whole
 
 
 class Evaluation(Artifact):
@@ -127,10 +115,10 @@ class Evaluation(Artifact):
     pareto_front: archs on the front of all groups together.
   """
 
-  target_flops: MaybePositive
+  target_flops: fields.MaybePositive
   reference_point: Reference
   bootstrap: Bootstrap
-  pareto_front: Whole
+  pareto_front: fields.Whole
   groups: dict[_GroupName, Group]
   elite_against: dict[_GroupName, Against]
 
@@ -154,7 +142,6 @@ def summarize(
   largest_flops: float,
   by_image: ByImage | None = None,
   num_resamples: int = 2000,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> Evaluation:
   """Computes all the numbers; rows of other sources are left out."""
@@ -178,7 +165,6 @@ def summarize(
       known.group(name),
       num_resamples=num_resamples if name in _CONTROLS else 0,
       by_image=by_image,
-      confidence=confidence,
       seed=seed,
     )
     for name in _SPACES
@@ -188,7 +174,9 @@ def summarize(
     target_flops=target_flops,
     reference_point=reference,
     bootstrap=Bootstrap(
-      num_resamples=num_resamples, confidence=confidence, seed=seed
+      num_resamples=num_resamples,
+      confidence=statistics.CONFIDENCE,
+      seed=seed,
     ),
     pareto_front=int(on_front.sum()),
     groups=groups,
@@ -202,17 +190,16 @@ def _describe_group(
   reference: Reference,
   pareto_share: float,
 ) -> Group:
-  mean_flops = float(group.flops.mean())
+  numbers = group.numbers()
   spaces = np.unique(group.space[group.space != NO_SPACE])
+  if len(spaces):
+    numbers["num_spaces"] = len(spaces)
+  deviation = None
+  if target_flops is not None:
+    deviation = numbers["mean_flops"] / target_flops - 1
   return Group(
-    count=len(group),
-    **({"num_spaces": len(spaces)} if len(spaces) else {}),
-    mean_error=float(group.error.mean()),
-    median_error=float(np.median(group.error)),
-    min_error=float(group.error.min()),
-    mean_loss=float(group.loss.mean()),
-    mean_flops=mean_flops,
-    deviation=None if target_flops is None else mean_flops / target_flops - 1,
+    **numbers,
+    deviation=deviation,
     pareto_share=pareto_share,
     hypervolume=statistics.hypervolume(
       group.error, group.flops, (reference.error, reference.flops)
@@ -226,7 +213,6 @@ def compare_spaces(
   *,
   num_resamples: int,
   by_image: ByImage | None = None,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> Against:
   """Places the elite space among others, by mean loss and by mean error.
@@ -259,8 +245,8 @@ def compare_spaces(
     if num_resamples:
       beaten = means[:, column] < mean
       both = (
-        statistics.quantiles(resampled[:, column], confidence) or (),
-        statistics.exact_interval(beaten, confidence),
+        statistics.quantiles(resampled[:, column]) or (),
+        statistics.exact_interval(beaten),
       )
       bootstrap, exact = ([100 * end for end in ends] for ends in both)
       placed = {

@@ -14,16 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nss_jax.results import tables
-from nss_jax.results.artifact import (
-  Artifact,
-  Count,
-  Kind,
-  MaybeShare,
-  Positive,
-  Share,
-  Whole,
-)
+from nss_jax.results import fields, tables
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.plots import ELITE_COLOR, Picture
 from nss_jax.results.scores import ELITE, Scores
 from nss_jax.results.tables import Table
@@ -31,7 +23,7 @@ from nss_jax.spaces.cost import largest_macs
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_macs
 
-# Where a search was led to that has no summary yet.
+# Of a search that has no summary yet.
 _TOLERANCE = 0.1
 # Fig. 5 ends at 1000 MF, with a target of 600.
 _LARGEST_SHOWN = 5 / 3
@@ -46,13 +38,14 @@ def space_name(max_width: int, max_depth: int) -> str:
 
 
 def parse_name(name: object) -> tuple[int, int] | None:
-  """Returns `(max_width, max_depth)` of a search space; None of no such."""
+  """Returns `(max_width, max_depth)` of a search space, or None if the name is
+  of none."""
   match = re.fullmatch(r"w([1-9]\d{0,5})_d([1-9]\d{0,5})", str(name), re.ASCII)
   return (int(match[1]), int(match[2])) if match else None
 
 
 _SpaceName = Annotated[
-  str, Kind(lambda x: parse_name(x) is not None, "a name like w128_d4")
+  str, fields.Kind(lambda x: parse_name(x) is not None, "a name like w128_d4")
 ]
 
 
@@ -62,23 +55,23 @@ class Drawn(Artifact):
   Errors are shares; those of no arch are null.
   """
 
-  count: Count
-  mean_error: Share
-  min_error: Share
-  mean_flops: Positive
-  median_flops: Positive
-  near_count: Whole
-  near_share: Share
-  near_mean_error: MaybeShare
-  near_min_error: MaybeShare
+  count: fields.Count
+  mean_error: fields.Share
+  min_error: fields.Share
+  mean_flops: fields.Positive
+  median_flops: fields.Positive
+  near_count: fields.Whole
+  near_share: fields.Share
+  near_mean_error: fields.MaybeShare
+  near_min_error: fields.MaybeShare
 
 
 class Largest(Artifact):
   """The largest network of a search space."""
 
-  max_width: Count
-  max_depth: Count
-  largest_flops: Count
+  max_width: fields.Count
+  max_depth: fields.Count
+  largest_flops: fields.Count
 
 
 class DrawnOfSpace(Drawn, Largest):
@@ -94,9 +87,9 @@ class Complexity(Artifact):
     spaces: by name, ascending.
   """
 
-  target_flops: Positive
-  elite_target_flops: Positive
-  tolerance: Share
+  target_flops: fields.Positive
+  elite_target_flops: fields.Positive
+  tolerance: fields.Share
   spaces: dict[_SpaceName, DrawnOfSpace]
   elite: Drawn
 
@@ -151,16 +144,13 @@ def _is_near(group: Scores, target: float, tolerance: float) -> np.ndarray:
 
 def _describe(group: Scores, target: float, tolerance: float) -> Drawn:
   near = group.select(_is_near(group, target, tolerance))
+  numbers = near.numbers() if len(near) else {}
   return Drawn(
-    count=len(group),
-    mean_error=float(group.error.mean()),
-    min_error=float(group.error.min()),
-    mean_flops=float(group.flops.mean()),
-    median_flops=float(np.median(group.flops)),
+    **group.numbers(),
     near_count=len(near),
     near_share=len(near) / len(group),
-    near_mean_error=float(near.error.mean()) if len(near) else None,
-    near_min_error=float(near.error.min()) if len(near) else None,
+    near_mean_error=numbers.get("mean_error"),
+    near_min_error=numbers.get("min_error"),
   )
 
 
@@ -169,8 +159,8 @@ def flops_edf(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the EDF of multiply-adds inside the tolerance (Fig. 5d).
 
-  Of all the archs of the group, so that it ends with the share that is near the
-  target, and a group that seldom meets it is seen to.
+  The shares are of all the archs of the group, so that the curve ends with the
+  share that is near the target, and shows where a group seldom meets it.
   """
   inside = np.sort(group.flops[_is_near(group, target, tolerance)])
   ends = target * (1 - tolerance), target * (1 + tolerance)
@@ -181,10 +171,8 @@ def flops_edf(
   )
 
 
-def table(result: Complexity | None) -> Table | None:
+def table(result: Complexity) -> Table:
   """Returns every search space, and the Elite Space."""
-  if result is None:
-    return None
   keys = (
     *Largest.model_fields,
     *("count", "near_count", "near_share", "near_mean_error"),
@@ -212,13 +200,13 @@ def table(result: Complexity | None) -> Table | None:
 
 
 def picture(
-  scores: Scores | None,
+  scores: Scores,
   target: float | None,
   tolerance: float = _TOLERANCE,
 ) -> Picture | None:
   """Returns a panel for each largest width, one for the Elite Space, and the
   EDFs inside the tolerance; the legends count what is seen."""
-  if scores is None or target is None or not (spaces := levels(scores)):
+  if target is None or not (spaces := levels(scores)):
     return None
   elite = scores.group(ELITE)
 
@@ -338,10 +326,5 @@ def sentences(result: Complexity) -> Iterator[str]:
 
 def describe(result: Complexity, folder: pathlib.Path) -> list[str]:
   """Returns what a terminal shows: the table, and what it says."""
-  shown = table(result)
-  return [
-    *(shown.to_lines() if shown else ()),
-    *(f"  {line}" for line in sentences(result)),
-    "",
-    f"Files in {folder}: scores.csv, summary.json, flops.png, */logits.json",
-  ]
+  names = "scores.csv, summary.json, flops.png, */logits.json"
+  return tables.describe(folder, names, [table(result)], sentences(result))

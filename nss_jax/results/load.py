@@ -1,11 +1,12 @@
 """What a run has found and trained, for other programs.
 
-Light to import: libraries that take long are, where they are needed.
+Light to import: what takes long to import is imported where it is needed.
 """
 
-import functools
+import contextlib
 import os
 import pathlib
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +24,6 @@ from nss_jax.supernet import network, sharing
 
 ELITE_SPACE = "elite_space.json"
 _RESULT = "result.json"
-# What SearchSpace.from_dict and space_from_ranges raise for JSON of the right
-# outline with anything inside: deep nesting is RecursionError, the rest is
-# ValueError.
-_INVALID = (ValueError, RecursionError)
 
 
 class TrainedNetwork(NamedTuple):
@@ -70,14 +67,16 @@ def load_space(path: Path) -> tuple[SearchSpace, Space]:
   """
   path = _find_elite_space(path)
   fields = read_json(path)
-  search_space = read_search_space(path, fields)
-  try:
+  search_space = _read_search_space(path, fields)
+  with _naming(path, "space"):
     ranges = _object(fields, "space")
-    _check_ranges(ranges)
-    space = space_from_ranges(search_space, ranges)
-  except _INVALID as error:
-    raise UserError(f"{path}: space: {reason(error)}") from error
-  return search_space, space
+    for kind in ("depth", "width"):
+      value = ranges.get(kind)
+      if not isinstance(value, list) or not all(map(_is_range, value)):
+        raise ValueError(
+          f"{kind}: expected a list of [low, high], one per stage"
+        )
+    return search_space, space_from_ranges(search_space, ranges)
 
 
 def load_network(path: Path) -> TrainedNetwork:
@@ -96,15 +95,14 @@ def load_network(path: Path) -> TrainedNetwork:
   folder = _find_network(path)
   file = folder / _RESULT
   result = Trained.read(file)
-  space = read_search_space(file, result.to_json())
+  space = _read_search_space(file, result.to_json())
   for name in ("mean", "std"):
     if (given := len(getattr(result, name))) != space.image_shape[-1]:
       raise UserError(
         f"{file}: {name}: expected {space.image_shape[-1]} channels, got "
         f"{given}"
       )
-  make = {"params": _init, "averages": network.init_averages}
-  found = _load(folder, space, make)
+  found = _load(folder, space, "params", "averages")
   used = {"mean": tuple(result.mean), "std": tuple(result.std)}
   return TrainedNetwork(space, **found, **used)
 
@@ -125,19 +123,34 @@ def load_supernet(path: Path, search_space: SearchSpace) -> Any:
       damaged or of another search space.
   """
   folder = pathlib.Path(path)
-  return _load(folder, search_space, {"params": _init})["params"]
+  return _load(folder, search_space, "params")["params"]
 
 
-def read_search_space(path: Path, content: dict[str, Any]) -> SearchSpace:
-  """Reads the field `search_space` of a JSON object.
+@contextlib.contextmanager
+def _naming(path: Path, field: str) -> Generator[None]:
+  """Puts what is wrong with a field of a file into one line.
 
-  Raises:
-    UserError: one line with the file and the field, whatever is in it.
+  For JSON of the right outline, deep nesting raises RecursionError and all the
+  rest ValueError.
   """
   try:
-    return _read_search_space(_object(content, "search_space"))
-  except _INVALID as error:
-    raise UserError(f"{path}: search_space: {reason(error)}") from error
+    yield
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{path}: {field}: {reason(error)}") from error
+
+
+def _read_search_space(path: Path, content: dict[str, Any]) -> SearchSpace:
+  """Reads the field `search_space` of a JSON object, strict about types that
+  JSON can confuse."""
+  with _naming(path, "search_space"):
+    fields = _object(content, "search_space")
+    for keys, value in jax.tree.leaves_with_path(fields):
+      if isinstance(value, bool):  # an int to Python
+        name = keys[0].key
+        raise ValueError(f"{name}: expected numbers, got true or false")
+    if not isinstance(fields.get("block", ""), str):
+      raise ValueError("block: expected a string")
+    return SearchSpace.from_dict(fields)
 
 
 def _find_elite_space(path: Path) -> pathlib.Path:
@@ -163,40 +176,9 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
   return fields[name]
 
 
-def _read_search_space(fields: dict[str, Any]) -> SearchSpace:
-  """Makes it as `from_dict`, strict about types that JSON can confuse."""
-  for name in ("depth_bins", "width_bins", "strides", "image_shape"):
-    if not isinstance(fields.get(name, []), list):
-      raise ValueError(f"{name}: expected a list")
-  for name, value in fields.items():
-    # True is an int to Python.
-    if _has_bool(value):
-      raise ValueError(f"{name}: expected numbers, got true or false")
-  if not isinstance(fields.get("block", ""), str):
-    raise ValueError("block: expected a string")
-  return SearchSpace.from_dict(fields)
-
-
-def _has_bool(value: Any) -> bool:
-  if isinstance(value, list):
-    return any(map(_has_bool, value))
-  return isinstance(value, bool)
-
-
-def _check_ranges(ranges: dict[str, Any]) -> None:
-  for kind in ("depth", "width"):
-    value = ranges.get(kind)
-    if not isinstance(value, list) or not all(map(_is_range, value)):
-      raise ValueError(f"{kind}: expected a list of [low, high], one per stage")
-
-
 def _is_range(value: Any) -> bool:
-  return (
-    isinstance(value, list)
-    and len(value) == 2
-    # Not isinstance: true and 1.0 equal 1 and would pass for a bin's end.
-    and all(type(n) is int for n in value)
-  )
+  # Not isinstance: true and 1.0 equal 1 and would pass for a bin's end.
+  return isinstance(value, list) and [*map(type, value)] == [int, int]
 
 
 def _find_network(path: Path) -> pathlib.Path:
@@ -215,14 +197,10 @@ def _find_network(path: Path) -> pathlib.Path:
   return found[0]
 
 
-def _init(search_space: SearchSpace) -> Any:
-  return network.init_weights(jax.random.key(0), search_space)
-
-
 def _load(
-  folder: pathlib.Path, space: SearchSpace, make: dict[str, Any]
+  folder: pathlib.Path, space: SearchSpace, *names: str
 ) -> dict[str, Any]:
-  """Reads parts of the newest weights, each of the shapes that is made."""
+  """Reads parts of the newest weights, which must be of the search space."""
   # orbax takes a second, which `import nss_jax` does not.
   from nss_jax.runtime import checkpoint
 
@@ -231,14 +209,18 @@ def _load(
     raise UserError(f"{folder}: no weights in its folder checkpoints")
   weights = state.get("weights") if isinstance(state, dict) else None
   weights = weights if isinstance(weights, dict) else {}
-  found = {name: weights.get(name) for name in make}
+  found = {name: weights.get(name) for name in names}
   groups = sharing.count_groups(found["params"])
-  expected = {
-    name: jax.eval_shape(functools.partial(one, space))
-    for name, one in make.items()
-  }
-  add_groups = functools.partial(sharing.add_groups, **groups)
-  expected["params"] = jax.eval_shape(add_groups, expected["params"])
+
+  def make() -> dict[str, Any]:
+    params = network.init_weights(jax.random.key(0), space)
+    return {
+      "params": sharing.add_groups(params, **groups),
+      "averages": network.init_averages(space),
+    }
+
+  made = jax.eval_shape(make)
+  expected = {name: made[name] for name in names}
   if difference := checkpoint.find_difference(found, expected):
     raise UserError(f"{folder}: weights of another network: {difference}")
   return jax.tree.map(jax.numpy.asarray, found)

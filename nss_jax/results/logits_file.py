@@ -18,7 +18,7 @@ def write_logits(path: Path, logits: SpaceLogits) -> None:
 
 
 def read_logits(path: Path, space: SearchSpace) -> SpaceLogits:
-  """The logits that a search of the space has written."""
+  """Reads the logits that a search of the space has written."""
   content, expected = files.read_json(path), init_logits(space)
   fields = {}
   for name in ("depth", "width"):

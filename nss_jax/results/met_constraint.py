@@ -2,14 +2,8 @@
 
 from typing import Annotated
 
-from nss_jax.results.artifact import (
-  Artifact,
-  Kind,
-  NonNegative,
-  Number,
-  Positive,
-  one_of,
-)
+from nss_jax.results import fields
+from nss_jax.results.artifact import Artifact
 from nss_jax.spaces.constraints import MODES, amount
 from nss_jax.spaces.metrics import UNITS
 
@@ -17,7 +11,7 @@ _MODES = {"equal": "the target of", "at_most": "the most of"}
 # Names of metrics, of which more may be registered.
 MetricName = Annotated[
   str,
-  Kind(
+  fields.Kind(
     lambda x: isinstance(x, str) and x in UNITS, f"one of {', '.join(UNITS)}"
   ),
 ]
@@ -27,11 +21,11 @@ class MetConstraint(Artifact):
   """How the Elite Space meets one of the constraints."""
 
   metric: MetricName
-  mode: Annotated[str, one_of(*MODES)]
-  target: Positive
-  weight: NonNegative
-  mean_cost: NonNegative
-  deviation: Number
+  mode: Annotated[str, fields.one_of(*MODES)]
+  target: fields.Positive
+  weight: fields.NonNegative
+  mean_cost: fields.NonNegative
+  deviation: fields.Number
 
   def words(self) -> str:
     """Returns `mean 1.88 MF, -1.9 % from the target of 1.92 MF`."""

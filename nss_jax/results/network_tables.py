@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nss_jax.results import tables
+from nss_jax.results.contents import Contents
 from nss_jax.results.networks import (
   ARCHITECTURE,
   EXPANDED,
@@ -24,8 +25,6 @@ from nss_jax.results.trained import Trained
 from nss_jax.spaces.text import format_macs
 
 Networks = Mapping[str, Network]
-# The result of each seed, by name.
-Trainings = Mapping[str, Sequence[Trained]]
 _MEASURED = (
   *("arch", "flops", "params", "deviation", "within_tolerance"),
   "num_samples",
@@ -62,27 +61,21 @@ def paper_note(nas: Table) -> str:
   )
 
 
-def trained_of(
-  networks: Networks, trainings: Trainings, name: str
-) -> Sequence[Trained]:
+def _trained_of(contents: Contents, name: str) -> Sequence[Trained]:
   """Returns results of training a network, if they are of its arch and not of
   one that an earlier search found."""
-  found, network = trainings.get(name, ()), networks.get(name)
+  found, network = contents.trained.get(name, ()), contents.networks.get(name)
   same = network is not None and found and found[0].arch == network.arch
   return found if same else ()
 
 
 def nas_table(
-  networks: Networks,
-  trainings: Trainings,
-  dataset: str,
-  target: float | None,
-  words: str,
+  contents: Contents, dataset: str, target: float | None, words: str
 ) -> Table:
   """Returns rows as the paper's Tables 1 and 2, beside the paper's own."""
   records = [
-    record(networks, trainings, dataset, target, name)
-    for name in expected_names(networks)
+    record(contents, dataset, target, name)
+    for name in expected_names(contents.networks)
   ]
   title = f"Networks for {words} on {dataset}"
   return networks_table("nas", title, records)
@@ -103,15 +96,11 @@ def _in_paper(records: Sequence[Record]) -> bool:
 
 
 def record(
-  networks: Networks,
-  trainings: Trainings,
-  dataset: str,
-  target: float | None,
-  source: str,
+  contents: Contents, dataset: str, target: float | None, source: str
 ) -> Record:
   """Returns a network of `SOURCES`, and the paper's."""
-  network = networks.get(source)
-  errors = [one.test_error for one in trained_of(networks, trainings, source)]
+  network = contents.networks.get(source)
+  errors = [one.test_error for one in _trained_of(contents, source)]
   row = paper_row(dataset, target, source) or {}
   drawn = network.drawn() if network else None
   low, high = (drawn and drawn.num_samples_interval) or (None, None)
@@ -158,7 +147,7 @@ _PAPER_COLUMNS = (
 )
 
 
-def runs_table(networks: Networks) -> Table | None:
+def runs_table(networks: Networks) -> Table:
   """Returns every learning rate of the search by gradient that was tried."""
   keys = ("learning_rate", "arch", "flops", "deviation", "num_samples")
   records = [
@@ -175,10 +164,10 @@ def runs_table(networks: Networks) -> Table | None:
     ("from target (%)", tables.percent("deviation", "+.1f")),
     ("samples", tables.text("num_samples")),
   )
-  return tables.make("nas_runs", "Learning rates tried", records, columns)
+  return Table("nas_runs", "Learning rates tried", records, columns)
 
 
-def race_table(networks: Networks) -> Table | None:
+def race_table(networks: Networks) -> Table:
   """Returns the finalists of the network found, and their errors."""
   race = networks[FOUND].race if FOUND in networks else []
   records = [
@@ -198,13 +187,13 @@ def race_table(networks: Networks) -> Table | None:
     ("mean error alone (%)", tables.percent("mean_error")),
     ("error of each round (%)", tables.text("errors")),
   )
-  return tables.make("race", "The race for the network", records, columns)
+  return Table("race", "The race for the network", records, columns)
 
 
-def sentences(networks: Networks, trainings: Trainings) -> Iterator[str]:
+def sentences(contents: Contents) -> Iterator[str]:
   """Yields how each network was found, and what is trained of another."""
   for name, where in ((FOUND, "Elite"), (EXPANDED, "Expanded Search")):
-    if network := networks.get(name):
+    if network := contents.networks.get(name):
       meets = "meets" if network.within_tolerance else "misses"
       yield (
         f"In the {where} Space {network.arch} was found: "
@@ -212,9 +201,9 @@ def sentences(networks: Networks, trainings: Trainings) -> Iterator[str]:
         f"tolerance. How it was chosen: {network.chosen}."
       )
   for name in SEARCHED:
-    others = trainings.get(name)
-    of_it = trained_of(networks, trainings, name)
-    if name in networks and others and not of_it:
+    others = contents.trained.get(name)
+    of_it = _trained_of(contents, name)
+    if name in contents.networks and others and not of_it:
       yield (
         f"train/{name} holds {others[0].arch}, which is not the network "
         f"that nas/{name} holds now: its error is not shown here."

@@ -6,21 +6,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from nss_jax.results.artifact import (
-  NON_NEGATIVE,
-  Artifact,
-  Count,
-  Flag,
-  MaybeNumber,
-  MaybePositive,
-  NonNegative,
-  Number,
-  Positive,
-  Share,
-  Text,
-  Whole,
-  one_of,
-)
+from nss_jax.results import fields
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.met_constraint import MetricName
 from nss_jax.spaces import cost
 from nss_jax.spaces.constraints import from_targets
@@ -47,16 +34,16 @@ ARCHITECTURE = "architecture.json"
 class Contender(Artifact):
   """A finalist of the race, and its errors in the rounds that it was in."""
 
-  arch: Text
-  loss: NonNegative
-  errors: list[Share]
+  arch: fields.Text
+  loss: fields.NonNegative
+  errors: list[fields.Share]
 
 
 class Scored(Artifact):
   """What the stand-alone supernet says."""
 
-  error: Share
-  loss: NonNegative
+  error: fields.Share
+  loss: fields.NonNegative
 
 
 class Network(Artifact):
@@ -73,30 +60,30 @@ class Network(Artifact):
     runs: of each learning rate; this is the best of them.
   """
 
-  learning_rate: Positive | None = None
-  arch: Text
-  depth: list[Count]
-  width: list[Count]
-  flops: Count
-  params: Count
-  target_flops: MaybePositive
-  deviation: MaybeNumber
-  deviations: dict[MetricName, Number]
-  off: NonNegative
-  costs: dict[MetricName, NonNegative]
-  within_tolerance: Flag
-  num_samples: Count
-  chosen: Text
-  seed: Whole
-  by_cost: Flag = False
-  num_samples_by_seed: list[Whole] = pydantic.Field(default_factory=list)
-  num_samples_mean: NonNegative | None = None
-  num_samples_interval: Annotated[list[float], NON_NEGATIVE.pair()] | None = (
-    None
-  )
+  learning_rate: fields.Positive | None = None
+  arch: fields.Text
+  depth: list[fields.Count]
+  width: list[fields.Count]
+  flops: fields.Count
+  params: fields.Count
+  target_flops: fields.MaybePositive
+  deviation: fields.MaybeNumber
+  deviations: dict[MetricName, fields.Number]
+  off: fields.NonNegative
+  costs: dict[MetricName, fields.NonNegative]
+  within_tolerance: fields.Flag
+  num_samples: fields.Count
+  chosen: fields.Text
+  seed: fields.Whole
+  by_cost: fields.Flag = False
+  num_samples_by_seed: list[fields.Whole] = pydantic.Field(default_factory=list)
+  num_samples_mean: fields.NonNegative | None = None
+  num_samples_interval: (
+    Annotated[list[float], fields.NON_NEGATIVE.pair()] | None
+  ) = None
   runs: "list[Network]" = pydantic.Field(default_factory=list)
   race: list[Contender] = pydantic.Field(default_factory=list)
-  method: Annotated[str, one_of(*METHODS)] | None = None
+  method: Annotated[str, fields.one_of(*METHODS)] | None = None
   evaluator: Scored | None = None
 
   def check(self, search_space: SearchSpace | None) -> None:
@@ -131,18 +118,8 @@ class Network(Artifact):
     return self
 
 
-class Controls(Artifact):
-  """`nas/controls/architecture.json`: networks that nobody has searched."""
-
-  elite_uniform: Network
-  expanded_uniform: Network
-  handmade: Network
-  regnet: Network | None = None
-
-  def check(self, search_space: SearchSpace | None) -> None:
-    """Raises ValueError for a network that is not of the search space."""
-    for network in self.networks.values():
-      network.check(search_space)
+class _Networks(Artifact):
+  """Networks by the names of `SOURCES`."""
 
   @property
   def networks(self) -> dict[str, Network]:
@@ -150,26 +127,37 @@ class Controls(Artifact):
     found = {name: getattr(self, name, None) for name in SOURCES}
     return {name: one for name, one in found.items() if one is not None}
 
+  def check(self, search_space: SearchSpace | None) -> None:
+    """Raises ValueError for a network that is not of the search space."""
+    for network in self.networks.values():
+      network.check(search_space)
 
-class NasSummary(Artifact):
+
+class Controls(_Networks):
+  """`nas/controls/architecture.json`: networks that nobody has searched."""
+
+  elite_uniform: Network
+  expanded_uniform: Network
+  handmade: Network
+  regnet: Network | None = None
+
+
+class NasSummary(_Networks):
   """`nas/summary.json`: what `nas/*/architecture.json` have."""
 
   elite: Network
   expanded: Network | None = None
   controls: Controls
 
-  def check(self, search_space: SearchSpace | None) -> None:
-    """Raises ValueError for a network that is not of the search space."""
-    for network in self.networks.values():
-      network.check(search_space)
-
   @property
   def networks(self) -> dict[str, Network]:
     """Those that there are, by name."""
-    found = {FOUND: self.elite, **self.controls.networks}
-    if self.expanded is not None:
-      found[EXPANDED] = self.expanded
-    return {name: found[name] for name in SOURCES if name in found}
+    return _in_order(super().networks | self.controls.networks)
+
+
+def _in_order(networks: Mapping[str, Network]) -> dict[str, Network]:
+  """Returns networks in the order of their sources."""
+  return {name: networks[name] for name in SOURCES if name in networks}
 
 
 def check_arch(found: Any, search_space: SearchSpace | None) -> None:
@@ -202,7 +190,7 @@ def check_arch(found: Any, search_space: SearchSpace | None) -> None:
 def find_networks(
   folder: pathlib.Path, search_space: SearchSpace
 ) -> dict[str, Network]:
-  """Reads `*/architecture.json` of those of `SOURCES` that there are."""
+  """Reads the files `*/architecture.json` that are there, by `SOURCES`."""
   found = {}
   for name in SEARCHED:
     network = Network.find(folder / name / ARCHITECTURE, search_space)
@@ -211,7 +199,7 @@ def find_networks(
   controls = Controls.find(folder / "controls" / ARCHITECTURE, search_space)
   if controls is not None:
     found |= controls.networks
-  return {name: found[name] for name in SOURCES if name in found}
+  return _in_order(found)
 
 
 def expected_names(networks: Mapping[str, Network]) -> list[str]:

@@ -26,7 +26,7 @@ from nss_jax.version import __version__
 FOLDER = "report"
 # The last to be replaced: it says that the report is whole.
 RESULT = "report.json"
-# In the order of what a report says is missing.
+# A report says in this order which of them have not run.
 PHASES = (
   *("search", "evaluate", "rank_check", "nas", "train", "principles"),
   *("complexity", "sweep"),
@@ -76,55 +76,66 @@ class Facts(NamedTuple):
 def make_tables(facts: Facts, contents: Contents) -> dict[str, Table]:
   """Returns those that have rows, by name."""
   found = contents
-  made = (
-    elite_space.choice_table(found.elite),
-    elite_space.candidates_table(found.elite),
-    group_tables.spaces_table(found.evaluation),
-    group_tables.groups_table(found.evaluation),
-    network_tables.nas_table(
-      *(found.networks, found.trained, facts.dataset),
-      *(facts.target_flops, facts.target),
-    ),
+  made: list[Table] = []
+  if found.elite:
+    made.append(elite_space.choice_table(found.elite))
+    made.append(elite_space.candidates_table(found.elite))
+  if found.evaluation:
+    made.append(group_tables.spaces_table(found.evaluation))
+    made.append(group_tables.groups_table(found.evaluation))
+  wanted = facts.dataset, facts.target_flops, facts.target
+  made += [
+    network_tables.nas_table(found, *wanted),
     network_tables.runs_table(found.networks),
     network_tables.race_table(found.networks),
     trained.table(found.trained, expected_names(found.networks)),
-    rank_agreement.table(found.rank_check),
-    trends.table(found.principles),
-    larger_spaces.table(found.complexity),
-    targets.table(found.sweep),
-    targets.nas_table(found.sweep, facts.dataset),
-  )
-  return {table.name: table for table in made if table is not None}
+  ]
+  if found.rank_check:
+    made.append(rank_agreement.table(found.rank_check))
+  if found.principles:
+    made.append(trends.table(found.principles))
+  if found.complexity:
+    made.append(larger_spaces.table(found.complexity))
+  made.append(targets.table(found.sweep))
+  made.append(targets.nas_table(found.sweep, facts.dataset))
+  return {table.name: table for table in made if table.records}
 
 
 def make_pictures(facts: Facts, contents: Contents) -> dict[str, Picture]:
   """Returns all that can be drawn, by name."""
   found, space = contents, contents.search_space
-  marks = [
-    Mark(label, network.flops, network.evaluator.error, marker)
-    for name, (label, marker) in _MARKS.items()
-    if (network := found.networks.get(name)) and network.evaluator
-  ]
-  searched = facts.target_flops, 0.1  # before there is a summary
-  if found.complexity:
-    searched = found.complexity.target_flops, found.complexity.tolerance
-  made = (
-    elite_space.picture(space, found.space),
+  made: list[Picture | None] = []
+  if found.space:
+    made.append(elite_space.picture(space, found.space))
+  made.append(
     epochs.picture(
       *(found.epochs, space, found.elite), warmup_epochs=facts.warmup_epochs
-    ),
-    plots.pareto(
-      *(found.scores.get("evaluate"), facts.target_flops),
-      marks=marks,
-      size=(plots.WIDTH, 5.4),
-    ),
-    group_tables.picture(found.scores.get("evaluate")),
-    trained.picture(found.trained),
-    rank_agreement.picture(found.rank_scores, found.rank_check),
-    edfs.picture(found.scores.get("principles")),
-    larger_spaces.picture(found.scores.get("complexity"), *searched),
-    targets.picture(found.sweep),
+    )
   )
+  if scores := found.scores.get("evaluate"):
+    marks = [
+      Mark(label, network.flops, network.evaluator.error, marker)
+      for name, (label, marker) in _MARKS.items()
+      if (network := found.networks.get(name)) and network.evaluator
+    ]
+    size = plots.WIDTH, 5.4
+    made.append(
+      plots.pareto(scores, facts.target_flops, marks=marks, size=size)
+    )
+    made.append(group_tables.picture(scores))
+  made.append(trained.picture(found.trained))
+  if found.rank_scores:
+    made.append(rank_agreement.picture(found.rank_scores, found.rank_check))
+  if scores := found.scores.get("principles"):
+    made.append(edfs.picture(scores))
+  if scores := found.scores.get("complexity"):
+    searched = found.complexity
+    made.append(
+      larger_spaces.picture(scores, searched.target_flops, searched.tolerance)
+      if searched
+      else larger_spaces.picture(scores, facts.target_flops)
+    )
+  made.append(targets.picture(found.sweep))
   return {picture.name: picture for picture in made if picture is not None}
 
 
@@ -163,10 +174,10 @@ def not_run(facts: Facts, contents: Contents) -> list[str]:
 
 
 def _is_swept(facts: Facts, contents: Contents) -> bool:
-  """Whether every target is done, though none may have summed them up.
+  """Tells whether every target is done, even if none has summed them up.
 
-  Tasks of a job array run a target each; what the sweep phase then writes is
-  in the tables and pictures of the report too.
+  Tasks of a job array run a target each; what the sweep phase would then write
+  is in the tables and pictures of the report too.
   """
   found = dict(contents.sweep)
   done = (x in found and _is_done(facts, found[x]) for x in facts.sweep_targets)
@@ -174,7 +185,7 @@ def _is_swept(facts: Facts, contents: Contents) -> bool:
 
 
 def _is_done(facts: Facts, target: Contents) -> bool:
-  """Whether all phases of a target of the sweep have ended."""
+  """Tells whether all phases of a target of the sweep have ended."""
   for phase in facts.sweep_phases:
     if phase == "train":
       runs = [target.trained.get(name, []) for name in target.networks]

@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jinja2
 
@@ -18,21 +18,14 @@ from nss_jax.results import (
   group_tables,
   larger_spaces,
   network_tables,
+  overview,
   scores,
   trained,
   trends,
 )
 from nss_jax.results.contents import Contents
 from nss_jax.results.networks import expected_names
-from nss_jax.results.overview import (
-  FOLDER,
-  RESULT,
-  Facts,
-  make_pictures,
-  make_tables,
-  not_run,
-  numbers,
-)
+from nss_jax.results.overview import Facts
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import NOT_RUN, Table, escape_markdown
 from nss_jax.runtime import files
@@ -64,23 +57,26 @@ _SECTIONS = {
 
 def write(folder: pathlib.Path, facts: Facts, contents: Contents) -> None:
   """Writes a report, whole or not at all; nothing is computed."""
-  tables = make_tables(facts, contents)
+  tables = overview.make_tables(facts, contents)
   with _replaced_files(folder) as new:
-    pictures = make_pictures(facts, contents)
+    pictures = overview.make_pictures(facts, contents)
     svgs = {name: one.save_both(new) for name, one in pictures.items()}
     for name, table in tables.items():
       (new / f"table_{name}.csv").write_text(table.to_csv(), "utf-8")
     (new / "tables.md").write_text(_markdown(facts, tables), "utf-8")
     page = render(facts, contents, tables, pictures, svgs)
     (new / "index.html").write_text(page, "utf-8")
-    files.write_json(new / RESULT, numbers(facts, contents, tables))
+    files.write_json(
+      new / overview.RESULT, overview.numbers(facts, contents, tables)
+    )
 
 
 @contextlib.contextmanager
 def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a folder to write to, whose files replace the old when all are made.
+  """Yields a folder to write to, whose files replace the old ones at the end.
 
-  Files of an earlier report that are not made again go; other files stay.
+  Files of an earlier report that are not made again are removed; other files
+  stay.
   """
   folder.mkdir(parents=True, exist_ok=True)
   for left in folder.glob(".*.tmp"):  # by a report that was killed
@@ -88,7 +84,7 @@ def _replaced_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   new = pathlib.Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=folder))
   try:
     yield new
-    made = sorted(new.iterdir(), key=lambda path: path.name == RESULT)
+    made = sorted(new.iterdir(), key=lambda path: path.name == overview.RESULT)
     old = [folder / f"{n}.{kind}" for n in _PICTURES for kind in ("png", "svg")]
     for path in {*old, *folder.glob("table_*.csv")}:
       if not (new / path.name).exists():
@@ -124,16 +120,8 @@ def render(
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
   )
-  sentences: dict[str, Callable] = {
-    "elite_space": elite_space.sentences,
-    "group_tables": group_tables.sentences,
-    "network_tables": network_tables.sentences,
-    "trained": trained.sentences,
-    "trends": trends.sentences,
-    "larger_spaces": larger_spaces.sentences,
-  }
-  missing = not_run(facts, contents)
-  present = [name for name in facts.phases if name not in missing]
+  missing = overview.not_run(facts, contents)
+  phases = [name for name in facts.phases if name not in missing] or ["search"]
   sections = [
     (key, title)
     for key, (phase, title) in _SECTIONS.items()
@@ -151,7 +139,12 @@ def render(
     ),
     sections=[*sections, ("reproduce", "How to reproduce")],
     tiles=list(_tiles(facts, contents, tables)),
-    **sentences,
+    elite_space=elite_space.sentences,
+    group_tables=group_tables.sentences,
+    network_tables=network_tables.sentences,
+    trained=trained.sentences,
+    trends=trends.sentences,
+    larger_spaces=larger_spaces.sentences,
     facts=facts,
     contents=contents,
     tables=tables,
@@ -162,7 +155,7 @@ def render(
     not_run=missing,
     not_found=[x for x in expected if x not in contents.networks],
     all_trained=all(one["test_error"] != NOT_RUN for one in records),
-    reproduced=facts.command(",".join([*(present or ["search"]), FOLDER])),
+    reproduced=facts.command(",".join([*phases, overview.FOLDER])),
     flops=_FLOPS,
     version=__version__,
   )

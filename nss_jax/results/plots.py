@@ -36,9 +36,9 @@ _PARETO_GROUPS = {
   scores_lib.HAND_MADE: ("hand-made space", "tab:green", 0.6),
   scores_lib.ELITE: ("Elite Space", "tab:orange", 0.7),
 }
-# Of which the front is.
+# The groups that the front is drawn of.
 FRONT = (scores_lib.EXPANDED, scores_lib.ELITE)
-# Archs that a median needs.
+# A median needs as many archs.
 _FEWEST = 5
 
 
@@ -47,7 +47,7 @@ class Picture(NamedTuple):
 
   Attributes:
     name: of its files in a report, `<name>.png` and `<name>.svg`.
-    text: what it shows, for who can not see it.
+    text: what it shows, for those who cannot see it.
     draw: makes it.
     wide: whether it has many panels and is to be scrolled on a phone.
     dpi: dots per inch.
@@ -105,7 +105,7 @@ class Mark(NamedTuple):
 
 
 def pareto(
-  scores: Scores | None,
+  scores: Scores,
   target_flops: float | None,
   *,
   marks: Sequence[Mark] = (),
@@ -118,7 +118,7 @@ def pareto(
   hand-made space, and the Pareto front of the first two together. Both axes
   are logarithmic.
   """
-  if scores is None or not has_front(scores):
+  if not has_front(scores):
     return None
 
   def draw() -> Figure:
@@ -218,7 +218,7 @@ def _draw_medians(axes: Axes, group: Scores, floor: float) -> None:
 
 
 def _draw_front(axes: Axes, front: Scores, floor: float) -> None:
-  """Draws what error each budget of FLOPs can reach: a falling staircase."""
+  """Draws the least error up to each cost: a falling staircase."""
   order = np.argsort(front.flops)
   axes.step(
     front.flops[order],
@@ -235,7 +235,8 @@ def make_logarithmic(
   name: Literal["x", "y"],
   words: Callable[[float], str] = "{:g}".format,
 ) -> None:
-  """Makes ticks in words, not powers of ten, as many as there is room for."""
+  """Makes an axis logarithmic, with ticks in words rather than powers of ten,
+  as many as there is room for."""
   axes.set(**{f"{name}scale": "log"})
   axis = axes.xaxis if name == "x" else axes.yaxis
   low, high = axis.get_view_interval()

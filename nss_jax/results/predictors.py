@@ -1,8 +1,8 @@
 """What may rank archs before they are trained alone, and what ridge learns.
 
-Predictors are numbers to be small, as errors are: what the supernet says, what
-a count says without any training, as larger networks err less, and regressions
-on both.
+A predictor is a number that is small where the error is: what the supernet
+says, what a count says without any training, as larger networks err less, and
+regressions on both.
 """
 
 from collections.abc import Callable

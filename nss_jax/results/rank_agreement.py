@@ -13,17 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nss_jax.errors import UserError
-from nss_jax.results import plots, predictors, statistics, tables, truths
-from nss_jax.results.artifact import (
-  TAU,
-  Artifact,
-  Count,
-  Flag,
-  MaybeNonNegative,
-  MaybeNumber,
-  Text,
-  one_of,
+from nss_jax.results import (
+  fields,
+  plots,
+  predictors,
+  statistics,
+  tables,
+  truths,
 )
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.plots import Picture
 from nss_jax.results.predictors import JUDGED, NAMES, TRIVIAL
 from nss_jax.results.scores import Scores
@@ -37,8 +35,8 @@ _DEVIATIONS = 2
 class Tau(Artifact):
   """Kendall's tau-b, and its interval; null where it is undefined."""
 
-  tau: Annotated[float | None, TAU.or_null()]
-  interval: Annotated[list[float] | None, TAU.pair().or_null()]
+  tau: fields.MaybeTau
+  interval: Annotated[list[float] | None, fields.TAU.pair().or_null()]
 
   def words(self) -> str:
     """Returns `+0.50`."""
@@ -53,7 +51,7 @@ class Predictor(Tau):
       seed.
   """
 
-  share: MaybeNumber
+  share: fields.MaybeNumber
 
 
 class AgainstTrivial(Artifact):
@@ -66,10 +64,10 @@ class AgainstTrivial(Artifact):
     tells_more: whether the difference is above two of these.
   """
 
-  best: Annotated[str, one_of(*TRIVIAL)]
-  difference: MaybeNumber
-  deviation: MaybeNonNegative
-  tells_more: Flag
+  best: Annotated[str, fields.one_of(*TRIVIAL)]
+  difference: fields.MaybeNumber
+  deviation: fields.MaybeNonNegative
+  tells_more: fields.Flag
 
 
 class Agreement(Artifact):
@@ -80,12 +78,12 @@ class Agreement(Artifact):
     verdict: whether the supernet tells more than a count, in a sentence.
   """
 
-  count: Count
-  num_seeds: Count
+  count: fields.Count
+  num_seeds: fields.Count
   ceiling: Tau
-  predictors: dict[Annotated[str, one_of(*NAMES)], Predictor]
+  predictors: dict[Annotated[str, fields.one_of(*NAMES)], Predictor]
   against_trivial: AgainstTrivial
-  verdict: Text
+  verdict: fields.Text
 
 
 class RankCheck(Artifact, extra="forbid"):
@@ -112,7 +110,6 @@ def summarize(
   known: Scores,
   *,
   num_resamples: int = 1000,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> RankCheck:
   """Sums up what each predictor is worth in each group that is there."""
@@ -137,7 +134,6 @@ def summarize(
         {key: x[scored.source == name] for key, x in said.items()},
         errors[name],
         num_resamples=num_resamples,
-        confidence=confidence,
         seed=seed,
       )
       for name in groups
@@ -152,7 +148,6 @@ def rank_group(
   errors: np.ndarray,
   *,
   num_resamples: int,
-  confidence: float = 0.95,
   seed: int = 0,
 ) -> Agreement:
   """Computes tau-b of each predictor `[N]` with errors `[N, R]` of R seeds."""
@@ -162,9 +157,9 @@ def rank_group(
   # The archs as they are, then how often each is drawn.
   weights = np.concatenate([np.ones((1, count)), drawn])
 
-  def told(values: np.ndarray) -> dict[str, float | list[float] | None]:
-    interval = statistics.quantiles(values[1:], confidence)
-    return {"tau": statistics.finite(values[0]), "interval": interval}
+  def told(values: np.ndarray) -> Tau:
+    interval = statistics.quantiles(values[1:])
+    return Tau(tau=statistics.finite(values[0]), interval=interval)
 
   truth = errors.mean(1)
   taus = {x: statistics.kendall(said[x], truth, weights) for x in said}
@@ -173,13 +168,13 @@ def rank_group(
     for one, other in itertools.combinations(errors.T, 2)
   ]
   unknown = np.full(len(weights), np.nan)
-  ceiling = Tau(**told(np.mean(pairs, axis=0) if pairs else unknown))
+  ceiling = told(np.mean(pairs, axis=0) if pairs else unknown)
   entries = {}
   for name, values in taus.items():
-    entry, share = Tau(**told(values)), None
+    entry, share = told(values), None
     if entry.tau is not None and ceiling.tau is not None and ceiling.tau > 0:
       share = entry.tau / ceiling.tau
-    entries[name] = Predictor(**told(values), share=share)
+    entries[name] = Predictor(**entry.to_json(), share=share)
   against = _against_trivial(taus)
   return Agreement(
     count=count,
@@ -222,10 +217,10 @@ def _verdict(found: AgainstTrivial, group: str) -> str:
   )
 
 
-def table(result: RankCheck | None) -> Table | None:
+def table(result: RankCheck) -> Table:
   """Returns Kendall's tau of each predictor, as the file has it."""
   records = []
-  for name, group in ({} if result is None else result.groups).items():
+  for name, group in result.groups.items():
     for kind, found in ((_CEILING, group.ceiling), *group.predictors.items()):
       low, high = found.interval or (None, None)
       records.append(
@@ -248,14 +243,12 @@ def table(result: RankCheck | None) -> Table | None:
     ("interval (bootstrap)", tables.interval("tau", "+.2f")),
     ("share of the ceiling (%)", tables.percent("share", ".0f")),
   )
-  return tables.make("rank_check", "Does the supernet rank?", records, columns)
+  return Table("rank_check", "Does the supernet rank?", records, columns)
 
 
-def picture(
-  scores: RankScores | None, result: RankCheck | None
-) -> Picture | None:
+def picture(scores: RankScores, result: RankCheck | None) -> Picture | None:
   """Returns a dot per arch, the mean of its seeds, and a bar of their range."""
-  if scores is None or not len(scores.truths):
+  if not len(scores.truths):
     return None
 
   def draw() -> Figure:
@@ -304,10 +297,9 @@ def picture(
 
 def describe(result: RankCheck, folder: pathlib.Path) -> list[str]:
   """Returns what a terminal shows: the table, and what to think of it."""
-  shown = table(result)
-  return [
-    *(shown.to_lines() if shown else ()),
-    *(f"  {group.verdict}" for group in result.groups.values()),
-    "",
-    f"Files in {folder}: truths.csv, scores.csv, summary.json",
-  ]
+  return tables.describe(
+    folder,
+    "truths.csv, scores.csv, summary.json",
+    [table(result)],
+    (group.verdict for group in result.groups.values()),
+  )

@@ -98,6 +98,18 @@ class Scores:
     """Returns the rows of some sources."""
     return self.select(np.isin(self.source, sources))
 
+  def numbers(self) -> dict[str, Any]:
+    """Returns what artifacts tell of a group that has rows."""
+    return {
+      "count": len(self),
+      "mean_error": float(self.error.mean()),
+      "median_error": float(np.median(self.error)),
+      "min_error": float(self.error.min()),
+      "mean_loss": float(self.loss.mean()),
+      "mean_flops": float(self.flops.mean()),
+      "median_flops": float(np.median(self.flops)),
+    }
+
 
 def make_scores(
   search_space: SearchSpace,
@@ -110,6 +122,7 @@ def make_scores(
 ) -> Scores:
   """Makes a table of archs that were just scored, and fills in their cost."""
   depth, width = (np.asarray(x, np.int64) for x in (archs.depth, archs.width))
+  stages = search_space.num_stages
   given = {
     "depth": depth,
     "width": width,
@@ -117,14 +130,23 @@ def make_scores(
     "error": np.asarray(error, np.float64),
     "loss": np.asarray(loss, np.float64),
   }
-  _check_shapes(search_space, given)
+  shapes = dict.fromkeys(given, (len(depth),))
+  shapes |= dict.fromkeys(("depth", "width"), (len(depth), stages))
+  for name, field in given.items():
+    if field.shape != shapes[name]:
+      raise ValueError(
+        f"{len(depth)} archs of {stages} stages: {name} should have the shape "
+        f"{shapes[name]}; got {field.shape}"
+      )
   scores = Scores(
     source=np.full(len(depth), source),
     flops=cost.arch_macs(search_space, archs),
     params=cost.arch_params(search_space, archs),
     **given,
   )
-  _check(search_space, scores)
+  if problem := _find_problem(search_space, scores):
+    row, text = problem
+    raise ValueError(f"arch {row + 1} of {len(scores)}: {text}")
   return scores
 
 
@@ -159,8 +181,6 @@ def append_scores(
 
   The file is replaced at once. The numbers come back to the last bit.
   """
-  _check_shapes(search_space, vars(scores))
-  _check(search_space, scores)
   header = _encode([_columns(search_space.num_stages)])
   files.append_bytes(path, _encode(_to_rows(scores)), header)
 
@@ -218,21 +238,20 @@ def _decode_field(column: str, text: str) -> str | int | float:
 
 
 def _from_rows(rows: Sequence[Sequence[Any]], num_stages: int) -> Scores:
-  names = _columns(num_stages)
-  columns = list(zip(*rows, strict=True)) or [()] * len(names)
-  numbers = {
-    name: np.asarray(column, kind)
-    for (name, kind), column in zip(
-      _NUMBERS.items(), columns[-len(_NUMBERS) :], strict=True
-    )
-  }
-  archs = np.asarray(columns[2 : -len(_NUMBERS)], np.int64)
+  columns = len(_columns(num_stages))
+  table = np.asarray(rows, object).reshape(-1, columns)
+  archs = table[:, 2 : 2 + 2 * num_stages].astype(np.int64)
   return Scores(
-    source=np.asarray(columns[0], np.str_),
-    space=np.asarray(columns[1], np.int64),
-    depth=archs[:num_stages].T,
-    width=archs[num_stages:].T,
-    **numbers,
+    source=table[:, 0].astype(np.str_),
+    space=table[:, 1].astype(np.int64),
+    depth=archs[:, :num_stages],
+    width=archs[:, num_stages:],
+    **{
+      name: table[:, column].astype(kind)
+      for column, (name, kind) in enumerate(
+        _NUMBERS.items(), columns - len(_NUMBERS)
+      )
+    },
   )
 
 
@@ -246,25 +265,6 @@ def _to_rows(scores: Scores) -> Iterable[tuple]:
     *(getattr(scores, name).tolist() for name in _NUMBERS),
     strict=True,
   )
-
-
-def _check_shapes(search_space: SearchSpace, fields: dict) -> None:
-  """Raises ValueError unless the fields are those of as many archs."""
-  count, stages = len(fields["depth"]), search_space.num_stages
-  for name, field in fields.items():
-    shape = (count, stages) if name in ("depth", "width") else (count,)
-    if field.shape != shape:
-      raise ValueError(
-        f"{count} archs of {stages} stages: {name} should have the shape "
-        f"{shape}; got {field.shape}"
-      )
-
-
-def _check(search_space: SearchSpace, scores: Scores) -> None:
-  """Raises ValueError at the first row that is not of this search space."""
-  if problem := _find_problem(search_space, scores):
-    row, text = problem
-    raise ValueError(f"arch {row + 1} of {len(scores)}: {text}")
 
 
 def _find_problem(

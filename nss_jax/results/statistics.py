@@ -11,12 +11,14 @@ import moocore
 import numpy as np
 from scipy import optimize, stats
 
+# Of all intervals.
+CONFIDENCE = 0.95
 # Resamples that are held in memory at once.
 _CHUNK = 100
 
 
 def finite(value: float) -> float | None:
-  """Returns a plain number, or None for what is none."""
+  """Returns a plain number, or None if the value is not finite."""
   return float(value) if math.isfinite(value) else None
 
 
@@ -44,16 +46,16 @@ def error_of_mean(values: np.ndarray) -> float:
   return float(values.std() / math.sqrt(max(len(values) - 1, 1)))
 
 
-def quantiles(values: np.ndarray, confidence: float) -> list[float] | None:
+def quantiles(values: np.ndarray) -> list[float] | None:
   """Returns the interval of what was resampled; None where all are NaN."""
-  known, tails = values[np.isfinite(values)], (1 - confidence) / 2
+  known, tails = values[np.isfinite(values)], (1 - CONFIDENCE) / 2
   return np.quantile(known, (tails, 1 - tails)).tolist() if known.size else None
 
 
-def exact_interval(beaten: np.ndarray, confidence: float) -> list[float]:
+def exact_interval(beaten: np.ndarray) -> list[float]:
   """Returns the interval of Clopper and Pearson for the share of `[M]` bool."""
   test = stats.binomtest(int(beaten.sum()), len(beaten))
-  return [float(end) for end in test.proportion_ci(confidence)]
+  return [float(end) for end in test.proportion_ci(CONFIDENCE)]
 
 
 def bootstrap_shares(

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import itertools
+import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import rich.box
@@ -82,7 +84,10 @@ class Table(NamedTuple):
     ]
 
   def to_lines(self) -> list[str]:
-    """Returns the title and a line for each row, as a terminal shows them."""
+    """Returns the title and a line for each row, as a terminal shows them; a
+    table without rows is not shown."""
+    if not self.records:
+      return []
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     kept = [c for c in self.columns if not self.brief or c[0] in self.brief]
     for title, _ in kept:
@@ -95,19 +100,24 @@ class Table(NamedTuple):
     return ["", self.title, *(f" {x.rstrip()}" for x in lines if x.strip())]
 
 
-def make(
-  name: str,
-  title: str,
-  records: list[Record],
-  columns: Columns,
-  brief: Sequence[str] = (),
-) -> Table | None:
-  """Returns the table, or None where there are no records."""
-  return Table(name, title, records, columns, brief) if records else None
+def describe(
+  folder: pathlib.Path,
+  names: str,
+  shown: Iterable[Table],
+  sentences: Iterable[str] = (),
+) -> list[str]:
+  """Returns what a terminal shows of a result: its tables, what they say, and
+  the names of its files."""
+  return [
+    *itertools.chain.from_iterable(table.to_lines() for table in shown),
+    *(f"  {sentence.translate(_PLAIN)}" for sentence in sentences),
+    "",
+    f"Files in {folder}: {names}",
+  ]
 
 
 def words_of(key: str, words: Callable[[Any], str]) -> Cell:
-  """Returns a cell in words; so do all below, for one kind of value."""
+  """Returns a cell in words; those below are each for one kind of value."""
 
   def cell(record: Record) -> str:
     value = record[key]

@@ -1,25 +1,13 @@
 """All targets of a sweep: Tables 1, 2 and Figs. 3, 4, 9, 10; `sweep/`."""
 
 import pathlib
-import statistics
 from collections.abc import Sequence
-from typing import Annotated
 
 from matplotlib.figure import Figure
 
-from nss_jax.results import network_tables, plots, tables
+from nss_jax.results import fields, network_tables, plots, tables
 from nss_jax.results import scores as scores_lib
-from nss_jax.results.artifact import (
-  PERCENT,
-  WHOLE,
-  Artifact,
-  Kind,
-  MaybeNumber,
-  MaybePositive,
-  MaybeShare,
-  Positive,
-  Text,
-)
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.contents import Contents
 from nss_jax.results.elite_space import format_ranges
 from nss_jax.results.networks import SEARCHED
@@ -27,10 +15,6 @@ from nss_jax.results.plots import Picture
 from nss_jax.results.tables import NOT_RUN, Record, Table
 from nss_jax.spaces.text import format_macs
 
-_MaybeText = Annotated[
-  str | None, Kind(lambda x: x is None or isinstance(x, str), "a text or null")
-]
-_MaybeWhole = Annotated[int | None, WHOLE.or_null()]
 Sweep = Sequence[tuple[float, Contents]]
 
 
@@ -41,23 +25,23 @@ class Target(Artifact):
   and the mean over seeds of the networks that the nas phase has found.
   """
 
-  target_flops: Positive
-  depth: _MaybeText
-  width: _MaybeText
-  mean_flops: MaybePositive
-  deviation: MaybeNumber
-  elite_mean_error: MaybeShare
-  elite_min_error: MaybeShare
-  near_mean_error: MaybeShare
-  percentile: Annotated[float | None, PERCENT.or_null()]
-  elite_arch: _MaybeText
-  elite_flops: MaybePositive
-  elite_num_samples: _MaybeWhole
-  elite_test_error: MaybeShare
-  expanded_arch: _MaybeText
-  expanded_flops: MaybePositive
-  expanded_num_samples: _MaybeWhole
-  expanded_test_error: MaybeShare
+  target_flops: fields.Positive
+  depth: fields.MaybeText
+  width: fields.MaybeText
+  mean_flops: fields.MaybePositive
+  deviation: fields.MaybeNumber
+  elite_mean_error: fields.MaybeShare
+  elite_min_error: fields.MaybeShare
+  near_mean_error: fields.MaybeShare
+  percentile: fields.MaybePercent
+  elite_arch: fields.MaybeText
+  elite_flops: fields.MaybePositive
+  elite_num_samples: fields.MaybeWhole
+  elite_test_error: fields.MaybeShare
+  expanded_arch: fields.MaybeText
+  expanded_flops: fields.MaybePositive
+  expanded_num_samples: fields.MaybeWhole
+  expanded_test_error: fields.MaybeShare
 
 
 class SweepSummary(Artifact):
@@ -67,7 +51,7 @@ class SweepSummary(Artifact):
     targets: by the name of their folder.
   """
 
-  phases: list[Text]
+  phases: list[fields.Text]
   targets: dict[str, Target]
 
 
@@ -75,8 +59,7 @@ def summarize(
   names: Sequence[str], sweep: Sweep, phases: Sequence[str]
 ) -> SweepSummary:
   """Sums up targets, of which the names are given."""
-  shown = table(sweep)
-  records = shown.to_json() if shown else []
+  records = table(sweep).to_json()
   return SweepSummary(
     phases=list(phases),
     targets={x: Target(**r) for x, r in zip(names, records, strict=True)},
@@ -106,18 +89,13 @@ def _record(contents: Contents, target: float) -> Record:
   if others := against.get(scores_lib.RANDOM_SPACES):
     found["percentile"] = others.loss.percentile
   for name in SEARCHED:
-    for key in ("arch", "flops", "num_samples"):
-      found[f"{name}_{key}"] = getattr(
-        contents.networks.get(name), key, NOT_RUN
-      )
-    seeds = network_tables.trained_of(contents.networks, contents.trained, name)
-    errors = [one.test_error for one in seeds]
-    mean = statistics.fmean(errors) if errors else NOT_RUN
-    found[f"{name}_test_error"] = mean
+    record = network_tables.record(contents, "", target, name)
+    for key in ("arch", "flops", "num_samples", "test_error"):
+      found[f"{name}_{key}"] = record[key]
   return found
 
 
-def table(sweep: Sweep) -> Table | None:
+def table(sweep: Sweep) -> Table:
   """Returns a row per target."""
   columns = (
     ("target", tables.macs("target_flops")),
@@ -135,27 +113,23 @@ def table(sweep: Sweep) -> Table | None:
   records = [_record(contents, target) for target, contents in sweep]
   brief = [columns[i][0] for i in (0, 4, 5, 7, 9)]
   title = "Elite Spaces of all targets"
-  return tables.make("targets", title, records, columns, brief)
+  return Table("targets", title, records, columns, brief)
 
 
-def nas_table(sweep: Sweep, dataset: str) -> Table | None:
+def nas_table(sweep: Sweep, dataset: str) -> Table:
   """Returns the networks found for each target: the paper's Tables 1 and 2."""
   records = [
-    network_tables.record(
-      contents.networks, contents.trained, dataset, target, name
-    )
+    network_tables.record(contents, dataset, target, name)
     for target, contents in sweep
     for name in SEARCHED
     if name in contents.networks
   ]
-  if not records:
-    return None
   title = f"Networks of all targets on {dataset}"
   columns = (("target", tables.macs("target_flops")),)
   return network_tables.networks_table("targets_nas", title, records, columns)
 
 
-def picture(sweep: Sweep, *, columns: int = 3) -> Picture | None:
+def picture(sweep: Sweep) -> Picture | None:
   """Returns a Pareto panel for each target that has scores."""
   scored = [
     (x, c.scores["evaluate"]) for x, c in sweep if "evaluate" in c.scores
@@ -163,7 +137,7 @@ def picture(sweep: Sweep, *, columns: int = 3) -> Picture | None:
   scored = [(target, one) for target, one in scored if plots.has_front(one)]
   if not scored:
     return None
-  columns = min(columns, len(scored))
+  columns = min(3, len(scored))
   rows = -(-len(scored) // columns)
 
   def draw() -> Figure:

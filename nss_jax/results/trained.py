@@ -8,17 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nss_jax.errors import UserError
-from nss_jax.results import plots, statistics, tables
-from nss_jax.results.artifact import (
-  Artifact,
-  Count,
-  NonNegative,
-  Number,
-  Positive,
-  Share,
-  Text,
-  Whole,
-)
+from nss_jax.results import fields, plots, statistics, tables
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.networks import FOUND, SOURCES, check_arch
 from nss_jax.results.plots import Picture
 from nss_jax.results.tables import NOT_RUN, Record, Table
@@ -28,8 +19,8 @@ from nss_jax.spaces.search_space import SearchSpace
 class Line(Artifact):
   """A line of `metrics.jsonl`."""
 
-  train_loss: NonNegative
-  images_per_second: Positive
+  train_loss: fields.NonNegative
+  images_per_second: fields.Positive
 
 
 class Trained(Artifact):
@@ -42,22 +33,22 @@ class Trained(Artifact):
     seconds: from the log, so that what an interruption cost does not count.
   """
 
-  arch: Text
-  name: Text
-  depth: list[Count]
-  width: list[Count]
-  flops: Count
-  params: Count
-  seed: Whole
-  epochs: Count
-  start: Text
+  arch: fields.Text
+  name: fields.Text
+  depth: list[fields.Count]
+  width: list[fields.Count]
+  flops: fields.Count
+  params: fields.Count
+  seed: fields.Whole
+  epochs: fields.Count
+  start: fields.Text
   search_space: dict[str, Any]
-  mean: list[Number]
-  std: list[Positive]
-  test_error: Share
-  test_loss: NonNegative
-  train_loss: NonNegative
-  seconds: NonNegative
+  mean: list[fields.Number]
+  std: list[fields.Positive]
+  test_error: fields.Share
+  test_loss: fields.NonNegative
+  train_loss: fields.NonNegative
+  seconds: fields.NonNegative
 
   def check(self, search_space: SearchSpace | None) -> None:
     """Raises ValueError for what does not follow from the arch."""
@@ -117,11 +108,8 @@ def table(
     _record(name, trained.get(name, ()), found)
     for name in dict.fromkeys([*expected, *trained])
   ]
-  brief = [title for title, _ in columns[:8] if title not in _LONG]
+  brief = [columns[i][0] for i in (0, 1, 2, 4, 6, 7)]
   return Table("train", "Trained networks", records, columns, brief)
-
-
-_LONG = ("params", "epochs")
 
 
 def _record(
@@ -244,8 +232,4 @@ def describe(
   trained: Mapping[str, Sequence[Trained]], folder: pathlib.Path
 ) -> list[str]:
   """Returns what a terminal shows: test errors, mean over the seeds."""
-  return [
-    *table(trained).to_lines(),
-    "",
-    f"Files in {folder}: */seed_*/result.json",
-  ]
+  return tables.describe(folder, "*/seed_*/result.json", [table(trained)])

@@ -8,20 +8,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import numpy as np
-
-from nss_jax.results import statistics, tables
-from nss_jax.results.artifact import (
-  POSITIVE,
-  Artifact,
-  Count,
-  Number,
-  Positive,
-  Share,
-  Text,
-  Whole,
-  one_of,
-)
+from nss_jax.results import fields, statistics, tables
+from nss_jax.results.artifact import Artifact
 from nss_jax.results.scores import Scores
 from nss_jax.results.tables import Record, Table
 from nss_jax.spaces.text import format_macs
@@ -41,17 +29,18 @@ TRENDS = (TREND, OWN)
 IN_WINDOW, ANY_COST = "in_window", "any_cost"
 COSTS = (IN_WINDOW, ANY_COST)
 _SAME_COST = 0.02  # mean costs that differ by more are said to differ
-_Source = Annotated[str, one_of(*(f"{k}_{c}" for k in KINDS for c in COSTS))]
+_SOURCES = [f"{kind}_{cost}" for kind in KINDS for cost in COSTS]
+_Source = Annotated[str, fields.one_of(*_SOURCES)]
 
 
 class Population(Artifact):
   """Networks that were drawn in one way."""
 
-  count: Count
-  mean_error: Share
-  median_error: Share
-  min_error: Share
-  mean_flops: Positive
+  count: fields.Count
+  mean_error: fields.Share
+  median_error: fields.Share
+  min_error: fields.Share
+  mean_flops: fields.Positive
 
 
 class Compared(Artifact):
@@ -64,19 +53,19 @@ class Compared(Artifact):
       ties half.
   """
 
-  mean_difference: Number
-  pairs_won: Share
+  mean_difference: fields.Number
+  pairs_won: fields.Share
 
 
 class Matched(Artifact):
-  """The same over pairs of equal cost; there may be none, then nothing else."""
+  """The same over pairs of equal cost; without pairs the rest is not there."""
 
-  pairs: Whole
+  pairs: fields.Whole
   design_principles: Population | None = None
   elite_trend: Population | None = None
   own_trend: Population | None = None
-  mean_difference: Number | None = None
-  pairs_won: Share | None = None
+  mean_difference: fields.Number | None = None
+  pairs_won: fields.Share | None = None
 
 
 class OwnOrder(Artifact):
@@ -87,8 +76,8 @@ class OwnOrder(Artifact):
     note: why it is no population of its own; empty if it is one.
   """
 
-  stages: list[Whole] | None
-  note: Text
+  stages: list[fields.Whole] | None
+  note: fields.Text
 
 
 class Principles(Artifact):
@@ -99,12 +88,12 @@ class Principles(Artifact):
     missing: why some populations could not be drawn.
   """
 
-  window: Annotated[list[float], POSITIVE.pair()]
+  window: Annotated[list[float], fields.POSITIVE.pair()]
   own_order: OwnOrder
-  missing: dict[_Source, Text]
+  missing: dict[_Source, fields.Text]
   groups: dict[_Source, Population]
   against_principles: dict[_Source, Compared]
-  matched: dict[Annotated[str, one_of(*TRENDS)], Matched]
+  matched: dict[Annotated[str, fields.one_of(*TRENDS)], Matched]
 
   def check(self, search_space: object) -> None:
     """Raises ValueError where a group or a number of pairs is missing."""
@@ -142,13 +131,14 @@ def summarize(
       matched[kind] = Matched(pairs=0)
       if len(group):
         found: dict[str, Any] = _compare(group, reference).to_json()
-        found |= {PRINCIPLES: _describe(reference), kind: _describe(group)}
+        for name, one in ((PRINCIPLES, reference), (kind, group)):
+          found[name] = Population(**one.numbers())
         matched[kind] = Matched(pairs=len(group), **found)
   return Principles(
     window=list(window),
     own_order=own_order,
     missing=missing,
-    groups={name: _describe(table.group(name)) for name in names},
+    groups={x: Population(**table.group(x).numbers()) for x in names},
     against_principles=against,
     matched=matched,
   )
@@ -170,20 +160,8 @@ def _compare(group: Scores, reference: Scores) -> Compared:
   )
 
 
-def _describe(group: Scores) -> Population:
-  return Population(
-    count=len(group),
-    mean_error=float(group.error.mean()),
-    median_error=float(np.median(group.error)),
-    min_error=float(group.error.min()),
-    mean_flops=float(group.flops.mean()),
-  )
-
-
-def table(result: Principles | None) -> Table | None:
+def table(result: Principles) -> Table:
   """Returns every population, and the pairs of equal cost."""
-  if result is None:
-    return None
   records = []
   for cost in COSTS:
     for kind in KINDS:
@@ -215,7 +193,7 @@ def table(result: Principles | None) -> Table | None:
   )
   title = "Design principles against the trend of Elite Spaces"
   brief = [c[0] for c in columns if "from" not in c[0] and "best" not in c[0]]
-  return tables.make("principles", title, records, columns, brief)
+  return Table("principles", title, records, columns, brief)
 
 
 def _record(
@@ -277,10 +255,5 @@ def _relative_cost(groups: dict[str, Population], trend: str, cost: str) -> str:
 
 def describe(result: Principles, folder: pathlib.Path) -> list[str]:
   """Returns what a terminal shows: the table, and what it says."""
-  shown = table(result)
-  return [
-    *(shown.to_lines() if shown else ()),
-    *(f"  {line}" for line in sentences(result)),
-    "",
-    f"Files in {folder}: scores.csv, summary.json, edf.png",
-  ]
+  names = "scores.csv, summary.json, edf.png"
+  return tables.describe(folder, names, [table(result)], sentences(result))

@@ -1,6 +1,5 @@
 """The numbers of `summary.json`, computed by hand or by brute force."""
 
-import itertools
 import json
 import math
 
@@ -127,15 +126,6 @@ def test_regret_error_counts_archs_and_images():
   assert {0} in seen and {1} not in seen  # the best of the others
 
 
-def test_equal_space_does_not_beat_the_elite():
-  found = compare(
-    table("elite", [0.25, 0.25]),
-    spaces("random_spaces", [0.25, 0.125, 0.5, 0.5]),
-    num_resamples=10,
-  )
-  assert found["error"]["percentile"] == 25.0
-
-
 def test_bootstrap_of_spaces_without_noise_is_binomial():
   """Archs of a space all alike: only the spaces are drawn anew."""
   means = [0.1] * 30 + [0.5] * 70
@@ -189,12 +179,10 @@ def test_bootstrap_interval_holds_the_truth():
   truth, covered, repeats = 15.87, 0, 60
   for seed in range(repeats):
     rng = np.random.default_rng(seed)
-    means = 0.5 + 0.05 * rng.standard_normal(64)
-    others = spaces("random_spaces", means, count=16, noise=0.05, seed=seed)
-    noise = 0.05 * rng.standard_normal(200)
-    found = compare(
-      table("elite", 0.45 + noise), others, num_resamples=300, seed=seed
-    )["error"]
+    means = 0.5 + 0.05 * rng.standard_normal(48)
+    others = spaces("random_spaces", means, count=8, noise=0.03, seed=seed)
+    elite = table("elite", 0.45 + 0.05 * rng.standard_normal(200))
+    found = compare(elite, others, num_resamples=200, seed=seed)["error"]
     low, high = found["bootstrap_interval"]
     assert low <= found["percentile"] <= high
     covered += low <= truth <= high
@@ -204,8 +192,8 @@ def test_bootstrap_interval_holds_the_truth():
 
 def test_intervals_are_not_empty_where_no_space_wins():
   found = compare(
-    table("elite", [0.1] * 9),
-    spaces("random_spaces", [0.5] * 64),
+    table("elite", [0.125] * 9),
+    spaces("random_spaces", [0.125, *[0.5] * 63]),  # an equal one wins not
     num_resamples=100,
   )["error"]
   assert found["percentile"] == 0.0
@@ -213,15 +201,6 @@ def test_intervals_are_not_empty_where_no_space_wins():
   # The rule of three: 1 - (0.025)^(1/64).
   high = 100 * (1 - 0.025 ** (1 / 64))
   assert found["exact_interval"] == pytest.approx([0, high])
-
-
-def test_seed_gives_the_same_numbers_and_another_does_not():
-  others = spaces("random_spaces", np.linspace(0.2, 0.9, 40), noise=0.05)
-  elite = table("elite", np.linspace(0.2, 0.7, 9))
-  first, again, other = (
-    compare(elite, others, num_resamples=150, seed=seed) for seed in (1, 1, 2)
-  )
-  assert first == again != other
 
 
 def full_table():
@@ -286,7 +265,12 @@ def test_summary_puts_it_together():
 
 @pytest.mark.parametrize(
   "present",
-  [names for n in (0, 1, 2) for names in itertools.combinations(GROUPS, n)],
+  [
+    (),
+    ("elite",),
+    ("random_spaces", "oracle"),
+    ("elite", "hard_random_spaces", "hand_made", "oracle"),
+  ],
 )
 def test_missing_groups_are_left_out(present):
   scores = full_table()

@@ -20,13 +20,20 @@ from written import CHOSEN, CONTROL, ELITE, EXPANDED, TARGET
 from nss_jax.errors import UserError
 from nss_jax.phases import pipeline, report
 from nss_jax.phases import workdir as workdirs
-from nss_jax.results import page as pages
+from nss_jax.results import overview
 from nss_jax.results import trained as trained_lib
-from nss_jax.results.contents import read_contents
+from nss_jax.results.contents import is_empty, read_contents
 from nss_jax.results.network_tables import paper_row, read_paper
 from nss_jax.results.networks import Network
 
-HOSTILE = "</td><script>alert(1)</script>\n\a<b>\"$x$ & 'y'|"
+# A name of a folder and of a network, so it has no "/".
+HOSTILE = "<td><script>alert(1)<script>\n\a<b>\"$x$ & 'y'|"
+PHASES = {"search", "evaluate", "rank_check", "nas", "train"}
+ELITE_SPACE, EVALUATED = "search/elite_space.json", "evaluate/summary.json"
+RANKED, ORDERED = "rank_check/summary.json", "principles/summary.json"
+LARGER, SWEPT = "complexity/summary.json", "sweep/0.16mf/config.json"
+NAS = "nas/elite/architecture.json"
+TRAIN = "train/elite/seed_0/result.json"
 EXPERIMENTS = {"principles", "complexity", "sweep"}
 PICTURES = (
   *("elite_space", "trajectory", "pareto", "spaces", "trained", "rank_check"),
@@ -75,14 +82,49 @@ def copied(job, finished, tmp_path):
   return dataclasses.replace(job, workdir=workdir)
 
 
-@pytest.fixture
-def light(copied):
-  """The same without what takes longest to draw."""
-  (copied.workdir / "search" / "metrics.jsonl").unlink()
-  (copied.workdir / "evaluate" / "scores.csv").unlink()
-  for name in EXPERIMENTS:
-    shutil.rmtree(copied.workdir / name)
-  return copied
+def without(job, *names):
+  """Takes files and folders out of a workdir."""
+  for name in names:
+    path = job.workdir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture(scope="module")
+def changed(job, finished, tmp_path_factory):
+  """The job of a copy with a report, of files that others have changed, and of
+  what has not ended."""
+  workdir = tmp_path_factory.mktemp("changed") / "run"
+  shutil.copytree(finished, workdir)
+  fields = {
+    "data.source": "cifar10_binary",
+    "objective.target_flops": 600e6,
+    "data.path": HOSTILE,
+    "data.name": HOSTILE,
+    "name": HOSTILE,
+  }
+  done = job.vary(
+    fields,
+    workdir=workdir,
+    search_space=job.search_space,
+    config_flags=(f"--config.data.path={HOSTILE}",),
+  )
+  without(done, "search/metrics.jsonl", "evaluate/scores.csv")
+  without(done, "nas/expanded", "train/elite")
+  for name in ("rank_check", *EXPERIMENTS):
+    without(done, f"{name}/summary.json")
+  # Networks of another arch, and of a name that nobody has given them.
+  for name, text in (("elite", EXPANDED), (HOSTILE, ELITE)):
+    one = written.trained(job.search_space, text, name, 0, test_error=0.5)
+    one.write(written.made(workdir / "train" / name / "seed_0" / "result.json"))
+  path = workdir / "nas" / "elite" / "architecture.json"
+  fields = Network.read(path).to_json()
+  del fields["runs"], fields["learning_rate"]
+  Network(**fields, method="evaluator").write(path)
+  path = workdir / "rank_check" / "truths.csv"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(lines[:40]))  # a seed of one group is not whole
+  report.run(done)
+  return done
 
 
 def page(job):
@@ -165,162 +207,131 @@ def test_page_is_whole_and_needs_nothing_else(reported):
   assert "not run" in "".join(checker.texts)  # expanded_uniform has no weights
 
 
-def test_same_files_same_report(copied, reported):
-  report.run(copied)
-  folders = [job.workdir / "report" for job in (copied, reported)]
-  for path in folders[0].iterdir():
-    first, second = (folder / path.name for folder in folders)
-    if path.name != "index.html":  # it names the workdir
-      assert first.read_bytes() == second.read_bytes(), path.name
+def assert_same(row, found):
+  """The fields of a row that a file has too are the file's."""
+  shared = [key for key in row if key in found]
+  assert len(shared) >= 3
+  for key in shared:
+    value = "-" if found[key] is None else str(found[key])
+    assert row[key] == value, (row, key)
 
 
-def test_numbers_of_nas_are_those_of_the_files(reported):
+def test_numbers_of_networks_are_those_of_the_files(reported):
   trained = read_contents(reported.workdir, reported.search_space).trained
   table = {row["source"]: row for row in rows(reported, "nas")}
   controls = read(reported, "nas", "controls", "architecture.json")
   for name, row in table.items():
-    found = controls.get(name) or read(
-      reported, "nas", name, "architecture.json"
-    )
-    for key in ("arch", "flops", "params", "deviation", "num_samples"):
-      assert row[key] == str(found[key]), (name, key)
+    file = ("nas", name, "architecture.json")
+    assert_same(row, controls.get(name) or read(reported, *file))
     errors = [one.test_error for one in trained.get(name, [])]
     expected = str(statistics.fmean(errors)) if errors else "not run"
     assert row["test_error"] == expected
     assert row["paper_flops"] == "-"
-  # No columns for what the paper has not done.
-  assert "paper: " not in page(reported)
-  assert "and the paper's" not in page(reported)
   assert table["expanded"]["num_samples_mean"] == "119.0"
   assert table["expanded_uniform"]["num_samples_low"] == "90.5"
   assert table["elite"]["num_samples_mean"] == "-"
   noise = statistics.stdev(r.test_error for r in trained["elite"]) / 3**0.5
   assert table["elite"]["test_error_standard_error"] == str(noise)
   assert "regnet" not in table  # the rule may give none
-  text = page(reported)
-  assert f"How it was chosen: {CHOSEN}." in text
-
-
-def test_no_network_is_missed_that_the_evaluator_does_not_search(light):
-  path = light.workdir / "nas" / "elite" / "architecture.json"
-  fields = Network.read(path).to_json()
-  del fields["runs"], fields["learning_rate"]
-  Network(**fields, method="evaluator").write(path)
-  shutil.rmtree(light.workdir / "nas" / "expanded")
-  report.run(light)
-  found = [row["source"] for row in rows(light, "nas")]
-  assert found == ["elite", "elite_uniform", "expanded_uniform", "handmade"]
-  assert (
-    "Not all of it has run. This makes it:"
-    not in page(light)
-    .replace("\n", " ")
-    .partition('id="trained"')[0]
-    .partition('id="nas"')[2]
-  )
-
-
-def test_the_race_is_shown(reported):
   first, second = rows(reported, "race")
   assert (first["arch"], first["rounds"]) == (ELITE, "2")
   assert (first["mean_error"], first["errors"]) == ("0.1875", "25.00, 12.50")
   assert (second["arch"], second["mean_error"]) == (CONTROL, "0.5")
-  assert "25.00, 12.50" in Checker(page(reported)).texts
-
-
-def test_differences_to_the_network_found(reported):
-  trained = read_contents(reported.workdir, reported.search_space).trained
-  table = {row["name"]: row for row in rows(reported, "train")}
-  means = {
-    name: statistics.fmean(r.test_error for r in seeds)
-    for name, seeds in trained.items()
-  }
-  assert table["elite"]["above_found"] == "-"
-  for name in ("elite_uniform", "expanded"):
-    difference = means[name] - means["elite"]
-    assert float(table[name]["above_found"]) == pytest.approx(difference)
-    assert table[name]["above_found_standard_error"] == "-"  # of one seed
-    assert f"{100 * difference:+.2f}" in Checker(page(reported)).texts
-
-
-def test_the_choice_is_shown_with_how_sure_it_is(reported):
-  folder = reported.workdir / "report"
-  tables = json.loads((folder / "report.json").read_text())["tables"]
-  assert [row["loss"] for row in tables["choice"]] == [0.5, 0.5]
-  assert [row["which"] for row in tables["candidates"]] == [
-    *("draw 1", "draw 2", "draw 3"),
-    "most probable",
-  ]
-  chances = [row["probability"] for row in tables["candidates"]]
-  assert chances == [0.25, 0.25, 0.25, 0.5]
-  text = page(reported)
-  assert "Warning: a stage is &lt;narrow&gt;." in text
-  # The mode of this file is the same space: which one is more probable?
-  assert "gives it a probability 0.25, the most probable space" in text
-
-
-def test_networks_of_all_targets(reported):
-  # After what was found, as this run has a search of its own.
-  assert re.findall("<h2>(.*?)</h2>", page(reported))[-2] == "Targets"
   found = rows(reported, "targets_nas")
   assert [row["arch"] for row in found] == [ELITE, EXPANDED]
   assert {float(row["target_flops"]) for row in found} == {TARGET}
 
 
-def test_numbers_of_evaluation_are_those_of_the_files(reported):
-  result = read(reported, "evaluate", "summary.json")
+def test_numbers_of_scores_are_those_of_the_files(reported):
+  found = read(reported, "evaluate", "summary.json")
   for row in rows(reported, "groups"):
-    for key, value in result["groups"][row["group"]].items():
-      assert row[key] == str(value)
+    assert_same(row, found["groups"][row["group"]])
   for row in rows(reported, "spaces"):
-    found = result["elite_against"][row["against"]][row["measure"]]
-    for key in ("elite", "best", "regret"):
-      assert row[key] == str(found[key])
-    assert row["percentile"] == str(found.get("percentile", "-"))
-  found = result["elite_against"]["random_spaces"]["loss"]["percentile"]
-  assert f"{found:.3g} % of 4 random spaces" in page(reported)
+    against = found["elite_against"][row["against"]]
+    assert_same(row, {"percentile": None, **against[row["measure"]]})
+  found, table = read(reported, RANKED), rows(reported, "rank_check")
+  assert len(table) == 2 * 8  # seven predictors and the ceiling
+  for row in table:
+    told = found[row["archs"]]
+    number = {"ceiling": told["ceiling"], **told["predictors"]}
+    number = number[row["predictor"]]
+    low, high = number["interval"]
+    count = {"count": told["count"], "tau_low": low, "tau_high": high}
+    assert_same(row, {"share": None, **number, **count})
+
+
+def test_numbers_of_experiments_are_those_of_the_files(reported):
+  found, table = read(reported, ORDERED), rows(reported, "principles")
+  # Three kinds at two costs, one missing, and two pairs of populations.
+  assert len(table) == 3 * 2 + 1 + 2 * 2
+  for row in table[:7]:
+    source = f"{row['kind']}_{row['cost']}"
+    if source in found["missing"]:
+      assert row["count"] == "-"
+    else:
+      against = found["against_principles"].get(source, {})
+      assert_same(row, {**found["groups"][source], **against})
+  found = read(reported, LARGER)
+  for row in rows(reported, "complexity"):
+    assert_same(row, {**found["spaces"], "elite": found["elite"]}[row["space"]])
+  table = rows(reported, "targets")
+  assert [float(row["target_flops"]) for row in table] == [TARGET / 2, TARGET]
+  assert {row["elite_mean_error"] for row in table} == {"not run"}
 
 
 def test_numbers_of_the_page_are_those_of_the_tables(reported):
   texts = Checker(page(reported)).texts
   markdown = (reported.workdir / "report" / "tables.md").read_text()
-  for record in read(reported, "report", "report.json")["tables"]["train"]:
-    if record["test_error"] is None:
-      continue
-    error = f"{100 * record['test_error']:.2f}"
-    if record["test_error_standard_error"] is not None:
-      error += f" ± {100 * record['test_error_standard_error']:.2f}"
-    for cell in (record["arch"], error, f"{record['params']:,}"):
-      assert cell in texts
-      assert f"| {cell} |" in markdown
+  tables = read(reported, "report", "report.json")["tables"]
+  cells = ["25.00, 12.50"]  # of the race
+  for record in tables["train"]:
+    if record["test_error"] is not None:
+      error = f"{100 * record['test_error']:.2f}"
+      if record["test_error_standard_error"] is not None:
+        error += f" ± {100 * record['test_error_standard_error']:.2f}"
+      cells += [record["arch"], error, f"{record['params']:,}"]
+    if record["above_found"] is not None:
+      cells.append(f"{100 * record['above_found']:+.2f}")
+  for record in tables["rank_check"]:
+    tau = record["tau"]
+    cells.append("undefined" if tau is None else f"{tau:+.2f}")
+  for cell in cells:
+    assert cell in texts
+    assert f"| {cell} |" in markdown
 
 
-def test_numbers_of_the_rank_check_are_those_of_the_file(reported):
-  result = read(reported, "rank_check", "summary.json")
-  found = {
-    (r["archs"], r["predictor"]): r for r in rows(reported, "rank_check")
-  }
-  assert len(found) == 2 * 8  # seven predictors and the ceiling
-  texts = Checker(page(reported)).texts
-  for (group, kind), row in found.items():
-    told = result[group]
-    number = told["ceiling"] if kind == "ceiling" else told["predictors"][kind]
-    assert row["tau"] == ("-" if number["tau"] is None else str(number["tau"]))
-    assert row["tau_low"] == str(number["interval"][0])
-    assert row["share"] == str(number.get("share", "-"))
-    assert row["count"] == str(told["count"])
-    assert number["tau"] is None or f"{number['tau']:+.2f}" in texts
-  for told in result.values():
+def test_words_of_the_page(reported):
+  text, texts = page(reported), Checker(page(reported)).texts
+  # Targets after what was found, as this run has a search of its own.
+  assert re.findall("<h2>(.*?)</h2>", text)[-2] == "Targets"
+  assert f"How it was chosen: {CHOSEN}." in text
+  # No columns for what the paper has not done.
+  assert "paper: " not in text and "and the paper's" not in text
+  found = read(reported, EVALUATED)["elite_against"]["random_spaces"]["loss"]
+  assert f"{found['percentile']:.3g} % of 4 random spaces" in text
+  for told in read(reported, RANKED).values():
     assert told["verdict"] in texts
+  assert "Not drawn: regnet in window: only 0 of 20 archs." in text
+  assert "searched for another target, 0.32 MF" in text
+  assert "Warning: a stage is &lt;narrow&gt;." in text
+  # The mode of this file is the same space: which one is more probable?
+  assert "gives it a probability 0.25, the most probable space" in text
 
 
-def test_rank_check_that_has_not_ended(light):
-  (light.workdir / "rank_check" / "summary.json").unlink()
-  path = light.workdir / "rank_check" / "truths.csv"
-  lines = path.read_text().splitlines(keepends=True)
-  path.write_text("".join(lines[:40]))  # a seed of one group is not whole
-  report.run(light)
-  assert "Not ended: 39 trainings alone so far, of 30 archs." in page(light)
-  assert (light.workdir / "report" / "rank_check.png").exists()
+def test_the_choice_and_the_draws_are_shown(reported):
+  tables = read(reported, "report", "report.json")["tables"]
+  assert [row["loss"] for row in tables["choice"]] == [0.5, 0.5]
+  names = ["draw 1", "draw 2", "draw 3", "most probable"]
+  assert [row["which"] for row in tables["candidates"]] == names
+  chances = [row["probability"] for row in tables["candidates"]]
+  assert chances == [0.25, 0.25, 0.25, 0.5]
+
+
+def test_no_network_is_missed_that_the_evaluator_does_not_search(changed):
+  found = [row["source"] for row in rows(changed, "nas")]
+  assert found == ["elite", "elite_uniform", "expanded_uniform", "handmade"]
+  section = page(changed).partition('id="nas"')[2].partition("</section>")[0]
+  assert "Not all of it has run." not in section
 
 
 def test_rows_of_the_paper():
@@ -337,85 +348,53 @@ def test_rows_of_the_paper():
   assert len(read_paper()["table2"]) == 48
 
 
-def test_paper_beside_what_was_measured(light):
-  fields = {"data.source": "cifar10_binary", "objective.target_flops": 600e6}
-  report.run(light.vary(fields, search_space=light.search_space))
-  elite, control, expanded, *_ = rows(light, "nas")
+def test_paper_beside_what_was_measured(changed):
+  elite, control, *_ = rows(changed, "nas")
   assert (elite["paper_error_percent"], elite["dataset"]) == ("4.57", "cifar10")
-  assert expanded["paper_num_samples"] == "117"
   assert control["paper_flops"] == "-"
-  assert "swapped" in page(light)
-  assert any(
-    "on cifar10, and the paper's" in x for x in Checker(page(light)).texts
-  )
-  assert (
-    "| paper: error (%) |"
-    in (light.workdir / "report" / "tables.md").read_text()
-  )
+  assert "swapped" in page(changed)
+  assert "on cifar10, and the paper's" in page(changed).replace("&#39;", "'")
+  markdown = (changed.workdir / "report" / "tables.md").read_text()
+  assert "| paper: error (%) |" in markdown
 
 
-def test_text_of_files_is_escaped(light):
-  name = HOSTILE.replace("/", "")
-  fields = {"data.path": HOSTILE, "data.name": HOSTILE, "name": name}
-  one = written.trained(light.search_space, ELITE, name, 0, test_error=0.5)
-  path = light.workdir / "train" / name / "seed_0" / "result.json"
-  one.write(written.made(path))
-  flags = (f"--config.data.path={HOSTILE}",)
-  report.run(light.vary(fields, config_flags=flags))
-  text = page(light)
-  assert "<b>" not in text and "alert(1)</script>" not in text
-  assert any(name in part for part in Checker(text).texts)
-  markdown = (light.workdir / "report" / "tables.md").read_text()
+def test_text_of_files_is_escaped(changed):
+  text = page(changed)
+  assert "<b>" not in text and "<script" not in text
+  assert any(HOSTILE in part for part in Checker(text).texts)
+  markdown = (changed.workdir / "report" / "tables.md").read_text()
   assert "\\|" in markdown
   assert "<b>" not in markdown and "<script>" not in markdown
+
+
+def test_weights_of_another_arch_are_not_shown(changed):
+  assert rows(changed, "nas")[0]["test_error"] == "not run"
+  assert f"train/elite holds {EXPANDED}" in page(changed)
 
 
 # What may be missing.
 
 
 @pytest.mark.parametrize(
-  ("kept", "drawn", "missing"),
+  ("kept", "drawn", "whole"),
   [
-    (
-      "search/metrics.jsonl",
-      {"trajectory"},
-      {"search", "evaluate", "rank_check", "nas", "train"},
-    ),
-    (
-      "search/elite_space.json",
-      {"elite_space"},
-      {"evaluate", "rank_check", "nas", "train"},
-    ),
-    (
-      "evaluate/scores.csv",
-      {"pareto", "spaces"},
-      {"search", "evaluate", "rank_check", "nas", "train"},
-    ),
-    (
-      "nas/elite/architecture.json",
-      set(),
-      {"search", "evaluate", "rank_check", "train"},
-    ),
-    (
-      "train/elite/seed_1/result.json",
-      {"trained"},
-      {"search", "evaluate", "rank_check", "nas"},
-    ),
-    (
-      "rank_check/scores.csv",
-      set(),
-      {"search", "evaluate", "rank_check", "nas", "train"},
-    ),
+    ("search/metrics.jsonl", {"trajectory"}, set()),
+    ("search/elite_space.json", {"elite_space"}, {"search"}),
+    ("evaluate/scores.csv", {"pareto", "spaces"}, set()),
+    ("nas/elite/architecture.json", set(), {"nas"}),
+    ("train/elite/seed_1/result.json", {"trained"}, {"train"}),
+    ("rank_check/scores.csv", set(), set()),
   ],
 )
-def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
+def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, whole):
   workdir = tmp_path / "run"
-  (workdir / kept).parent.mkdir(parents=True)
-  shutil.copy(finished / kept, workdir / kept)
+  shutil.copy(finished / kept, written.made(workdir / kept))
   alone = dataclasses.replace(job, workdir=workdir)
   result = report.run(alone)
-  missing = missing | (EXPERIMENTS - {"sweep"})
+  # A sweep is missed only where there are targets.
+  missing = (PHASES | EXPERIMENTS) - whole - {"sweep"}
   assert set(result["not_run"]) == missing
+  assert "<h2>Targets</h2>" not in page(alone)
   checker = Checker(page(alone))
   assert len(pictures(checker)) == len(drawn)
   folder = workdir / "report"
@@ -424,27 +403,71 @@ def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, missing):
     assert any(text.endswith(f"--phases={phase}") for text in checker.texts)
   lines = report.report(result, alone)
   assert any("not run yet" in line for line in lines)
+  if kept.startswith("nas"):
+    swept = alone.vary({"sweep.targets": (TARGET,)})
+    assert "sweep" in report.run(swept)["not_run"]
+    assert "--phases=sweep</pre>" in page(swept)
 
 
-def test_searched_anew_is_reported_anew(light):
-  """The report always runs; what is gone leaves no picture behind."""
-  report.run(light)
-  shutil.rmtree(light.workdir / "train")
-  (light.workdir / "report" / "mine.txt").write_text("stays")
-  assert pipeline.run(light.config, light.workdir, ["report"]) == 0
-  names = {path.name for path in (light.workdir / "report").iterdir()}
-  assert "trained.png" not in names and {"rank_check.png", "mine.txt"} <= names
-  assert rows(light, "nas")[0]["test_error"] == "not run"
+def test_what_has_not_ended_says_so(changed):
+  missing = set(read(changed, "report", "report.json")["not_run"])
+  assert missing >= {"rank_check", *EXPERIMENTS}
+  text, folder = page(changed), changed.workdir / "report"
+  assert "Not ended: 39 trainings alone so far, of 30 archs." in text
+  assert "Not ended: 120 archs are scored so far." in text
+  assert "Not ended: 80 archs are scored so far." in text
+  assert "Not ended: 2 targets have begun." in text
+  for name in EXPERIMENTS:
+    assert f"--phases={name}</pre>" in text
+  # What is scored is drawn.
+  names = {path.stem for path in folder.glob("*.png")}
+  assert names >= {"rank_check", "principles", "complexity", "targets"}
+  assert not (folder / "table_complexity.csv").exists()
+  # First, where no search of this run is on its way.
+  titles = re.findall("<h2>(.*?)</h2>", text)
+  assert titles[:2] == ["Targets", "What was found"]
 
 
-def test_weights_of_another_arch_are_not_shown(light):
-  shutil.rmtree(light.workdir / "train" / "elite")
-  path = light.workdir / "train" / "elite" / "seed_0" / "result.json"
-  parts = light.search_space, EXPANDED, "elite", 0
-  written.trained(*parts, test_error=0.5).write(written.made(path))
-  report.run(light)
-  assert rows(light, "nas")[0]["test_error"] == "not run"
-  assert f"train/elite holds {EXPANDED}" in page(light)
+def test_a_ring_of_links_ends(copied):
+  folder = copied.workdir / "sweep" / "0.16mf"
+  (folder / "sweep").mkdir()
+  (folder / "sweep" / "again").symlink_to(folder)
+  results = read_contents(copied.workdir, copied.search_space)
+  assert [target for target, _ in results.sweep] == [TARGET / 2, TARGET]
+  assert results.sweep[1][1].sweep == []
+  assert not is_empty(copied.workdir)
+
+
+def test_a_report_is_replaced_whole_or_not_at_all(
+  copied, reported, monkeypatch
+):
+  # Without what takes longest to draw.
+  without(copied, "search/metrics.jsonl", "evaluate/scores.csv", *EXPERIMENTS)
+  report.run(copied)
+  folder = copied.workdir / "report"
+  # Equal results, equal bytes.
+  for name in ("elite_space", "rank_check", "trained"):
+    for path in (f"{name}.png", f"{name}.svg", "table_nas.csv"):
+      other = reported.workdir / "report" / path
+      assert (folder / path).read_bytes() == other.read_bytes()
+  # It always runs; what is gone leaves no picture behind.
+  without(copied, "train")
+  (folder / "mine.txt").write_text("stays")
+  assert pipeline.run(copied.config, copied.workdir, ["report"]) == 0
+  before = {path.name: path.read_bytes() for path in folder.iterdir()}
+  assert "trained.png" not in before
+  assert {"rank_check.png", "mine.txt"} <= before.keys()
+  assert rows(copied, "nas")[0]["test_error"] == "not run"
+  without(copied, "nas")
+
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(overview, "numbers", fail)
+  with pytest.raises(OSError, match="No space"):
+    report.run(copied)
+  after = {path.name: path.read_bytes() for path in folder.iterdir()}
+  assert after == before
 
 
 def test_nothing_to_report(job, tmp_path):
@@ -464,34 +487,22 @@ def test_nothing_to_report(job, tmp_path):
 
 # What may be wrong.
 
-NAS = "nas/elite/architecture.json"
-TRAIN = "train/elite/seed_0/result.json"
 WRONG = [
-  ("search/elite_space.json", ["mean_flops"], "many", "mean_flops: expected"),
-  ("search/elite_space.json", ["deviation"], ..., "deviation: this field"),
-  ("search/elite_space.json", ["candidates"], {}, "candidates: expected a"),
-  ("search/elite_space.json", ["candidates", 0], 1, r"candidates\[0\]: exp"),
-  ("search/elite_space.json", ["space", "depth", 0], [9, 9], "is not a bin"),
-  ("evaluate/summary.json", ["groups", "elite", "count"], 1.5, "a whole"),
-  ("evaluate/summary.json", ["groups"], ..., "groups: this field"),
-  ("evaluate/summary.json", ["groups", "<b>"], {}, "groups: expected one of"),
-  ("evaluate/summary.json", ["bootstrap"], None, "bootstrap: expected an"),
-  ("rank_check/summary.json", ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
-  ("rank_check/summary.json", ["spread", "predictors", "x"], {}, "one of err"),
-  ("rank_check/summary.json", ["extra"], {}, "expected one of spread"),
-  ("rank_check/summary.json", ["spread", "predictors"], {}, "error: this fi"),
+  (ELITE_SPACE, ["mean_flops"], "many", "mean_flops: expected"),
+  (ELITE_SPACE, ["candidates"], {}, "candidates: expected a"),
+  (ELITE_SPACE, ["candidates", 0], 1, r"candidates\[0\]: exp"),
+  (ELITE_SPACE, ["space", "depth", 0], [9, 9], "is not a bin"),
+  (EVALUATED, ["groups", "elite", "count"], 1.5, "a whole"),
+  (EVALUATED, ["groups", "<b>"], {}, "groups: expected one of"),
+  (EVALUATED, ["bootstrap"], None, "bootstrap: expected an"),
+  (RANKED, ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
+  (RANKED, ["spread", "predictors", "x"], {}, "one of err"),
+  (RANKED, ["spread", "predictors"], {}, "error: this fi"),
   *(
-    (
-      "evaluate/summary.json",
-      ["elite_against", "random_spaces", measure, name],
-      ...,
-      f"{measure}.{name}: this field is missing",
-    )
-    for measure in ("loss", "error")
-    for name in ("percentile", "bootstrap_interval", "exact_interval")
+    (EVALUATED, ["elite_against", "random_spaces", "loss", x], ..., "loss." + x)
+    for x in ("percentile", "bootstrap_interval", "exact_interval")
   ),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
-  (NAS, ["arch"], "d1_w1", "arch: "),
   (NAS, ["arch"], "resnet", "not an arch"),
   (NAS, ["depth"], [1, 2], "depth: "),
   (NAS, ["num_samples"], True, "num_samples: expected"),
@@ -505,7 +516,13 @@ WRONG = [
   (TRAIN, ["test_error"], 1.2, "test_error: expected a number from 0 to 1"),
   (TRAIN, ["name"], "other", "name: expected elite as its folder"),
   (TRAIN, ["seed"], 5, "seed: expected 0 as its folder"),
-  (TRAIN, ["epochs"], [], "epochs: expected a whole number"),
+  (ORDERED, ["groups", "elite_trend_any_cost", "count"], 0, "count: exp"),
+  (ORDERED, ["groups", "<b>"], {}, "expected one of design_principles"),
+  (ORDERED, ["matched", "own_trend", "pairs_won"], 2, "from 0 to 1"),
+  (ORDERED, ["window"], [3, 1], "window: expected"),
+  (LARGER, ["spaces", "w4_d2", "near_share"], None, "near_share: exp"),
+  (LARGER, ["spaces", "large"], {}, "a name like w128_d4"),
+  (SWEPT, ["objective", "target_flops"], 0, "target_flops: exp"),
 ]
 
 
@@ -549,6 +566,13 @@ def test_probabilities_of_another_search_space(copied):
     report.run(copied)
 
 
+def test_scores_of_another_search_space(copied):
+  path = copied.workdir / "complexity" / "scores.csv"
+  path.write_text(path.read_text().replace("w4_d1,,1,", "w4_d1,,7,", 1))
+  with pytest.raises(UserError, match="not in the search space"):
+    report.run(copied)
+
+
 def test_other_archs_alone(copied):
   path = copied.workdir / "rank_check" / "truths.csv"
   lines = path.read_text().splitlines(keepends=True)
@@ -558,44 +582,29 @@ def test_other_archs_alone(copied):
     report.run(copied)
 
 
-def test_failed_drawing_leaves_the_old_report(light, monkeypatch):
-  report.run(light)
-  folder = light.workdir / "report"
-  before = {path.name: path.read_bytes() for path in folder.iterdir()}
-  shutil.rmtree(light.workdir / "nas")
-
-  def fail(*_):
-    raise OSError(28, "No space left on device")
-
-  monkeypatch.setattr(pages, "numbers", fail)
-  with pytest.raises(OSError, match="No space"):
-    report.run(light)
-  after = {path.name: path.read_bytes() for path in folder.iterdir()}
-  assert after == before
-
-
 # How it looks.
 
 # A window is not narrower than 500 pixels, a frame is.
-_FRAME = """<!doctype html><html><body><iframe srcdoc="{page}"
-style="border: 0; width: {width}px; height: 900px"></iframe><script>
-document.querySelector("iframe").onload = (event) => {{
-const page = event.target.contentDocument, root = page.documentElement;
-const broken = [...page.images].filter(image => !image.naturalWidth);
-document.body.dataset.found = [root.scrollWidth, root.clientWidth,
-page.images.length - broken.length].join(); }}
-</script></body></html>"""
+WIDTHS = (1280, 390)
+_FRAME = """<iframe srcdoc="{page}"
+style="border: 0; width: {width}px; height: 900px"></iframe>"""
+_SCRIPT = """<script>window.onload = () => { document.body.dataset.found =
+[...document.querySelectorAll("iframe")].map(frame => {
+const page = frame.contentDocument, root = page.documentElement;
+const drawn = [...page.images].filter(image => image.naturalWidth);
+return [root.scrollWidth, root.clientWidth, drawn.length].join(); }).join();
+}</script>"""
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_fits_the_window(reported, tmp_path, width):
+def test_page_fits_the_window(reported, tmp_path):
   names = ("chromium", "chromium-browser", "google-chrome")
   browser = next(filter(None, map(shutil.which, names)), None)
   if browser is None:
     pytest.skip(f"none of {', '.join(names)} is installed")
-  path = tmp_path / "frame.html"
-  text = html.escape(page(reported))
-  path.write_text(_FRAME.format(page=text, width=width), "utf-8")
+  path, text = tmp_path / "frames.html", html.escape(page(reported))
+  frames = [_FRAME.format(page=text, width=width) for width in WIDTHS]
+  body = "".join([*frames, _SCRIPT])
+  path.write_text(f"<!doctype html><html><body>{body}</body></html>", "utf-8")
   done = subprocess.run(
     [
       browser,
@@ -612,12 +621,13 @@ def test_page_fits_the_window(reported, tmp_path, width):
     timeout=60,
     check=True,
   )
-  found = re.search(r'data-found="(\d+),(\d+),(\d+)"', done.stdout)
-  scroll_width, visible, drawn = map(int, found.groups())
-  # A scroll bar may take some of it.
-  assert width - 20 <= visible <= width
-  assert scroll_width <= visible
-  assert drawn == len(PICTURES)
+  found = re.search(r'data-found="([\d,]+)"', done.stdout)[1].split(",")
+  for row, width in enumerate(WIDTHS):
+    scroll_width, visible, drawn = map(int, found[3 * row : 3 * row + 3])
+    # A scroll bar may take some of it.
+    assert width - 20 <= visible <= width
+    assert scroll_width <= visible
+    assert drawn == len(PICTURES)
 
 
 def test_differences_in_words(job):

@@ -1,8 +1,6 @@
 """`scores.csv`: rows to the last bit, files of someone else."""
 
 import dataclasses
-import itertools
-import os
 
 import matplotlib.image
 import numpy as np
@@ -47,13 +45,8 @@ def table(source, count, *, seed=0, search_space=SEARCH_SPACE, **fields):
 
 
 def check_equal(found, expected):
-  for field in dataclasses.fields(expected):
-    np.testing.assert_array_equal(
-      getattr(found, field.name), getattr(expected, field.name)
-    )
-    assert getattr(found, field.name).shape == (
-      getattr(expected, field.name).shape
-    )
+  for name, values in vars(expected).items():
+    np.testing.assert_array_equal(vars(found)[name], values, strict=True)
 
 
 SINGLE = table("expanded", 5)
@@ -66,13 +59,9 @@ def test_file_is_as_documented(tmp_path):
   flops = cost.arch_macs(SEARCH_SPACE, archs)[0]
   params = cost.arch_params(SEARCH_SPACE, archs)[0]
   for source, space in (("elite", -1), ("oracle", 7)):
-    append_scores(
-      path,
-      SEARCH_SPACE,
-      make_scores(
-        SEARCH_SPACE, source, archs, error=[0.25], loss=[1.5], space=space
-      ),
-    )
+    fields = {"error": [0.25], "loss": [1.5], "space": space}
+    scores = make_scores(SEARCH_SPACE, source, archs, **fields)
+    append_scores(path, SEARCH_SPACE, scores)
   assert path.read_text() == (
     f"{HEADER}elite,,1,2,3,4,5,6,{flops},{params},0.25,1.5\n"
     f"oracle,7,1,2,3,4,5,6,{flops},{params},0.25,1.5\n"
@@ -103,17 +92,13 @@ def test_stages_of_the_columns_follow_the_search_space(tmp_path):
   two = SearchSpace.expanded(
     max_depth=4, max_width=8, num_width_bins=2, strides=(1, 2)
   )
-  append_scores(tmp_path / "two.csv", two, table("elite", 1, search_space=two))
-  assert (
-    (tmp_path / "two.csv")
-    .read_text()
-    .startswith("source,space,depth_1,depth_2,width_1,width_2,flops,")
-  )
+  path.unlink()
+  append_scores(path, two, table("elite", 1, search_space=two))
+  header = "source,space,depth_1,depth_2,width_1,width_2,flops,"
+  assert path.read_text().startswith(header)
 
 
-@pytest.mark.parametrize(
-  "garbage", [b"\0\0\n", b"\xff\n", b"a,b\n", b'"\n', b"\n"]
-)
+@pytest.mark.parametrize("garbage", [b"\xff\0\n", b"a,b\n", b'"\n', b"\n"])
 def test_garbage_is_refused_wherever_it_is(tmp_path, garbage):
   path = tmp_path / "scores.csv"
   append_scores(path, SEARCH_SPACE, SINGLE)
@@ -142,21 +127,15 @@ def check_refused(path, match):
   ("column", "value", "match"),
   [
     ("source", "", "line 3: source is not a plain name"),
-    ("source", "a b", "line 3: source is not a plain name"),
     ("space", "-1", "line 3: space: expected a whole number; got '-1'"),
-    ("space", "1.0", "line 3: space: expected a whole number"),
-    ("depth_1", "0", "line 3: this arch is not in the search space"),
     ("depth_3", "5", "line 3: this arch is not in the search space"),
-    ("width_2", "9", "line 3: this arch is not in the search space"),
     ("width_2", "1_0", "line 3: width_2: expected a whole number"),
     ("width_2", "9" * 30, "line 3: width_2: expected a whole number"),
-    ("flops", "", "line 3: flops: expected a whole number"),
     ("flops", "1", "line 3: not the flops of this arch"),
     ("params", "1", "line 3: not the params of this arch"),
     ("error", "1.01", "line 3: error is not in 0 to 1"),
     ("error", "x", "line 3: error: expected a number; got 'x'"),
     ("loss", "nan", "line 3: loss is not in 0 to inf"),
-    ("loss", "inf", "line 3: loss is not in 0 to inf"),
     # A mean of two such losses overflows, and a picture of it cannot be drawn.
     ("loss", "1e308", "line 3: loss is more than float32 holds"),
   ],
@@ -201,8 +180,7 @@ def test_bad_scores_are_refused(fields, match):
     table(**{"source": "elite", "count": 3, **fields})
 
 
-def test_archs_of_another_search_space_are_refused(tmp_path):
-  path = tmp_path / "scores.csv"
+def test_archs_of_another_search_space_are_refused():
   with pytest.raises(ValueError, match="of stage 1 must be 1 to 4 or 6 to 7"):
     # Between two bins of its first stage.
     archs = Arch(depth=np.asarray([[5, 2, 1]]), width=np.asarray([[3, 1, 5]]))
@@ -212,27 +190,6 @@ def test_archs_of_another_search_space_are_refused(tmp_path):
   ):
     archs = Arch(depth=np.ones((1, 2), int), width=np.ones((1, 2), int))
     make_scores(RAGGED, "elite", archs, error=[0], loss=[0])
-  other = dataclasses.replace(SEARCH_SPACE, num_classes=7)
-  with pytest.raises(ValueError, match="not the flops"):
-    append_scores(path, other, SINGLE)
-  assert not path.exists()
-
-
-def test_failed_append_leaves_the_file(tmp_path, monkeypatch):
-  path = tmp_path / "scores.csv"
-  append_scores(path, SEARCH_SPACE, SINGLE)
-  data = path.read_bytes()
-
-  def fail(descriptor):
-    raise OSError(28, "No space left on device")
-
-  with monkeypatch.context() as patch:
-    patch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-      append_scores(path, SEARCH_SPACE, SPACES)
-  assert path.read_bytes() == data
-  append_scores(path, SEARCH_SPACE, SPACES)
-  check_equal(read_scores(path, SEARCH_SPACE), join(SINGLE, SPACES))
 
 
 # The Pareto front.
@@ -256,17 +213,6 @@ def test_pareto_front_by_hand():
   assert pareto_front(scores.select(np.arange(0))).tolist() == []
 
 
-def test_pareto_front_against_all_pairs():
-  rng = np.random.default_rng(3)
-  # Few values, so that there are ties.
-  scores = points("elite", rng.integers(0, 9, 60) / 9, rng.integers(1, 9, 60))
-  dominated = np.zeros(60, bool)
-  for i, j in itertools.permutations(range(60), 2):
-    a, b = ((scores.error[k], scores.flops[k]) for k in (i, j))
-    dominated[i] |= b[0] <= a[0] and b[1] <= a[1] and b != a
-  np.testing.assert_array_equal(pareto_front(scores), ~dominated)
-
-
 def count_colors(path):
   """Pixels more blue than red, and more red than blue."""
   image = matplotlib.image.imread(path)
@@ -274,22 +220,18 @@ def count_colors(path):
   return (warmth < -0.2).sum(), (warmth > 0.2).sum()
 
 
-@pytest.mark.parametrize("spread", [0.01, 0.5, 2, 4])
+@pytest.mark.parametrize("spread", [0.01, 4])
 def test_pareto_figure(tmp_path, spread):
   """Every range of FLOPs, without a warning; a color for each group."""
   rng = np.random.default_rng(0)
 
   def draw(*sources):
-    scores = join(
-      *(
-        points(
-          source,
-          rng.random(200),
-          (1e8 * 10 ** (spread * rng.random(200))).astype(np.int64),
-        )
-        for source in sources
-      )
-    )
+    tables = []
+    for source in sources:
+      error, decades = rng.random((2, 200))
+      flops = (1e8 * 10 ** (spread * decades)).astype(np.int64)
+      tables.append(points(source, error, flops))
+    scores = join(*tables)
     picture = plots.pareto(scores, 1.5e8)
     if picture is None:
       return None
