@@ -1,7 +1,7 @@
-"""A whole config: held against its fields, and what they ask of each other.
+"""A whole config: how it is made, checked and written.
 
-Config files in `configs/` start from `base()` and say what differs; they are
-`ConfigDict`s, which `validate` takes once for a `Config`.
+Config files start from `base()` and say what differs. They return a
+`ConfigDict`, which `validate` turns into a `Config` once.
 """
 
 import copy
@@ -27,7 +27,8 @@ _CONSTRAINT = (
 class Config(sections.Section):
   """All fields of a run."""
 
-  name: bounds.FolderName = "unnamed"  # of the workdir: runs/<name>
+  # The name of the workdir, runs/<name>.
+  name: bounds.FolderName = "unnamed"
   seed: bounds.Seed = 0
   data: sections.Data = sections.Data()
   space: sections.Space = sections.Space()
@@ -56,12 +57,12 @@ class Config(sections.Section):
       )
     return self
 
-  # The same as JSON, number by number as it was given: a run keeps that.
+  # The same as JSON, with each number as it was given. A run keeps this.
   _given: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
 
   @classmethod
   def of(cls, given: dict[str, Any]) -> "Config":
-    """Returns the config that plain JSON values make, and keeps these."""
+    """Makes a config of plain JSON values, and keeps them."""
     config = cls.model_validate(given)
     config._given = given
     return config
@@ -80,14 +81,14 @@ class Config(sections.Section):
     return type(self).of(given)
 
   def record(self) -> dict[str, Any]:
-    """Returns what a run keeps of its config: with a digest of its block."""
+    """Returns what a run keeps: the fields, and a digest of the block."""
     fields = self.to_json()
     fields["space"]["block_digest"] = block_digest(self.space.block)
     return fields
 
 
 def base() -> ml_collections.ConfigDict:
-  """Returns the paper's settings where it gives them, DARTS' elsewhere."""
+  """Returns the paper's settings where it has them, and DARTS' elsewhere."""
   return ml_collections.ConfigDict(Config().model_dump())
 
 
@@ -103,13 +104,10 @@ def to_json(value: Any) -> Any:
 
 
 def validate(config: ml_collections.ConfigDict | Config) -> Config:
-  """Checks every field that can be checked without the data.
-
-  Returns:
-    The config as one object, which does not change any more.
+  """Checks all that can be checked without the data; returns it frozen.
 
   Raises:
-    UserError: naming the field, the value and what is accepted.
+    UserError: with the field, its value and what is accepted.
   """
   if isinstance(config, Config):
     return config
@@ -127,16 +125,10 @@ def search_space(
   image_shape: tuple[int, int, int],
   num_classes: int = 0,
 ) -> SearchSpace:
-  """Makes the search space of `config.space` for images of that shape.
+  """Makes the search space of `config.space` for images of a shape.
 
-  Args:
-    config: of the run.
-    image_shape: height, width and channels.
-    num_classes: of the data; `config.space` may say more, or 0 for as many. 0
-      if they are not known, and `config.space` says how many.
-
-  Raises:
-    UserError: if the fields do not make one.
+  `num_classes` is that of the data, or 0 if they are not known. `config.space`
+  may ask for more outputs, or says 0 for as many.
   """
   fields = dict(config.space)
   given = fields["num_classes"] = config.space.num_classes or num_classes
@@ -150,7 +142,7 @@ def search_space(
 
 
 def differences(old: Any, new: Any, path: str = "config") -> list[str]:
-  """Lists fields in which nested dicts differ: `config.seed: 0 is now 1`."""
+  """Lists how nested dicts differ, such as `config.seed: 0 is now 1`."""
   if not (isinstance(old, dict) and isinstance(new, dict)):
     return [] if old == new else [f"{path}: {old!r} is now {new!r}"]
   found = []
@@ -165,7 +157,7 @@ def differences(old: Any, new: Any, path: str = "config") -> list[str]:
 
 
 def _missing(group: pydantic.BaseModel, path: str) -> Iterator[str]:
-  """Yields a line for each field that a default would stand for."""
+  """Yields a line for each field that is not there."""
   for name in type(group).model_fields:
     if name not in group.model_fields_set:
       yield f"{path}: the field {name!r} is missing"
