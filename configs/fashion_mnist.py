@@ -8,9 +8,9 @@ is 4 % of the largest network.
 Hardware: two CPU cores. The previous search took 6 minutes, 14 with the
 evaluation, and 43 with all phases (Python 3.12, beside light work).
 Expected: within 2 % of the target, at the 0th percentile of random spaces of
-that cost, and as good as the hand-made space (seed 0, Python 3.12). The networks
-found are trained for one epoch, to errors of about 20 %; each further epoch
-(train.epochs) takes 9 minutes.
+that cost, and as good as the hand-made space (seed 0, Python 3.12). Networks
+found are trained for one epoch, to errors of about 20 %; more epochs
+(train.epochs) take 9 minutes each.
 """
 
 from nss_jax import config as config_lib

@@ -21,8 +21,8 @@ def get_config():
   config.space.num_classes = 10
   config.space.max_depth = 8
   config.space.max_width = 64
-  # On 8x8 images widths cost little to run, but each takes time to compile. With
-  # two for each stage, every phase compiles in half the time.
+  # On 8x8 images widths cost little to run, but each takes time to compile.
+  # With two for each stage, every phase compiles in half the time.
   config.supernet.bucket_shares = (0.5, 1.0)
   config.objective.target_flops = 1.917e6
   config.search.batch_size = 32
