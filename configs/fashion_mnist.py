@@ -2,14 +2,15 @@
 
   python -m nss_jax.main --config=configs/fashion_mnist.py --phases=all
 
-70,000 images of 28x28 in IDX files: Debian's package dataset-fashion-mnist, or
-any folder with them by --config.data.path. Target 4 % of the largest network.
-Hardware: two CPU cores; the search before the present one took 6 min, 14 with
-the evaluation, 43 with all phases (Python 3.12, light work beside).
+The data are 70,000 images of 28x28 in IDX files, from Debian's package
+dataset-fashion-mnist or from any folder given by --config.data.path. The target
+is 4 % of the largest network.
+Hardware: two CPU cores. The previous search took 6 minutes, 14 with the
+evaluation, and 43 with all phases (Python 3.12, beside light work).
 Expected: within 2 % of the target, at the 0th percentile of random spaces of
-that cost, and as good as a space drawn by hand (seed 0, Python 3.12). The
-networks found are trained for one epoch, to errors of about 20 %; more
-(train.epochs) take 9 min each.
+that cost, and as good as the hand-made space (seed 0, Python 3.12). Networks
+found are trained for one epoch, to errors of about 20 %; more epochs
+(train.epochs) take 9 minutes each.
 """
 
 from nss_jax import config as config_lib
@@ -40,7 +41,7 @@ def get_config():
   config.evaluate.oracle_archs = 2
   config.evaluate.oracle_finalists = 4
   config.evaluate.oracle_final_archs = 16
-  # The 1,200 held-out images in one batch: one calibration for all of them.
+  # The 1,200 held-out images in one batch, so all share one calibration.
   config.evaluate.score_batch_size = 1200
   config.principles.num_archs = 40
   config.nas.num_finalists = 4

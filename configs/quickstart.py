@@ -2,12 +2,13 @@
 
   python -m nss_jax.main --config=configs/quickstart.py
 
-1,797 images of 8x8 (scikit-learn's digits, in the package: no download);
-262,144 spaces; target 4 % of the largest network.
-Hardware: two CPU cores, about two minutes for the search, five with the
+The data are scikit-learn's 1,797 digits of 8x8, which come with the package, so
+nothing is downloaded. There are 262,144 spaces, and the target is 4 % of the
+largest network.
+Hardware: two CPU cores; about two minutes for the search, five with the
 evaluation.
 Expected: within 2 % of the target, at the 0th percentile of random spaces of
-that cost (seed 0, Python 3.12); RESULTS.md has other targets, and the noise.
+that cost (seed 0, Python 3.12). RESULTS.md has other targets, and the noise.
 """
 
 from nss_jax import config as config_lib
@@ -20,8 +21,8 @@ def get_config():
   config.space.num_classes = 10
   config.space.max_depth = 8
   config.space.max_width = 64
-  # On 8x8 images widths cost little, and every width that is compiled takes
-  # time: two of each stage halve the compilation of each phase.
+  # On 8x8 images widths cost little to run, but each takes time to compile.
+  # With two for each stage, every phase compiles in half the time.
   config.supernet.bucket_shares = (0.5, 1.0)
   config.objective.target_flops = 1.917e6
   config.search.batch_size = 32
@@ -39,7 +40,7 @@ def get_config():
   config.principles.num_archs = 40
   config.nas.num_finalists = 4
   config.nas.race_epochs = 6
-  # Of complexity, and of nas.method=gradient: FBNet's rate alone, as DARTS'
+  # For complexity and nas.method=gradient: FBNet's rate alone, since DARTS'
   # moves nothing in so few steps.
   config.nas.epochs = 4
   config.nas.warmup_epochs = 1

@@ -1,4 +1,4 @@
-"""The flags of the command, and what is wrong with them in one line."""
+"""The flags of the command, and one line for whatever is wrong with them."""
 
 import difflib
 import re
@@ -19,8 +19,8 @@ _NO_CONFIG = "--config is missing; try --config=quickstart"
 CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
-  "the config: a Python file, file:argument, or the name of one that comes "
-  "with nss_jax",
+  "the config: a Python file, file:argument, or the name of a config that "
+  "comes with nss_jax",
 )
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "the folder of the run (default: runs/<config.name>)"
@@ -28,29 +28,29 @@ WORKDIR = flags.DEFINE_string(
 PHASES = flags.DEFINE_list(
   "phases",
   "search",
-  f"the phases to run, in order, of {', '.join(registry.names())}; all stands "
-  "for all of them but sweep and latency_table",
+  f"the phases to run, in order, out of {', '.join(registry.names())}; all "
+  "means every one of them except sweep and latency_table",
 )
 ARCH = flags.DEFINE_list(
   "arch",
   [],
-  "architectures to train, such as d3-3-3_w16-32-64, instead of those that the "
-  "nas phase has found",
+  "the architectures to train, such as d3-3-3_w16-32-64, instead of those that "
+  "the nas phase has found",
 )
 SWEEP_INDEX = flags.DEFINE_integer(
   "sweep_index",
   None,
-  "with --phases=sweep: run this target only, counted from 0",
+  "with --phases=sweep: run only this target, counted from 0",
 )
 TAKE_OVER = flags.DEFINE_bool(
   "take_over",
   False,
-  "take the place of a process on another host that has surely ended",
+  "take over from a process on another host that you know has ended",
 )
 DRY_RUN = flags.DEFINE_bool(
   "dry_run",
   False,
-  "print the plan and stop; nothing is run and nothing is written",
+  "print the plan and stop, without running or writing anything",
 )
 TOPOLOGY = flags.DEFINE_string(
   "topology",
@@ -60,14 +60,14 @@ TOPOLOGY = flags.DEFINE_string(
 PRICE_PER_HOUR = flags.DEFINE_float(
   "price_per_hour",
   0.0,
-  "with --topology: the price of all these chips together, to tell the bill",
+  "with --topology: the price of all these chips together, to print the bill",
   0.0,
 )
 LOG_EVERY = flags.DEFINE_float(
   "log_every",
   60.0,
-  "seconds between two lines where there is no terminal; 0 prints a line at "
-  "the end of each epoch only",
+  "the seconds between two lines where there is no terminal; 0 prints a line "
+  "only at the end of each epoch",
   lower_bound=0.0,
 )
 TENSORBOARD = flags.DEFINE_bool(
@@ -79,21 +79,22 @@ PROFILE = flags.DEFINE_bool(
 COMPILE_CACHE = flags.DEFINE_string(
   "compile_cache",
   None,
-  "a folder of your own that keeps compiled programs; for accelerators only",
+  "a folder of your own in which to keep compiled programs; only for "
+  "accelerators",
 )
 DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
   "join the other processes that srun, mpirun, a TPU pod or Kubernetes has "
-  "started",
+  "started for this run",
 )
-# Of a run that nothing but its user has started, all three.
+# All three are needed where only the user has started the processes.
 PLACE = {
   "coordinator": flags.DEFINE_string(
     "coordinator",
     None,
-    "the host:port of process 0; --num_processes and --process_id are then "
-    "needed too",
+    "the host:port of process 0, which needs --num_processes and --process_id "
+    "too",
   ),
   "num_processes": flags.DEFINE_integer(
     "num_processes", None, "how many processes the run has"
@@ -105,13 +106,14 @@ PLACE = {
 HEARTBEAT_SECONDS = flags.DEFINE_integer(
   "heartbeat_seconds",
   100,
-  "after so many seconds of silence a process, and with it the run, is dead",
+  "a process that is silent for this many seconds counts as dead, and ends the "
+  "run",
   lower_bound=1,
 )
 
 
 class _ConfigParser(flags.ArgumentParser):
-  """Gives ml_collections' parser the file that is meant."""
+  """Finds the file that is meant, for the parser of ml_collections."""
 
   def __init__(self, load: Callable[[str], Any]):
     self._load = load
@@ -132,7 +134,7 @@ flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser.parse)
 
 
 def given_config() -> list[str]:
-  """Returns the flags that give this config once more."""
+  """Returns flags that give the same config again."""
   flag = flags.FLAGS["config"]
   fields = config_flags.get_override_values(flag)
   return [
@@ -142,13 +144,13 @@ def given_config() -> list[str]:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Parses the flags, with one line and exit code 2 for what is wrong."""
+  """Parses the flags; exits with one line and code 2 if one is wrong."""
   try:
     rest = flags.FLAGS(argv)
     if not flags.FLAGS["config"].present:
       raise flags.Error(_NO_CONFIG)
     config = CONFIG.value
-    # A file that cannot be loaded is reported at its first use only.
+    # Only its first use reports a file that cannot be loaded.
     if not hasattr(config, "to_dict"):
       raise flags.Error(
         f"--config: get_config() returned a {type(config).__name__}; expected "
@@ -156,16 +158,16 @@ def parse_flags(argv: list[str]) -> list[str]:
       )
     return rest
   except SystemExit:
-    sys.exit(0)  # --help was answered; absl would exit with 1
+    sys.exit(0)  # --help was answered, where absl would exit with 1
   except BrokenPipeError:
     raise
   except Exception as error:
-    # A config file is code, so anything can come out of it.
+    # A config file is code, which can raise anything.
     sys.exit(refuse(" ".join(_explain(error, argv).split())))
 
 
 def _explain(error: Exception, argv: list[str]) -> str:
-  """Tells what was wrong on the command line."""
+  """Says what was wrong on the command line."""
   text = str(error)
   match error:
     case flags.UnrecognizedFlagError(flagname=name):
@@ -176,7 +178,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
       return f"--config: cannot be loaded: {text.splitlines()[-1].strip()}"
     case flags.Error():
       return text
-  # `--config.field` that no config has is told by ml_collections in its way.
+  # ml_collections has words of its own for a field that no config has.
   fields = config_lib.base().to_dict()
   for path in (arg.lstrip("-").partition("=")[0] for arg in argv):
     wrong = config_lib.missing_field(fields, path)
@@ -189,12 +191,12 @@ def _explain(error: Exception, argv: list[str]) -> str:
 
 
 def _explain_value(text: str) -> str:
-  """Puts absl's `flag --name=value: reason` in the words of a UserError."""
+  """Puts absl's `flag --name=value: reason` into the words of a UserError."""
   parts = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL)
   if parts is None:
     return text
   name, value = parts.groups()
-  if name == "config":  # the reason is a traceback; its end says why
+  if name == "config":  # the reason is a traceback, whose end says why
     reason = text.strip().splitlines()[-1]
     return f"--config: {value} cannot be loaded: {reason}"
   kind = flags.FLAGS[name].parser.flag_type()

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 
 class UserError(ValueError):
-  """What was given cannot be used: one line, and exit code 2.
+  """Says in one line why what was given cannot be used. Exit code 2.
 
   The line is safe to print, whatever a file put into it.
 
   Attributes:
-    details: further lines, such as one for each bad image, to be shown before.
+    details: more lines to show before it, such as one for each bad image.
   """
 
   def __init__(self, message: str, details: Sequence[str] = ()):
@@ -18,15 +18,15 @@ class UserError(ValueError):
 
 
 class NotWritten(Exception):
-  """A file cannot be written; there may be space next time. Exit code 74."""
+  """Says that a file cannot be written now; space may come. Exit code 74."""
 
 
 class Interrupted(Exception):
-  """SIGTERM came and the state is saved; run again to go on. Exit code 75."""
+  """Says that SIGTERM came and the state was saved. Exit code 75."""
 
 
 class Diverged(RuntimeError):
-  """A loss is not finite; names the step and the checkpoint. Exit code 1."""
+  """Says which loss is not finite, at which step. Exit code 1."""
 
 
 def one_line(text: str, limit: int = 1000) -> str:

@@ -2,20 +2,22 @@
 
   nss --config=configs/quickstart.py
 
-`python -m nss_jax.main` is the same command. A plain name, --config=quickstart,
-is a config that comes with nss_jax.
+`python -m nss_jax.main` is the same command. A plain name, as in
+--config=quickstart, is that of a config that comes with nss_jax.
 
-FLOPs are multiply-adds (MACs) everywhere: convolutions and the fully connected
-layer, nothing for normalisation, ReLU, additions and pooling. 1 MF = 1e6,
+FLOPs are multiply-adds (MACs) everywhere. Convolutions and the fully connected
+layer count; normalisation, ReLU, additions and pooling do not. 1 MF = 1e6 and
 1 GF = 1e9.
 
-A config is a Python file: run only those you trust. Any field can be set on
+A config is a Python file, so run only those you trust. Any field can be set on
 the command line: --config.seed=1 --config.objective.target_flops=2e6.
 
-Exit codes: 0 done, 1 a loss diverged, 2 bad input, 70 a crash (a traceback),
-74 a file could not be written (disk full, read-only), 75 saved after SIGTERM,
-130 interrupted by Ctrl-C, 141 the reader of the output is gone (| head -1).
-After 74, when there is space, 75, 130 and 141 the same command goes on.
+The exit code is 0 when all is done, 1 if a loss diverged, 2 for bad input, 70
+for a crash (with a traceback), 74 if a file could not be written (the disk is
+full or read-only), 75 if the run was saved after SIGTERM, 130 if it was
+interrupted by Ctrl-C, and 141 if nobody reads the output any more (| head -1).
+After 75, 130 and 141, and after 74 once there is space, the same command
+continues the run.
 """
 
 import os
@@ -33,21 +35,21 @@ from nss_jax.phases import registry
 from nss_jax.runtime import preemption, streams
 from nss_jax.runtime.preemption import EXIT_SAVED
 
-# EX_SOFTWARE. Python's own code of an exception is that of a divergence.
+# EX_SOFTWARE, since Python's own code, 1, means a divergence.
 EXIT_CRASHED = 70
-# EX_IOERR. Bad input stays bad; a disk may have space the next time.
+# EX_IOERR: unlike bad input, a full disk may have space the next time.
 EXIT_NOT_WRITTEN = 74
-# As a shell has it of a process that SIGPIPE has ended.
+# What a shell reports of a process that SIGPIPE has ended.
 EXIT_NO_READER = 141
 
 
 def main(argv: list[str]) -> int:
   """Runs the phases; returns the exit code."""
   if not flags.FLAGS["verbosity"].present:
-    # orbax tells each file it writes, and of each thread that a failed save
-    # ends; what matters is in the errors that it raises.
+    # orbax logs each file that it writes, and each thread that a failed save
+    # ends. What matters is in the errors that it raises.
     logging.set_verbosity(logging.FATAL)
-  # Imported here, so that --help and wrong flags answer at once.
+  # Imported here, so that --help and wrong flags are answered at once.
   from nss_jax.phases import pipeline
   from nss_jax.runtime.progress import ProgressOptions
 
@@ -86,7 +88,7 @@ def main(argv: list[str]) -> int:
       ),
     )
   except BrokenPipeError:
-    raise  # of an output that nobody reads, which is no full disk
+    raise  # nobody reads the output, which does not mean a full disk
   except pipeline.WRITE_ERRORS as error:
     text = str(error)
     if isinstance(error, OSError):
@@ -101,7 +103,7 @@ def main(argv: list[str]) -> int:
 
 
 def join_processes() -> None:
-  """Joins the other processes of the run, if the flags say that there are."""
+  """Joins the other processes of the run, if the flags say there are any."""
   from nss_jax.runtime import processes
 
   place: dict[str, Any] = {
@@ -119,10 +121,10 @@ def join_processes() -> None:
 
 
 def guarded_main(argv: list[str]) -> int:
-  """Runs `main`; what has failed ends at once.
+  """Runs `main`, and ends the process at once if it has failed.
 
-  Threads of orbax wait twenty minutes for what a failed save lacks; and of many
-  processes the orderly end of one is to wait for all the others, which are in
+  Otherwise threads of orbax would wait twenty minutes for what a failed save
+  lacks, and one of many processes would wait for all the others, which are in
   the middle of a computation with it.
   """
   import jax
@@ -132,9 +134,8 @@ def guarded_main(argv: list[str]) -> int:
   except BrokenPipeError:
     raise
   except Exception:
-    # Before a traceback: who dies, and what it was doing. Of many processes all
-    # but one are quiet; a crash below Python shows the Python stack as well, by
-    # the faulthandler that absl turns on.
+    # Says who dies and what it was doing, since all but one of many processes
+    # are quiet. Absl's faulthandler shows the stack of crashes below Python.
     from nss_jax.runtime import console, processes
 
     sys.stdout.flush()
@@ -154,10 +155,10 @@ def guarded_main(argv: list[str]) -> int:
 
 
 def run() -> None:
-  """Is the command, `nss` or `python -m nss_jax.main`."""
+  """Runs the command, `nss` or `python -m nss_jax.main`."""
   preemption.end_at_once()
   streams.prepare()
-  # absl's --help tells of the script that was started.
+  # absl's --help describes the script that was started.
   sys.modules["__main__"].__doc__ = __doc__
   for flag in flags.FLAGS.get_key_flags_for_module(command.__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

@@ -15,8 +15,6 @@ from absl import flags
 
 import nss_jax
 from nss_jax import command, data, main, version
-from nss_jax import config as config_lib
-from nss_jax.errors import UserError
 from nss_jax.phases import registry
 
 CIFAR = data.load("cifar10_binary", fetch=False)
@@ -42,10 +40,6 @@ WRONG = {
   f"{FIELD}space=3": ("config.space: '3'", "one of its fields"),
   f"{FIELD}seed=-1": ("config.seed: -1", "0 to 2^32 - 1"),
   f"{FIELD}objective.target_flops=few": ("target_flops: 'few'", "float"),
-  f"{FIELD}objective.target_flops=-1.0": ("target_flops: -1", "above 0"),
-  f"{FIELD}objective.target_flops=0": ("target_flops: 0", "above 0"),
-  f"{FIELD}objective.target_flops=nan": ("target_flops: nan", "above 0"),
-  f"{FIELD}objective.target_flops=inf": ("target_flops: inf", "above 0"),
   f"{FIELD}objective.target_flops=1e12": (
     "config.objective.target_flops: 1e+12",
     "47441 to 4.27881e+07 multiply-adds",
@@ -67,9 +61,6 @@ WRONG = {
     "config.search.elite_tolerance: no space",
     "the nearest has",
   ),
-  f"{FIELD}data.validation_fraction=0": ("fraction: 0.0", "below 1"),
-  f"{FIELD}data.validation_fraction=1": ("fraction: 1.0", "below 1"),
-  f"{FIELD}data.validation_fraction=1.5": ("fraction: 1.5", "below 1"),
   f"{FIELD}data.validation_fraction=0.01": (
     "config.data.validation_fraction=0.01",
     "1423 and 14",
@@ -84,12 +75,6 @@ WRONG = {
   f"{FIELD}data.source=folder": ("config.data.path=''", "train/<class>"),
   f"{FIELD}data.source=idx": ("config.data.path=''", "IDX files"),
   f"{FIELD}data.source=tfds": ("config.data.name=''", "names like cifar10"),
-  f"{FIELD}data.stream=maybe": ("config.data.stream: 'maybe'", "auto, always"),
-  f"{FIELD}data.channels=2": ("config.data.channels: 2", "0, 1 or 3"),
-  f"{FIELD}data.image_size=-8": ("config.data.image_size: -8", "0 to 4,096"),
-  f"{FIELD}data.synthetic.num_test=0": ("num_test: 0", "1 or more"),
-  f"{FIELD}data.synthetic.num_classes=1": ("num_classes: 1", "2 or more"),
-  f"{FIELD}data.crop_padding=-1": ("crop_padding: -1", "0 or more"),
   f"{FIELD}data.crop_padding=8": (
     "config.data.crop_padding: 8 is not accepted",
     "less than the 8 pixels",
@@ -98,19 +83,7 @@ WRONG = {
     "config.data.image_size=4 is not accepted with config.data.source='digits'",
     "accepted is 0, or a source of folder, tfds, synthetic",
   ),
-  f"{FIELD}data.channels=3": (
-    "config.data.channels=3 is not accepted with config.data.source='digits'",
-    "accepted is 0, or a source of folder, tfds, synthetic",
-  ),
   f"{FIELD}data.path=x": ("config.data.path='x' is not accepted with",),
-  f"{FIELD}data.background=256": ("background: 256", "0 to 255"),
-  f"{FIELD}data.test_fraction=1": ("test_fraction: 1", "below 1"),
-  f"{FIELD}data.test_fraction=-0.5": ("test_fraction: -0.5", "below 1"),
-  f"{FIELD}data.class_weights=some": (
-    "config.data.class_weights: 'some'",
-    "none, balanced",
-  ),
-  f"{FIELD}space.num_classes=1": ("num_classes: 1", "0 for those of the data"),
   f"{FIELD}space.num_classes=5": (
     "config.space.num_classes: 5",
     "at least the 10 classes of the data, or 0",
@@ -118,23 +91,6 @@ WRONG = {
   f"{FIELD}space.num_width_bins=7": ("7 bins for 64", "must divide"),
   f"{FIELD}space.max_width=-4": ("config.space", "-4"),
   f"{FIELD}space.strides=()": ("config.space", "at least one"),
-  f"{FIELD}search.estimator=magic": ("estimator: 'magic'", "straight_through"),
-  f"{FIELD}search.warmup_epochs=99": ("warmup_epochs: 99", "fewer than the 30"),
-  f"{FIELD}search.keep_checkpoints=1": ("keep_checkpoints: 1", "2 or more"),
-  f"{FIELD}search.temperature_end=9": ("temperature_end: 9", "at most"),
-  f"{FIELD}evaluate.largest_epochs=99": (
-    "largest_epochs: 99",
-    "at most the 30",
-  ),
-  f"{FIELD}evaluate.own_kernel_epochs=99": ("own_kernel_epochs: 99", "at most"),
-  f"{FIELD}evaluate.own_kernel_epochs=2": (
-    "own_kernel_epochs: 2",
-    "and 0 where",
-  ),
-  f"{FIELD}rank_check.num_archs=10001": ("num_archs: 10001", "0 to 10,000"),
-  f"{FIELD}evaluate.fair=True": ("archs_per_batch: 1", "2 or more with"),
-  f"{FIELD}weights.clip_norm=inf": ("clip_norm: inf", "above 0"),
-  f"{FIELD}name=a/b": ("config.name: 'a/b'", "a plain folder name"),
   "--phases=search,dance": ("--phases: 'dance'", "list of search"),
   "--phases=": ("--phases: ''", "list of search"),
   "--sweep_index=few": ("--sweep_index: 'few'", "expected int"),
@@ -200,16 +156,11 @@ def test_wrong_input(flag, words, call, tmp_path):
   assert not _everything(tmp_path)
 
 
-@pytest.mark.parametrize("size", [8, 9, 100])
-def test_cutout_of_whole_images_is_refused(size, call, tmp_path):
-  flags = (
-    "--phases=train",
-    "--arch=d1-1-1_w4-4-4",
-    f"{FIELD}train.cutout={size}",
-  )
+def test_cutout_of_whole_images_is_refused(call, tmp_path):
+  flags = "--phases=train", "--arch=d1-1-1_w4-4-4", f"{FIELD}train.cutout=8"
   _assert_refused(
     call("--workdir=w", *flags),
-    f"config.train.cutout: {size} is not accepted",
+    "config.train.cutout: 8 is not accepted",
     "less than the 8 pixels",
   )
   assert call("--workdir=w", "--dry_run", *flags[:2])[0] == 0
@@ -485,9 +436,8 @@ def test_another_config_names_every_field(call, tmp_path):
   assert _everything(tmp_path) == [tmp_path / "w", path, log.parent, log]
 
 
-@pytest.mark.parametrize("flag", ["stray", f"{FIELD}search.epocs=3"])
-def test_wrong_input_of_the_true_command(flag, tmp_path):
-  _assert_refused(runs.run(f"--workdir={tmp_path}/w", flag))
+def test_wrong_input_of_the_true_command(tmp_path):
+  _assert_refused(runs.run(f"--workdir={tmp_path}/w", "stray"))
   assert not (tmp_path / "w").exists()
 
 
@@ -552,7 +502,7 @@ def test_dry_run_counts_the_passes_of_the_search(call):
 
 
 def test_entry_point(capsys, monkeypatch):
-  """`nss` is the same command, --help and exit code included."""
+  """`nss` is the same command, its help included."""
   project = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]
   entry = metadata.EntryPoint("nss", project["scripts"]["nss"], "")
   monkeypatch.setattr(sys, "argv", ["nss", "stray"])
@@ -565,11 +515,6 @@ def test_entry_point(capsys, monkeypatch):
   assert "--[no]dry_run" in flags.FLAGS.main_module_help()
 
 
-def test_version():
-  assert re.fullmatch(r"\d+\.\d+\.\d+\S*", nss_jax.__version__)
-  assert nss_jax.__version__ == version.__version__
-
-
 def test_help_says_what_flops_are():
   code, out, err = runs.run("--help", config=None)
   assert code == 0
@@ -578,66 +523,6 @@ def test_help_says_what_flops_are():
     assert words in out
 
 
-@pytest.mark.parametrize(
-  "name", sorted(p.stem for p in CONFIGS.glob("*.py")), ids=str
-)
-def test_config_files(name):
-  config = runs.load_config(name)
-  is_small = config.data.source == "digits"
-  job = runs.make_job(config, dataset=runs.DIGITS if is_small else CIFAR)
-  assert job.search_space.num_spaces == 2**18
-  text = (CONFIGS / f"{name}.py").read_text()
-  assert f"--config=configs/{name}.py" in text
-
-
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("target", config_lib.PAPER_TARGETS_MF)
-def test_runs_of_the_paper(dataset, target):
-  config = config_lib.paper(f"{dataset}_{target}mf")
-  runs.make_job(config, dataset=CIFAR)
-  assert config.objective.target_flops == target * 1e6
-  assert len(config.sweep.targets) == 12
-  window = [share * target * 1e6 for share in config.principles.window]
-  assert window == pytest.approx([360e6, 400e6])
-  assert config.name == f"{dataset}_{target}mf"
-
-
-def test_number_of_outputs():
-  shape, config = (8, 8, 1), config_lib.base()
-  config.objective.target_flops = 2e6
-  assert config.space.num_classes == 0
-  assert config_lib.search_space(config, shape, 7).num_classes == 7
-  for given, data_has in ((9, 7), (7, 7), (7, 0)):
-    config.space.num_classes = given
-    space = config_lib.search_space(config, shape, data_has)
-    assert space.num_classes == given
-  with pytest.raises(UserError, match="at least the 8 classes"):
-    config_lib.search_space(config, shape, 8)
-
-
-def test_presets_state_their_outputs():
-  numbers = {
-    name: runs.load_config(name).space.num_classes
-    for name in sorted(p.stem for p in CONFIGS.glob("*.py"))
-  }
-  assert numbers == {
-    "cifar": 100,
-    "cifar100_600mf": 100,
-    "fashion_mnist": 10,
-    "quickstart": 10,
-  }
-  assert config_lib.paper("cifar10_600mf").space.num_classes == 10
-
-
-def test_differences_name_the_fields():
-  old = {"a": 1, "b": {"c": [1, 2]}, "d": 0}
-  new = {"a": 1, "b": {"c": [1, 3]}, "e": 0}
-  assert config_lib.differences(old, new) == [
-    "config.b.c: [1, 2] is now [1, 3]",
-    "config.d: 0 is gone",
-    "config.e: new, 0",
-  ]
-  assert config_lib.differences(old, old) == []
-  assert config_lib.differences({"a": {"b": 1}}, {"a": 2}) == [
-    "config.a: {'b': 1} is now 2"
-  ]
+def test_version():
+  assert re.fullmatch(r"\d+\.\d+\.\d+\S*", nss_jax.__version__)
+  assert nss_jax.__version__ == version.__version__

@@ -1,6 +1,6 @@
-"""The config of a run: its fields, the files that fill them, their checks.
+"""The config of a run: its fields, their checks, and the files that fill them.
 
-Nothing here reads data, starts a device or knows a phase.
+Nothing here reads data, starts a device or knows how a phase runs.
 """
 
 from nss_jax.config.lookup import fields_named, find_file, missing_field

@@ -1,14 +1,14 @@
-"""What fields accept that a bound of pydantic does not say.
+"""The types of fields, where a bound of pydantic does not say what they accept.
 
-Each check raises what is accepted, in words; a description says it where a
-value breaks the check of one of its items.
+A check raises what is accepted, in words. Where it has none, and where an item
+of a field is wrong, the description of the field says it.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from nss_jax.spaces.blocks import block_names
 from nss_jax.spaces.metrics import UNITS
@@ -18,12 +18,30 @@ from nss_jax.steps.estimators import ESTIMATORS
 MOST_EPOCHS = 10_000
 # So large that no cost comes near, and it is still a float.
 LARGEST = 1e300
+# What `--phases=all` runs, in order, and a sweep may run: all of one target.
+# `phases.registry` adds to them, before the last.
+PHASES_OF_A_TARGET = [
+  "search",
+  "evaluate",
+  "rank_check",
+  "principles",
+  "nas",
+  "complexity",
+  "train",
+  "report",
+]
 
 
-def _accept(
-  is_right: Callable[[Any], Any], words: str = "refused"
-) -> AfterValidator:
-  """Returns a check; a field's own description is told instead of the words."""
+def check_warmup(section: str, warmup_epochs: int, epochs: int) -> None:
+  """Raises what is accepted if warmup leaves no epoch."""
+  if warmup_epochs >= epochs:
+    raise ValueError(
+      "warmup_epochs", f"fewer than the {epochs} of config.{section}.epochs"
+    )
+
+
+def _accept(is_right: Callable[[Any], Any], words: str = "") -> AfterValidator:
+  """Returns a check of values that have the right type."""
 
   def check(value: Any) -> Any:
     if not is_right(value):
@@ -33,15 +51,15 @@ def _accept(
   return AfterValidator(check)
 
 
-def _one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
-  """Returns a check for names that may grow until a config is checked."""
+def _one_of(names: Callable[[], Iterable[str]]) -> BeforeValidator:
+  """Returns a check of any value against names that may be registered later."""
 
-  def check(name: str) -> str:
-    if name not in names():
+  def check(name: Any) -> Any:
+    if name not in list(names()):
       raise ValueError(f"one of {', '.join(names())}")
     return name
 
-  return AfterValidator(check)
+  return BeforeValidator(check)
 
 
 def _ascends(values: Sequence[float]) -> bool:
@@ -111,7 +129,9 @@ Targets = Annotated[
   ),
   _ASCENDS,
 ]
-Names = Annotated[
-  tuple[str, ...],
-  Field(strict=False, min_length=1, description="at least one name"),
+Phases = Annotated[
+  tuple[Annotated[str, _one_of(lambda: PHASES_OF_A_TARGET)], ...],
+  Field(
+    strict=False, min_length=1, description="at least one phase of one target"
+  ),
 ]

@@ -1,4 +1,4 @@
-"""Finds what `--config` and its fields name, or what is near a wrong name."""
+"""Finds what `--config` and its fields name, and what a wrong name is near."""
 
 import difflib
 import os
@@ -11,15 +11,10 @@ _SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def find_file(argument: str) -> str:
-  """Returns the config file that is meant, with its argument, if any.
+  """Returns the config file that is meant, with its `:argument`, if any.
 
-  Args:
-    argument: a path, `quickstart`, or either of them and `:argument`. A file
-      that exists comes first; a plain name is a config that comes with
-      nss_jax.
-
-  Raises:
-    UserError: with the nearest file or name, if it is neither.
+  A file that exists comes first; a plain name is a config that comes with
+  nss_jax. If it is neither, the error names what is nearest.
   """
   path, colon, rest = argument.partition(":")
   if os.path.isfile(path):
@@ -42,7 +37,7 @@ def find_file(argument: str) -> str:
 
 
 def missing_field(fields: dict, path: str) -> str:
-  """Says what is wrong with `config.group.field`, or nothing if it is there."""
+  """Says what is wrong with `config.group.field`; nothing if it is there."""
   group, parent = fields, "config"
   for name in path.split(".")[1:]:
     if not isinstance(group, dict):
@@ -63,7 +58,7 @@ def missing_field(fields: dict, path: str) -> str:
 
 
 def fields_named(fields: dict, name: str) -> list[str]:
-  """Lists the paths of all fields of a name: many groups have `epochs`."""
+  """Lists the paths of all fields of one name, as many groups have `epochs`."""
   paths = _paths(fields, "config")
   return [path for path in paths if path.rpartition(".")[2] == name]
 
@@ -82,7 +77,7 @@ def _shipped_names() -> list[str]:
 
 
 def _files_by_stem(folder: str) -> dict[str, str]:
-  """Finds Python files there and in `configs`, then the names shipped."""
+  """Finds the files of a folder and of `configs`, then what is shipped."""
   files = [
     os.path.join(place, file.name)
     for place in (folder, "configs")

@@ -1,20 +1,19 @@
-"""A whole config: held against its fields, and what they ask of each other.
+"""A whole config: how it is made, checked and written.
 
-Config files in `configs/` start from `base()` and say what differs; they are
-`ConfigDict`s, which `validate` takes once for a `Config`.
+Config files start from `base()` and say what differs. They return a
+`ConfigDict`, which `validate` turns into a `Config` once.
 """
 
 import copy
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
-import annotated_types
 import ml_collections
 import pydantic
 from pydantic.fields import FieldInfo
 
-from nss_jax.config import bounds, sections
+from nss_jax.config import bounds, phase_sections, sections
 from nss_jax.config.lookup import missing_field
 from nss_jax.errors import UserError
 from nss_jax.spaces.blocks import block_digest
@@ -28,30 +27,42 @@ _CONSTRAINT = (
 class Config(sections.Section):
   """All fields of a run."""
 
-  name: bounds.FolderName = "unnamed"  # of the workdir: runs/<name>
+  # The name of the workdir, runs/<name>.
+  name: bounds.FolderName = "unnamed"
   seed: bounds.Seed = 0
   data: sections.Data = sections.Data()
   space: sections.Space = sections.Space()
   supernet: sections.Supernet = sections.Supernet()
   objective: sections.Objective = sections.Objective()
   search: sections.Search = sections.Search()
-  evaluate: sections.Evaluate = sections.Evaluate()
-  principles: sections.Principles = sections.Principles()
-  nas: sections.Nas = sections.Nas()
-  complexity: sections.Complexity = sections.Complexity()
-  train: sections.Train = sections.Train()
-  sweep: sections.Sweep = sections.Sweep()
-  latency_table: sections.LatencyTable = sections.LatencyTable()
-  rank_check: sections.RankCheck = sections.RankCheck()
+  evaluate: phase_sections.Evaluate = phase_sections.Evaluate()
+  principles: phase_sections.Principles = phase_sections.Principles()
+  nas: phase_sections.Nas = phase_sections.Nas()
+  complexity: phase_sections.Complexity = phase_sections.Complexity()
+  train: phase_sections.Train = phase_sections.Train()
+  sweep: phase_sections.Sweep = phase_sections.Sweep()
+  latency_table: phase_sections.LatencyTable = phase_sections.LatencyTable()
+  rank_check: phase_sections.RankCheck = phase_sections.RankCheck()
   weights: sections.Weights = sections.Weights()
   logits: sections.Logits = sections.Logits()
 
-  # The same as JSON, number by number as it was given: a run keeps that.
+  @pydantic.model_validator(mode="after")
+  def _check_draws(self) -> Self:
+    if self.supernet.draws != "shared" and self.search.sync_batch_norm:
+      raise ValueError(
+        "supernet",
+        "draws",
+        "shared with config.search.sync_batch_norm: other archs have no "
+        "statistics in common",
+      )
+    return self
+
+  # The same as JSON, with each number as it was given. A run keeps this.
   _given: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
 
   @classmethod
   def of(cls, given: dict[str, Any]) -> "Config":
-    """Returns the config that plain JSON values make, and keeps these."""
+    """Makes a config of plain JSON values, and keeps them."""
     config = cls.model_validate(given)
     config._given = given
     return config
@@ -70,14 +81,14 @@ class Config(sections.Section):
     return type(self).of(given)
 
   def record(self) -> dict[str, Any]:
-    """Returns what a run keeps of its config: with a digest of its block."""
+    """Returns what a run keeps: the fields, and a digest of the block."""
     fields = self.to_json()
     fields["space"]["block_digest"] = block_digest(self.space.block)
     return fields
 
 
 def base() -> ml_collections.ConfigDict:
-  """Returns the paper's settings where it gives them, DARTS' elsewhere."""
+  """Returns the paper's settings where it has them, and DARTS' elsewhere."""
   return ml_collections.ConfigDict(Config().model_dump())
 
 
@@ -93,13 +104,10 @@ def to_json(value: Any) -> Any:
 
 
 def validate(config: ml_collections.ConfigDict | Config) -> Config:
-  """Checks every field that can be checked without the data.
-
-  Returns:
-    The config as one object, which does not change any more.
+  """Checks all that can be checked without the data; returns it frozen.
 
   Raises:
-    UserError: naming the field, the value and what is accepted.
+    UserError: with the field, its value and what is accepted.
   """
   if isinstance(config, Config):
     return config
@@ -109,10 +117,6 @@ def validate(config: ml_collections.ConfigDict | Config) -> Config:
     raise UserError(_line(error.errors()[0], config)) from None
   if missing := next(_missing(checked, "config"), ""):
     raise UserError(missing)
-  for path, value, fits, words in _together(checked):
-    if not fits:
-      raise _refused(f"config.{path}", value, words)
-  _check_metrics(checked.objective)
   return checked
 
 
@@ -121,25 +125,16 @@ def search_space(
   image_shape: tuple[int, int, int],
   num_classes: int = 0,
 ) -> SearchSpace:
-  """Makes the search space of `config.space` for images of that shape.
+  """Makes the search space of `config.space` for images of a shape.
 
-  Args:
-    config: of the run.
-    image_shape: height, width and channels.
-    num_classes: of the data; `config.space` may say more, or 0 for as many. 0
-      if they are not known, and `config.space` says how many.
-
-  Raises:
-    UserError: if the fields do not make one.
+  `num_classes` is that of the data, or 0 if they are not known. `config.space`
+  may ask for more outputs, or says 0 for as many.
   """
   fields = dict(config.space)
   given = fields["num_classes"] = config.space.num_classes or num_classes
   if given < num_classes:
-    raise _refused(
-      "config.space.num_classes",
-      given,
-      f"at least the {num_classes} classes of the data, or 0 for as many",
-    )
+    words = f"at least the {num_classes} classes of the data, or 0 for as many"
+    raise UserError(_refusal("config.space.num_classes", given, words))
   try:
     return SearchSpace.expanded(**fields, image_shape=image_shape)
   except ValueError as error:
@@ -147,7 +142,7 @@ def search_space(
 
 
 def differences(old: Any, new: Any, path: str = "config") -> list[str]:
-  """Lists fields in which nested dicts differ: `config.seed: 0 is now 1`."""
+  """Lists how nested dicts differ, such as `config.seed: 0 is now 1`."""
   if not (isinstance(old, dict) and isinstance(new, dict)):
     return [] if old == new else [f"{path}: {old!r} is now {new!r}"]
   found = []
@@ -162,7 +157,7 @@ def differences(old: Any, new: Any, path: str = "config") -> list[str]:
 
 
 def _missing(group: pydantic.BaseModel, path: str) -> Iterator[str]:
-  """Yields a line for each field that a default would stand for."""
+  """Yields a line for each field that is not there."""
   for name in type(group).model_fields:
     if name not in group.model_fields_set:
       yield f"{path}: the field {name!r} is missing"
@@ -170,80 +165,15 @@ def _missing(group: pydantic.BaseModel, path: str) -> Iterator[str]:
       yield from _missing(value, f"{path}.{name}")
 
 
-def _together(run: Config) -> Iterator[tuple[str, Any, bool, str]]:
-  """Yields a field, its value, whether others allow it, and what they do."""
-  search, recipe = run.search, run.evaluate
-  for name, group in (("search", search), ("nas", run.nas)):
-    yield (
-      f"{name}.warmup_epochs",
-      group.warmup_epochs,
-      group.warmup_epochs < group.epochs,
-      f"fewer than the {group.epochs} of config.{name}.epochs",
-    )
-  for name in ("temperature", "entropy"):
-    start, end = (
-      getattr(search, f"{name}_start"),
-      getattr(search, f"{name}_end"),
-    )
-    yield (
-      f"search.{name}_end",
-      end,
-      end <= start or start == 0,
-      f"at most search.{name}_start, {start}",
-    )
-  yield (
-    "supernet.draws",
-    run.supernet.draws,
-    run.supernet.draws == "shared" or not search.sync_batch_norm,
-    "shared with config.search.sync_batch_norm: other archs have no statistics "
-    "in common",
-  )
-  how, least = ("sandwich", 3) if recipe.sandwich else ("fair", 1 + recipe.fair)
-  yield (
-    "evaluate.archs_per_batch",
-    recipe.archs_per_batch,
-    recipe.archs_per_batch >= least,
-    f"{least} or more with evaluate.{how}",
-  )
-  yield (
-    "evaluate.largest_epochs",
-    recipe.largest_epochs,
-    recipe.largest_epochs <= recipe.epochs,
-    f"at most the {recipe.epochs} of evaluate.epochs",
-  )
-  ranked = run.rank_check
-  yield (
-    "rank_check.num_archs",
-    ranked.num_archs,
-    max(ranked.num_archs, ranked.num_near_archs) >= 2,
-    "2 or more here or as rank_check.num_near_archs: one has no order",
-  )
-  late = recipe.epochs if recipe.own_kernels > 1 else 0
-  yield (
-    "evaluate.own_kernel_epochs",
-    recipe.own_kernel_epochs,
-    recipe.own_kernel_epochs <= late,
-    f"at most {late}, and 0 where evaluate.own_kernels is 1",
-  )
-
-
-def _check_metrics(objective: sections.Objective) -> None:
-  """Refuses two constraints of one metric."""
-  names = [one.metric for one in objective.constraints]
-  names += ["flops"] if objective.cost_weight else []
-  for name in names:
-    if names.count(name) > 1:
-      raise UserError(
-        f"config.objective.constraints: two of {name} are not accepted; "
-        "expected each metric once, and flops only where "
-        "config.objective.cost_weight is 0, in place of target_flops"
-      )
-
-
 def _line(error: Any, config: Any) -> str:
   """Puts what pydantic has found wrong into one line."""
-  kind, keys, last = error["type"], list(error["loc"]), ""
-  if kind in ("missing", "extra_forbidden"):
+  kind, keys = error["type"], list(error["loc"])
+  words = last = ""
+  if kind == "value_error":
+    # A check of ours: of the field, or of its group, which then names a field.
+    *fields, words = error["ctx"]["error"].args
+    keys += fields
+  elif kind in ("missing", "extra_forbidden"):
     last = keys.pop()  # the group is there, and this is not one of its fields
   path, value, field, group = "config", config, None, Config
   for key in keys:
@@ -253,23 +183,21 @@ def _line(error: Any, config: Any) -> str:
     elif group is sections.Constraint:
       path = f"{path}[{key}]"
     else:
-      break  # an item is told of with the whole field
+      break  # the line is about the whole field, not one of its items
     value = value[key]
-  is_field = kind in _TYPES and isinstance(keys[-1], str)
   if kind == "model_type" or last:
     if group is sections.Constraint:
       return _refusal(path, value, _CONSTRAINT)
     if kind == "model_type":
       return f"{path}: {value!r} is not a group of fields"
     return missing_field(base().to_dict(), f"{path}.{last}")
-  if is_field:
+  if kind in _TYPES and isinstance(keys[-1], str):
     given, expected = type(value).__name__, _TYPES[kind]
     return f"{path}: {value!r} is a {given}; expected {expected}"
-  words = _words(field) or str(error.get("ctx", {}).get("error", error["msg"]))
-  return _refusal(path, value, words)
+  return _refusal(path, value, words or _words(field) or error["msg"])
 
 
-# Of pydantic's errors, by their names.
+# Pydantic's names of errors, and the types that it asked for.
 _TYPES = {
   "bool_type": "bool",
   "int_type": "int",
@@ -278,10 +206,16 @@ _TYPES = {
   "string_type": "str",
   "tuple_type": "tuple",
 }
+_LIMITS = {
+  "ge": "{} or more",
+  "gt": "above {}",
+  "le": "at most {}",
+  "lt": "below {}",
+}
 
 
 def _group_of(field: FieldInfo) -> type[pydantic.BaseModel] | None:
-  """Returns the group that a field is, or has several of."""
+  """Returns the model that a field is, or holds several of."""
   for one in (field.annotation, *get_args(field.annotation)):
     if isinstance(one, type) and issubclass(one, pydantic.BaseModel):
       return one
@@ -296,27 +230,15 @@ def _words(field: FieldInfo | None) -> str:
     return field.description
   if get_origin(field.annotation) is Literal:
     return f"one of {', '.join(map(str, get_args(field.annotation)))}"
-  low = high = ""
-  for bound in field.metadata:
-    match bound:
-      case annotated_types.Ge(ge=value):
-        low = f"{value:,}"
-      case annotated_types.Gt(gt=value):
-        low = f"above {value:,}"
-      case annotated_types.Le(le=value):
-        high = f"{value:,}"
-      case annotated_types.Lt(lt=value):
-        high = f"below {value:,}"
-  if not high:
-    return low if low.startswith("above") else f"{low} or more" * bool(low)
-  joined = " and " if "below" in high or "above" in low else " to "
-  low = low if "above" in low or joined == " to " else f"{low} or more"
-  high = high if "below" in high or joined == " to " else f"at most {high}"
-  return low + joined + high
-
-
-def _refused(path: str, value: Any, accepted: str) -> UserError:
-  return UserError(_refusal(path, value, accepted))
+  limits = {
+    name: f"{getattr(bound, name):,}"
+    for name in _LIMITS
+    for bound in field.metadata
+    if hasattr(bound, name)
+  }
+  if limits.keys() == {"ge", "le"}:
+    return f"{limits['ge']} to {limits['le']}"
+  return " and ".join(_LIMITS[name].format(limits[name]) for name in limits)
 
 
 def _refusal(path: str, value: Any, accepted: str) -> str:

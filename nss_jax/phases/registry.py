@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nss_jax.config.bounds import PHASES_OF_A_TARGET
+
 if TYPE_CHECKING:
   import pathlib
 
@@ -54,29 +56,20 @@ class Phase:
   read: "Callable[[pathlib.Path], Any] | None" = None
 
 
-# In order. `all` runs those that are of one target.
-_OF_A_TARGET = [
-  "search",
-  "evaluate",
-  "rank_check",
-  "principles",
-  "nas",
-  "complexity",
-  "train",
-]
-_APART = ["sweep", "latency_table"]
-_LAST = ["report"]
+_APART = ("sweep", "latency_table")
+_OURS = (*PHASES_OF_A_TARGET, *_APART)
 _ADDED: dict[str, Phase] = {}
 
 
 def of_a_target() -> tuple[str, ...]:
   """Returns the phases that `all` runs, and that a sweep may run."""
-  return (*_OF_A_TARGET, *_ADDED, *_LAST)
+  return tuple(PHASES_OF_A_TARGET)
 
 
 def names() -> tuple[str, ...]:
   """Returns the names of all phases, in order."""
-  return (*_OF_A_TARGET, *_ADDED, *_APART, *_LAST)
+  *others, last = PHASES_OF_A_TARGET
+  return (*others, *_APART, last)
 
 
 def find(name: str) -> Phase:
@@ -95,11 +88,14 @@ def register_phase(phase: Phase) -> None:
   Raises:
     ValueError: if the name is one of ours.
   """
-  if phase.name in (*_OF_A_TARGET, *_APART, *_LAST):
+  if phase.name in _OURS:
     raise ValueError(f"the phase {phase.name!r} is there already")
+  if phase.name not in _ADDED:
+    PHASES_OF_A_TARGET.insert(-1, phase.name)
   _ADDED[phase.name] = phase
 
 
 def unregister_phase(name: str) -> None:
   """Takes a phase away that was registered."""
   del _ADDED[name]
+  PHASES_OF_A_TARGET.remove(name)
