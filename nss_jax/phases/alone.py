@@ -54,7 +54,6 @@ def make_score_alone(
       functools.partial(score_one, seed),
       choose_fn=lambda count: scoring.Split("images", 1),
       preemption=job.preemption,
-      on_progress=lambda done, timed: None,
     )
     return ledger.score(source, archs)
 

@@ -106,7 +106,7 @@ def _of_evaluator(job: Job) -> Iterator[ChipProgram]:
 
 def _of_training(job: Job, arch: Arch | None) -> ChipProgram:
   if arch is None:
-    arch = jax.tree.map(lambda x: x[0], _on_target(job))
+    arch = proportional_arch(job.search_space, job.constraints)
   only = job.search_space.only(arch)
   program = train.build(job.within(only))
   program = dataclasses.replace(

@@ -73,11 +73,8 @@ def compile_program(
   chips: chips_lib.Chips,
   tell: Callable[[str], None] = lambda line: None,
 ) -> Compiled:
-  """Compiles a program; a line now and then tells that it is at it.
-
-  Raises:
-    UserError: by how much, and which fields need less.
-  """
+  """Compiles a program, with a line now and then; refuses one that does not
+  fit, with how much it lacks and the fields that need less."""
   with tell_alive(program.name, tell):
     lowered = program.lower()
     try:
@@ -147,7 +144,7 @@ def tell_alive(name: str, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _out_of_memory(text: str) -> float | None:
-  """Bytes that were needed, of the compiler's own refusal."""
+  """Reads the bytes that were needed from the compiler's own refusal."""
   found = re.search(r"Used ([\d.]+)([MG]) of", text)
   if found is None:
     return None
@@ -198,11 +195,8 @@ TRUST = (
 
 
 def run(job: Job, chips: chips_lib.Chips, price_per_hour: float) -> None:
-  """Tells what the compiler says of the phases' programs, one by one.
-
-  Raises:
-    UserError: at the first that does not fit.
-  """
+  """Tells what the compiler says of the phases' programs, one by one, up to the
+  first that does not fit."""
   known = chip_programs.PHASES
   for phase in job.phases:
     if phase not in known:

@@ -9,7 +9,7 @@ import numpy as np
 from nss_jax.errors import UserError
 from nss_jax.phases import evaluate, nas, search, supernet
 from nss_jax.phases.job import Job, has_flops
-from nss_jax.phases.ledger import open_ledger
+from nss_jax.phases.ledger import score_groups
 from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.results import larger_spaces, scores
 from nss_jax.results.larger_spaces import Complexity
@@ -29,21 +29,13 @@ def run(job: Job) -> Complexity:
   `complexity/scores.csv` and `flops.png` (Fig. 5). Archs of the Elite Space
   stand beside the draws; those that the evaluate phase has scored are not
   scored again.
-
-  Raises:
-    Diverged, Interrupted: as the search.
   """
   folder, elite = job.workdir / "complexity", job.load_elite()
   path = folder / "scores.csv"
   archs = _draw_archs(job, folder)
   archs[scores.ELITE] = evaluate.elite_archs(job, elite)
   _take_known(job, path)
-  params = supernet.train_supernet(job)
-  total = sum(len(drawn.depth) for drawn in archs.values())
-  with open_ledger(job, params, path, total) as ledger:
-    for name, drawn in archs.items():
-      ledger.score(name, drawn)
-  table = scores.read_scores(path, job.search_space)
+  table = score_groups(job, path, archs)
   target, tolerance = target_flops(job), job.config.complexity.tolerance
   if picture := larger_spaces.picture(table, target, tolerance):
     picture.write(folder / "flops.png")
@@ -67,9 +59,6 @@ def search_spaces(job: Job) -> dict[str, SearchSpace]:
   """Returns the spaces by name, ascending: depths and widths up to a share.
 
   Every bin has size one, and what else makes a network is as it was.
-
-  Raises:
-    UserError: if a share of the largest is no whole number of at least 1.
   """
   whole, spaces = job.search_space, {}
   for width in _shares(job, "width_shares", whole.max_width):
@@ -84,6 +73,7 @@ def search_spaces(job: Job) -> dict[str, SearchSpace]:
 
 
 def _shares(job: Job, name: str, largest: int) -> list[int]:
+  """Returns shares of the largest number, each a whole number of 1 or more."""
   numbers = []
   for share in getattr(job.config.complexity, name):
     number = share * largest
@@ -97,11 +87,7 @@ def _shares(job: Job, name: str, largest: int) -> list[int]:
 
 
 def check(job: Job) -> None:
-  """Refuses a target that a space has no arch for, before compilation.
-
-  Raises:
-    UserError: naming the space and what it can cost.
-  """
+  """Refuses a target that a space has no arch for, before compilation."""
   supernet.check(job)
   search.check_training(job)
   target = target_flops(job)
@@ -180,15 +166,10 @@ def _take_known(job: Job, path: pathlib.Path) -> None:
     scores.append_scores(path, job.search_space, rest)
 
 
-def report(result: Complexity, job: Job) -> list[str]:
-  """Tells the result in words."""
-  return larger_spaces.describe(result, job.workdir / "complexity")
-
-
 PHASE = Phase(
   "complexity",
   run,
-  report,
+  larger_spaces.describe,
   needs="search",
   reads=(*SEARCH, "evaluate", "nas", "complexity"),
   fits=has_flops,

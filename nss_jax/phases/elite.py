@@ -45,14 +45,8 @@ ScoreFn = Callable[[Arch], tuple[np.ndarray, np.ndarray]]
 
 
 def find(job: Job, logits: Any, score_fn: ScoreFn) -> FoundSpace:
-  """Returns the Elite Space, as it is written.
-
-  Args:
-    job: says what was searched, and for what.
-    logits: what was found, on the host.
-    score_fn: of the search's supernet; not called where one space only can be
-      chosen.
-  """
+  """Returns the Elite Space that logits, on the host, lead to, as it is
+  written; nothing is scored where one space only can be chosen."""
   settings, space, wanted = job.config.search, job.search_space, job.constraints
   draws = distribution.elite_space(
     job.keys["elite"],
@@ -62,11 +56,7 @@ def find(job: Job, logits: Any, score_fn: ScoreFn) -> FoundSpace:
     num_samples=settings.num_elite_samples,
     penalty_fn=lambda costs, _: constraints.penalties(wanted, costs),
   )
-  measure = _Measure(job, logits)
-  entries = [
-    measure.entry(jax.tree.map(lambda x, i=i: x[i], draws.candidates))
-    for i in range(settings.num_elite_samples)
-  ]
+  entries = _entries(job, logits, draws.candidates)
   rule, tolerance = settings.elite, settings.elite_tolerance
   choice = Choice(rule=rule, tolerance=None, scored=[])
   chosen = entries[int(draws.index)]
@@ -78,14 +68,15 @@ def find(job: Job, logits: Any, score_fn: ScoreFn) -> FoundSpace:
       tolerance,
       num_candidates=settings.num_candidates,
     )
-    scored = _score(job, found, measure, score_fn)
+    scored = _score(job, logits, found, score_fn)
     chosen = min(scored, key=lambda one: one["loss"] or 0.0)
     choice = Choice(
       rule=rule,
       tolerance=found.tolerance,
       scored=[Scored(**one) for one in scored],
     )
-  mode = measure.entry(distribution.most_probable_space(logits))
+  most_probable = distribution.most_probable_space(logits)
+  mode = jax.tree.map(lambda x: np.asarray(x)[None], most_probable)
   result = FoundSpace(
     **{key: chosen[key] for key in _KEPT},
     target_flops=job.target,
@@ -102,7 +93,7 @@ def find(job: Job, logits: Any, score_fn: ScoreFn) -> FoundSpace:
     ],
     choice=choice,
     candidates=[Entry(**one) for one in entries],
-    argmax_space=Entry(**mode),
+    argmax_space=Entry(**_entries(job, logits, mode)[0]),
     probabilities=Chances(**bin_probabilities(logits)),
     seed=job.config.seed,
     search_space=space.to_dict(),
@@ -125,34 +116,27 @@ def bin_probabilities(logits: Any) -> dict[str, list]:
   }
 
 
-class _Measure:
-  """Tells of each space what it costs, and how probable it is."""
-
-  def __init__(self, job: Job, logits: Any):
-    self._job, search_space = job, job.search_space
-    # Of every space where they can be listed, for the rank.
-    self._logs = None
-    if search_space.num_spaces <= table.MAX_SPACES:
-      logs = table.space_log_probabilities(search_space, logits)
-      self._logs = logs.ravel()
-    self._bins = jax.tree.map(
-      lambda x: np.asarray(jax.nn.log_softmax(x), np.float64), logits
-    )
-
-  def entry(self, space: Space) -> dict[str, Any]:
-    """Returns a space as JSON."""
-    search_space, target = self._job.search_space, self._job.target
+def _entries(job: Job, logits: Any, spaces: Space) -> list[dict[str, Any]]:
+  """Returns spaces `[N, S]` as JSON: what each costs, how probable it is."""
+  search_space, target = job.search_space, job.target
+  # Of every space where they can be listed, for the rank.
+  logs = None
+  if search_space.num_spaces <= table.MAX_SPACES:
+    logs = table.space_log_probabilities(search_space, logits).ravel()
+  bins = jax.tree.map(
+    lambda x: np.asarray(jax.nn.log_softmax(x), np.float64), logits
+  )
+  stages, entries = np.arange(search_space.num_stages), []
+  given = np.asarray(spaces.depth), np.asarray(spaces.width)
+  for depth, width in zip(*given, strict=True):
+    space = Space(depth=depth, width=width)
     macs = cost.space_macs(search_space, space)
-    stages = np.arange(search_space.num_stages)
-    log = (
-      self._bins.depth[stages, np.asarray(space.depth)].sum()
-      + self._bins.width[stages, np.asarray(space.width)].sum()
-    )
+    log = bins.depth[stages, depth].sum() + bins.width[stages, width].sum()
     rank = None
-    if self._logs is not None:
+    if logs is not None:
       index = int(table.space_indices(search_space, space))
-      rank = int((self._logs > self._logs[index]).sum()) + 1
-    return {
+      rank = int((logs > logs[index]).sum()) + 1
+    entry = {
       "space": space_ranges(search_space, space),
       "mean_flops": macs,
       "deviation": None if target is None else macs / target - 1,
@@ -160,23 +144,22 @@ class _Measure:
         one.name: cost.space_cost(
           search_space, cost.cost_tables(search_space, one.metric), space
         )
-        for one in self._job.constraints
+        for one in job.constraints
       },
       "probability": float(np.exp(log)),
       "rank": rank,
     }
+    entries.append(entry)
+  return entries
 
 
 def _score(
-  job: Job, found: Candidates, measure: _Measure, score_fn: ScoreFn
+  job: Job, logits: Any, found: Candidates, score_fn: ScoreFn
 ) -> list[dict[str, Any]]:
   """Returns an entry for each candidate, with the mean loss and error of its
   archs by the search's supernet; None where there is no choice to be made."""
   number, count = len(found.ranks), job.config.search.num_choice_archs
-  entries = [
-    measure.entry(jax.tree.map(lambda x, i=i: x[i], found.spaces))
-    for i in range(number)
-  ]
+  entries = _entries(job, logits, found.spaces)
   nothing = {"loss": None, "loss_error": None, "error": None}
   if number == 1 or not count:
     return [{**entry, **nothing} for entry in entries]

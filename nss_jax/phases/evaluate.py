@@ -33,9 +33,6 @@ def run(job: Job) -> Evaluation:
   """Scores the Elite Space and its controls from a supernet of their own.
 
   Writes `evaluate/scores.csv` and `pareto.png`.
-
-  Raises:
-    Diverged, Interrupted: as the search.
   """
   elite, folder = job.load_elite(), job.workdir / "evaluate"
   params = supernet.train_supernet(job)
@@ -61,11 +58,7 @@ def num_archs(job: Job) -> int:
 
 
 def check(job: Job) -> None:
-  """Refuses what cannot be evaluated, before anything is compiled.
-
-  Raises:
-    UserError: naming the field, the value and what is accepted.
-  """
+  """Refuses what cannot be evaluated, before anything is compiled."""
   supernet.check(job)
   try:
     _indices(job)
@@ -107,7 +100,7 @@ def elite_archs(job: Job, elite: Space) -> Arch:
   archs = sampling.sample_archs_of_spaces(
     _rngs(job)[0], job.search_space, only, job.config.evaluate.num_archs
   )
-  return jax.tree.map(lambda x: x[0], archs)
+  return sampling.take(archs, 0)
 
 
 def _rngs(job: Job) -> jax.Array:
@@ -239,15 +232,10 @@ def _by_image(job: Job, params: Any) -> groups.ByImage:
   return by_image
 
 
-def report(result: Evaluation, job: Job) -> list[str]:
-  """Tells the result in words."""
-  return group_tables.describe(result, job.workdir / "evaluate")
-
-
 PHASE = Phase(
   "evaluate",
   run,
-  report,
+  group_tables.describe,
   needs="search",
   reads=(*SEARCH, "evaluate"),
   check=check,

@@ -92,24 +92,13 @@ class Job:
     with_latency: bool = True,
     **more: Any,
   ) -> "Job":
-    """Takes a config apart, once for all phases.
+    """Takes a config apart, once for all phases; writes nothing.
 
-    Args:
-      config: of the run.
-      workdir: its folder; nothing is written.
-      dataset: the images; those of the config by default.
-      search_space: that of the config by default, which its constraints are
-        then held against.
-      mesh: all devices by default.
-      console: standard output by default.
-      fetch: whether data that are not there are fetched.
-      with_latency: whether to read the latency table that a constraint needs;
-        else that constraint is left out.
-      **more: further attributes.
-
-    Raises:
-      UserError: if the data, the latency table or the search space cannot be
-        had, or if no space meets the constraints.
+    Images and search space are those of the config by default, the devices are
+    all, and the console is standard output. A search space that is given is not
+    held against the constraints. Data that are not there are fetched, or
+    refused. Without `with_latency` a constraint that needs the latency table is
+    left out. Further attributes may follow.
     """
     config = with_table(config_lib.validate(config), workdir)
     console = console or make_console()
@@ -137,16 +126,8 @@ class Job:
     )
 
   def vary(self, fields: Mapping[str, Any], **more: Any) -> "Job":
-    """Returns a job whose config and constraints differ in some fields.
-
-    Args:
-      fields: of the config, such as `{"search.epochs": 3}`.
-      **more: other attributes, or `with_latency`: as this job has it by
-        default.
-
-    Raises:
-      UserError: as `open`.
-    """
+    """Returns a job whose config differs in fields such as `search.epochs`, and
+    in what follows from them; `more` is as in `open`, by default as it is."""
     kept = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
     for name in ("config", "search_space", "constraints", "target"):
       del kept[name]
@@ -179,11 +160,8 @@ class Job:
     say(self.console, line)
 
   def load_elite(self) -> Space:
-    """Reads the Elite Space that the search phase has written.
-
-    Raises:
-      UserError: if there is none, or it is of another search space.
-    """
+    """Reads the Elite Space of the search phase, if it is of this job's search
+    space."""
     path = self.workdir / "search" / load.ELITE_SPACE
     search_space, space = load.load_space(path)
     if search_space != self.search_space:
@@ -261,14 +239,8 @@ def _constraints(
   """
   objective, found = config.objective, []
   if is_by_target(config):
-    found.append(
-      Constraint(
-        "flops",
-        METRICS["flops"],
-        objective.target_flops,
-        objective.cost_weight,
-      )
-    )
+    of_target = objective.target_flops, objective.cost_weight
+    found.append(Constraint("flops", METRICS["flops"], *of_target))
   for one in objective.constraints:
     if one.metric != LATENCY:
       metric = METRICS[one.metric]

@@ -21,7 +21,7 @@ from nss_jax.results.block_times import BlockTimes
 from nss_jax.spaces.bins import Bin
 from nss_jax.spaces.cost import arch_cost, arch_macs, cost_range, cost_tables
 from nss_jax.spaces.metrics import LatencyTable, latency_metric, stage_shapes
-from nss_jax.spaces.sampling import sample_uniform_archs
+from nss_jax.spaces.sampling import sample_uniform_archs, take
 from nss_jax.spaces.search_space import Arch, SearchSpace
 from nss_jax.spaces.text import format_arch
 from nss_jax.supernet import network
@@ -41,9 +41,6 @@ def run(job: Job) -> BlockTimes:
   Writes `latency_table/table.csv`. `spread` is the interquartile range of the
   calls of a network over their median, of the median network: where it is large
   the machine was busy, and the table is poor.
-
-  Raises:
-    Interrupted: after SIGTERM.
   """
   settings, space = job.config.latency_table, job.search_space
   archs = held_out(job)
@@ -182,10 +179,8 @@ def measure(
 def held_out(job: Job) -> Arch:
   """Draws networks, `[N, S]`, each once, none of which the table is made of.
 
-  As many as `num_networks`, or as are left in a small search space.
-
-  Raises:
-    UserError: if fewer than two are left.
+  There are as many as `num_networks`, or as are left in a small search space;
+  fewer than two are refused.
   """
   settings, space = job.config.latency_table, job.search_space
   timed: set[SearchSpace] = set()
@@ -202,7 +197,7 @@ def held_out(job: Job) -> Arch:
     key = jax.random.fold_in(rng, draw) if draw else rng
     archs = sample_uniform_archs(key, space, settings.num_networks)
     for i in range(settings.num_networks):
-      arch = jax.tree.map(lambda x, i=i: x[i], archs)
+      arch = take(archs, i)
       only = space.only(arch)
       if only not in timed and len(kept) < settings.num_networks:
         kept.setdefault(only, arch)
@@ -223,15 +218,11 @@ def compare(
 ) -> dict[str, Any]:
   """Tells how well the table predicts the times of networks, `[N, S]`.
 
-  Returns:
-    `relative_error`: mean and max of `|predicted / measured - 1|`; `tau`:
-    Kendall's, of the predictions and, beside them, of the multiply-adds;
-    `networks`: each one.
+  In the result `relative_error` is of `|predicted / measured - 1|`, and `tau`
+  is Kendall's, of the predictions and, beside them, of the multiply-adds.
   """
   predicted = arch_cost(space, latency_metric(table), archs)
-  each = [
-    jax.tree.map(lambda x, i=i: x[i], archs) for i in range(len(predicted))
-  ]
+  each = [take(archs, i) for i in range(len(predicted))]
   measured = np.asarray([seconds(space.only(arch)) for arch in each])
   errors = np.abs(predicted / measured - 1)
   return {
@@ -324,11 +315,6 @@ def _kendall(one: np.ndarray, other: np.ndarray) -> float | None:
   return None if np.isnan(tau) else tau
 
 
-def report(result: BlockTimes, job: Job) -> list[str]:
-  """Tells the result in words."""
-  return block_times.describe(result, job.workdir / block_times.FOLDER)
-
-
 def check(job: Job) -> None:
   """Refuses a table that would leave no networks to compare it with."""
   held_out(job)
@@ -337,7 +323,7 @@ def check(job: Job) -> None:
 PHASE = Phase(
   block_times.FOLDER,
   run,
-  report,
+  block_times.describe,
   result=block_times.SUMMARY,
   reads=("latency_table",),
   check=check,

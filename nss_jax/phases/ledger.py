@@ -10,39 +10,36 @@ import jax
 import numpy as np
 
 from nss_jax.errors import Interrupted, UserError
-from nss_jax.phases import scoring
+from nss_jax.phases import scoring, supernet
 from nss_jax.phases.job import Job
 from nss_jax.results import scores
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.progress import Progress
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
+# `(archs [n, S], by) -> (error [n], loss [n])`; see `scoring.Split`.
+ScoreFn = Callable[..., tuple[np.ndarray, np.ndarray]]
+
 
 class Ledger:
   """Scores archs in an order that a resumed run repeats; never one twice.
 
   Rows of `scores.csv` are served first, to who asks for the same archs in the
-  same order; what is missing is computed and appended.
-
-  Args:
-    path: of the file.
-    search_space: where the archs are from.
-    score_fn: `(archs [n, S], by) -> (error [n], loss [n])`; see `Split`.
-    choose_fn: from how many archs are asked for, how a call is split.
-    preemption: asked between calls.
-    on_progress: called with the number of rows so far, and whether the last of
-      them were computed by a program that was compiled already.
+  same order; what is missing is computed, by `score_fn` in the calls that
+  `choose_fn` cuts as many archs into, and appended. `on_progress` hears how
+  many rows there are, and whether the last of them were computed by a program
+  that was compiled already.
   """
 
   def __init__(
     self,
     path: pathlib.Path,
     search_space: SearchSpace,
-    score_fn: Callable,
+    score_fn: ScoreFn,
     *,
     choose_fn: Callable[[int], scoring.Split],
     preemption: Preemption,
-    on_progress: Callable[[int, bool], None],
+    on_progress: Callable[[int, bool], None] = lambda done, timed: None,
   ):
     self._path = path
     self._search_space = search_space
@@ -60,9 +57,8 @@ class Ledger:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns error and loss `[N]` of archs `[N, S]`, asked for a source.
 
-    Raises:
-      UserError: if the file has other archs in their place.
-      Interrupted: after SIGTERM; all that was scored is on disk.
+    Raises UserError if the file has other archs in their place, and Interrupted
+    after SIGTERM, when all that was scored is on disk.
     """
     self._preemption.tell(lambda: f"{self._done} archs are scored")
     count = len(archs.depth)
@@ -122,13 +118,8 @@ def open_ledger(
 ) -> Generator[Ledger]:
   """Opens a ledger of scores by the weights of a supernet, with its progress.
 
-  Args:
-    job: says the search space, the images, the devices, and between calls
-      whether to stop.
-    params: of the stand-alone supernet.
-    path: of `scores.csv`.
-    total: archs that will be asked for.
-    num_images: of those held out, to score on; None: all.
+  In all `total` archs will be asked for. They are scored on `num_images` of
+  those that are held out, or on all of them.
   """
   images = scoring.held_out_images(job, num_images)
   score_fn = scoring.make_score_fn(job, images)
@@ -144,3 +135,16 @@ def open_ledger(
         done, "scoring archs", compiled=not timed
       ),
     )
+
+
+def score_groups(
+  job: Job, path: pathlib.Path, groups: dict[str, Arch]
+) -> scores.Scores:
+  """Scores archs `[N, S]` of each group by the stand-alone supernet, and
+  returns the table of them all."""
+  params = supernet.train_supernet(job)
+  total = sum(len(archs.depth) for archs in groups.values())
+  with open_ledger(job, params, path, total) as ledger:
+    for name, archs in groups.items():
+      ledger.score(name, archs)
+  return scores.read_scores(path, job.search_space)

@@ -28,63 +28,46 @@ def run(
   Writes `metrics.jsonl` and `checkpoints/` in the folder. A checkpoint is
   written while the devices do the next call, whose steps do not count before
   it is on disk: a process that dies loses the steps of one interval of
-  checkpoints at most, and the call that is under way.
+  checkpoints at most, and the call that is under way. The interval is that of
+  `config.search`, or `checkpoint_every` epochs.
 
-  Args:
-    job: says how many checkpoints are kept, where lines and progress go, and
-      between calls whether to stop.
-    program: to be run.
-    folder: of its files.
-    checkpoint_every: epochs; None: as `config.search` has it.
-
-  Raises:
-    Diverged: at a loss that is not finite.
-    Interrupted: after SIGTERM, once all is saved.
+  Raises Diverged at a loss that is not finite, and Interrupted after SIGTERM,
+  once all is saved.
   """
-  settings, schedule = job.config.search, program.schedule
-  every = checkpoint_every or settings.checkpoint_every
-  files.make_folder(folder)
-  checkpoints = Checkpoints(
-    folder / "checkpoints",
-    keep=settings.keep_checkpoints,
-    warn=lambda line: job.say(f"warning: {line}"),
-  )
-  job.preemption.tell(lambda: _saved(checkpoints, folder, program))
-  state = _resume(job, program, checkpoints, folder / "metrics.jsonl")
-  step = int(state.weights.step)
-  began, began_step = time.monotonic(), step
+  schedule, log = program.schedule, folder / "metrics.jsonl"
+  checkpoints = _open_checkpoints(job, program, folder)
+  state = _resume(job, program, checkpoints, log)
+  step = began_step = int(state.weights.step)
+  began = time.monotonic()
   with Progress(
     *(job.console, program.work, step),
     options=job.progress,
     folder=folder,
     kinds=schedule.kinds(step),
   ) as progress:
-    while step < schedule.num_steps:
-      epoch, first = divmod(step, schedule.steps_per_epoch)
-      length = schedule.lengths(first)[0]
-      warmup = epoch < schedule.warmup_epochs
-      if progress.before_call((length, warmup)):
+    for call in schedule.calls(step):
+      if progress.before_call(call.kind):
         checkpoints.wait()  # or it is not there before all has been compiled
-      state, losses = program.dispatch(state, epoch, first, length, warmup)
+      state, losses = program.dispatch(state, *call)
       # The devices are at work, and what they do counts from here on.
       checkpoints.wait()
       _check_losses(np.asarray(losses), step, checkpoints)
-      step += length
-      ended = first + length == schedule.steps_per_epoch
-      stop = job.preemption.requested()
+      step += call.length
+      ended, stop = schedule.ends(step), job.preemption.requested()
       if ended or stop:
         # Before it is written: the loss sees the last update a step later.
         _check_state(state, step, checkpoints)
-      line = _line(program, state, step, epoch)
-      progress.after_call(step, describe(line, schedule.epochs))
+      line = _line(program, state, step, call.epoch)
+      words = describe(line, schedule.epochs)
+      progress.after_call(step, words)
       if ended:
-        now = time.monotonic()
-        images = (step - began_step) * program.batch_size * (2 - warmup)
-        line["images_per_second"] = round(images / (now - began), 1)
-        began, began_step = now, step
-        files.append_line(folder / "metrics.jsonl", line)
-        progress.end_epoch(line, describe(line, schedule.epochs))
-        if epoch + 1 == schedule.epochs or (epoch + 1) % every == 0:
+        images = (step - began_step) * program.batch_size * (2 - call.warmup)
+        began_step, before, began = step, began, time.monotonic()
+        line["images_per_second"] = round(images / (began - before), 1)
+        files.append_line(log, line)
+        progress.end_epoch(line, words)
+        every = checkpoint_every or job.config.search.checkpoint_every
+        if step == schedule.num_steps or line["epoch"] % every == 0:
           checkpoints.save(step, state)
       if stop:
         checkpoints.save(step, state, block=True)
@@ -94,9 +77,9 @@ def run(
 
 
 def run_shared(job: Job, program: Program, folder: pathlib.Path) -> LoopState:
-  """Runs a program in a folder that other runs use too: one of them trains.
+  """Runs a program in a folder that several runs share.
 
-  The others wait, and read what it has trained.
+  One of them trains; the others wait, and read what it has trained.
   """
   told = []
 
@@ -112,11 +95,7 @@ def run_shared(job: Job, program: Program, folder: pathlib.Path) -> LoopState:
 
 
 def trim(path: pathlib.Path, step: int) -> None:
-  """Cuts the lines of `metrics.jsonl` after a step.
-
-  Raises:
-    UserError: if a line has no whole number of a step.
-  """
+  """Cuts the lines of `metrics.jsonl` after a step."""
 
   def cut():
     lines = files.read_lines(path) if path.exists() else []
@@ -125,6 +104,27 @@ def trim(path: pathlib.Path, step: int) -> None:
       files.write_lines(path, kept)
 
   processes.run_once(cut)
+
+
+def _open_checkpoints(
+  job: Job, program: Program, folder: pathlib.Path
+) -> Checkpoints:
+  """Makes the folder, and tells what is on disk if SIGTERM comes too late."""
+  files.make_folder(folder)
+  checkpoints = Checkpoints(
+    folder / "checkpoints",
+    keep=job.config.search.keep_checkpoints,
+    warn=lambda line: job.say(f"warning: {line}"),
+  )
+
+  def saved() -> str:  # another thread asks
+    step = checkpoints.latest_step
+    if step is None:
+      return f"no checkpoint is in {folder} yet"
+    return f"saved is step {step} of {program.schedule.num_steps} in {folder}"
+
+  job.preemption.tell(saved)
+  return checkpoints
 
 
 def _resume(
@@ -141,16 +141,6 @@ def _resume(
     job.say(f"resuming at step {step} of {program.schedule.num_steps}")
   trim(log, step)
   return state
-
-
-def _saved(
-  checkpoints: Checkpoints, folder: pathlib.Path, program: Program
-) -> str:
-  """Says what is on disk; another thread asks."""
-  step = checkpoints.latest_step
-  if step is None:
-    return f"no checkpoint is in {folder} yet"
-  return f"saved is step {step} of {program.schedule.num_steps} in {folder}"
 
 
 def _line(

@@ -41,9 +41,6 @@ def run(job: Job) -> NasSummary:
 
   Writes `nas/elite`, `nas/controls` and, by gradient, `nas/expanded`, the
   paper's baseline: an `architecture.json` in each.
-
-  Raises:
-    Diverged, Interrupted: as the search.
   """
   spaces = {
     "elite": job.search_space.refine(job.load_elite()),
@@ -99,14 +96,9 @@ def plan(job: Job) -> str:
 def controls(job: Job, spaces: dict[str, SearchSpace]) -> dict[str, Any]:
   """Returns networks for the same constraints that nobody has searched.
 
-  Args:
-    job: of the run.
-    spaces: `elite` and `expanded`, whose bins have size one.
-
-  Returns:
-    By name, a uniform draw of each space that meets the constraints, a
-    hand-made one and one of RegNet's, unless its rule gives none here that
-    meets them.
+  By name they are a uniform draw from each of the spaces, `elite` and
+  `expanded`, whose bins have size one, a hand-made network and one of RegNet's,
+  unless its rule gives none here that meets the constraints.
   """
   settings, whole = job.config.nas, job.search_space
   found = {
@@ -166,18 +158,9 @@ def search(
 ) -> SpaceLogits:
   """Searches the job's space, whose bins have size one, as the search phase.
 
-  Args:
-    job: of that space; its constraints are the target.
-    name: of the search, to be said.
-    rate: learning rate of the logits.
-    folder: for `metrics.jsonl`, `checkpoints/` and `logits.json`, which is read
-      if it is there; the search goes on there.
-
-  Returns:
-    The logits at the end.
-
-  Raises:
-    Diverged, Interrupted: as the search phase.
+  Writes `logits.json`, what the search at this learning rate ends with, beside
+  its log and checkpoints, and returns the logits. If the file is there it is
+  read instead.
   """
   path, settings = folder / LOGITS, job.config.nas
   if not path.exists():
@@ -263,15 +246,10 @@ def draw_archs(
   return archs, constraints.worst_penalty(job.constraints, costs)
 
 
-def report(result: NasSummary, job: Job) -> list[str]:
-  """Tells the result in words."""
-  return network_tables.describe(result, job.workdir / "nas")
-
-
 PHASE = Phase(
   "nas",
   run,
-  report,
+  network_tables.describe,
   needs="search",
   reads=(*SEARCH, "nas"),
   check=check,

@@ -41,25 +41,13 @@ def run(
   config_flags: Sequence[str] = (),
   progress: ProgressOptions = DEFAULT_OPTIONS,
 ) -> int:
-  """Runs phases and returns the exit code of the command.
+  """Runs phases in order and returns the exit code of the command.
 
-  Args:
-    config: of the run.
-    workdir: of the run.
-    phases: names, in order.
-    archs: for the train phase, instead of those that the nas phase has found.
-    sweep_index: the only target of the sweep to run; None: all, summed up.
-    dry_run: whether to print the plan and stop.
-    topology: chips that a dry run compiles for; empty: it compiles nothing.
-    price_per_hour: of these chips together, for the bill.
-    take_over: whether a process that was on another host has surely ended.
-    compiled: folder that keeps compiled programs; empty: none of our own.
-    config_flags: the flags that give the config, to tell the next command.
-    progress: what is shown meanwhile.
+  The arguments are the flags of the command: see `nss_jax/command.py`;
+  `config_flags` are those that give the config, to tell the next command.
 
-  Raises:
-    UserError: before anything is compiled or written.
-    One of `WRITE_ERRORS`; what was written is whole, and a run goes on there.
+  Raises UserError before anything is compiled or written, and one of
+  `WRITE_ERRORS` when what was written is whole, and a run goes on there.
   """
   workdirs.check_name(workdir)
   config = with_table(config_lib.validate(config), workdir)

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.phases import evaluate, supernet
+from nss_jax.phases import evaluate
 from nss_jax.phases.job import Job, has_flops
-from nss_jax.phases.ledger import open_ledger
+from nss_jax.phases.ledger import score_groups
 from nss_jax.phases.registry import SEARCH, Phase
-from nss_jax.results import edfs, load, scores, trends
+from nss_jax.results import edfs, load, trends
 from nss_jax.results.trends import (
   COSTS,
   IN_WINDOW,
@@ -68,18 +68,9 @@ def run(job: Job) -> Principles:
   """Scores networks of each population on the evaluator (Fig. 6).
 
   Writes `principles/scores.csv` and `edf.png`.
-
-  Raises:
-    Diverged, Interrupted: as the evaluate phase.
   """
   folder, drawn = job.workdir / "principles", draw_populations(job)
-  path = folder / "scores.csv"
-  params = supernet.train_supernet(job)
-  total = sum(len(archs.depth) for archs in drawn.archs.values())
-  with open_ledger(job, params, path, total) as ledger:
-    for name, archs in drawn.archs.items():
-      ledger.score(name, archs)
-  table = scores.read_scores(path, job.search_space)
+  table = score_groups(job, folder / "scores.csv", drawn.archs)
   if picture := edfs.picture(table):
     picture.write(folder / "edf.png")
   return trends.summarize(
@@ -204,15 +195,10 @@ def order_of(search_space: SearchSpace, space: Space) -> OwnOrder:
   return OwnOrder(stages=[*order.stages], note="")
 
 
-def report(result: Principles, job: Job) -> list[str]:
-  """Tells the result in words."""
-  return trends.describe(result, job.workdir / "principles")
-
-
 PHASE = Phase(
   "principles",
   run,
-  report,
+  trends.describe,
   reads=(*SEARCH, "evaluate", "principles"),
   fits=has_flops,
   check=check,

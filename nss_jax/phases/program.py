@@ -41,13 +41,8 @@ class LoopState:
 
 @dataclasses.dataclass(frozen=True)
 class Lowerable:
-  """Runs a program as a function does, and hands the program out.
-
-  Attributes:
-    call: runs it.
-    lower: hands it out, to be compiled for devices that need not be there;
-      `lowered` of jax.
-  """
+  """Runs a program as a function does, by `call`; `lower` hands it out, to be
+  compiled for devices that need not be there."""
 
   call: Callable[..., Any]
   lower: Callable[..., jax.stages.Lowered]
@@ -86,11 +81,8 @@ class Program:
 
 
 def check_batch(job: Job, section: str, *, microbatches: int = 1) -> None:
-  """Refuses a `batch_size` that devices and microbatches cannot share.
-
-  The section of the config, such as `search`, has the field; microbatches are
-  parts of each device's share.
-  """
+  """Refuses a `batch_size`, in a section of the config such as `search`, that
+  devices, and microbatches of each, cannot share."""
   batch = getattr(job.config, section).batch_size
   if batch % (job.mesh.size * microbatches):
     parts = f"the {job.mesh.size} devices"
@@ -148,16 +140,10 @@ def make_training(
 ) -> Program:
   """Returns a program with one update a step, all of the same work.
 
-  Args:
-    job: has the search space, images and devices.
-    schedule: steps and epochs.
-    batch_size: images of a step, on all devices together.
-    init_fn: `(*args) -> (weights, given)`; `given` is `LoopState.search`, which
-      stays as it is.
-    update_fn: `(state, part, indices, positions) -> (weights, metrics)` on one
-      device; `part` is images and labels.
-    rows: `[n]`, which of the training images to train on.
-    order_key: see `make_dispatch`.
+  It trains on `rows` `[n]` of the training images. From `init_fn(*args)` come
+  the weights, and what is `LoopState.search`, which stays as it is; from
+  `update_fn(state, part, indices, positions)`, on one device, new weights and
+  metrics, where `part` is images and labels.
   """
 
   def init(*args) -> LoopState:
@@ -206,17 +192,11 @@ def make_dispatch(
   The images stay on the devices, all of them on each; those of a streamed set
   come in time for the call that takes them. Both ways give the same numbers.
 
-  Args:
-    job: has the training images and the devices.
-    step_fn: `(state, parts, indices, positions, *, warmup) -> (state, losses)`
-      on one device; `indices` has those of its images in each part, `positions`
-      their places in the global batch.
-    rows: `{name: [n]}`, which of the images are in each part.
-    schedule: steps and epochs.
-    batch_size: of all devices together.
-    order_key: the key of the order of images, from the state, which may hold
-      the seed.
-    idle_in_warmup: parts that `step_fn` does not look at in warmup.
+  On one device `step_fn(state, parts, indices, positions, *, warmup)` returns
+  the next state and losses: `rows` say which images are in each part, `indices`
+  those of the step, and `positions` their places in the global batch. From the
+  state, which may hold the seed, `order_key` gives the key of the order of
+  images. In warmup nobody looks at the parts that are `idle_in_warmup`.
   """
   dataset, mesh = job.dataset, job.mesh
 

@@ -1,13 +1,13 @@
 """One network by the evaluator: scored, scored again, and raced.
 
-Of the archs that meet every constraint the stand-alone supernet ranks all, or
-those that evolution comes to; where rank_check has trained archs alone, a
-regression on these says what the sizes tell beside the score; the best are
-scored on more images; and the best of these train alone, a short while, with a
-new seed each round, until the better half of the better half is one. That is
-successive halving, where another seed is another pull of an arm (Karnin et al.,
-ICML 2013): near the top a short training is noisy, and its mean over seeds is
-what a longer one would cost.
+The stand-alone supernet ranks all archs that meet every constraint, or those
+that evolution comes to; where rank_check has trained archs alone, a regression
+on these says what the sizes tell beside the score. The best are scored on more
+images, and the best of these train alone, a short while, with a new seed each
+round, until the better half of the better half is one. That is successive
+halving, where another seed is another pull of an arm (Karnin et al., ICML
+2013): near the top a short training is noisy, and its mean over seeds is what a
+longer one would cost.
 """
 
 from collections.abc import Callable
@@ -36,15 +36,8 @@ _ROUND = "round"
 def find(job: Job, space: SearchSpace) -> dict[str, Any]:
   """Returns the network, as `chosen.entry`, with the `race` that it has won.
 
-  Writes `nas/elite/scores.csv` and `race.csv`, and goes on with what is
-  missing.
-
-  Args:
-    job: of the run.
-    space: what there is, with bins of size one.
-
-  Raises:
-    Diverged, Interrupted: as the search.
+  It is looked for in a space whose bins have size one. Writes
+  `nas/elite/scores.csv` and `race.csv`, and goes on with what is missing.
   """
   settings, one = job.config.nas, job.within(space)
   rng = jax.random.fold_in(job.keys["nas"], 2**31 - 1)
@@ -74,7 +67,7 @@ def find(job: Job, space: SearchSpace) -> dict[str, Any]:
       f", then by a race of the best {len(order)}, trained alone for "
       f"{epochs} epoch{'s' * (epochs > 1)} a round"
     )
-  archs = [jax.tree.map(lambda x, k=k: x[k], candidates) for k in order]
+  archs = [take(candidates, k) for k in order]
   race = [
     {
       "arch": format_arch(arch),
@@ -95,11 +88,10 @@ def _score(
   rng: jax.Array,
   meeting: int | None,
 ) -> tuple[Arch, np.ndarray]:
-  """Returns archs `[n, S]` that meet the constraints and their losses.
+  """Returns archs `[n, S]` that meet the constraints, the best first, and their
+  losses.
 
-  The best come first.
-
-  The losses of the first are on all images that are held out. Best is what the
+  Those of the first are on all images that are held out. Best is what the
   regression on the archs of rank_check says, or else the loss.
   """
   if meeting == 0:
@@ -158,8 +150,8 @@ def learnt_rank(job: Job) -> Callable[[Arch, np.ndarray], np.ndarray] | None:
 def score_networks(job: Job, networks: dict[str, dict[str, Any]]) -> None:
   """Adds `evaluator`, error and loss by the stand-alone supernet, to networks.
 
-  On all images that are held out, so that they compare with the archs that the
-  evaluate phase has scored.
+  They are scored on all images that are held out, so that they compare with the
+  archs that the evaluate phase has scored.
   """
   params = supernet.train_supernet(job)
   path = job.workdir / "nas" / "elite" / "scores.csv"

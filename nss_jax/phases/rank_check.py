@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from nss_jax.errors import UserError
-from nss_jax.phases import alone, evaluate, supernet
+from nss_jax.phases import alone, evaluate
 from nss_jax.phases.job import Job
-from nss_jax.phases.ledger import open_ledger
+from nss_jax.phases.ledger import score_groups
 from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.results import rank_agreement, scores, truths
 from nss_jax.results.rank_agreement import RankCheck
@@ -26,18 +26,10 @@ def run(job: Job) -> RankCheck:
 
   Writes `rank_check/truths.csv` and `scores.csv`. Where the truths are given,
   as a file of another run, nothing is trained alone.
-
-  Raises:
-    Diverged, Interrupted: as the search.
   """
   settings, folder = job.config.rank_check, job.workdir / "rank_check"
-  path, scored = folder / "truths.csv", folder / "scores.csv"
-  groups = choose_archs(job)
-  params = supernet.train_supernet(job)
-  total = sum(len(archs.depth) for archs in groups.values())
-  with open_ledger(job, params, scored, total) as ledger:
-    for name, archs in groups.items():
-      ledger.score(name, archs)
+  path, groups = folder / "truths.csv", choose_archs(job)
+  scored = score_groups(job, folder / "scores.csv", groups)
   if settings.truths:
     content = pathlib.Path(settings.truths).read_bytes()
     processes.run_once(lambda: files.write_bytes(path, content))
@@ -47,7 +39,7 @@ def run(job: Job) -> RankCheck:
       for name, archs in groups.items():
         score_alone(truths.seed_source(name, seed), archs, seed)
   return rank_agreement.summarize(
-    scores.read_scores(scored, job.search_space),
+    scored,
     scores.read_scores(path, job.search_space),
     num_resamples=job.config.evaluate.bootstrap_samples,
     seed=job.config.evaluate.seed,
@@ -55,12 +47,7 @@ def run(job: Job) -> RankCheck:
 
 
 def check(job: Job) -> None:
-  """Refuses constraints that too few archs meet, and truths that are none.
-
-  Raises:
-    UserError: naming the field and how many there are, or the file of the
-      truths and what is wrong.
-  """
+  """Refuses constraints that too few archs meet, and truths that are none."""
   evaluate.check(job)
   if not job.constraints:  # the only one, of latency, is measured first
     return
@@ -120,11 +107,8 @@ def _draw_spread(
 
 
 def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
-  """Returns the archs of truths that are kept.
-
-  Raises:
-    UserError: if there are no two of a group, or the seeds differ in them.
-  """
+  """Returns the archs of truths that are kept; refuses a file where no group
+  has two archs, or where the seeds of one differ in them."""
   table, groups = scores.read_scores(file, search_space), {}
   for name in truths.GROUPS:
     archs = table.group(truths.seed_source(name, 0))
@@ -149,15 +133,10 @@ def _archs_of(file: str, search_space: SearchSpace) -> dict[str, Arch]:
   return groups
 
 
-def report(result: RankCheck, job: Job) -> list[str]:
-  """Tells the result in words."""
-  return rank_agreement.describe(result, job.workdir / "rank_check")
-
-
 PHASE = Phase(
   "rank_check",
   run,
-  report,
+  rank_agreement.describe,
   reads=(*SEARCH, "evaluate", "rank_check"),
   check=check,
   plan=plan,

@@ -32,7 +32,7 @@ class Phase:
   Attributes:
     name: of the phase and its folder.
     run: does it all, or goes on where it was stopped; returns the result.
-    show: tells a result in words, line by line.
+    show: tells a result and the phase's folder in words, line by line.
     result: the file that says that it is finished; None: it runs every time,
       since what it reads may have changed, and does nothing twice.
     needs: the phase whose result it reads.
@@ -46,7 +46,7 @@ class Phase:
 
   name: str
   run: "Callable[[Job], Any]"
-  show: "Callable[[Any, Job], list[str]]"
+  show: "Callable[[Any, pathlib.Path], list[str]]"
   result: str | None = "summary.json"
   needs: str | None = None
   reads: tuple[str, ...] = SEARCH

@@ -1,5 +1,6 @@
 """The report phase: what a workdir holds, as tables, pictures and a page."""
 
+import pathlib
 import shlex
 from typing import Any
 
@@ -18,14 +19,11 @@ from nss_jax.spaces.constraints import describe_targets
 
 
 def run(job: Job) -> dict[str, Any]:
-  """Writes `report/` from the files of the workdir; nothing is computed.
+  """Writes `report/` from the files of the workdir, where nothing is computed,
+  and returns the content of `report/report.json`.
 
-  Returns:
-    The content of `report/report.json`.
-
-  Raises:
-    UserError: if there is nothing to report, or a file is not what it
-      should be; the report that was there is as it was.
+  If there is nothing to report, or a file is not what it should be, the report
+  that was there stays as it was.
   """
   check(job)
 
@@ -45,9 +43,8 @@ def check(job: Job) -> None:
     )
 
 
-def report(result: dict[str, Any], job: Job) -> list[str]:
-  """Where the report is, and what it lacks."""
-  folder = job.workdir / FOLDER
+def show(result: dict[str, Any], folder: pathlib.Path) -> list[str]:
+  """Tells where the report is, and what it lacks."""
   lines = ["", f"Report: {folder / 'index.html'}"]
   if result["not_run"]:
     lines.append(f"  not run yet: {', '.join(result['not_run'])}")
@@ -81,7 +78,7 @@ def facts(job: Job, contents: Contents) -> Facts:
 
 
 def _dataset_name(config: config_lib.Config) -> str:
-  """The name that the paper's tables have, if they have it."""
+  """Returns the name that the paper's tables have, if they have it."""
   source = config.data.source
   if source == "tfds":
     return config.data.name.partition(":")[0]
@@ -89,7 +86,7 @@ def _dataset_name(config: config_lib.Config) -> str:
 
 
 def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
-  """What a shell takes to run phases on this workdir, a flag a line."""
+  """Returns what a shell takes to run phases on this workdir, a flag a line."""
   words = [
     "python -m nss_jax.main",
     *map(shlex.quote, job.config_flags or ("--config=CONFIG.py",)),
@@ -100,6 +97,7 @@ def _command(job: Job, phases: str, joint: str = " \\\n  ") -> str:
 
 
 def _settings(config: config_lib.Config) -> list[tuple[str, str, str]]:
+  """Returns the fields that differ from the defaults, with both values."""
   base, own = (
     traverse_util.flatten_dict(c, sep=".")
     for c in (config_lib.to_json(config_lib.base()), config.to_json())
@@ -111,23 +109,20 @@ def _settings(config: config_lib.Config) -> list[tuple[str, str, str]]:
   ]
 
 
-def _weights(job: Job) -> str:
-  found = job.constraints
-  if [one.name for one in found] == ["flops"]:
-    return f"cost weight {found[0].weight:g}"
-  each = ", ".join(f"{one.weight:g} of {one.name}" for one in found)
-  return f"cost weights {each}"
-
-
 def _highlights(job: Job) -> list[str]:
-  config = job.config
+  """Returns what matters most of the settings, a line each."""
+  config, found = job.config, job.constraints
   search, objective = config.search, config.objective
+  each = ", ".join(f"{one.weight:g} of {one.name}" for one in found)
+  weights = f"cost weights {each}"
+  if [one.name for one in found] == ["flops"]:
+    weights = f"cost weight {found[0].weight:g}"
   return [
     f"{search.epochs} epochs, {search.warmup_epochs} of them warmup; batches "
     f"of {search.batch_size}",
     f"estimator: {search.estimator}, temperature {search.temperature_start:g} "
     f"to {search.temperature_end:g}",
-    f"{_weights(job)}, on the {objective.penalty} penalty",
+    f"{weights}, on the {objective.penalty} penalty",
     f"logits: learning rate {config.logits.learning_rate:g}",
     f"Elite Space by the rule '{search.elite}'"
     + (
@@ -139,4 +134,4 @@ def _highlights(job: Job) -> list[str]:
   ]
 
 
-PHASE = Phase(FOLDER, run, report, result=None, reads=(), check=check)
+PHASE = Phase(FOLDER, run, show, result=None, reads=(), check=check)

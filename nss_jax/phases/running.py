@@ -4,7 +4,6 @@ Nothing here knows a phase by its name.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -30,11 +29,7 @@ def refused(config: config_lib.Config) -> list[str]:
 
 
 def check_names(config: config_lib.Config, phases: Sequence[str]) -> None:
-  """Refuses phases that cannot follow the constraints of a config.
-
-  Raises:
-    UserError: naming them, and the phases that can.
-  """
+  """Refuses phases that cannot follow the constraints of a config."""
   wrong = [name for name in phases if name in refused(config)]
   if wrong:
     rest = [name for name in phases if name not in wrong] or ["search"]
@@ -64,11 +59,8 @@ def check_order(
 
 
 def check(job: Job) -> None:
-  """Refuses all that the phases of a job refuse, before anything is compiled.
-
-  Raises:
-    UserError: naming the field or flag, its value and what is accepted.
-  """
+  """Refuses all that the phases of a job refuse, before anything is compiled;
+  a UserError names the field or flag, its value and what is accepted."""
   workdirs.check(job.config, job.workdir)
   check_order(job.phases, job.workdir, job.archs)
   for name in job.phases:
@@ -78,8 +70,7 @@ def check(job: Job) -> None:
 def run(job: Job) -> None:
   """Runs the phases of a job on its workdir.
 
-  Raises:
-    Interrupted: after SIGTERM, before the next phase if not within one.
+  Raises Interrupted after SIGTERM, before the next phase if not within one.
   """
   with Preemption() as preemption:
     job = dataclasses.replace(job, preemption=preemption)
@@ -92,22 +83,17 @@ def run(job: Job) -> None:
 
 
 def run_phase(phase: Phase, job: Job) -> Any:
-  """Runs a phase that is not finished yet, and shows its result either way.
+  """Runs a phase that is not finished yet, shows its result either way, and
+  returns it as its file has it.
 
-  Returns:
-    The result, as its file has it.
-
-  Raises:
-    UserError: if another process runs the phase, or its file was edited.
-    Diverged, Interrupted: as the phase.
+  Raises UserError if another process runs the phase, or its file was edited.
   """
   folder = job.workdir / phase.name
   path = folder / (phase.result or "")
-  show = phase.show
   if phase.result is not None and path.exists():
-    show = functools.partial(_show_again, phase, path)
     job.say(f"already done: {path}")
     result = (phase.read or files.read_json)(path)
+    lines = _show_again(phase, path, result)
   else:
     with lock.exclusive(folder, take_over=job.take_over):
       result = phase.run(job)
@@ -116,17 +102,16 @@ def run_phase(phase: Phase, job: Job) -> Any:
         files.write_json(path, result if plain else result.to_json())
     if job.progress.tensorboard:
       processes.run_once(lambda: write_pictures(folder))
-  for line in show(result, job):
+    lines = phase.show(result, folder)
+  for line in lines:
     job.say(line)
   return result
 
 
-def _show_again(
-  phase: Phase, path: pathlib.Path, result: Any, job: Job
-) -> list[str]:
+def _show_again(phase: Phase, path: pathlib.Path, result: Any) -> list[str]:
   """Tells a result that was read back, which may have been edited."""
   try:
-    return phase.show(result, job)
+    return phase.show(result, path.parent)
   except UserError:
     raise
   except _EDITED as error:

@@ -1,14 +1,28 @@
 """When what happens: steps, epochs and calls, and what changes over them."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 # From a step, a value such as the temperature.
 Values = Callable[[Any], Any]
+
+
+class Call(NamedTuple):
+  """Describes one call of the device: so many steps, from one of an epoch."""
+
+  epoch: int
+  first: int
+  length: int
+  warmup: bool
+
+  @property
+  def kind(self) -> tuple[int, bool]:
+    """What it runs: each kind is a program to compile."""
+    return self.length, self.warmup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +49,26 @@ class Schedule:
   def warmup_steps(self) -> int:
     return self.steps_per_epoch * self.warmup_epochs
 
-  def kinds(self, step: int) -> set[tuple[int, bool]]:
-    """Returns `(length, warmup)` of the calls from a step on: its programs."""
-    done, first = divmod(step, self.steps_per_epoch)
-    return {
-      (length, epoch < self.warmup_epochs)
-      for epoch in range(done, self.epochs)
-      for length in self.lengths(first if epoch == done else 0)
-    }
+  def ends(self, step: int) -> bool:
+    """Tells whether an epoch has ended with a step."""
+    return step % self.steps_per_epoch == 0
 
-  def lengths(self, first: int) -> list[int]:
-    """Returns those of the calls from a step of an epoch to its end.
+  def calls(self, step: int) -> Iterator[Call]:
+    """Yields the calls of the device from a step to the end.
 
-    The first call is shorter if a run with other calls has stopped within it.
+    The first is shorter if a run with other calls has stopped within it.
     """
-    ends = [start + length for start, length in self.dispatches]
-    ends = [end for end in ends if end > first]
-    return np.diff([first, *ends]).tolist()
+    done, begun = divmod(step, self.steps_per_epoch)
+    for epoch in range(done, self.epochs):
+      for start, length in self.dispatches:
+        first = max(start, begun) if epoch == done else start
+        if first < start + length:
+          warmup = epoch < self.warmup_epochs
+          yield Call(epoch, first, start + length - first, warmup)
+
+  def kinds(self, step: int) -> set[tuple[int, bool]]:
+    """Returns the kinds of the calls from a step on: its programs."""
+    return {call.kind for call in self.calls(step)}
 
 
 def make_schedule(
@@ -64,10 +81,9 @@ def make_schedule(
 ) -> Schedule:
   """Returns epochs of whole batches, cut into even dispatches.
 
-  Without logits, which warmup would freeze, it has no end.
-
   Every length is a program to compile: so all have one, if that is more than
-  half of what they may have, and else there are two.
+  half of what they may have, and else there are two. Without logits, which
+  warmup would freeze, all epochs are of warmup.
   """
   steps = num_images // batch_size
   pieces = -(-steps // steps_per_dispatch)
@@ -94,16 +110,12 @@ def penalty_weight(
 ) -> Values:
   """Returns the weight of the penalty, linear over the arch steps.
 
-  A space off the target by a share d pays `weight * d`, and gains or loses
-  what the loss changes with its cost. Early, a small weight leaves the choice
-  to the loss; at the end a large one decides between spaces that the loss does
-  not tell apart. What a distribution is sure of by then it does not undo.
-
-  Args:
-    weight: of the first arch step, a scalar or `[C]`.
-    growth: how many times that it is in the last.
-    first: the first arch step.
-    num_steps: of the search, warmup included.
+  It is `weight`, a scalar or `[C]`, in the first arch step, and `growth` times
+  that in the last. A space off the target by a share d pays `weight * d`, and
+  gains or loses what the loss changes with its cost. Early, a small weight
+  leaves the choice to the loss; at the end a large one decides between spaces
+  that the loss does not tell apart. What a distribution is sure of by then it
+  does not undo.
   """
   last = max(num_steps - 1 - first, 1)
   return lambda step: (
@@ -120,14 +132,9 @@ def entropy_weight(
 ) -> Values | None:
   """Returns the weight in nats of the logits' entropy; None for a start of 0.
 
-  It falls geometrically, to its end at 85 % of the arch steps: each factor by
-  which differences of the objective are told apart takes as long as the next.
-
-  Args:
-    start: weight of the first arch step.
-    end: weight that it falls to.
-    first: the first arch step.
-    num_steps: of the search, warmup included.
+  From the first arch step it falls geometrically, to its end at 85 % of the
+  arch steps: each factor by which differences of the objective are told apart
+  takes as long as the next.
   """
   if not start:
     return None

@@ -25,25 +25,16 @@ _ARCHS_PER_CALL = 16
 
 
 class Images(NamedTuple):
-  """Training images by their indices.
-
-  Attributes:
-    seen: `[n]`, whose batch statistics count.
-    batches: `[K, B]`, that are scored.
-  """
+  """Holds indices of training images: `[n]` whose batch statistics count, and
+  batches `[K, B]` that are scored."""
 
   seen: np.ndarray
   batches: np.ndarray
 
 
 class Split(NamedTuple):
-  """Says what the devices share of a call.
-
-  Attributes:
-    by: "archs": each device has its own, and all images; or "images": each has
-      batches of its own, and all archs.
-    num_archs: of a call.
-  """
+  """Says what the devices share of a call of so many archs: each device has
+  archs of its own, and all images, or batches of its own, and all archs."""
 
   by: Literal["archs", "images"]
   num_archs: int
@@ -51,11 +42,6 @@ class Split(NamedTuple):
 
 def choose_split(count: int, num_batches: int, num_devices: int) -> Split:
   """Returns the split that leaves less idle, of places for archs and batches.
-
-  Args:
-    count: archs to be scored.
-    num_batches: of images, which each of them sees.
-    num_devices: of the mesh.
 
   Example:
     >>> choose_split(1000, num_batches=10, num_devices=8)
@@ -96,10 +82,10 @@ def leaves_images(job: Job, num_images: int) -> bool:
 def make_score_fn(job: Job, images: Images | None = None) -> Lowerable:
   """Returns `(params, archs [n, S], by) -> (error [n], loss [n])`.
 
-  On training images, by default those that are held out from the evaluator. It
-  is compiled once for each `Split`; by archs, n is a multiple of the devices.
-  Either way a batch stays whole, and every device sees all images of
-  calibration: the statistics are those of one device.
+  It scores on training images, by default those that are held out from the
+  evaluator, and is compiled once for each `Split`; by archs, n is a multiple of
+  the devices. Either way a batch stays whole, and every device sees all images
+  of calibration: the statistics are those of one device.
   """
   mesh, images = job.mesh, images or held_out_images(job)
   apply_fn, seen = _calibrated(job, images.seen)
@@ -155,11 +141,8 @@ def make_score_fn(job: Job, images: Images | None = None) -> Lowerable:
 
 
 def make_image_fn(job: Job) -> Callable:
-  """Returns `(params, archs [n, S]) -> (error [I], loss [I])`, by the image.
-
-  Of those that are held out from the evaluator, in the mean of the archs; see
-  `evaluate_images`.
-  """
+  """Returns `(params, archs [n, S]) -> (error [I], loss [I])`: in the mean of
+  the archs, of each image that is held out from the evaluator."""
   mesh, images = job.mesh, held_out_images(job)
   apply_fn, seen = _calibrated(job, images.seen)
   weights = class_weights(job)
@@ -182,10 +165,8 @@ def make_image_fn(job: Job) -> Callable:
 
 
 def held_out_images(job: Job, num_images: int | None = None) -> Images:
-  """Returns those that the evaluator is not trained on, in whole batches.
-
-  About so many, from all over them; all by default.
-  """
+  """Returns the images that the evaluator is not trained on, in whole batches:
+  all, or about so many, from all over them."""
   train, held_out = split_images(job)
   count = len(held_out)
   batch = min(job.config.evaluate.score_batch_size, count)
@@ -199,7 +180,7 @@ def held_out_images(job: Job, num_images: int | None = None) -> Images:
 def validation_images(
   job: Job, train: np.ndarray, validation: np.ndarray
 ) -> Images:
-  """Returns those of the search's own validation half, at most
+  """Returns images of the search's own validation half, at most
   `search.num_choice_images`, with statistics of the half that it trains on."""
   validation = validation[: job.config.search.num_choice_images]
   batch = min(job.config.evaluate.score_batch_size, len(validation))

@@ -4,8 +4,9 @@
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ from nss_jax.phases.search_log import (
   temperature_of,
 )
 from nss_jax.phases.work import search_work
-from nss_jax.results import block_times, elite_space, epochs
+from nss_jax.results import block_times, elite_space, epochs, load
 from nss_jax.results.elite_space import FoundSpace
 from nss_jax.runtime import sharding
 from nss_jax.spaces import distribution
@@ -58,8 +59,8 @@ def make_iteration(
   of widths, in each stage. The supernet holds the weights of all their archs.
   What Theta ends at has the Elite Space: see `run`.
   """
-  drawing, loss = _samplers(job, schedule), _loss(job)
-  objective = _objective(job, schedule)
+  draw_in_warmup, draw_space, draw_archs = _samplers(job, schedule)
+  loss, objective = _loss(job), _objective(job, schedule)
   make_batch = batch_fn(job, job.keys["augment"])
 
   def iterate(state, halves, indices, positions, *, warmup):
@@ -81,7 +82,7 @@ def make_iteration(
         weights.params,
         batch("validation", 1),
         job.keys["search"],
-        sample_fn=drawing.space,
+        sample_fn=draw_space,
         optimizer=logit_opt,
         **objective,
         **loss,
@@ -93,7 +94,7 @@ def make_iteration(
       search.logits,
       batch("train", 0),
       job.keys["weight"],
-      sample_fn=drawing.warmup if warmup else drawing.archs,
+      sample_fn=draw_in_warmup if warmup else draw_archs,
       optimizer=weight_opt,
       **loss,
     )
@@ -106,14 +107,11 @@ def make_iteration(
 
 
 def run(job: Job) -> FoundSpace:
-  """Searches, or goes on where an earlier run stopped.
+  """Searches, or goes on where an earlier run stopped; returns the content of
+  `search/elite_space.json`.
 
-  Returns:
-    The content of `search/elite_space.json`.
-
-  Raises:
-    Diverged: at a loss that is not finite.
-    Interrupted: after SIGTERM, once all is saved.
+  As other phases that train, it raises Diverged at a loss that is not finite,
+  and Interrupted after SIGTERM, once all is saved.
   """
   state = loop.run(job, build(job), job.workdir / "search")
   logits = jax.device_get(state.search.logits)
@@ -192,26 +190,19 @@ def schedule_of(job: Job) -> Schedule:
   )
 
 
-class _Samplers(NamedTuple):
-  """Draws for the weight steps of warmup, the arch steps and the others."""
-
-  warmup: losses.SampleFn
-  space: losses.SampleFn
-  archs: losses.SampleFn
-
-
-def _samplers(job: Job, schedule: Schedule) -> _Samplers:
-  """Returns what is drawn: masks of all bins, mixed, or archs."""
+def _samplers(job: Job, schedule: Schedule) -> list[losses.SampleFn]:
+  """Returns what is drawn, masks of all bins, mixed, or archs: for the weight
+  steps of warmup, the arch steps and the weight steps after warmup."""
   space, estimator = job.search_space, ESTIMATORS[job.config.search.estimator]
   warmup_steps = max(schedule.warmup_steps, 1)
   warmup = masks.warmup_sampler(space, lambda step: 1 - step / warmup_steps)
   archs = masks.arch_sampler(space)
   if estimator.draws == "archs":
-    return _Samplers(warmup, archs, archs)
+    return [warmup, archs, archs]
   hard, temperature = estimator.draws == "hard", temperature_of(job, schedule)
   mixed = masks.gumbel_sampler(space, temperature, hard=hard)
   # Only soft masks need every channel; hard ones are an arch.
-  return _Samplers(warmup, mixed, archs if hard else mixed)
+  return [warmup, mixed, archs if hard else mixed]
 
 
 def _loss(job: Job) -> dict[str, Any]:
@@ -255,11 +246,14 @@ def check_training(job: Job) -> None:
 
 
 def check(job: Job) -> None:
-  """Refuses batches that do not fit, and a latency table of another device.
+  """Refuses batches that do not fit, the Elite Space of another search space,
+  and a latency table of another device.
 
   What has begun goes on, and is evaluated and reported, anywhere.
   """
   check_training(job)
+  if (job.workdir / "search" / load.ELITE_SPACE).exists():
+    job.load_elite()
   objective = job.config.objective
   is_target = job.supernets is not None
   begun = job.workdir.parent if is_target else job.workdir / "search"
@@ -297,14 +291,16 @@ def draw_trajectory(job: Job, result: FoundSpace) -> None:
     picture.write(folder / "trajectory.png")
 
 
-def report(result: FoundSpace, job: Job) -> list[str]:
-  """Tells the result in words."""
-  parts = job.search_space, job.load_elite(), job.workdir / "search"
-  return elite_space.describe(result, *parts)
+def show(result: FoundSpace, folder: pathlib.Path) -> list[str]:
+  """Tells the space that was found in words."""
+  return elite_space.describe(result, *load.load_space(folder), folder)
 
 
 PHASE = Phase(
-  *("search", run, report, "elite_space.json"),
+  "search",
+  run,
+  show,
+  result=load.ELITE_SPACE,
   check=check,
   read=FoundSpace.read,
 )

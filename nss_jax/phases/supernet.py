@@ -1,7 +1,7 @@
 """Training without a search: the stand-alone supernet (paper 4.2), or one arch.
 
-Both never see the weights of the search, nor the images that are held out for
-scores.
+Neither ever sees the weights of the search, nor the images that are held out
+for scores.
 """
 
 import dataclasses
@@ -73,10 +73,10 @@ def train_supernet(job: Job) -> Any:
 def build_supernet(job: Job) -> Program:
   """Puts the uniform training of a supernet together; compiles nothing yet.
 
-  Single-path draws, uniform over the search space, with the coins of warmup
-  until `evaluate.coin_epochs`; `evaluate.archs_per_batch` of them a step, or
-  those of the sandwich rule; before, `evaluate.largest_epochs` of the largest
-  network alone.
+  A step draws single paths, uniformly over the search space, with the coins of
+  warmup until `evaluate.coin_epochs`: `evaluate.archs_per_batch` of them, or
+  those of the sandwich rule. The largest network trains alone before, for
+  `evaluate.largest_epochs`.
   """
   settings, space = job.config.evaluate, job.search_space
   training = training_fn(job)
@@ -128,9 +128,10 @@ def _draws(
 
 
 def build_alone(job: Job, epochs: int) -> Program:
-  """Trains one arch from scratch; `init(arch, seed)` says which, and how.
+  """Puts the training of one arch from scratch together.
 
-  Both are part of the state: one program for all of them.
+  `init(arch, seed)` says which, and both are part of the state: one program
+  trains all of them.
   """
   loss_fn = losses.single_loss(training_fn(job), class_weights(job))
 
@@ -141,6 +142,7 @@ def build_alone(job: Job, epochs: int) -> Program:
 
 
 def _schedule(job: Job, epochs: int) -> Schedule:
+  """Returns the steps of so many epochs of what is not held out."""
   return make_schedule(
     len(split(job)[0]),
     batch_size=job.config.evaluate.batch_size,
@@ -157,7 +159,7 @@ def _build(
   *,
   grouped: bool = True,
 ) -> Program:
-  """Trains by a rule; the `first` so many steps by another one."""
+  """Puts training by a rule together, the first steps by another one."""
   settings, space = job.config.evaluate, job.search_space
   schedule = _schedule(job, epochs)
   optimizer = optimizers.weight_optimizer(
@@ -221,16 +223,11 @@ def _build(
 
 
 def split(job: Job) -> tuple[np.ndarray, np.ndarray]:
-  """Splits the training images: to train on, and held out for scores.
+  """Splits the training images into those to train on, and those held out for
+  scores: sorted disjoint indices that cover all.
 
-  Whole batches are held out, so that every arch sees each image once.
-
-  Returns:
-    Sorted disjoint indices that cover all.
-
-  Raises:
-    UserError: if too few images are left to train on, or if a class of a
-      balanced split is too small.
+  Whole batches are held out, so that every arch sees each image once. A split
+  that leaves too few images to train on is refused.
   """
   settings, labels = job.config.evaluate, job.dataset.train_labels
   num_images = len(labels)
@@ -256,9 +253,6 @@ def check(job: Job) -> None:
   """Refuses batches that do not fit, and too little or much that is held out.
 
   Scores need all of it on each device, whether the rest is streamed or not.
-
-  Raises:
-    UserError: naming the field, the value and what is accepted.
   """
   settings = job.config.evaluate
   check_batch(job, "evaluate", microbatches=job.config.supernet.microbatches)

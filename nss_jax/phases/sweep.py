@@ -17,9 +17,6 @@ def run(job: Job) -> SweepSummary:
   those of any run: what is finished is kept, what was stopped goes on. The
   stand-alone supernet is shared with this run. Writes, where archs are scored,
   `sweep/pareto.png`.
-
-  Raises:
-    Diverged, Interrupted: as those phases.
   """
   each = jobs(job)
   for number, one in enumerate(each.values(), 1):
@@ -41,15 +38,9 @@ def run(job: Job) -> SweepSummary:
 def jobs(job: Job, index: int | None = None) -> dict[str, Job]:
   """Returns the job of each target, by the name of its folder: `600mf`.
 
-  Args:
-    job: of all targets.
-    index: of the only target, from 0; None: all. Tasks of a job array share
-      nothing but the stand-alone supernet, which one of them trains; a sweep of
-      all then finds every target done, and sums up.
-
-  Raises:
-    UserError: if there is no target, no such one, or one that no space can
-      meet.
+  With an index, from 0, it is that target alone. Tasks of a job array share
+  nothing but the stand-alone supernet, which one of them trains; a sweep of all
+  then finds every target done, and sums up.
   """
   accepted = "multiply-adds, ascending, such as (2e8, 6e8)"
   if not job.config.sweep.targets:
@@ -108,15 +99,10 @@ def plan(job: Job) -> str:
   return f"{', '.join(settings.phases)} for {wanted}"
 
 
-def report(result: SweepSummary, job: Job) -> list[str]:
-  """Tells the result in words."""
-  return targets.describe(result, job.workdir / "sweep")
-
-
 PHASE = Phase(
   "sweep",
   run,
-  report,
+  targets.describe,
   reads=(*SEARCH, "sweep"),
   fits=is_by_target,
   check=check,

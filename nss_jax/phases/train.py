@@ -34,7 +34,7 @@ from nss_jax.results.networks import NasSummary
 from nss_jax.results.trained import Line, Trained
 from nss_jax.runtime import files, sharding
 from nss_jax.spaces.cost import arch_macs, arch_params
-from nss_jax.spaces.search_space import Arch, SearchSpace
+from nss_jax.spaces.search_space import Arch
 from nss_jax.spaces.text import format_arch, parse_arch
 from nss_jax.steps import losses, optimizers, train_step
 from nss_jax.supernet import network, sharing
@@ -43,14 +43,8 @@ from nss_jax.supernet import network, sharing
 def run(job: Job) -> dict[str, list[Trained]]:
   """Trains every arch that is named, or that the nas phase has found.
 
-  Writes `train/<name>/seed_<k>/result.json` for each, and goes on with what is
-  missing.
-
-  Returns:
-    `{name: [the result of each seed]}`.
-
-  Raises:
-    Diverged, Interrupted: as the search.
+  Writes `train/<name>/seed_<k>/result.json` for each, goes on with what is
+  missing, and returns the results of all seeds by name.
   """
   start = _start(job)
   return {
@@ -252,22 +246,8 @@ def _result(
   )
 
 
-def _stages(search_space: SearchSpace) -> str:
-  count = search_space.num_stages
-  return f"{count} stage" if count == 1 else f"{count} stages"
-
-
-def report(result: dict[str, list[Trained]], job: Job) -> list[str]:
-  """Tells the result in words."""
-  return trained.describe(result, job.workdir / "train")
-
-
 def check(job: Job) -> None:
-  """Refuses archs, batches and cutouts that nothing can be trained with.
-
-  Raises:
-    UserError: naming the arch or field and what is accepted.
-  """
+  """Refuses archs, batches and cutouts that nothing can be trained with."""
   try:
     for text in job.archs:
       _check_arch(job, text)
@@ -289,10 +269,12 @@ def check(job: Job) -> None:
 
 
 def _check_arch(job: Job, text: str) -> None:
+  """Refuses an arch of other stages, or larger than the supernet it is from."""
   arch, space = parse_arch(text), job.search_space
-  largest = space.max_depths, space.max_widths
-  if len(arch.depth) != space.num_stages:
-    raise ValueError(f"{text!r} is not accepted; expected {_stages(space)}")
+  largest, count = (space.max_depths, space.max_widths), space.num_stages
+  if len(arch.depth) != count:
+    stages = "stage" if count == 1 else "stages"
+    raise ValueError(f"{text!r} is not accepted; expected {count} {stages}")
   beyond = any(
     np.greater(given, most).any()
     for given, most in zip((arch.depth, arch.width), largest, strict=True)
@@ -315,7 +297,7 @@ def plan(job: Job) -> str:
 PHASE = Phase(
   "train",
   run,
-  report,
+  trained.describe,
   result=None,
   needs="nas",
   reads=(*SEARCH, "evaluate", "nas", "train"),

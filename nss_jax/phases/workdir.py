@@ -3,7 +3,7 @@
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from nss_jax import config as config_lib
@@ -32,6 +32,8 @@ _FREE = (
   "search.keep_checkpoints",
   "search.steps_per_dispatch",
 )
+# Fields that may grow.
+_GROWING = ("search.epochs", "train.epochs", "train.num_seeds", "sweep.targets")
 # What fields that lack or are of another type end in.
 _EDITED = (AttributeError, LookupError, TypeError, ValueError)
 
@@ -42,10 +44,6 @@ def check(config: config_lib.Config, workdir: pathlib.Path) -> None:
   Of a run that has begun those fields may change that no number depends on, and
   those that only phases read which have not begun. More epochs are accepted
   where what has run would have been the same, and has not ended.
-
-  Raises:
-    UserError: naming the fields that differ and those that may, or the
-      folder.
   """
   check_name(workdir)
   try:
@@ -121,11 +119,11 @@ def _contradictions(
     readers = _readers(new, path, begun)
     if path in _FREE or not readers:
       continue
-    if path not in _GROWS:
+    if path not in _GROWING:
       yield text
       continue
     try:
-      reason = _GROWS[path](old, new, workdir, readers)
+      reason = _why_not(path, old, new, workdir, readers)
     except _EDITED:
       reason = "config.json is not as it was written"
     if reason:
@@ -167,22 +165,35 @@ def _wants_latency(record: Record) -> bool:
   return any(one["metric"] == "latency" for one in constraints)
 
 
-def _more_seeds(
-  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
+def _why_not(
+  path: str, old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
 ) -> str:
-  """Lets seeds be added, which have folders of their own."""
-  if new["train"]["num_seeds"] < old["train"]["num_seeds"]:
+  """Says why one of the fields that may grow may not; empty if it may."""
+  section = path.partition(".")[0]
+  before, now = old[section], new[section]
+  if path == "sweep.targets":  # until they are summed up
+    if not set(before["targets"]) <= set(now["targets"]):
+      return "those that are there stay"
+    ended = (workdir / "sweep" / "summary.json").exists()
+    return "the sweep has ended" if ended else ""
+  is_seeds = path == "train.num_seeds"  # which have folders of their own
+  if is_seeds and now["num_seeds"] < before["num_seeds"]:
     return "those that are there stay"
-  return _only("train", readers)
+  if others := [name for name in readers if name != section]:
+    return f"{', '.join(others)} has begun"
+  if is_seeds:
+    return ""
+  if now["epochs"] < before["epochs"]:
+    return "has run for more"
+  if path == "train.epochs":
+    return _why_no_longer_training(before, now, workdir)
+  return _why_no_longer_search(old, new, workdir)
 
 
-def _more_train_epochs(
-  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
+def _why_no_longer_training(
+  before: Record, now: Record, workdir: pathlib.Path
 ) -> str:
-  """Lets a run be longer up to the first fall of its rate when shorter."""
-  before, now = old["train"], new["train"]
-  if reason := _only("train", readers) or _fewer(before, now):
-    return reason
+  """Lets training be longer up to the first fall of its rate when shorter."""
   if before["decay_at"] != now["decay_at"]:
     return "so does their decay"
   if any(workdir.glob("train/*/seed_*/result.json")):
@@ -198,12 +209,10 @@ def _more_train_epochs(
   return ""
 
 
-def _more_search_epochs(
-  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
+def _why_no_longer_search(
+  old: Record, new: Record, workdir: pathlib.Path
 ) -> str:
   """Lets a search be longer whose schedules are constant."""
-  if reason := _only("search", readers) or _fewer(old["search"], new["search"]):
-    return reason
   for rates in (old["weights"], new["weights"]):
     if rates["learning_rate"] != rates["final_learning_rate"]:
       return "the learning rate depends on it"
@@ -216,31 +225,3 @@ def _more_search_epochs(
       return "the weight of the penalty depends on it"
   ended = (workdir / "search" / "elite_space.json").exists()
   return "the search has ended" if ended else ""
-
-
-def _more_targets(
-  old: Record, new: Record, workdir: pathlib.Path, readers: list[str]
-) -> str:
-  """Lets targets be added until they are summed up."""
-  if not set(old["sweep"]["targets"]) <= set(new["sweep"]["targets"]):
-    return "those that are there stay"
-  ended = (workdir / "sweep" / "summary.json").exists()
-  return "the sweep has ended" if ended else ""
-
-
-def _only(phase: str, readers: list[str]) -> str:
-  others = [name for name in readers if name != phase]
-  return f"{', '.join(others)} has begun" if others else ""
-
-
-def _fewer(old: Record, new: Record) -> str:
-  return "has run for more" if new["epochs"] < old["epochs"] else ""
-
-
-# Fields that may grow; each says why not, if so, of the phases that read it.
-_GROWS: dict[str, Callable[..., str]] = {
-  "search.epochs": _more_search_epochs,
-  "train.epochs": _more_train_epochs,
-  "train.num_seeds": _more_seeds,
-  "sweep.targets": _more_targets,
-}

@@ -103,7 +103,7 @@ def test_numbers_are_those_of_the_scores(finished):
   assert len(elite) == result["elite"]["count"] == 9
   assert (elite.depth == 2).all()
   assert set(elite.width.ravel()) <= {5, 6}
-  assert len(complexity.report(Complexity(**result), job)) > 7
+  assert len(complexity.PHASE.show(Complexity(**result), folder)) > 7
 
 
 def test_it_resumes(finished, tmp_path):

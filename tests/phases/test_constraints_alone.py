@@ -107,7 +107,7 @@ def test_result_is_not_measured_against_what_is_no_constraint(found):
   assert all(one.deviation is None for one in elite.candidates)
   (params,) = elite.constraints
   share = f"{100 * params.deviation:+.1f} %"
-  words = "\n".join(search.report(elite, found))
+  words = "\n".join(search.PHASE.show(elite, found.workdir / "search"))
   assert f"  params: mean {params.mean_cost:,.0f} parameters, {share}" in words
   assert "from the target of 1,500 parameters" in words
   assert words.count("from the target of") == 1 and "7e" not in words

@@ -54,6 +54,9 @@ SETTINGS = {
 }
 
 
+MASKED = {"supernet.engine": "masked"}  # compiles sooner
+
+
 def _config(**overrides):
   return config_lib.validate(runs.load_config(**{**SETTINGS, **overrides}))
 
@@ -81,13 +84,13 @@ def _score(num_devices=1, by="archs", **overrides):
   ("by", "fields"),
   [
     ("archs", {}),
-    ("images", {}),  # two batches: six devices have none
+    ("images", MASKED),  # two batches: six devices have none
     (
       "images",
       {
+        **MASKED,
         "evaluate.score_batch_size": 20,  # nine of them, filled up to sixteen
         "evaluate.batch_stats": "batch",
-        "supernet.engine": "masked",  # compiles sooner
       },
     ),
   ],
@@ -116,7 +119,7 @@ def test_devices_share_what_leaves_less_idle():
 
 
 def test_both_engines_score_the_same():
-  sliced, masked = _score(), _score(**{"supernet.engine": "masked"})
+  sliced, masked = _score(), _score(**MASKED)
   np.testing.assert_allclose(sliced[0], masked[0], atol=0.5 / 180)
   np.testing.assert_allclose(sliced[1], masked[1], rtol=1e-4)
 
@@ -186,9 +189,9 @@ def test_scores_are_those_of_a_plain_loop():
 
 
 def test_calibrated_scores_do_not_depend_on_the_batch():
-  small = _score(**{"evaluate.score_batch_size": 45})
-  np.testing.assert_allclose(_score()[1], small[1], rtol=1e-5)
-  own = {"evaluate.batch_stats": "batch"}
+  small = _score(**MASKED, **{"evaluate.score_batch_size": 45})
+  np.testing.assert_allclose(_score(**MASKED)[1], small[1], rtol=1e-5)
+  own = {**MASKED, "evaluate.batch_stats": "batch"}
   other = _score(**own, **{"evaluate.score_batch_size": 45})
   assert np.abs(_score(**own)[1] / other[1] - 1).max() > 1e-4
 
@@ -263,10 +266,13 @@ def test_ledger_repeats_nothing(tmp_path):
 
 def test_evaluate_phase(tmp_path, monkeypatch):
   """All its files; killed and started again it ends with the same."""
-  # The masked engine compiles in a quarter of the time.
-  config = _config(**{"supernet.engine": "masked"})
+  config = _config(**MASKED)
   job = runs.make_job(config, tmp_path / "run", num_devices=2)
   runs.write_elite(job, [0, 1], [1, 0])
+  # One program each for the phase that goes on too.
+  score_fn, image_fn = scoring.make_score_fn(job), scoring.make_image_fn(job)
+  monkeypatch.setattr(scoring, "make_score_fn", lambda *_: score_fn)
+  monkeypatch.setattr(scoring, "make_image_fn", lambda *_: image_fn)
   result = running.run_phase(evaluate.PHASE, job).to_json()
   folder = job.workdir / "evaluate"
   assert json.loads((folder / "summary.json").read_text()) == result
@@ -279,9 +285,10 @@ def test_evaluate_phase(tmp_path, monkeypatch):
   near = table.group("expanded_near_target").flops
   assert (np.abs(near / 6e4 - 1) <= 0.3).all()
   assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
-  lines = evaluate.report(Evaluation(**result), job)
+  lines = evaluate.PHASE.show(Evaluation(**result), job.workdir / "evaluate")
   assert any("percentile" in line for line in lines)
-  _check_noise_of_images(result, table, job)
+  params = supernet.train_supernet(job)
+  _check_noise_of_images(result, table, functools.partial(image_fn, params))
 
   whole = (folder / "scores.csv").read_bytes()
   runs.cut_lines(folder / "scores.csv", 2 / 3)
@@ -304,18 +311,16 @@ def test_evaluate_phase(tmp_path, monkeypatch):
   assert (folder / "scores.csv").read_bytes() == whole
 
 
-def _check_noise_of_images(result, table, job):
+def _check_noise_of_images(result, table, image_fn):
   """The standard error of a regret has that of the images, by the first archs
   of both spaces, whose means by image are those of the scores."""
-  params = supernet.train_supernet(job)
-  image_fn = scoring.make_image_fn(job)
   spaces = [table.group(name) for name in ("elite", "hand_made")]
   by_image = []
   for rows in spaces:
     archs = nss.Arch(
       *(x[:16].astype(np.int32) for x in (rows.depth, rows.width))
     )
-    error, loss = image_fn(params, archs)
+    error, loss = image_fn(archs)
     np.testing.assert_allclose(loss.mean(), rows.loss[:16].mean(), rtol=1e-5)
     np.testing.assert_allclose(error.mean(), rows.error[:16].mean(), rtol=1e-5)
     by_image.append(loss)
@@ -359,7 +364,7 @@ def ranked(tmp_path_factory):
       "rank_check.epochs": 1,
       "evaluate.epochs": 1,
       "evaluate.bootstrap_samples": 20,
-      "supernet.engine": "masked",
+      **MASKED,
     }
   )
   job = runs.make_job(config, tmp_path_factory.mktemp("ranked") / "run")
@@ -400,7 +405,7 @@ def test_rank_check(ranked):
     np.testing.assert_allclose(one.loss, loss, rtol=1e-5)
   first, second = (table.group(f"spread_{seed}").loss for seed in (0, 1))
   assert (first != second).all()
-  lines = rank_check.report(result, job)
+  lines = rank_check.PHASE.show(result, job.workdir / "rank_check")
   assert any(
     "supernet does not tell more" in x or "Too few" in x for x in lines
   )

@@ -49,8 +49,7 @@ def _compiled(program):
   [
     {},
     {"supernet.remat": True},
-    {"supernet.activations": "bfloat16"},
-    {"supernet.microbatches": 2},
+    pytest.param({"supernet.microbatches": 2}, marks=pytest.mark.slow),
   ],
   ids=str,
 )
@@ -79,7 +78,7 @@ def test_estimate_is_what_compilers_say_of_chips():
   assert len(seen) >= 6
 
 
-SMALL_TYPE = {"supernet.activations": "bfloat16"}
+HALF = {"supernet.activations": "bfloat16"}
 SLICED = {"supernet.engine": "sliced"}
 
 
@@ -90,12 +89,12 @@ SLICED = {"supernet.engine": "sliced"}
     {"supernet.remat": True},
     SLICED | {"search.estimator": "score"},
     SLICED | {"search.estimator": "straight_through"},
-    SMALL_TYPE,
-    SMALL_TYPE | {"supernet.remat": True},
+    HALF,
+    HALF | {"supernet.remat": True},
     {"supernet.remat": True, "space.block": "bottleneck"},
     {"supernet.remat": True, "space.block": "mobilenet_v2"},
-    SMALL_TYPE | SLICED | {"search.estimator": "score"},
-    SMALL_TYPE | SLICED | {"search.estimator": "straight_through"},
+    HALF | SLICED | {"search.estimator": "score"},
+    HALF | SLICED | {"search.estimator": "straight_through"},
   ],
   ids=str,
 )

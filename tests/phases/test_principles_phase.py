@@ -67,7 +67,7 @@ def test_principles(tmp_path, monkeypatch):
   folder = tmp_path / "principles"
   assert json.loads((folder / "summary.json").read_text()) == result
   assert (folder / "edf.png").read_bytes().startswith(b"\x89PNG")
-  assert len(principles.report(Principles(**result), job)) >= 11
+  assert len(principles.PHASE.show(Principles(**result), folder)) >= 11
   whole = path.read_bytes()
   runs.cut_lines(path, 1 / 2)
   assert principles.run(job).to_json() == result

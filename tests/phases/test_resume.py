@@ -17,9 +17,9 @@ from nss_jax.phases import loop, search
 # 63 steps of both kinds, 9 an epoch and 3 a call.
 FIELDS = {**runs.TINY, "space.strides": (1,), "search.epochs": 7}
 END_OF_WARMUP, END = 18, 63
-# In warmup, at its end, right after, in the middle of an epoch, at the end of
-# one, and when there is nothing left to do.
-CUTS = (3, END_OF_WARMUP, 21, 30, 45, END)
+# In warmup, at its end, in the middle of an epoch, at the end of one, and when
+# there is nothing left to do.
+CUTS = (3, END_OF_WARMUP, 30, 45, END)
 
 
 class _Asked:
@@ -68,26 +68,28 @@ def _lines(folder):
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
+def run(tmp_path_factory):
+  """Runs one search, compiled once, in a folder, asked whether to stop."""
   folder = tmp_path_factory.mktemp("job")
-  return runs.make_job(runs.load_config(**FIELDS), folder)
+  job = runs.make_job(runs.load_config(**FIELDS), folder)
+  program = search.build(job)
+
+  def run(folder, asked):
+    return loop.run(dataclasses.replace(job, preemption=asked), program, folder)
+
+  return run
 
 
-def _run(job, folder, asked):
-  job = dataclasses.replace(job, preemption=asked)
-  return loop.run(job, search.build(job), folder)
-
-
-def test_cut_anywhere_is_the_uninterrupted_search(job, tmp_path):
+def test_cut_anywhere_is_the_uninterrupted_search(run, tmp_path):
   """Which also shows that two runs of a seed are one, on all cores."""
   whole, cut = tmp_path / "whole", tmp_path / "cut"
-  expected = _run(job, whole, _StopAt(10**6))
+  expected = run(whole, _StopAt(10**6))
   at = 0
   for step in CUTS:
     with pytest.raises(Interrupted, match=f"saved at step {step} of 63"):
-      _run(job, cut, _StopAt(step, at))
+      run(cut, _StopAt(step, at))
     at = step
-  found = _run(job, cut, _StopAt(10**6))
+  found = run(cut, _StopAt(10**6))
   chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(expected))
   assert np.ptp(found.search.logits.width) > 0.01
   assert _files(cut) == _files(whole)
@@ -108,29 +110,30 @@ class _Losses(_Asked):
     return len(self.seen) == self._calls
 
 
-def test_a_kill_loses_one_interval(job, tmp_path):
+def test_a_kill_loses_one_interval(run, tmp_path):
   losses = _Losses(tmp_path, calls=7)
   with pytest.raises(Interrupted, match="saved at step 21"):
-    _run(job, tmp_path, losses)
+    run(tmp_path, losses)
   assert losses.seen == [3, 6, 9, 3, 6, 9, 3]
 
 
 @pytest.mark.slow
-def test_other_calls_of_the_device(job, tmp_path):
+def test_other_calls_of_the_device(run, tmp_path):
   """Between the ends of which the run before has stopped; the same numbers."""
   whole, cut = tmp_path / "whole", tmp_path / "cut"
-  expected = _run(job, whole, _StopAt(10**6))
+  expected = run(whole, _StopAt(10**6))
   with pytest.raises(Interrupted, match="saved at step 21 of 63"):
-    _run(job, cut, _StopAt(21))
+    run(cut, _StopAt(21))
   config = runs.load_config(**FIELDS)
   # Calls of 5 and 4 steps; the first is one of 2, from step 21 to 23.
   config.search.steps_per_dispatch = 8
   other = runs.make_job(config, tmp_path)
   schedule = search.schedule_of(other)
-  assert schedule.lengths(3) == [2, 4]
+  assert [call.length for call in schedule.calls(57)] == [2, 4]
   assert schedule.kinds(60) == {(3, False)}
   assert schedule.kinds(21) == {(2, False), (4, False), (5, False)}
-  found = _run(other, cut, _StopAt(10**6))
+  other = dataclasses.replace(other, preemption=_StopAt(10**6))
+  found = loop.run(other, search.build(other), cut)
   chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(expected))
   assert _files(cut) == _files(whole)
 

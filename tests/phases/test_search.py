@@ -53,36 +53,9 @@ def _assert_same(workdir, whole):
   assert _lines(workdir) == _lines(whole)
 
 
-def _wait_for_epochs(process, workdir, count):
-  path = workdir / "search" / "metrics.jsonl"
-  deadline = time.monotonic() + 120
-  while time.monotonic() < deadline and process.poll() is None:
-    if path.exists() and path.read_text().count("\n") >= count:
-      return
-    time.sleep(0.01)
-  raise AssertionError("the run ended or hung before the epoch")
-
-
 def test_files(whole):
   folder = whole / "search"
   elite = json.loads((folder / "elite_space.json").read_text())
-  assert list(elite) == [
-    "space",
-    "mean_flops",
-    "deviation",
-    "probability",
-    "rank",
-    "target_flops",
-    "constraints",
-    "choice",
-    "candidates",
-    "argmax_space",
-    "probabilities",
-    "seed",
-    "search_space",
-    "version",
-    "warnings",
-  ]
   assert len(elite["candidates"]) == 5
   search_space, space = nss.load_space(folder / "elite_space.json")
   assert elite["mean_flops"] == nss.space_macs(search_space, space)
@@ -166,17 +139,18 @@ def _run_signalled(workdir, number, name, suffix, count):
 
 # Each takes two runs of the command; `faults/test_kills.py` forks them, so that
 # one kill of every search costs little.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "suffix", "count"),
   [
     # In warmup, before all checkpoints.
-    pytest.param("append_line", "metrics.jsonl", 1, marks=pytest.mark.slow),
+    ("append_line", "metrics.jsonl", 1),
     # A checkpoint without its digest.
-    pytest.param("write_bytes", ".sha256.json", 1, marks=pytest.mark.slow),
+    ("write_bytes", ".sha256.json", 1),
     # The last line is ahead of its state.
-    pytest.param("write_bytes", ".sha256.json", 5, marks=pytest.mark.slow),
+    ("write_bytes", ".sha256.json", 5),
     # All but the result.
-    pytest.param("write_json", "elite_space.json", 1, marks=pytest.mark.slow),
+    ("write_json", "elite_space.json", 1),
   ],
 )
 def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):
@@ -184,16 +158,6 @@ def test_killed_at_a_moment(whole, tmp_path, name, suffix, count):
   assert code == -signal.SIGKILL, err
   code, _, err = _run(f"--workdir={tmp_path}")
   assert code == 0, err
-  _assert_same(tmp_path, whole)
-
-
-@pytest.mark.slow
-def test_killed_from_outside(whole, tmp_path):
-  process = _start(f"--workdir={tmp_path}")
-  _wait_for_epochs(process, tmp_path, 2)
-  process.kill()
-  process.communicate()
-  assert _run(f"--workdir={tmp_path}")[0] == 0
   _assert_same(tmp_path, whole)
 
 
@@ -263,7 +227,10 @@ main.run()
 
 @pytest.mark.parametrize(
   ("epoch", "saved"),
-  [(0, "no checkpoint is in {} yet"), (2, "saved is step 18 of 45 in {}")],
+  [
+    (2, "saved is step 18 of 45 in {}"),
+    pytest.param(0, "no checkpoint is in {} yet", marks=pytest.mark.slow),
+  ],
 )
 def test_sigterm_during_a_call_that_is_too_long(tmp_path, epoch, saved):
   """Which may be one that compiles: it says what is on disk."""
@@ -322,22 +289,21 @@ def job(tmp_path):
   return runs.make_job(config, tmp_path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_diverged_loss_names_step_and_checkpoint(job, tmp_path, value):
-
+def test_diverged_loss_names_step_and_checkpoint(job, monkeypatch, capsys):
   def dispatch(state, epoch, first, length, warmup):
     losses = np.ones((length, 2))
     if epoch == 1 and first == 3:
-      losses[1, 0] = value
+      losses[1, 0] = np.nan
     return state, losses
 
   broken = dataclasses.replace(search.build(job), dispatch=dispatch)
-  with pytest.raises(Diverged) as raised:
-    loop.run(job, broken, tmp_path / "search")
-  assert "the loss at step 14 is" in str(raised.value)
-  good = tmp_path / "search" / "checkpoints" / "00000009"
-  assert str(good) in str(raised.value)
-  assert good.is_dir()
+  monkeypatch.setattr(search, "build", lambda job: broken)
+  assert pipeline.run(job.config, job.workdir, ["search"]) == 1
+  *_, line = capsys.readouterr().out.splitlines()
+  assert line.startswith("error: the loss at step 14 is [nan, 1.0]; last good")
+  good = job.workdir / "search" / "checkpoints" / "00000009"
+  assert line.endswith(f"checkpoint: {good}") and good.is_dir()
+  assert not (job.workdir / "search" / "elite_space.json").exists()
 
 
 def test_diverged_weights_are_never_saved(job, tmp_path):
@@ -357,23 +323,11 @@ def test_diverged_weights_are_never_saved(job, tmp_path):
   assert [line["step"] for line in _lines(tmp_path)] == [9]
 
 
-def test_diverged(tmp_path):
-  code, out, _ = _run(
-    f"--workdir={tmp_path}",
-    "--config.weights.learning_rate=1e30",
-    "--config.weights.clip_norm=1e30",
-  )
-  assert code == 1
-  assert "the loss at step" in out
-  assert "last good checkpoint" in out
-  assert not (tmp_path / "search" / "elite_space.json").exists()
-
-
 @pytest.mark.parametrize("estimator", ["straight_through", "score"])
 def test_hard_estimators_move_the_logits(estimator, tmp_path):
-  """The quickstart, which the other tests run, is soft."""
+  """Those of the other tests are soft."""
   fields = {"search.estimator": estimator, "objective.penalty": "sample"}
-  config = runs.load_config(**{**runs.TINY, **fields})
+  config = runs.load_config(**{**runs.TINY, **_ONE_STAGE, **fields})
   program = search.build(runs.make_job(config, tmp_path))
   state, losses = program.dispatch(program.init(), 2, 0, 3, False)
   assert np.isfinite(losses).all()

@@ -189,7 +189,7 @@ def test_plan_and_result_show_each_constraint(job, tmp_path):
   job = dataclasses.replace(job, workdir=tmp_path)
   bins = (chosen.depth, chosen.width)
   runs.write_elite(job, *bins)
-  words = search.report(found, job)
+  words = search.PHASE.show(found, job.workdir / "search")
   assert any(
     line.startswith("  params: mean ")
     and "from the most of 1,500 parameters" in line
