@@ -111,6 +111,18 @@ Targets = Annotated[
   ),
   _ASCENDS,
 ]
+_NETWORKS = (
+  *("elite", "elite_uniform", "expanded", "expanded_uniform"),
+  *("handmade", "regnet"),
+)
+Networks = Annotated[
+  tuple[str, ...],
+  Field(strict=False),
+  _accept(
+    lambda names: {*names} <= {*_NETWORKS},
+    f"names of {', '.join(_NETWORKS)}; none for all",
+  ),
+]
 Names = Annotated[
   tuple[str, ...],
   Field(strict=False, min_length=1, description="at least one name"),

@@ -280,6 +280,9 @@ class Train(Section):
   epochs: bounds.Epochs = 200
   batch_size: int = Field(128, ge=2)
   num_seeds: int = Field(3, ge=1)
+  # Names of those of the nas phase that are trained, such as elite and
+  # handmade; empty: all.
+  networks: bounds.Networks = ()
   # Supernet: the stand-alone one's weights.
   start: Literal["fresh", "supernet"] = "fresh"
   learning_rate: float = Field(0.1, gt=0)
