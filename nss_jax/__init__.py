@@ -5,13 +5,10 @@ over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
 from nss_jax.data import register_source
+from nss_jax.deploy.network import Prediction, TrainedNetwork
 from nss_jax.phases.compile_for import compile_for
-from nss_jax.results.load import (
-  TrainedNetwork,
-  load_network,
-  load_space,
-  load_supernet,
-)
+from nss_jax.phases.find import find
+from nss_jax.results.load import load_network, load_space, load_supernet
 from nss_jax.spaces.blocks import (
   Block,
   Channels,
@@ -123,6 +120,7 @@ __all__ = [
   "EliteSpace",
   "Masks",
   "Metric",
+  "Prediction",
   "Sample",
   "SearchSpace",
   "SearchState",
@@ -155,6 +153,7 @@ __all__ = [
   "enumerate_spaces",
   "expected_penalty",
   "extract_subnet",
+  "find",
   "find_block",
   "flops_penalty",
   "format_arch",

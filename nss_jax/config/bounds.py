@@ -129,6 +129,18 @@ Targets = Annotated[
   ),
   _ASCENDS,
 ]
+_NETWORKS = (
+  *("elite", "elite_uniform", "expanded", "expanded_uniform"),
+  *("handmade", "regnet"),
+)
+Networks = Annotated[
+  tuple[str, ...],
+  Field(strict=False),
+  _accept(
+    lambda names: {*names} <= {*_NETWORKS},
+    f"names of {', '.join(_NETWORKS)}; none for all",
+  ),
+]
 Phases = Annotated[
   tuple[Annotated[str, _one_of(lambda: PHASES_OF_A_TARGET)], ...],
   Field(

@@ -161,6 +161,9 @@ class Train(Section):
   batch_size: int = Field(128, ge=2)
   # The trainings of each network, which differ in their seed.
   num_seeds: int = Field(3, ge=1)
+  # Which networks of the nas phase are trained, by name, such as elite and
+  # handmade; none means all.
+  networks: bounds.Networks = ()
   # Whether weights start fresh, or as those of the stand-alone supernet.
   start: Literal["fresh", "supernet"] = "fresh"
   learning_rate: float = Field(0.1, gt=0)

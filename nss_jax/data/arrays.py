@@ -105,7 +105,8 @@ def load_npz(*, path: str, convert_arrays: bool, test_fraction: float) -> Parts:
   """Reads images and labels from a .npz file; nothing in it is executed.
 
   Images are uint8 `[N, H, W, C]` or grey `[N, H, W]`, integer labels `[N]` or
-  `[N, 1]`; other arrays are not read. Converted are booleans and floats in [0,
+  `[N, 1]`; `class_names` are texts `[classes]`, if they are there. Other arrays
+  are not read. Converted are booleans and floats in [0,
   1], scaled to 0..255 and rounded, and one-hot labels `[N, classes]`.
   """
   file = given_path(path)
@@ -120,6 +121,7 @@ def load_npz(*, path: str, convert_arrays: bool, test_fraction: float) -> Parts:
     needed = sum(sizes.get(f"{x}.npy", sizes.get(x, 0)) for x in names)
     check_memory("holds", needed)
     found = {name: arrays[name] for name in names}
+    class_names = _class_names(arrays)
   for name, array in found.items():
     # numpy gives a member that is in another format as its bytes.
     if not isinstance(array, np.ndarray):
@@ -132,7 +134,26 @@ def load_npz(*, path: str, convert_arrays: bool, test_fraction: float) -> Parts:
     for images, labels in parts
   ]
   notes = [f"config.data.path={path!r}: {note}" for note in notes]
-  return Parts(train, test[0] if test else None, notes=notes)
+  return Parts(
+    train,
+    test[0] if test else None,
+    num_classes=len(class_names) or None,
+    class_names=class_names,
+    notes=notes,
+  )
+
+
+def _class_names(arrays: Mapping[str, Any]) -> list[str]:
+  """Returns the texts of the array `class_names`, if there is one."""
+  if "class_names" not in arrays:
+    return []
+  names = arrays["class_names"]
+  if names.ndim != 1 or names.dtype.kind != "U" or not names.size:
+    raise ValueError(
+      f"class_names is {names.dtype} of shape {names.shape}; accepted are "
+      "texts of shape [classes]"
+    )
+  return [str(name)[:40] for name in names]
 
 
 def _choose(

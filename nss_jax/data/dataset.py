@@ -68,7 +68,7 @@ class Parts(NamedTuple):
     test: images and labels; None where they are to be drawn from `train`.
     num_classes: number of classes, with training images or without; None: as
       many as the training labels say, each with images.
-    class_names: of all classes, for messages; none: their numbers.
+    class_names: of all classes; none: they have numbers only.
     notes: what else is to be known of the data, in lines.
   """
 
@@ -94,6 +94,7 @@ class Dataset:
       than 2^16 images, that of 2^16 drawn from them, always the same.
     std: `[C]` their standard deviation; 1 for a constant channel, never 0.
     notes: what else is to be known of the data, in lines for the log.
+    class_names: of all classes; none: they have numbers only.
   """
 
   name: str
@@ -105,6 +106,7 @@ class Dataset:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   notes: tuple[str, ...] = ()
+  class_names: tuple[str, ...] = ()
 
 
 def given_path(path: str) -> pathlib.Path:
@@ -176,6 +178,7 @@ def make(name: str, where: str, parts: Parts) -> Dataset:
     mean=mean,
     std=std,
     notes=notes,
+    class_names=tuple(parts.class_names),
   )
 
 

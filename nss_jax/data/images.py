@@ -43,13 +43,13 @@ class Form:
   """Says what every picture is brought to.
 
   Attributes:
-    size: pixels of a side; a picture of another form is cut to its central
-      square and resized. 0: as it is.
+    size: pixels of a side, or of height and width; a picture of another form
+      is cut in its middle to that shape and resized. 0: as it is.
     channels: 1 for grey, 3 for RGB; 0: as it is.
     background: grey level behind what is transparent.
   """
 
-  size: int = 0
+  size: int | tuple[int, int] = 0
   channels: int = 0
   background: int = 255
 
@@ -128,12 +128,59 @@ def _array(picture: "PIL.Image.Image", form: Form) -> np.ndarray:
     picture = Image.alpha_composite(ground, picture.convert("RGBA"))
   if picture.mode != mode:
     picture = picture.convert(mode)
-  size = form.size
-  if size and picture.size != (size, size):
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    # Cut first: resizing a part of a picture looks beyond its edges.
-    square = picture.crop((left, top, left + side, top + side))
-    picture = square.resize((size, size))
+  if form.size:
+    size = form.size
+    height, width = (size, size) if isinstance(size, int) else size
+    if picture.size != (width, height):
+      # Cut first: resizing a part of a picture looks beyond its edges.
+      picture = _cut(picture, height, width).resize((width, height))
   array = np.asarray(picture)
   return array[..., None] if array.ndim == 2 else array
+
+
+def _cut(
+  picture: "PIL.Image.Image", height: int, width: int
+) -> "PIL.Image.Image":
+  """Cuts the largest part of a shape out of the middle of a picture."""
+  scale = min(picture.width / width, picture.height / height)
+  across = min(round(width * scale), picture.width)
+  down = min(round(height * scale), picture.height)
+  left, top = (picture.width - across) // 2, (picture.height - down) // 2
+  return picture.crop((left, top, left + across, top + down))
+
+
+def bring_to(
+  image: "pathlib.Path | PIL.Image.Image | np.ndarray", form: Form
+) -> np.ndarray:
+  """Brings a file, a picture or an array `[H, W]` or `[H, W, C]` to a form.
+
+  Raises:
+    BadImage: if it is none of these, or not of 8 bits per channel.
+  """
+  from PIL import Image, ImageOps
+
+  if isinstance(image, pathlib.Path):
+    return decode(image, form)
+  if isinstance(image, Image.Image):
+    if image.mode not in _CHANNELS:
+      raise BadImage(f"is of Pillow's mode {image.mode}; {_DEPTH}")
+    return _array(ImageOps.exif_transpose(image), form)
+  array = np.asarray(image)
+  array = array[..., None] if array.ndim == 2 else array
+  if array.ndim != 3 or array.dtype != np.uint8:
+    raise BadImage(
+      f"is {array.dtype} of shape {array.shape}; accepted is uint8 of shape "
+      "[H, W, C]"
+    )
+  size = (form.size, form.size) if isinstance(form.size, int) else form.size
+  if array.shape[:2] == size and array.shape[2] == form.channels:
+    return array  # whatever its channels are
+  if array.shape[2] not in (1, 3, 4) or form.channels not in (1, 3):
+    raise BadImage(
+      f"is of shape {array.shape}; accepted are {form.channels} channels of "
+      f"{size} pixels"
+    )
+  # Pillow takes one channel as [H, W].
+  return _array(
+    Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array), form
+  )

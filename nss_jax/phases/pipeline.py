@@ -12,6 +12,7 @@ from nss_jax.errors import Diverged, Interrupted, NotWritten, UserError
 from nss_jax.phases import compilation, latency_table, plan, running, sweep
 from nss_jax.phases import workdir as workdirs
 from nss_jax.phases.job import Job, with_table
+from nss_jax.results import load
 from nss_jax.runtime import backend, chips, sharding
 from nss_jax.runtime.console import make_console, say
 from nss_jax.runtime.preemption import EXIT_SAVED, sigterm_line
@@ -108,6 +109,9 @@ def run(
       job = job.vary({}, phases=rest, with_latency=True)
       running.check(job)
     running.run(job)
+    best = workdir / load.BEST
+    if best.exists():
+      job.say(f"Network: {best}, for nss predict, nss export, load_network")
   except Interrupted as interrupted:
     job.say(sigterm_line(str(interrupted)))
     return EXIT_SAVED

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from nss_jax.data.batches import normalize
+from nss_jax.deploy import saved
 from nss_jax.errors import UserError
 from nss_jax.phases import loop, supernet
 from nss_jax.phases.job import Job, base_keys
@@ -29,13 +30,13 @@ from nss_jax.phases.program import (
 )
 from nss_jax.phases.registry import SEARCH, Phase
 from nss_jax.phases.schedules import make_schedule
-from nss_jax.results import trained
-from nss_jax.results.networks import NasSummary
+from nss_jax.results import load, trained
+from nss_jax.results.networks import FOUND, NasSummary
 from nss_jax.results.trained import Line, Trained
-from nss_jax.runtime import files, sharding
+from nss_jax.runtime import files, processes, sharding
 from nss_jax.spaces.cost import arch_macs, arch_params
 from nss_jax.spaces.search_space import Arch
-from nss_jax.spaces.text import format_arch, parse_arch
+from nss_jax.spaces.text import format_arch, format_space, parse_arch
 from nss_jax.steps import losses, optimizers, train_step
 from nss_jax.supernet import network, sharing
 
@@ -44,13 +45,42 @@ def run(job: Job) -> dict[str, list[Trained]]:
   """Trains every arch that is named, or that the nas phase has found.
 
   Writes `train/<name>/seed_<k>/result.json` for each, goes on with what is
-  missing, and returns the results of all seeds by name.
+  missing, and returns the results of all seeds by name. The network found is
+  saved in `best`, beside the folder of the phase: of its seeds the one of the
+  smallest training loss, so that no test image has a part in the choice.
   """
   start = _start(job)
-  return {
+  results = {
     name: _train_seeds(job, name, arch, start)
     for name, arch in archs_to_train(job).items()
   }
+  if FOUND in results:
+    processes.run_once(lambda: _save_best(job, results))
+  return results
+
+
+def _save_best(job: Job, results: dict[str, list[Trained]]) -> None:
+  """Saves the network that the run stands behind, unless it is there."""
+  folder, seeds = job.workdir / load.BEST, results[FOUND]
+  if (folder / saved.DESCRIPTION).exists():
+    return
+  best = min(seeds, key=lambda one: one.train_loss)
+  network = load.load_network(
+    job.workdir / "train" / FOUND / f"seed_{best.seed}"
+  )
+  summary = job.workdir / "nas" / "summary.json"
+  about = {
+    **network.about,
+    **trained.over_seeds(seeds),
+    "space": format_space(job.search_space, job.load_elite()),
+    "found": NasSummary.read(summary, job.search_space).elite.chosen,
+    "controls": {
+      name: trained.over_seeds(ones)
+      for name, ones in results.items()
+      if name != FOUND
+    },
+  }
+  dataclasses.replace(network, about=about).save(folder)
 
 
 def archs_to_train(job: Job) -> dict[str, Arch]:
@@ -59,7 +89,8 @@ def archs_to_train(job: Job) -> dict[str, Arch]:
   summary = job.workdir / "nas" / "summary.json"
   if not texts and summary.exists():
     networks = NasSummary.read(summary, job.search_space).networks
-    texts = {name: network.arch for name, network in networks.items()}
+    chosen = job.config.train.networks or tuple(networks)
+    texts = {name: networks[name].arch for name in networks if name in chosen}
   return {name: parse_arch(text) for name, text in texts.items()}
 
 
@@ -236,6 +267,10 @@ def _result(
     start=job.config.train.start,
     # What it takes to use the weights, see `results/load.py`.
     search_space=job.search_space.only(arch).to_dict(),
+    data=job.dataset.name,
+    test_images=len(job.dataset.test_labels),
+    class_names=list(job.dataset.class_names),
+    background=job.config.data.background,
     mean=list(job.dataset.mean),
     std=list(job.dataset.std),
     test_error=error,

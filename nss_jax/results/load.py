@@ -7,15 +7,15 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from nss_jax.data.batches import normalize
+from nss_jax.deploy import saved
+from nss_jax.deploy.network import TrainedNetwork
 from nss_jax.errors import UserError
 from nss_jax.runtime.files import Path, read_json, reason
 from nss_jax.spaces.search_space import (
-  Array,
   SearchSpace,
   Space,
   space_from_ranges,
@@ -23,33 +23,8 @@ from nss_jax.spaces.search_space import (
 from nss_jax.supernet import network, sharing
 
 ELITE_SPACE = "elite_space.json"
+BEST = "best"
 _RESULT = "result.json"
-
-
-class TrainedNetwork(NamedTuple):
-  """One network, trained alone.
-
-  Attributes:
-    search_space: of this network and nothing else.
-    params: its weights.
-    averages: running averages of its normalisations.
-    mean: `[channels]` of its training images, in units of pixel / 255.
-    std: `[channels]`, likewise.
-  """
-
-  search_space: SearchSpace
-  params: Any
-  averages: Any
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-
-  def logits(self, images: Array) -> jax.Array:
-    """Returns `[B, C]` in float32, of images `[B, H, W, channels]`, uint8."""
-    normal = normalize(images, self.mean, self.std)
-    weights = self.params, self.averages
-    return network.apply_alone(
-      self.search_space, *weights, normal, train=False
-    )[0]
 
 
 def load_space(path: Path) -> tuple[SearchSpace, Space]:
@@ -80,11 +55,12 @@ def load_space(path: Path) -> tuple[SearchSpace, Space]:
 
 
 def load_network(path: Path) -> TrainedNetwork:
-  """Reads a network that the train phase has trained.
+  """Reads a network that was saved, or that the train phase has trained.
 
   Args:
-    path: its folder, `train/<name>/seed_<k>` of the work folder, or the work
-      folder if it holds one only.
+    path: the folder of a saved network; or `train/<name>/seed_<k>` of a work
+      folder; or a work folder, for the network that its run stands behind
+      (`best`), or the only one that it has trained.
 
   Raises:
     UserError: one line with the file and the field, whatever is in it; also if
@@ -92,6 +68,9 @@ def load_network(path: Path) -> TrainedNetwork:
   """
   from nss_jax.results.trained import Trained
 
+  for folder in (pathlib.Path(path), pathlib.Path(path) / BEST):
+    if (folder / saved.DESCRIPTION).exists():
+      return saved.read(folder)
   folder = _find_network(path)
   file = folder / _RESULT
   result = Trained.read(file)
@@ -103,8 +82,15 @@ def load_network(path: Path) -> TrainedNetwork:
         f"{given}"
       )
   found = _load(folder, space, "params", "averages")
-  used = {"mean": tuple(result.mean), "std": tuple(result.std)}
-  return TrainedNetwork(space, **found, **used)
+  return TrainedNetwork(
+    space,
+    **found,
+    mean=tuple(result.mean),
+    std=tuple(result.std),
+    class_names=tuple(result.class_names),
+    background=result.background,
+    about=result.about(),
+  )
 
 
 def load_supernet(path: Path, search_space: SearchSpace) -> Any:

@@ -5,6 +5,7 @@ import statistics as stdlib_statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from nss_jax.errors import UserError
@@ -29,6 +30,10 @@ class Trained(Artifact):
   Attributes:
     start: fresh weights, or those of the supernet.
     search_space: of this network and nothing else.
+    data: name of the data set.
+    test_images: how many there are.
+    class_names: of its outputs; none: they have numbers only.
+    background: grey level behind what is transparent in an image.
     mean: of each channel of the training images; std likewise.
     seconds: from the log, so that what an interruption cost does not count.
   """
@@ -43,6 +48,10 @@ class Trained(Artifact):
   epochs: fields.Count
   start: fields.Text
   search_space: dict[str, Any]
+  data: fields.Text
+  test_images: fields.Count
+  class_names: list[str]
+  background: fields.Whole
   mean: list[fields.Number]
   std: list[fields.Positive]
   test_error: fields.Share
@@ -53,6 +62,44 @@ class Trained(Artifact):
   def check(self, search_space: SearchSpace | None) -> None:
     """Raises ValueError for what does not follow from the arch."""
     check_arch(self, search_space)
+
+  def about(self) -> dict[str, Any]:
+    """Returns what a saved network tells of itself."""
+    wrong = round(self.test_error * self.test_images)
+    outcomes = np.arange(self.test_images) < wrong
+    return {
+      "data": self.data,
+      "test_images": self.test_images,
+      "test_error": self.test_error,
+      "test_error_interval": statistics.exact_interval(outcomes),
+      "epochs": self.epochs,
+      "seed": self.seed,
+    }
+
+
+def over_seeds(seeds: Sequence[Trained]) -> dict[str, Any]:
+  """Returns the mean test error of a network over its seeds."""
+  errors = [one.test_error for one in seeds]
+  return {
+    "mean_error": stdlib_statistics.fmean(errors),
+    "standard_error": statistics.standard_error(errors),
+    "num_seeds": len(errors),
+  }
+
+
+def best_lines(about: Mapping[str, Any]) -> list[str]:
+  """Tells how good a saved network is, of what it keeps about itself."""
+  low, high = about["test_error_interval"]
+  lines = [
+    f"Test error: {about['test_error']:.1%} of {about['test_images']:,} "
+    f"images, 95 % interval {low:.1%} to {high:.1%}"
+  ]
+  if about.get("num_seeds", 1) > 1:
+    lines.append(
+      f"Over {about['num_seeds']} seeds: {about['mean_error']:.1%} ± "
+      f"{about['standard_error']:.1%}"
+    )
+  return lines
 
 
 def find_trained(

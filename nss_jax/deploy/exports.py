@@ -1,0 +1,78 @@
+"""A trained network for other runtimes: one writer for each format."""
+
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from nss_jax.deploy import layers
+from nss_jax.errors import UserError
+from nss_jax.runtime import files
+
+if TYPE_CHECKING:
+  from nss_jax.deploy.network import TrainedNetwork
+
+
+class Format(NamedTuple):
+  """How a format is written.
+
+  Attributes:
+    file: what it writes, in the folder it is given.
+    write: writes that file.
+    needs: modules that are not among those that come with nss_jax.
+    extra: what `pip install nss_jax[extra]` installs them by.
+  """
+
+  file: str
+  write: Callable[["TrainedNetwork", pathlib.Path], None]
+  needs: tuple[str, ...] = ()
+  extra: str = ""
+
+
+def export(
+  network: "TrainedNetwork", folder: pathlib.Path, name: str
+) -> pathlib.Path:
+  """Writes a network in a format, see `TrainedNetwork.export`."""
+  if name not in FORMATS:
+    raise UserError(
+      f"format: {name!r} is not accepted; expected one of {', '.join(FORMATS)}"
+    )
+  found = FORMATS[name]
+  for module in found.needs:
+    try:
+      importlib.import_module(module)
+    except ImportError as error:
+      raise UserError(
+        f"format: {name} needs {module}, which is not installed; expected "
+        f"pip install 'nss_jax[{found.extra}]' before"
+      ) from error
+  files.make_folder(folder)
+  found.write(network, folder / found.file)
+  return folder / found.file
+
+
+def _write_stablehlo(network: "TrainedNetwork", path: pathlib.Path) -> None:
+  """Writes what `jax.export.deserialize` reads, for any number of images."""
+  import jax
+
+  batch = jax.export.symbolic_shape("batch")
+  shape = (*batch, *network.search_space.image_shape)
+  export = jax.export.export(
+    jax.jit(network.logits), platforms=("cpu", "cuda", "tpu")
+  )
+  exported = export(jax.ShapeDtypeStruct(shape, np.uint8))
+  files.write_bytes(path, bytes(exported.serialize()))
+
+
+def _write_npz(network: "TrainedNetwork", path: pathlib.Path) -> None:
+  tensors = layers.to_tensors(network.params, network.averages)
+  with files.atomic_path(path) as temporary:
+    np.savez(temporary, allow_pickle=False, **tensors)
+
+
+FORMATS = {
+  "stablehlo": Format("network.stablehlo", _write_stablehlo),
+  "npz": Format("network.npz", _write_npz),
+}
