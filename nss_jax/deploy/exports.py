@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nss_jax.deploy import layers
+from nss_jax.deploy import layers, saved
 from nss_jax.errors import UserError
 from nss_jax.runtime import files
 
@@ -72,7 +72,39 @@ def _write_npz(network: "TrainedNetwork", path: pathlib.Path) -> None:
     np.savez(temporary, allow_pickle=False, **tensors)
 
 
+def _write_onnx(network: "TrainedNetwork", path: pathlib.Path) -> None:
+  from nss_jax.deploy import onnx_graph
+
+  _build(network, path, onnx_graph.build)
+
+
+def _write_tflite(network: "TrainedNetwork", path: pathlib.Path) -> None:
+  from nss_jax.deploy import lite_graph
+
+  _build(network, path, lite_graph.build)
+
+
+def _build(
+  network: "TrainedNetwork", path: pathlib.Path, build: Callable[..., bytes]
+) -> None:
+  """Writes what is made of the description and the tensors."""
+  tensors = layers.to_tensors(network.params, network.averages)
+  files.write_bytes(path, build(saved.describe(network), tensors))
+
+
+def _write_torch(network: "TrainedNetwork", path: pathlib.Path) -> None:
+  """Writes a module of PyTorch, and beside it the folder that it reads."""
+  saved.write(network, path.parent)
+  template = pathlib.Path(__file__).with_name("torch_module.txt")
+  files.write_bytes(path, template.read_bytes())
+
+
 FORMATS = {
   "stablehlo": Format("network.stablehlo", _write_stablehlo),
+  "onnx": Format("network.onnx", _write_onnx, ("onnx",), "onnx"),
+  "tflite": Format(
+    "network.tflite", _write_tflite, ("ai_edge_litert",), "tflite"
+  ),
+  "torch": Format("network.py", _write_torch),
   "npz": Format("network.npz", _write_npz),
 }
