@@ -186,8 +186,8 @@ def make_config(
   devices = jax.device_count()
 
   def batch_of(images: int, most: int) -> int:
-    """Returns a batch of these images that all devices share, at least four."""
-    wanted = max(min(most, images // 6), 8)
+    """Returns a batch that all devices share, of four or more for each."""
+    wanted = max(min(most, images // 6), min(4 * devices, images // 2), 8)
     return -(-wanted // devices) * devices
 
   def epochs_of(name: str, images: int, batch: int, least: int = 4) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from nss_jax import data
-from nss_jax.phases import memory, registry, search, work
+from nss_jax.phases import allowance, memory, registry, search, work
 from nss_jax.phases.job import Job
 from nss_jax.runtime import sharding
 from nss_jax.spaces import cost, metrics
@@ -41,6 +41,7 @@ def describe(job: Job) -> Iterator[str]:
     f"largest network {format_macs(largest)}"
   )
   yield from _describe_constraints(job, largest)
+  yield from allowance.describe(job)
   yield (
     f"steps      {schedule.epochs} epochs ({schedule.warmup_epochs} of warmup)"
     f" of {schedule.steps_per_epoch} steps, {schedule.num_steps} in all"
