@@ -12,6 +12,11 @@ layer, nothing for normalisation, ReLU, additions and pooling. 1 MF = 1e6,
 A config is a Python file: run only those you trust. Any field can be set on
 the command line: --config.seed=1 --config.objective.target_flops=2e6.
 
+Without a config, by words, each with a --help of its own:
+  nss find photos/ --flops=5e6   from images to a trained network
+  nss predict net/ cat.jpg       what a network says of images
+  nss export net/ --format=onnx  a network for other runtimes
+
 Exit codes: 0 done, 1 a loss diverged, 2 bad input, 70 a crash (a traceback),
 74 a file could not be written (disk full, read-only), 75 saved after SIGTERM,
 130 interrupted by Ctrl-C, 141 the reader of the output is gone (| head -1).
@@ -26,9 +31,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from nss_jax import command
+from nss_jax import command, subcommands
 from nss_jax import config as config_lib
-from nss_jax.errors import UserError, one_line
+from nss_jax.errors import NotWritten, UserError, one_line
 from nss_jax.phases import registry
 from nss_jax.runtime import preemption, streams
 from nss_jax.runtime.preemption import EXIT_SAVED
@@ -88,16 +93,37 @@ def main(argv: list[str]) -> int:
   except BrokenPipeError:
     raise  # of an output that nobody reads, which is no full disk
   except pipeline.WRITE_ERRORS as error:
-    text = str(error)
-    if isinstance(error, OSError):
-      text = f"{error.filename or workdir}: {error.strerror or error}"
-    text = f"{one_line(text, 800)}; run the same command to go on"
-    return command.refuse(text, EXIT_NOT_WRITTEN)
+    return _answer_unwritten(error, workdir)
   except UserError as error:
     return command.refuse(str(error))
   except KeyboardInterrupt:
-    print("interrupted; run the same command to go on", file=sys.stderr)
-    return 130
+    return _answer_interrupt()
+
+
+def main_of_words(argv: list[str]) -> int:
+  """Runs what is told by a word, see `subcommands`; returns the exit code."""
+  logging.set_verbosity(logging.FATAL)
+  try:
+    return subcommands.main(argv)
+  except BrokenPipeError:
+    raise
+  except (OSError, NotWritten) as error:
+    return _answer_unwritten(error, argv[0])
+  except KeyboardInterrupt:
+    return _answer_interrupt()
+
+
+def _answer_unwritten(error: Exception, place: Any) -> int:
+  text = str(error)
+  if isinstance(error, OSError):
+    text = f"{error.filename or place}: {error.strerror or error}"
+  text = f"{one_line(text, 800)}; run the same command to go on"
+  return command.refuse(text, EXIT_NOT_WRITTEN)
+
+
+def _answer_interrupt() -> int:
+  print("interrupted; run the same command to go on", file=sys.stderr)
+  return 130
 
 
 def join_processes() -> None:
@@ -119,7 +145,7 @@ def join_processes() -> None:
 
 
 def guarded_main(argv: list[str]) -> int:
-  """Runs `main`; what has failed ends at once.
+  """Runs `main`, or what a word tells; what has failed ends at once.
 
   Threads of orbax wait twenty minutes for what a failed save lacks; and of many
   processes the orderly end of one is to wait for all the others, which are in
@@ -128,7 +154,8 @@ def guarded_main(argv: list[str]) -> int:
   import jax
 
   try:
-    code = main(argv)
+    is_word = argv[0] in subcommands.WORDS
+    code = main_of_words(argv) if is_word else main(argv)
   except BrokenPipeError:
     raise
   except Exception:
@@ -163,6 +190,8 @@ def run() -> None:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   try:
     try:
+      if sys.argv[1:] and sys.argv[1] in subcommands.WORDS:
+        sys.exit(guarded_main(sys.argv[1:]))
       app.run(guarded_main, flags_parser=command.parse_flags)
     finally:
       sys.stdout.flush()

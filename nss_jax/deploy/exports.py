@@ -2,7 +2,7 @@
 
 import importlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,36 +21,46 @@ class Format(NamedTuple):
   Attributes:
     file: what it writes, in the folder it is given.
     write: writes that file.
-    needs: modules that are not among those that come with nss_jax.
-    extra: what `pip install nss_jax[extra]` installs them by.
+    needs: modules that do not come with nss_jax, but with its extra of the
+      format's name.
   """
 
   file: str
   write: Callable[["TrainedNetwork", pathlib.Path], None]
   needs: tuple[str, ...] = ()
-  extra: str = ""
 
 
 def export(
   network: "TrainedNetwork", folder: pathlib.Path, name: str
 ) -> pathlib.Path:
   """Writes a network in a format, see `TrainedNetwork.export`."""
-  if name not in FORMATS:
-    raise UserError(
-      f"format: {name!r} is not accepted; expected one of {', '.join(FORMATS)}"
-    )
+  check([name])
   found = FORMATS[name]
-  for module in found.needs:
-    try:
-      importlib.import_module(module)
-    except ImportError as error:
-      raise UserError(
-        f"format: {name} needs {module}, which is not installed; expected "
-        f"pip install 'nss_jax[{found.extra}]' before"
-      ) from error
   files.make_folder(folder)
   found.write(network, folder / found.file)
   return folder / found.file
+
+
+def check(names: Iterable[str]) -> None:
+  """Refuses formats that are none, or that lack a library they need.
+
+  Raises:
+    UserError: in one line.
+  """
+  for name in names:
+    if name not in FORMATS:
+      raise UserError(
+        f"format: {name!r} is not accepted; expected one of "
+        f"{', '.join(FORMATS)}"
+      )
+    for module in FORMATS[name].needs:
+      try:
+        importlib.import_module(module)
+      except ImportError as error:
+        raise UserError(
+          f"format: {name} needs {module}, which is not installed; expected "
+          f"pip install 'nss_jax[{name}]' before"
+        ) from error
 
 
 def _write_stablehlo(network: "TrainedNetwork", path: pathlib.Path) -> None:
@@ -101,10 +111,8 @@ def _write_torch(network: "TrainedNetwork", path: pathlib.Path) -> None:
 
 FORMATS = {
   "stablehlo": Format("network.stablehlo", _write_stablehlo),
-  "onnx": Format("network.onnx", _write_onnx, ("onnx",), "onnx"),
-  "tflite": Format(
-    "network.tflite", _write_tflite, ("ai_edge_litert",), "tflite"
-  ),
+  "onnx": Format("network.onnx", _write_onnx, ("onnx",)),
+  "tflite": Format("network.tflite", _write_tflite, ("ai_edge_litert",)),
   "torch": Format("network.py", _write_torch),
   "npz": Format("network.npz", _write_npz),
 }

@@ -240,13 +240,13 @@ def find_block(name: str) -> Block:
   return BLOCKS[name]
 
 
-def block_digest(name: str) -> str:
+def block_digest(block: str | Block) -> str:
   """Returns twelve hexadecimal digits of a block's description.
 
   What is kept of a run says by it which block it was: the name of a block that
   is edited stays, and its weights may keep their shapes.
   """
-  text = repr(find_block(name))
+  text = repr(block if isinstance(block, Block) else find_block(block))
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
