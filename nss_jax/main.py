@@ -12,6 +12,11 @@ layer count; normalisation, ReLU, additions and pooling do not. 1 MF = 1e6 and
 A config is a Python file, so run only those you trust. Any field can be set on
 the command line: --config.seed=1 --config.objective.target_flops=2e6.
 
+Three commands need no config, and have a --help of their own:
+  nss find photos/ --flops=5e6   from images to a trained network
+  nss predict net/ cat.jpg       what a network says of images
+  nss export net/ --format=onnx  a network for other runtimes
+
 The exit code is 0 when all is done, 1 if a loss diverged, 2 for bad input, 70
 for a crash (with a traceback), 74 if a file could not be written (the disk is
 full or read-only), 75 if the run was saved after SIGTERM, 130 if it was
@@ -28,9 +33,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from nss_jax import command
+from nss_jax import command, subcommands
 from nss_jax import config as config_lib
-from nss_jax.errors import UserError, one_line
+from nss_jax.errors import NotWritten, UserError, one_line
 from nss_jax.phases import registry
 from nss_jax.runtime import preemption, streams
 from nss_jax.runtime.preemption import EXIT_SAVED
@@ -90,16 +95,37 @@ def main(argv: list[str]) -> int:
   except BrokenPipeError:
     raise  # nobody reads the output, which does not mean a full disk
   except pipeline.WRITE_ERRORS as error:
-    text = str(error)
-    if isinstance(error, OSError):
-      text = f"{error.filename or workdir}: {error.strerror or error}"
-    text = f"{one_line(text, 800)}; run the same command to go on"
-    return command.refuse(text, EXIT_NOT_WRITTEN)
+    return _answer_unwritten(error, workdir)
   except UserError as error:
     return command.refuse(str(error))
   except KeyboardInterrupt:
-    print("interrupted; run the same command to go on", file=sys.stderr)
-    return 130
+    return _answer_interrupt()
+
+
+def main_of_words(argv: list[str]) -> int:
+  """Runs what is told by a word, see `subcommands`; returns the exit code."""
+  logging.set_verbosity(logging.FATAL)
+  try:
+    return subcommands.main(argv)
+  except BrokenPipeError:
+    raise
+  except (OSError, NotWritten) as error:
+    return _answer_unwritten(error, argv[0])
+  except KeyboardInterrupt:
+    return _answer_interrupt()
+
+
+def _answer_unwritten(error: Exception, place: Any) -> int:
+  text = str(error)
+  if isinstance(error, OSError):
+    text = f"{error.filename or place}: {error.strerror or error}"
+  text = f"{one_line(text, 800)}; run the same command to go on"
+  return command.refuse(text, EXIT_NOT_WRITTEN)
+
+
+def _answer_interrupt() -> int:
+  print("interrupted; run the same command to go on", file=sys.stderr)
+  return 130
 
 
 def join_processes() -> None:
@@ -130,7 +156,8 @@ def guarded_main(argv: list[str]) -> int:
   import jax
 
   try:
-    code = main(argv)
+    is_word = argv[0] in subcommands.WORDS
+    code = main_of_words(argv) if is_word else main(argv)
   except BrokenPipeError:
     raise
   except Exception:
@@ -164,6 +191,8 @@ def run() -> None:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   try:
     try:
+      if sys.argv[1:] and sys.argv[1] in subcommands.WORDS:
+        sys.exit(guarded_main(sys.argv[1:]))
       app.run(guarded_main, flags_parser=command.parse_flags)
     finally:
       sys.stdout.flush()

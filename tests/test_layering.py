@@ -26,7 +26,7 @@ def _drawn() -> list[list[str]]:
     re.match(r"\S+(  \S+)*", line)[0].split()
     for line in drawing[1].splitlines()
   ]
-  return [*reversed(names), ["command"], ["main"]]
+  return [*reversed(names), ["command"], ["subcommands"], ["main"]]
 
 
 LEVELS = {room: k for k, rooms in enumerate(_drawn()) for room in rooms}
@@ -67,7 +67,7 @@ def test_imports_go_down(path):
 
 def test_every_room_is_drawn():
   folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-  files = {"errors", "command", "main"}
+  files = {"errors", "command", "subcommands", "main"}
   assert folders - {"__pycache__", "configs"} == LEVELS.keys() - files
 
 
@@ -110,7 +110,10 @@ def _declared(*extras: str) -> set[str]:
 
 @pytest.mark.parametrize(
   ("folder", "extras"),
-  [(PACKAGE, ("tensorboard",)), (ROOT / "tests" / "examples", ())],
+  [
+    (PACKAGE, ("tensorboard", "onnx", "tflite")),
+    (ROOT / "tests" / "examples", ()),
+  ],
 )
 def test_what_is_imported_is_declared(folder, extras):
   """Not only what happens to come with something else."""

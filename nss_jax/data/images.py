@@ -143,8 +143,8 @@ def _cut(
 ) -> "PIL.Image.Image":
   """Cuts the largest part of a shape out of the middle of a picture."""
   scale = min(picture.width / width, picture.height / height)
-  across = min(round(width * scale), picture.width)
-  down = min(round(height * scale), picture.height)
+  across = max(min(round(width * scale), picture.width), 1)
+  down = max(min(round(height * scale), picture.height), 1)
   left, top = (picture.width - across) // 2, (picture.height - down) // 2
   return picture.crop((left, top, left + across, top + down))
 
@@ -159,13 +159,24 @@ def bring_to(
   """
   from PIL import Image, ImageOps
 
+  pictured = form.channels in (0, *_MODES)
+  if isinstance(image, pathlib.Path | Image.Image) and not pictured:
+    raise BadImage(
+      f"is a picture; accepted are arrays of {form.channels} channels"
+    )
   if isinstance(image, pathlib.Path):
     return decode(image, form)
   if isinstance(image, Image.Image):
     if image.mode not in _CHANNELS:
       raise BadImage(f"is of Pillow's mode {image.mode}; {_DEPTH}")
-    return _array(ImageOps.exif_transpose(image), form)
-  array = np.asarray(image)
+    try:
+      return _array(ImageOps.exif_transpose(image), form)
+    except (OSError, ValueError, SyntaxError) as error:  # it is read only now
+      raise BadImage(f"cannot be read ({error})") from error
+  try:
+    array = np.asarray(image)
+  except ValueError as error:  # lists of several lengths
+    raise BadImage(f"is no array ({error})") from error
   array = array[..., None] if array.ndim == 2 else array
   if array.ndim != 3 or array.dtype != np.uint8:
     raise BadImage(
@@ -175,7 +186,7 @@ def bring_to(
   size = (form.size, form.size) if isinstance(form.size, int) else form.size
   if array.shape[:2] == size and array.shape[2] == form.channels:
     return array  # whatever its channels are
-  if array.shape[2] not in (1, 3, 4) or form.channels not in (1, 3):
+  if array.shape[2] not in (1, 3, 4) or not pictured or not array.size:
     raise BadImage(
       f"is of shape {array.shape}; accepted are {form.channels} channels of "
       f"{size} pixels"

@@ -152,8 +152,11 @@ def from_tensors(
   def gather(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if not name.endswith("moments"):
       return take(name, shape)
-    prefix = name.removesuffix("moments")
-    return np.stack([take(prefix + x, shape[1:]) for x in ("mean", "variance")])
+    prefix, end = name.removesuffix("moments"), shape[1:]
+    mean, variance = (take(prefix + x, end) for x in ("mean", "variance"))
+    if variance.min() < 0:
+      raise ValueError(f"{prefix}variance: expected numbers of at least 0")
+    return np.stack([mean, variance])
 
   def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     name = jax.tree_util.keystr(path, simple=True, separator=".")

@@ -3,6 +3,8 @@
 `model.safetensors` has the tensors, `network.json` all else that it takes to
 compute with them, see `layers.py`; `README.md` is a model card. `network.json`
 is written last and holds the digest of the weights: a folder with it is whole.
+It holds its own digest too, of all but the names of the classes and what is
+told about the network, which may be edited.
 """
 
 import hashlib
@@ -13,31 +15,46 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nss_jax.deploy import layers
+from nss_jax.deploy.card import write_card
 from nss_jax.errors import UserError
 from nss_jax.runtime import files
 from nss_jax.spaces import blocks, cost
 from nss_jax.spaces.metrics import METRICS
 from nss_jax.spaces.search_space import SearchSpace
-from nss_jax.spaces.text import format_arch, format_macs
+from nss_jax.spaces.text import format_arch
 
 if TYPE_CHECKING:
-  from nss_jax.deploy.network import TrainedNetwork
+  from nss_jax.deploy.trained_network import TrainedNetwork
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "network.json", "README.md"
 _FORMAT = "nss_jax network 1"
+_EDITABLE = ("about", "classes")
+# What reading a description can raise, whatever is in it.
+_INVALID = (
+  *(LookupError, TypeError, ValueError, ArithmeticError),
+  *(AttributeError, RecursionError),
+)
 
 
 def write(network: "TrainedNetwork", folder: pathlib.Path) -> None:
-  """Writes a network to a folder; one that was there is replaced."""
+  """Writes a network to a folder; one that was there is replaced.
+
+  Raises:
+    OSError: if it cannot be written.
+    TypeError, ValueError: if JSON does not have what `about` holds.
+  """
   import safetensors.numpy
 
   tensors = layers.to_tensors(network.params, network.averages)
   weights = safetensors.numpy.save(tensors, {"format": _FORMAT})
   content = describe(network)
   content["sha256"] = hashlib.sha256(weights).hexdigest()
+  content["digest"] = digest(content)
+  # Before anything is written: the three files belong together.
+  json.dumps(content, allow_nan=False, default=lambda x: np.asarray(x).tolist())
   files.make_folder(folder)
   files.write_bytes(folder / WEIGHTS, weights)
-  files.write_bytes(folder / CARD, card(content).encode())
+  files.write_bytes(folder / CARD, write_card(content).encode())
   files.write_json(folder / DESCRIPTION, content)
 
 
@@ -72,6 +89,13 @@ def describe(network: "TrainedNetwork") -> dict[str, Any]:
   }
 
 
+def digest(content: dict[str, Any]) -> str:
+  """Returns that of `network.json`, without what may be edited."""
+  free = (*_EDITABLE, "digest")
+  kept = {name: x for name, x in content.items() if name not in free}
+  return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
 def read(folder: pathlib.Path) -> "TrainedNetwork":
   """Reads a saved network.
 
@@ -82,28 +106,35 @@ def read(folder: pathlib.Path) -> "TrainedNetwork":
   """
   import safetensors.numpy
 
-  from nss_jax.deploy.network import TrainedNetwork
+  from nss_jax.deploy.trained_network import TrainedNetwork
 
   path, weights = folder / DESCRIPTION, folder / WEIGHTS
   content = files.read_json(path)
   try:
     if content["format"] != _FORMAT:
       raise ValueError(f"format: expected {_FORMAT!r}")
-    _register(content["block"])
-    space = SearchSpace.from_dict(content["search_space"])
+    if content["digest"] != digest(content):
+      raise ValueError(
+        f"is damaged, or more was edited than {' and '.join(_EDITABLE)}"
+      )
+    fields = content["search_space"]
+    _register(content["block"], fields["block_digest"])
+    space = SearchSpace.from_dict(fields)
     form = content["preprocessing"]
     mean, std = (_numbers(form, x, space) for x in ("mean", "std"))
     if min(std) <= 0:
       raise ValueError(f"preprocessing.std: {std}; expected numbers above 0")
-    names = tuple(content["classes"])
-    if len(names) != space.num_classes or not all(
-      isinstance(name, str) for name in names
-    ):
-      raise ValueError(f"classes: expected {space.num_classes} names")
-    background, about = form["background"], dict(content["about"])
+    names, about = content["classes"], content["about"]
+    if not isinstance(names, list) or len(names) != space.num_classes:
+      raise ValueError(f"classes: expected a list of {space.num_classes} names")
+    if not all(isinstance(name, str) for name in names):
+      raise ValueError("classes: expected names, got something else")
+    if not isinstance(about, dict):
+      raise ValueError("about: expected an object")
+    background = form["background"]
     if type(background) is not int or not 0 <= background <= 255:
       raise ValueError(f"preprocessing.background: {background!r}")
-  except (LookupError, TypeError, ValueError, RecursionError) as error:
+  except _INVALID as error:
     raise UserError(f"{path}: {_reason(error)}") from error
   try:
     data = weights.read_bytes()
@@ -114,10 +145,10 @@ def read(folder: pathlib.Path) -> "TrainedNetwork":
   try:
     tensors = safetensors.numpy.load(data)
     params, averages = layers.from_tensors(space, tensors)
-  except (ValueError, safetensors.SafetensorError) as error:
-    raise UserError(f"{weights}: {error}") from error
+  except (*_INVALID, safetensors.SafetensorError) as error:
+    raise UserError(f"{weights}: {_reason(error)}") from error
   return TrainedNetwork(
-    space, params, averages, mean, std, names, background, about
+    space, params, averages, mean, std, tuple(names), background, about
   )
 
 
@@ -135,7 +166,7 @@ def _numbers(
 
 def _reason(error: Exception) -> str:
   if isinstance(error, KeyError):
-    return f"the field {error} is missing"
+    return f"{error} is missing or unknown"
   return files.reason(error)
 
 
@@ -157,8 +188,8 @@ def _to_json(part: Any) -> Any:
   return {"kind": type(part).__name__, **fields}
 
 
-def _register(block: dict[str, Any]) -> None:
-  """Makes the block known, unless it is."""
+def _register(block: dict[str, Any], expected: str) -> None:
+  """Makes the block known, unless it is; that of the digest and no other."""
   name, fields = block["name"], dict(block["description"])
   if name in blocks.BLOCKS:
     return  # the digest in the search space says whether it is the same
@@ -170,73 +201,7 @@ def _register(block: dict[str, Any]) -> None:
       if key in kept:
         kept[key] = blocks.Channels(**kept[key])
     made.append(kind(**kept))
-  blocks.register_block(name, blocks.Block(tuple(made), **fields))
-
-
-def card(content: dict[str, Any]) -> str:
-  """Returns the model card, Markdown with the fields that hubs read."""
-  form, about, costs = (content[x] for x in ("preprocessing", "about", "costs"))
-  shape = f"{form['height']}x{form['width']}"
-  kind = "grey" if form["channels"] == 1 else f"{form['channels']} channels"
-  names = ", ".join(content["classes"])
-  lines = [
-    "---",
-    "library_name: nss_jax",
-    "pipeline_tag: image-classification",
-    "tags: [image-classification, jax, neural-architecture-search]",
-    "---",
-    "",
-    f"# {content['arch']}",
-    "",
-    f"An image classifier of {format_macs(costs['flops'])} (multiply-adds an "
-    f"image) and {costs['params']:,} parameters, found and trained with "
-    "`nss_jax`. It has no licence yet: add yours.",
-    "",
-    f"- **Classes**: {names}",
-    f"- **Input**: {shape} pixels, {kind}: turn the image upright, put what is "
-    f"transparent on grey level {form['background']}, cut it in the middle to "
-    "that shape and resize it; then pixel / 255, minus the mean "
-    f"{_round(form['mean'])}, over the deviation {_round(form['std'])}.",
-    *(f"- **{name}**: {value}" for name, value in _told(about)),
-    "",
-    "```python",
-    "import nss_jax as nss",
-    "",
-    'network = nss.load_network("this folder")',
-    'print(network.predict("image.jpg"))',
-    "```",
-    "",
-    f"Without nss_jax: `{WEIGHTS}` holds the tensors in float32, kernels of "
-    "convolutions as [height, width, in, out]; `layers` in "
-    f"`{DESCRIPTION}` says what is computed with them, in order. A "
-    "convolution NAME has NAME.kernel, no bias, (size - 1) / 2 zeros on each "
-    "side, and then (x - mean) / sqrt(variance + epsilon) * scale + offset, "
-    "and its activation.",
-    "",
-  ]
-  return "\n".join(lines)
-
-
-def _round(values: list[float]) -> str:
-  return ", ".join(f"{x:.4g}" for x in values)
-
-
-def _told(about: dict[str, Any]) -> list[tuple[str, str]]:
-  """Returns what is known of a network beside its description, in words."""
-  told = []
-  if "test_error" in about:
-    low, high = about["test_error_interval"]
-    told.append(
-      (
-        "Test error",
-        f"{about['test_error']:.1%} of {about['test_images']:,} images "
-        f"(95 % interval {low:.1%} to {high:.1%})",
-      )
-    )
-  titles = {"data": "Data", "found": "How it was found", "space": "Space"}
-  told += [
-    (title, json.dumps(about[name]).strip('"'))
-    for name, title in titles.items()
-    if about.get(name)
-  ]
-  return told
+  found = blocks.Block(tuple(made), **fields)
+  if blocks.block_digest(found) != expected:
+    raise ValueError("block: the description is not that of its digest")
+  blocks.register_block(name, found)

@@ -235,13 +235,13 @@ def find_block(name: str) -> Block:
   return BLOCKS[name]
 
 
-def block_digest(name: str) -> str:
+def block_digest(block: str | Block) -> str:
   """Returns twelve hexadecimal digits of a block's description.
 
   Files of a run name their block by it too: a block that is edited keeps its
   name, and its weights may keep their shapes.
   """
-  text = repr(find_block(name))
+  text = repr(block if isinstance(block, Block) else find_block(block))
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

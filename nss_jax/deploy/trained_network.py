@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from nss_jax.data import images as image_lib
 from nss_jax.data.batches import normalize
 from nss_jax.errors import UserError
+from nss_jax.runtime import files
 from nss_jax.spaces.search_space import Arch, Array, SearchSpace
 from nss_jax.supernet import network
 
@@ -26,7 +28,8 @@ class Prediction(NamedTuple):
   Attributes:
     name: of the most probable class.
     probability: of that class.
-    probabilities: of all classes by their names, falling.
+    probabilities: of all classes by their names, see
+      `TrainedNetwork.names`, falling.
   """
 
   name: str
@@ -44,10 +47,13 @@ class TrainedNetwork:
     averages: running averages of its normalisations.
     mean: `[channels]` of its training images, in units of pixel / 255.
     std: `[channels]`, likewise.
-    class_names: of its outputs; their numbers where there are none.
+    class_names: of its outputs, or of the first of them.
     background: grey level behind what is transparent in an image.
     about: what else is known of it, such as how it was found and its test
       error; what JSON has.
+
+  Raises:
+    ValueError: if the numbers of names, means or deviations do not fit.
   """
 
   search_space: SearchSpace
@@ -59,6 +65,17 @@ class TrainedNetwork:
   background: int = 255
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+  def __post_init__(self):
+    channels = self.search_space.image_shape[-1]
+    for name in ("mean", "std"):
+      if (given := len(getattr(self, name))) != channels:
+        raise ValueError(f"{name}: expected {channels} numbers, got {given}")
+    outputs = self.search_space.num_classes
+    if len(self.class_names) > outputs:
+      raise ValueError(
+        f"class_names: {len(self.class_names)} names of {outputs} outputs"
+      )
+
   @property
   def arch(self) -> Arch:
     """Returns its depths and widths `[S]`."""
@@ -68,11 +85,21 @@ class TrainedNetwork:
       width=np.array(space.max_widths, np.int32),
     )
 
-  @property
+  @functools.cached_property
   def names(self) -> tuple[str, ...]:
-    """Returns the name of each output; the number of those that have none."""
-    others = range(len(self.class_names), self.search_space.num_classes)
-    return (*self.class_names, *map(str, others))
+    """Returns a name for each output, all different.
+
+    An output without one has its number; what another has too is followed by
+    the number in brackets.
+    """
+    names: dict[str, int] = {}
+    for number in range(self.search_space.num_classes):
+      given = self.class_names[number : number + 1] or (str(number),)
+      name = given[0]
+      while name in names:
+        name = f"{name} ({number})"
+      names[name] = number
+    return tuple(names)
 
   def logits(self, images: Array) -> jax.Array:
     """Returns `[B, C]` in float32, of images `[B, H, W, channels]`, uint8."""
@@ -95,16 +122,22 @@ class TrainedNetwork:
     Raises:
       UserError: in one line, if it is no such image.
     """
+    return self._prepare(image, type(image).__name__)
+
+  def _prepare(self, image: Any, where: str) -> np.ndarray:
     height, width, channels = self.search_space.image_shape
     if isinstance(image, str | os.PathLike):
-      file, where = pathlib.Path(image), str(image)
-      if not file.exists():
-        raise UserError(f"{where}: no such file")
-    else:
-      file, where = image, f"a {type(image).__name__}"
+      where = str(image)
+      try:
+        is_folder = stat.S_ISDIR(os.stat(image).st_mode)
+      except (OSError, ValueError) as error:  # a path can hold a null byte
+        raise UserError(f"{where}: {files.reason(error)}") from error
+      if is_folder:
+        raise UserError(f"{where}: is a folder; expected an image")
+      image = pathlib.Path(image)
     form = image_lib.Form((height, width), channels, self.background)
     try:
-      return image_lib.bring_to(file, form)
+      return image_lib.bring_to(image, form)
     except image_lib.ImageError as error:
       raise UserError(f"{where}: {error}") from error
 
@@ -112,8 +145,8 @@ class TrainedNetwork:
     """Says which classes images are of.
 
     Args:
-      images: one image, as `prepare` takes it, or a sequence of such or an
-        array `[B, H, W, channels]`.
+      images: one image, as `prepare` takes it; or several, in a list or
+        another iterable or as an array `[B, H, W, channels]`.
 
     Returns:
       A `Prediction`; a list of them for several images.
@@ -121,12 +154,16 @@ class TrainedNetwork:
     Raises:
       UserError: as `prepare`.
     """
-    several = isinstance(images, Sequence) and not isinstance(images, str)
-    several |= getattr(images, "ndim", 0) == 4
-    given = images if several else [images]
+    given = [images]
+    several = _are_several(images)
+    if several:
+      given = list(images)
     found = []
     for start in range(0, len(given), _BATCH):
-      part = [self.prepare(image) for image in given[start : start + _BATCH]]
+      part = [
+        self._prepare(image, f"image {number} ({type(image).__name__})")
+        for number, image in enumerate(given[start : start + _BATCH], start)
+      ]
       found += map(self._tell, jax.nn.softmax(self.logits(np.stack(part))))
     return found if several else found[0]
 
@@ -160,7 +197,8 @@ class TrainedNetwork:
       format: stablehlo | onnx | tflite | torch | npz.
 
     Returns:
-      The file that was written.
+      The file that was written; for torch the module, beside which are the
+      files of `save` that it reads.
 
     Raises:
       UserError: in one line, if there is no such format, or a library that it
@@ -169,6 +207,14 @@ class TrainedNetwork:
     from nss_jax.deploy import exports
 
     return exports.export(self, pathlib.Path(path), format)
+
+
+def _are_several(images: Any) -> bool:
+  """Returns whether it is no single image; arrays of one are iterable too."""
+  if hasattr(images, "__array_interface__") or hasattr(images, "__array__"):
+    return getattr(images, "ndim", 0) == 4
+  single = str | bytes | os.PathLike
+  return isinstance(images, Iterable) and not isinstance(images, single)
 
 
 @functools.partial(jax.jit, static_argnums=0)
