@@ -112,7 +112,7 @@ def _declared(*extras: str) -> set[str]:
   ("folder", "extras"),
   [
     (PACKAGE, ("tensorboard", "onnx", "tflite")),
-    (ROOT / "tests" / "examples", ()),
+    (ROOT / "tests" / "examples", ("test",)),
   ],
 )
 def test_what_is_imported_is_declared(folder, extras):

@@ -401,7 +401,7 @@ def test_one_file_is_enough(job, finished, tmp_path, kept, drawn, whole):
   assert {path.stem for path in folder.glob("*.png")} == drawn
   for phase in missing:
     assert any(text.endswith(f"--phases={phase}") for text in checker.texts)
-  lines = report.report(result, alone)
+  lines = report.show(result, alone.workdir / "report")
   assert any("not run yet" in line for line in lines)
   if kept.startswith("nas"):
     swept = alone.vary({"sweep.targets": (TARGET,)})
