@@ -65,6 +65,7 @@ def search_spaces(draw, *, max_stages: int = 4):
     width_bins=stages(narrowest),
     strides=draw(st.tuples(*[st.integers(1, 2)] * num_stages)),
     stem_width=draw(st.integers(narrowest, narrowest + 5)),
+    stem_stride=draw(st.integers(1, 2)),
     image_shape=draw(
       st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3))
     ),

@@ -109,6 +109,8 @@ class Space(Section):
   strides: Annotated[tuple[Any, ...], Field(strict=False)] = (1, 2, 2)
   # The channels of the first convolution.
   stem_width: int = Field(16, ge=1, le=65536)
+  # The stride of the first convolution; 2 for images of 64 pixels and more.
+  stem_stride: int = Field(1, ge=1, le=64)
   # basic, bottleneck, inverted_residual, mobilenet_v2, or a block that was
   # registered by nss_jax.register_block.
   block: bounds.BlockName = "basic"

@@ -54,7 +54,9 @@ def describe(search_space: SearchSpace) -> dict[str, Any]:
       before = width
   return {
     "epsilon": EPSILON,
-    "stem": _conv("stem", (channels, stem), 3, 1, "relu"),
+    "stem": _conv(
+      "stem", (channels, stem), 3, search_space.stem_stride, "relu"
+    ),
     "blocks": blocks,
     "head": {
       "name": "head",

@@ -179,6 +179,7 @@ def make_config(
     for name, x in limits.items()
   )
   config.space.strides = (1, 2, 2) if side <= 48 else (2, 2, 2, 2)
+  config.space.stem_stride = 1 if side < 64 else 2
   config.space.max_depth = _DEPTH
   config.space.max_width = _width(config, dataset, limits)
   config.supernet.bucket_shares = (0.5, 1.0)
@@ -240,6 +241,7 @@ def _width(
       max_width=width,
       strides=config.space.strides,
       stem_width=config.space.stem_width,
+      stem_stride=config.space.stem_stride,
       image_shape=shape,
       num_classes=dataset.num_classes,
     )

@@ -246,7 +246,7 @@ def _rest_seconds(
   From two networks, of one block and of the most, so the time of a stage is
   taken to be linear in its depth.
   """
-  shape = stage_shapes(space)[stage]
+  shape = stage_shapes(space)[stage + 1]
   more = max(space.max_depths[stage] - 1, 1)
   one, all_ = (
     seconds(_probe(space, shape, width, [width], [depth], [1]))
@@ -263,7 +263,7 @@ def _first_seconds(
   seconds: TimeFn,
 ) -> float:
   """Times a stage's first block, with a projection, behind another block."""
-  shape = [space.image_shape[:2], *stage_shapes(space)][stage]
+  shape = stage_shapes(space)[stage]
   stride = space.strides[stage]
   if stride == 1 and before == width:
     before += 1  # or it would need no projection
@@ -298,6 +298,7 @@ def _probe(
     space,
     image_shape=(*shape, space.image_shape[-1]),
     stem_width=int(stem),
+    stem_stride=1,
     width_bins=tuple(((int(w), int(w)),) for w in widths),
     depth_bins=tuple(((int(d), int(d)),) for d in depths),
     strides=tuple(strides),

@@ -110,7 +110,7 @@ def _ends_of_blocks(space: SearchSpace) -> int:
   return sum(
     math.prod(shape) * width * depth
     for shape, width, depth in zip(
-      metrics.stage_shapes(space),
+      metrics.stage_shapes(space)[1:],
       space.max_widths,
       space.max_depths,
       strict=True,
@@ -124,11 +124,10 @@ def largest_block(space: SearchSpace) -> int:
   Without its shortcut, as where the bytes were measured.
   """
   block = blocks.find_block(space.block)
-  entering, before = math.prod(space.image_shape[:2]), space.stem_width
+  stem, *shapes = metrics.stage_shapes(space)
+  entering, before = math.prod(stem), space.stem_width
   found = []
-  for shape, width in zip(
-    metrics.stage_shapes(space), space.max_widths, strict=True
-  ):
+  for shape, width in zip(shapes, space.max_widths, strict=True):
     leaving = math.prod(shape)
     for channels, pixels in ((before, entering), (width, leaving)):
       found.append(

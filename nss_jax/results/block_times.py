@@ -22,7 +22,14 @@ FOLDER = "latency_table"
 SUMMARY = "summary.json"
 TABLE = "table.csv"
 # What makes blocks and their images what they are; bins may differ.
-_SAME = ("strides", "stem_width", "block", "image_shape", "num_classes")
+_SAME = (
+  "strides",
+  "stem_width",
+  "stem_stride",
+  "block",
+  "image_shape",
+  "num_classes",
+)
 
 
 class Origin(Artifact):

@@ -46,10 +46,10 @@ class Metric(NamedTuple):
 
 
 def stage_shapes(search_space: SearchSpace) -> list[tuple[int, int]]:
-  """Returns height and width of the images inside each stage."""
+  """Returns height and width of what leaves the stem, and then each stage."""
   height, width, _ = search_space.image_shape
   shapes = []
-  for stride in search_space.strides:
+  for stride in (search_space.stem_stride, *search_space.strides):
     height, width = -(-height // stride), -(-width // stride)
     shapes.append((height, width))
   return shapes
@@ -66,7 +66,7 @@ def _count(metric: str) -> Metric:
   """Returns the metric of what `block_cost` counts by that name."""
 
   def first(search_space, stage, before, width):
-    shapes = [search_space.image_shape[:2], *stage_shapes(search_space)]
+    shapes = stage_shapes(search_space)
     return block_cost(
       find_block(search_space.block),
       metric,
@@ -77,12 +77,15 @@ def _count(metric: str) -> Metric:
     )
 
   def rest(search_space, stage, width):
-    pixels = math.prod(stage_shapes(search_space)[stage])
+    pixels = math.prod(stage_shapes(search_space)[stage + 1])
     block = find_block(search_space.block)
     return block_cost(block, metric, width, width, (pixels, pixels))
 
   def ends(search_space, width):
-    *shape, channels = search_space.image_shape
+    shape, channels = (
+      stage_shapes(search_space)[0],
+      search_space.image_shape[-1],
+    )
     stem = search_space.stem_width
     head: Any = linear_cost(metric, width, search_space.num_classes)
     return conv_cost(metric, math.prod(shape), 3, channels, stem) + head

@@ -71,6 +71,7 @@ class SearchSpace:
     block: name of the block of the body, see `spaces/blocks.py`.
     image_shape: `(height, width, channels)` of an image.
     num_classes: outputs of the network.
+    stem_stride: stride of the stem, for images whose full size costs too much.
 
   Raises:
     ValueError: naming the field, the value and what is accepted.
@@ -83,6 +84,7 @@ class SearchSpace:
   block: str = "basic"
   image_shape: tuple[int, int, int] = (32, 32, 3)
   num_classes: int = 10
+  stem_stride: int = 1
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -110,10 +112,11 @@ class SearchSpace:
       raise ValueError(
         f"strides must be integers of at least 1; got {self.strides}"
       )
-    if not _positive((self.stem_width, self.num_classes)):
+    ends = self.stem_width, self.num_classes, self.stem_stride
+    if not _positive(ends):
       raise ValueError(
-        "stem_width and num_classes must be integers of at least 1; got "
-        f"{self.stem_width} and {self.num_classes}"
+        "stem_width, num_classes and stem_stride must be integers of at least "
+        f"1; got {', '.join(map(str, ends))}"
       )
 
   @classmethod
@@ -135,7 +138,8 @@ class SearchSpace:
       num_depth_bins: equal depth bins per stage; must divide `max_depth`.
       num_width_bins: equal width bins per stage; must divide `max_width`.
       strides: stride of each stage; its length is the number of stages.
-      **fixed: `stem_width`, `block`, `image_shape`, `num_classes`.
+      **fixed: `stem_width`, `stem_stride`, `block`, `image_shape` and
+        `num_classes`.
 
     Raises:
       ValueError: if the bins do not divide the largest depth or width.

@@ -160,7 +160,7 @@ class Supernet(nn.Module):
     """Returns logits `[B, C]` of normalised images `[B, H, W, channels]`."""
     space = self.search_space
     stem = ConvNorm(
-      *(space.stem_width, 3, 1, self.norm_scope),
+      *(space.stem_width, 3, space.stem_stride, self.norm_scope),
       *_parts(self.autodiff),
       name="stem",
     )

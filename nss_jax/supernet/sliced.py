@@ -83,13 +83,15 @@ def apply_sliced(
   chosen = ways(platform)
   layout = chosen.layout
   scope = NormScope(axis_name, num_calibration, one_pass=chosen.one_pass)
-  stem = ConvNorm(search_space.stem_width, norm_scope=scope)
+  stem = ConvNorm(
+    search_space.stem_width, stride=search_space.stem_stride, norm_scope=scope
+  )
   x = cast(jax.Array, stem.apply({"params": weights["stem"]}, images))
   x = nn.relu(x)
   flat, shape = x.reshape(-1) if layout == "flat" else x, x.shape[:3]
   entries, entry = (search_space.stem_width,), jnp.zeros((), jnp.int32)
   before = jnp.asarray(search_space.stem_width, jnp.int32)
-  for stage, size in enumerate(stage_shapes(search_space)):
+  for stage, size in enumerate(stage_shapes(search_space)[1:]):
     last = stage + 1 == search_space.num_stages
     plan = Plan(
       block=search_space.block,
@@ -140,7 +142,7 @@ def default_buckets(
   costs = [
     math.prod(size) * width**2
     for size, width in zip(
-      stage_shapes(search_space), search_space.max_widths, strict=True
+      stage_shapes(search_space)[1:], search_space.max_widths, strict=True
     )
   ]
   many, few = (0.125, 0.25, 0.5, 0.75, 1.0), (0.25, 0.5, 1.0)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import time
 
@@ -80,7 +81,8 @@ def one_hot(search_space, space):
 
 def count_layers(search_space, arch):
   """MACs, parameters and activations of one arch, layer by layer."""
-  height, width, channels = search_space.image_shape
+  *shape, channels = search_space.image_shape
+  height, width = (math.ceil(n / search_space.stem_stride) for n in shape)
   num_macs = num_params = num_activations = 0
 
   def conv_and_norm(kernel, inputs, outputs):
@@ -166,8 +168,11 @@ def test_largest_arch_and_shapes():
   assert largest_arch(RAGGED).depth.tolist() == [7, 3, 3]
   assert largest_arch(RAGGED).width.tolist() == [8, 11, 10]
   assert smallest_arch(RAGGED).width.tolist() == [3, 1, 5]
-  assert stage_shapes(search_space) == [(32, 32), (16, 16), (8, 8)]
-  assert stage_shapes(RAGGED) == [(9, 6), (9, 6), (5, 3)]
+  of_cifar = [(32, 32), (32, 32), (16, 16), (8, 8)]
+  assert stage_shapes(search_space) == of_cifar
+  halved = dataclasses.replace(search_space, stem_stride=2)
+  assert stage_shapes(halved) == [(16, 16), (16, 16), (8, 8), (4, 4)]
+  assert stage_shapes(RAGGED) == [(9, 6), (9, 6), (9, 6), (5, 3)]
 
 
 # Spaces

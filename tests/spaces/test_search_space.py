@@ -181,9 +181,10 @@ def test_search_space_is_a_value():
     ({"image_shape": (32, 0, 3)}, r"got \(32, 0, 3\)"),
     ({"strides": (0,)}, r"strides .*got \(0,\)"),
     ({"strides": (1.0,)}, r"strides .*got \(1.0,\)"),
-    ({"stem_width": 0}, "got 0 and 10"),
-    ({"stem_width": 16.0}, "integers of at least 1; got 16.0 and 10"),
-    ({"num_classes": -3}, "got 16 and -3"),
+    ({"stem_width": 0}, "got 0, 10, 1"),
+    ({"stem_width": 16.0}, "integers of at least 1; got 16.0, 10, 1"),
+    ({"stem_stride": 0}, "got 16, 10, 0"),
+    ({"num_classes": -3}, "got 16, -3, 1"),
   ],
 )
 def test_search_space_mistakes(fields, message):
