@@ -171,7 +171,7 @@ def test_ordered_archs_of_the_paper(order, in_window, median):
   """Exact numbers of archs in the window, counted by another program.
 
   It goes through all depths and two of the widths, and solves the quadratic
-  cost for the third. 250 archs thus take 3.6e6 and 1.1e7 draws of any arch.
+  cost for the third.
   """
   share = in_window / num_ordered_archs(PAPER, order)
   archs = sample_ordered_archs(jax.random.key(2), PAPER, order, 2**17)
@@ -180,14 +180,6 @@ def test_ordered_archs_of_the_paper(order, in_window, median):
   expected = share * costs.size
   assert abs(hits - expected) < 4 * expected**0.5
   np.testing.assert_allclose(np.median(costs), median, rtol=0.02)
-  draws = int(1.4 * 250 / share)
-  archs = sample_ordered_archs(
-    jax.random.key(3), PAPER, order, 250, window=WINDOW, max_draws=draws
-  )
-  costs = nss.arch_macs(PAPER, archs)
-  assert WINDOW[0] <= costs.min() < 3.62e8
-  assert 3.98e8 < costs.max() <= WINDOW[1]
-  assert follows(archs, order).all()
 
 
 @pytest.mark.parametrize(
