@@ -24,7 +24,7 @@ from nss_jax.spaces.search_space import (
   SearchSpace,
   Space,
   check_archs,
-  space_ranges,
+  check_spaces,
 )
 
 
@@ -187,7 +187,7 @@ def space_cost(
   Raises:
     ValueError: if the space names a bin that its stage does not have.
   """
-  space_ranges(search_space, space)  # Raises if a stage lacks the bin.
+  check_spaces(search_space, space, one=True)
   counts = search_space.num_depth_bins, search_space.num_width_bins
   indices = map(np.asarray, (space.depth, space.width))
   one_hot = Space(*(np.eye(n)[i] for n, i in zip(counts, indices, strict=True)))

@@ -59,14 +59,14 @@ def evolve_spaces(
     check_at_least_one(name, number)
   feasible = feasible_indices(search_space, target, tolerance)
   num_scored = min(num_scored, feasible.size)
-  generator = host_rng(rng)
+  generator, shape = host_rng(rng), table_shape(search_space)
   unscored = np.zeros(search_space.num_spaces, bool)
   unscored[feasible] = True
   indices, scores = np.zeros(0, np.int64), np.zeros(0)
   while indices.size < num_scored:
     size = min(population, num_scored - indices.size)
     best = indices[np.argsort(scores, kind="stable")[:parents]]
-    batch = _generation(generator, search_space, best, unscored, size)
+    batch = _generation(generator, shape, best, unscored, size)
     found = np.asarray(score_fn(spaces_at(search_space, batch)), np.float64)
     if found.shape != batch.shape:
       raise ValueError(
@@ -81,28 +81,25 @@ def evolve_spaces(
 
 def _generation(
   generator: np.random.Generator,
-  search_space: SearchSpace,
+  shape: tuple[int, ...],
   best: np.ndarray,
   unscored: np.ndarray,
   size: int,
 ) -> np.ndarray:
   """Picks `size` unscored spaces, by index, and marks them as scored."""
-  shape = table_shape(search_space)
-  parts = []
+  picked = np.zeros(0, np.int64)
   if best.size:
     bins = np.stack(np.unravel_index(best, shape), axis=-1)
     # Crossover of parents that are alike gives few; mutation makes up for it.
-    for descend, wanted in ((_crossover, size // 2), (_mutation, size)):
-      wanted -= sum(part.size for part in parts)
+    for descend, total in ((_crossover, size // 2), (_mutation, size)):
+      wanted = total - picked.size
       children = descend(generator, shape, bins, _PROPOSALS * wanted)
       children = np.ravel_multi_index(tuple(children.T), shape)
-      parts.append(_take(children, unscored, wanted))
-  missing = size - sum(part.size for part in parts)
-  if missing:
-    parts.append(
-      _take(generator.permutation(np.flatnonzero(unscored)), unscored, missing)
-    )
-  return np.concatenate(parts)
+      picked = np.append(picked, _take(children, unscored, wanted))
+  if missing := size - picked.size:
+    others = generator.permutation(np.flatnonzero(unscored))
+    picked = np.append(picked, _take(others, unscored, missing))
+  return picked
 
 
 def _take(indices: np.ndarray, unscored: np.ndarray, wanted: int) -> np.ndarray:

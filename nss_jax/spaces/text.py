@@ -92,13 +92,11 @@ def parse_space(search_space: SearchSpace, text: str) -> Space:
 def describe_space(search_space: SearchSpace, space: Space) -> list[str]:
   """Returns a line for each stage: `stage 1: 1-4 blocks, 33-64 channels`."""
   ranges = space_ranges(search_space, space)
-  lines = []
-  for stage, (depth, width) in enumerate(
-    zip(ranges["depth"], ranges["width"], strict=True)
-  ):
-    words = _count(*depth, "block"), _count(*width, "channel")
-    lines.append(f"stage {stage + 1}: {', '.join(words)}")
-  return lines
+  stages = zip(ranges["depth"], ranges["width"], strict=True)
+  return [
+    f"stage {stage}: {_count(*depth, 'block')}, {_count(*width, 'channel')}"
+    for stage, (depth, width) in enumerate(stages, 1)
+  ]
 
 
 def format_macs(number: float) -> str:

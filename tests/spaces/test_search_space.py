@@ -165,23 +165,16 @@ def test_search_space_is_a_value():
   ("fields", "message"),
   [
     ({"strides": (1, 2)}, "got 1, 1 and 2"),
-    ({"depth_bins": ()}, "got 0, 1 and 1"),
     ({"depth_bins": (), "width_bins": (), "strides": ()}, "got 0, 0 and 0"),
     ({"depth_bins": ((),)}, r"depth_bins\[0\] is empty"),
-    ({"depth_bins": 4}, "depth_bins must be a list; got 4"),
     ({"strides": 2}, "strides must be a list; got 2"),
     ({"depth_bins": ((1, 4),)}, r"depth_bins\[0\]: \(1, 4\) is not a list"),
     ({"depth_bins": (((0, 4),),)}, r"depth_bins\[0\].*got \(\(0, 4\),\)"),
-    ({"width_bins": (((5, 4),),)}, r"width_bins\[0\].*got \(\(5, 4\),\)"),
     ({"width_bins": (((1, 4), (4, 8)),)}, r"overlap; got .*\(4, 8\)"),
     ({"width_bins": (((5, 8), (1, 4)),)}, r"ascending.*\(1, 4\)"),
-    ({"width_bins": (((1, 2, 3),),)}, r"\(1, 2, 3\) is not a pair"),
     ({"width_bins": (((1, 2.5),),)}, r"\(1, 2.5\) is not a pair of integers"),
-    ({"image_shape": (32, 32)}, r"got \(32, 32\)"),
     ({"image_shape": (32, 0, 3)}, r"got \(32, 0, 3\)"),
     ({"strides": (0,)}, r"strides .*got \(0,\)"),
-    ({"strides": (1.0,)}, r"strides .*got \(1.0,\)"),
-    ({"stem_width": 0}, "got 0, 10, 1"),
     ({"stem_width": 16.0}, "integers of at least 1; got 16.0, 10, 1"),
     ({"stem_stride": 0}, "got 16, 10, 0"),
     ({"num_classes": -3}, "got 16, -3, 1"),
@@ -218,7 +211,6 @@ def test_expanded_mistakes(fields, message):
     # Stage 2 owns one depth bin and stage 3 one width bin; the others are
     # padding.
     ([0, 1, 0], [0, 0, 0], "depth bin of stage 2 must be 0; got 1"),
-    ([0, 0, 0], [0, 0, 3], "width bin of stage 3 must be 0; got 3"),
     ([0, 0, 0], [0, -1, 0], "width bin of stage 2 must be 0 to 3; got -1"),
     (
       [0, 0],
@@ -359,7 +351,6 @@ def test_dictionary_round_trip(search_space):
   ("change", "message"),
   [
     ({"strides": None}, "strides must be a list; got None"),
-    ({"depth_bins": 3}, "depth_bins must be a list; got 3"),
     ({"depth_bins": [[1, 4]] * 3}, "not a list of pairs"),
     ({"num_classes": "10"}, "got 4 and 10"),
     ({"speed": 1}, r"unknown \['speed'\]"),
