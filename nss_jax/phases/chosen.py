@@ -23,6 +23,9 @@ def entry(
   space, target = job.search_space, job.target
   flops = int(arch_macs(space, arch))
   costs = costs_of(job, arch)
+  each = {
+    one.name: x.item() for one, x in zip(job.constraints, costs, strict=True)
+  }
   return {
     "arch": format_arch(arch),
     "depth": arch.depth.tolist(),
@@ -32,13 +35,10 @@ def entry(
     "target_flops": target,
     "deviation": None if target is None else flops / target - 1,
     "deviations": {
-      one.name: x.item() / one.target - 1
-      for one, x in zip(job.constraints, costs, strict=True)
+      one.name: each[one.name] / one.target - 1 for one in job.constraints
     },
     "off": float(constraints.worst_penalty(job.constraints, costs)),
-    "costs": {
-      one.name: x.item() for one, x in zip(job.constraints, costs, strict=True)
-    },
+    "costs": each,
     "within_tolerance": bool(is_near(job, arch)),
     "num_samples": int(num_samples),
     "chosen": chosen,

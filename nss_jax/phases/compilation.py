@@ -53,7 +53,7 @@ class Compiled:
 
   @property
   def hours(self) -> float | None:
-    """Of all calls of the phase."""
+    """The hours of all calls of the phase."""
     if self.seconds is None:
       return None
     return self.seconds * self.program.steps * self.program.calls / 3600

@@ -15,6 +15,7 @@ from nss_jax.phases.job import Job
 from nss_jax.results import scores
 from nss_jax.runtime.preemption import Preemption
 from nss_jax.runtime.progress import Progress
+from nss_jax.spaces.sampling import take
 from nss_jax.spaces.search_space import Arch, SearchSpace
 
 # `(archs [n, S], by) -> (error [n], loss [n])`; see `scoring.Split`.
@@ -71,14 +72,12 @@ class Ledger:
     self._advance(source, len(known), timed=False)
     # Not from how many are missing: a resumed run does as the first.
     split = self._choose_fn(count)
-    for first in range(len(known), count, split.num_archs):
-      rows = np.arange(first, min(first + split.num_archs, count))
-      batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], archs)
-      error, loss = scoring.score_call(self._score_fn, batch, split)
+    archs = jax.tree.map(np.asarray, archs)
+    for rows, error, loss in scoring.score_calls(
+      self._score_fn, archs, split, len(known)
+    ):
       scored = scores.make_scores(
-        self._search_space,
-        source,
-        batch,
+        *(self._search_space, source, take(archs, rows)),
         error=error,
         loss=loss,
         space=space[rows],

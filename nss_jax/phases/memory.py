@@ -45,13 +45,13 @@ def estimate(
 ) -> float:
   """Estimates the bytes on each device: state, and what a gradient takes.
 
-  Within 15 % of what XLA on CPU says of the compiled steps, in the cases of
-  `tests/phases/test_memory.py`, of a small size and of the paper's. On
-  accelerators within 9 % of seven programs of the paper's soft search: for a
-  v5e-1, with and without `remat`, a v5e-8, a v6e-1, an H100, an A100 and a T4;
-  it was fitted to three of them. Sliced inverted residuals were seen up to a
-  third off. jax 0.10 needs up to 1.8 times as much for bfloat16 on CPU, jax
-  0.12 does not. The images are not counted.
+  The estimate is within 15 % of what XLA on CPU says of the compiled steps, in
+  the cases of `tests/phases/test_memory.py`, of a small size and of the
+  paper's. On accelerators it is within 9 % of seven programs of the paper's
+  soft search: for a v5e-1, with and without `remat`, a v5e-8, a v6e-1, an H100,
+  an A100 and a T4; it was fitted to three of them. Sliced inverted residuals
+  were seen up to a third off. jax 0.10 needs up to 1.8 times as much for
+  bfloat16 on CPU, jax 0.12 does not. The images are not counted.
   """
   settings = config.supernet
   parts = num_devices * settings.microbatches

@@ -132,11 +132,11 @@ def controls(job: Job, spaces: dict[str, SearchSpace]) -> dict[str, Any]:
 
 
 def search_at_each_rate(job: Job, name: str) -> dict[str, Any]:
-  """Returns the arch of the rate that did best, and `runs`: those of all.
+  """Returns the arch of the rate that did best, and `runs`: those of all rates.
 
-  Best is one that was drawn, not the nearest by cost; then fewest samples; then
-  closest to the target, so that neither method is judged by a rate that does
-  not suit it.
+  An arch that was drawn is better than the nearest by cost; then counts who
+  needed fewer samples, and then who is closer to the target. So neither method
+  is judged by a rate that does not suit it.
   """
   runs = []
   for rate in job.config.nas.learning_rates:
@@ -184,11 +184,12 @@ def search_folder(job: Job, name: str, rate: float) -> pathlib.Path:
 
 
 def choose(job: Job, name: str, logits: SpaceLogits) -> dict[str, Any]:
-  """Returns the arch that draws from the logits give, as the JSON of a file.
+  """Returns the arch that is drawn from the logits, as the JSON of a file.
 
-  Of a search in the Elite Space the closest of `nas.num_samples`; else the
-  first within `nas.tolerance`, and how many draws that took, over many seeds.
-  Where they miss a constraint, the nearest arch by exact cost.
+  In the Elite Space it is the closest of `nas.num_samples` draws; elsewhere it
+  is the first within `nas.tolerance`, and the JSON says how many draws that
+  took, over many seeds. Where all draws miss a constraint it is the nearest
+  arch by exact cost.
   """
   settings = job.config.nas
   key = jax.random.fold_in(job.keys["nas"], _NAMES.index(name))

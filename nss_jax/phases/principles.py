@@ -51,13 +51,8 @@ _SAMPLERS = {
 
 
 class Populations(NamedTuple):
-  """Holds what is to be compared.
-
-  Attributes:
-    archs: `{source: fields [N, S]}`.
-    missing: why the others are not there, `{source: a line}`.
-    own: the order of this run.
-  """
+  """Holds what is to be compared: archs `[N, S]` by their source, why others
+  are missing, and the order of this run."""
 
   archs: dict[str, Arch]
   missing: dict[str, str]
@@ -104,11 +99,8 @@ def draw_populations(job: Job) -> Populations:
 
   This run's own order takes part if the search has ended and the order is none
   of the others'. A small search space may have no RegNet, or too few archs of
-  some population in the window: those are missing.
-
-  Raises:
-    UserError: if too few archs of either trend are in the window, or the
-      stages are not the three that the paper's trend orders.
+  some population in the window: those are missing. Of either trend none may be
+  missing, and the stages have to be the three that the paper's trend orders.
   """
   own, samplers = own_order(job), dict(_SAMPLERS)
   if own.stages is not None and not own.note:

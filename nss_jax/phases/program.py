@@ -238,6 +238,12 @@ def make_dispatch(
   return _resident(scan, sharding.replicate(parts, mesh), batch_size, order_key)
 
 
+# The old state makes room for the new one.
+_jit = functools.partial(
+  jax.jit, static_argnames=("length", "warmup"), donate_argnames="state"
+)
+
+
 def _resident(
   scan: Callable,
   parts: dict[str, tuple[Any, Any]],
@@ -246,10 +252,7 @@ def _resident(
 ) -> Lowerable:
   """Returns a dispatch that picks from images on the devices."""
 
-  # The old state makes room for the new one.
-  @functools.partial(
-    jax.jit, static_argnames=("length", "warmup"), donate_argnames="state"
-  )
+  @_jit
   def run(state, parts, epoch, first, *, length, warmup):
     key = order_key(state)
     indices = {
@@ -283,10 +286,7 @@ def _streamed(
 ) -> Lowerable:
   """Returns a dispatch that is given its images, each device its share."""
 
-  # The old state makes room for the new one.
-  @functools.partial(
-    jax.jit, static_argnames=("length", "warmup"), donate_argnames="state"
-  )
+  @_jit
   def run(state, window, first, *, length, warmup):
     # Of the images of a device, those of a step are together.
     places = jnp.arange(length)[:, None] * share

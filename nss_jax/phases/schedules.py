@@ -21,7 +21,7 @@ class Call(NamedTuple):
 
   @property
   def kind(self) -> tuple[int, bool]:
-    """What it runs: each kind is a program to compile."""
+    """The program that it runs: each kind is compiled once."""
     return self.length, self.warmup
 
 
@@ -100,7 +100,8 @@ def make_schedule(
 
 
 def temperature(start: float, end: float, num_steps: int) -> Values:
-  """Returns what is linear from the first step to the last (paper 6.4.1)."""
+  """Returns a temperature that is linear from the first step to the last (paper
+  6.4.1)."""
   last = max(num_steps - 1, 1)
   return lambda step: start + (end - start) * (step / last)
 

@@ -1,8 +1,8 @@
 """Scores of archs by the weights of a trained supernet."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ def splitter(job: Job, num_images: int | None = None) -> Callable[[int], Split]:
 
 
 def leaves_images(job: Job, num_images: int) -> bool:
-  """Tells whether more images are held out than scores on so many see."""
+  """Tells whether scores on so many images leave some that are held out."""
   some, all_ = (held_out_images(job, count) for count in (num_images, None))
   return some.batches.size < all_.batches.size
 
@@ -240,29 +240,19 @@ def _prepare(job: Job, rows: np.ndarray) -> jax.Array:
   return images.astype(job.config.supernet.activations)
 
 
-def score_all(
-  score_fn: Callable, params: Any, archs: Arch, split: Split
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns error and loss `[N]` of archs `[N, S]`, a call after the other.
+def score_calls(
+  score_fn: Callable, archs: Arch, split: Split, first: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Yields rows of archs `[N, S]`, from the first, their error and their loss.
 
-  Nothing is written: for few archs, which are soon scored anew.
+  Every call is filled up: one shape, one program.
   """
   count = len(archs.depth)
-  parts = []
-  for first in range(0, count, split.num_archs):
-    rows = np.arange(first, min(first + split.num_archs, count))
-    batch = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], archs)
-    parts.append(score_call(functools.partial(score_fn, params), batch, split))
-  error, loss = (np.concatenate(part) for part in zip(*parts, strict=True))
-  return error, loss
-
-
-def score_call(
-  score_fn: Callable, archs: Arch, split: Split
-) -> tuple[np.ndarray, np.ndarray]:
-  """Makes one call, filled up: one shape, one program."""
-  count = len(archs.depth)
-  fill = np.minimum(np.arange(split.num_archs), count - 1)
-  filled = jax.tree.map(lambda x: np.asarray(x[fill], np.int32), archs)
-  error, loss = jax.device_get(score_fn(filled, split.by))
-  return error[:count], loss[:count]
+  for start in range(first, count, split.num_archs):
+    rows = np.arange(start, min(start + split.num_archs, count))
+    fill = np.minimum(start + np.arange(split.num_archs), rows[-1])
+    filled = jax.tree.map(
+      lambda x, fill=fill: np.asarray(x)[fill].astype(np.int32), archs
+    )
+    error, loss = jax.device_get(score_fn(filled, split.by))
+    yield rows, error[: len(rows)], loss[: len(rows)]

@@ -275,7 +275,10 @@ def _score(
   split = scoring.choose_split(
     len(archs.depth), len(images.batches), job.mesh.size
   )
-  return scoring.score_all(score_fn, weights, archs, split)
+  score_fn = functools.partial(score_fn, weights)
+  calls = scoring.score_calls(score_fn, archs, split)
+  _, error, loss = map(np.concatenate, zip(*calls, strict=True))
+  return error, loss
 
 
 def draw_trajectory(job: Job, result: FoundSpace) -> None:

@@ -113,7 +113,7 @@ def build_supernet(job: Job) -> Program:
 def _draws(
   search_space: SearchSpace, settings: Any, coins: Callable
 ) -> masks.SampleFn:
-  """Returns what draws for a step: an arch, or several `[A, S]`."""
+  """Returns what draws an arch for a step, or several `[A, S]`."""
   count, sandwich = settings.archs_per_batch, settings.sandwich
   drawn = count - 2 if sandwich else count
   if settings.fair:

@@ -17,7 +17,8 @@ _COINS = np.linspace(0, 1, 21)
 
 
 def search_work(job: Job, schedule: Schedule) -> np.ndarray:
-  """Returns those of each step of a search, for one image, `[num_steps]`.
+  """Returns the multiply-adds of each step of a search, for one image,
+  `[num_steps]`.
 
   A masked step pays for the largest network, a sliced one for what it draws:
   after warmup that is counted as the target, which the draws are led to.
@@ -39,7 +40,7 @@ def search_work(job: Job, schedule: Schedule) -> np.ndarray:
 
 
 def supernet_work(job: Job, schedule: Schedule) -> np.ndarray:
-  """Returns those of each step of the stand-alone supernet, `[num_steps]`."""
+  """Returns those of each step of the stand-alone supernet, likewise."""
   settings, space = job.config.evaluate, job.search_space
   largest = float(cost.largest_macs(space))
   first, coins = (
@@ -61,7 +62,7 @@ def supernet_work(job: Job, schedule: Schedule) -> np.ndarray:
 
 
 def _drawn(space: SearchSpace, coins: np.ndarray) -> np.ndarray:
-  """Returns the mean of the draws of warmup, with coins `[N]`."""
+  """Returns the mean multiply-adds of the draws of warmup, for coins `[N]`."""
   depth_bins, *depths = _apart(space.depth_bins)
   width_bins, *widths = _apart(space.width_bins)
   space = dataclasses.replace(

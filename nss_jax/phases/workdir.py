@@ -193,7 +193,8 @@ def _why_not(
 def _why_no_longer_training(
   before: Record, now: Record, workdir: pathlib.Path
 ) -> str:
-  """Lets training be longer up to the first fall of its rate when shorter."""
+  """Says why training may not be longer: it may up to the step where its rate
+  has fallen for the first time."""
   if before["decay_at"] != now["decay_at"]:
     return "so does their decay"
   if any(workdir.glob("train/*/seed_*/result.json")):
@@ -212,7 +213,8 @@ def _why_no_longer_training(
 def _why_no_longer_search(
   old: Record, new: Record, workdir: pathlib.Path
 ) -> str:
-  """Lets a search be longer whose schedules are constant."""
+  """Says why a search may not be longer: it may if its schedules are constant,
+  until it has ended."""
   for rates in (old["weights"], new["weights"]):
     if rates["learning_rate"] != rates["final_learning_rate"]:
       return "the learning rate depends on it"

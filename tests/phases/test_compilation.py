@@ -374,9 +374,7 @@ def test_presets_fit_by_the_estimate(name):
   ("images", "batch", "most", "lengths"),
   [
     (25_000, 64, 16, {15}),  # the search's halves, 390 steps
-    (25_000, 64, 25, {15}),
     (40_000, 64, 25, {25}),  # the evaluator's, 625
-    (50_000, 128, 25, {15}),
     (40_000, 64, 16, {15, 16}),  # no length of more than half of it divides
     (7, 1, 3, {2, 3}),
   ],

@@ -195,9 +195,9 @@ def test_report(found):
 
 
 def test_scores_without_a_target(job):
-  archs = nss.sample_archs(
-    jax.random.key(0), job.search_space, read_first_space(job), 20
-  )
+  zeros = np.zeros(job.search_space.num_stages, np.int32)
+  lowest = nss.Space(depth=zeros, width=zeros)
+  archs = nss.sample_archs(jax.random.key(0), job.search_space, lowest, 20)
   rng = np.random.default_rng(0).uniform(0.1, 0.9, 20)
   table = scores.make_scores(
     job.search_space, scores.ELITE, archs, error=rng, loss=rng
@@ -210,11 +210,6 @@ def test_scores_without_a_target(job):
   assert not [label for label in labels if label.startswith("target")]
 
 
-def read_first_space(job):
-  zeros = np.zeros(job.search_space.num_stages, np.int32)
-  return nss.Space(depth=zeros, width=zeros)
-
-
 # What is refused
 
 
@@ -222,7 +217,6 @@ def read_first_space(job):
   ("constraints", "phases", "wrong"),
   [
     ((PARAMS,), ["search", "principles", "complexity"], "principles, complex"),
-    ((PARAMS,), ["sweep"], "sweep with"),
     ((FLOPS,), ["sweep", "principles"], "sweep with"),
     ((PARAMS,), ["principles", "nas"], r"principles .*, --phases=nas$"),
   ],
@@ -232,7 +226,6 @@ def test_phases_that_know_multiply_adds_only(
 ):
   with pytest.raises(UserError, match=f"^--phases: {wrong}") as error:
     pipeline.run(load(*constraints), tmp_path / "w", phases)
-  assert isinstance(error.value, UserError)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "w").exists()
 

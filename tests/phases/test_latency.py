@@ -1,4 +1,4 @@
-"""The latency table: interpolation, measurement, files, and budgets on it."""
+"""The latency table: how it is measured, read and held against constraints."""
 
 import csv
 import dataclasses
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import runs
-from strategies import random_logits, softmax
+from strategies import random_logits
 
 import nss_jax as nss
 from nss_jax import config as config_lib
@@ -23,7 +23,6 @@ from nss_jax.spaces.cost import (
   arch_cost,
   cost_range,
   cost_tables,
-  mean_cost,
   space_cost,
 )
 from nss_jax.spaces.metrics import LatencyTable, latency_metric
@@ -89,30 +88,6 @@ def test_mean_latency_is_that_of_the_archs():
     np.testing.assert_allclose(
       space_cost(SPACE, tables, space), np.mean(costs), rtol=1e-12
     )
-
-
-def test_latency_is_differentiable():
-  logits, tables = (
-    random_logits(SPACE, 0),
-    cost_tables(SPACE, latency_metric(BY_HAND)),
-  )
-  gradient = jax.grad(lambda x: mean_cost(SPACE, tables, nss.probabilities(x)))(
-    jax.tree.map(lambda x: x.astype(np.float32), logits)
-  )
-  for kind in ("depth", "width"):
-    for place in np.ndindex(getattr(logits, kind).shape):
-      ends = []
-      for step in (1e-4, -1e-4):
-        moved = getattr(logits, kind).copy()
-        moved[place] += step
-        weights = softmax(logits.replace(**{kind: moved}))
-        ends.append(mean_cost(SPACE, tables, weights))
-      np.testing.assert_allclose(
-        getattr(gradient, kind)[place],
-        (ends[0] - ends[1]) / 2e-4,
-        rtol=1e-3,
-        atol=1e-3,
-      )
 
 
 # The measurement
@@ -335,10 +310,8 @@ def test_constraint_of_latency(folder):
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    ({"strides": (1, 1)}, r"strides \(1, 2\); expected \(1, 1\)"),
     ({"stem_width": 8}, "measured for stem_width 16; expected 8"),
     ({"image_shape": (9, 8, 1)}, r"expected \(9, 8, 1\), that of the config"),
-    ({"block": "bottleneck"}, "for block basic; expected bottleneck"),
     (
       {"width_bins": (((1, 4),), ((1, 5),))},
       "widths 1 to 4 of stage 2; expected to hold 1 to 5",
@@ -363,7 +336,6 @@ def test_a_table_of_an_edited_block_is_refused(folder, monkeypatch):
   ("name", "value", "words"),
   [
     ("rest", [[1.0, 2.0]], "do not fit each other"),
-    ("ends", [1.0], "do not fit each other"),
     ("ends", [1.0, -2.0], r"table.ends\[1\]: expected"),
     ("widths", [[4, 1], [1, 4]], "do not fit each other"),
     ("first", [[[1.0, 2.0]], [[1.0], [2.0, 3.0]]], "do not fit each other"),
@@ -397,14 +369,13 @@ def by_latency(folder):
 
 
 @pytest.mark.parametrize(
-  "changes",
+  ("changes", "phase"),
   [
-    {"device": "TPU v4", "processor": None},
-    {"processor": "Another CPU, 64 cores"},
-    {"activations": "bfloat16"},
+    ({"device": "TPU v4", "processor": None}, "search"),
+    ({"processor": "Another CPU, 64 cores"}, "sweep"),
+    ({"activations": "bfloat16"}, "search"),
   ],
 )
-@pytest.mark.parametrize("phase", ["search", "sweep"])
 def test_a_table_of_another_device_is_refused(
   by_latency, folder, tmp_path, changes, phase
 ):
@@ -441,11 +412,9 @@ def wanted():
   return runs.load_config(**fields)
 
 
-@pytest.mark.parametrize("phases", [["search"], ["search", "latency_table"]])
-def test_search_needs_a_table(wanted, tmp_path, phases):
-  with pytest.raises(
-    UserError, match=r"no latency table.*--phases=latency_table"
-  ):
+def test_search_needs_a_table(wanted, tmp_path):
+  phases, line = ["search", "latency_table"], "no latency table.*--phases=laten"
+  with pytest.raises(UserError, match=line):
     pipeline.run(wanted, tmp_path / "w", phases)
   assert not (tmp_path / "w").exists()
 

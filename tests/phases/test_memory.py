@@ -134,15 +134,3 @@ def test_the_largest_block_by_hand(block, numbers):
     block=block,
   )
   assert memory.largest_block(space) == numbers
-
-
-def test_the_paper_fits_a_device_of_80_gb():
-  """The soft search at the paper's size, in bfloat16, even without remat."""
-  config = runs.load_config("cifar100_600mf")
-  config.supernet.activations = "bfloat16"
-  space = config_lib.search_space(config, (32, 32, 3))
-  assert 10e9 < memory.estimate(config, space) < 30e9
-  config.search.batch_size = 512
-  assert memory.estimate(config, space) > 80e9
-  config.supernet.remat = True
-  assert memory.estimate(config, space) < 80e9

@@ -54,20 +54,13 @@ def test_constraints_of_a_config():
       ("params",),
       "constraints[0]: 'params' is not accepted; expected {'metric",
     ),
-    (({"metric": "params"},), "expected {'metric': 'params', 'target'"),
     (({**PARAMS, "targt": 1},), "'targt': 1} is not accepted; expected {"),
     (
       ({**PARAMS, "metric": "energy"},),
       "constraints[0].metric: 'energy' is not accepted; expected one of flops",
     ),
-    (({**PARAMS, "metric": ["flops"]},), "[0].metric: ['flops'] is not"),
-    (
-      ({**PARAMS, "target": 0},),
-      "[0].target: 0 is not accepted; expected a nu",
-    ),
     (({**PARAMS, "target": "2e3"},), "[0].target: '2e3' is a str; expected"),
     (({**PARAMS, "target": 10**400},), "[0].target: 1000"),
-    (({**PARAMS, "weight": -1.0},), "[0].weight: -1.0 is not accepted"),
     (({**PARAMS, "weight": float("nan")},), "[0].weight: nan is not accepted"),
     (
       ({**PARAMS, "mode": "at_least"},),
@@ -86,22 +79,14 @@ def test_wrong_constraints(constraints, words):
 
 
 @pytest.mark.parametrize(
-  ("mode", "target", "words"),
+  ("mode", "target"),
   [
-    ("equal", 1e9, "constraints[0].target: 1e+09 is not accepted; expected 3"),
-    (
-      "at_most",
-      300.0,
-      "constraints[0].target: 300 is not accepted; expected 3",
-    ),
-    ("at_most", 1e9, None),
+    ("equal", 1e9),
+    ("at_most", 300.0),
   ],
 )
-def test_targets_out_of_range(mode, target, words):
+def test_targets_out_of_range(mode, target):
   config = load({"metric": "params", "target": target, "mode": mode})
-  if words is None:
-    runs.make_job(config)
-    return
   space = config_lib.search_space(config, (8, 8, 1), 10)
   costs = all_space_costs(space, METRICS["params"])
   low, high = costs.min(), costs.max()
