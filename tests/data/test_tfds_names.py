@@ -1,7 +1,7 @@
 """Data sets of TensorFlow Datasets by name, from files of the official format.
 
-Each is prepared by the command of the README, in a process of its own without
-network, then read by the source `tfds`. The files hold few and random images;
+They are prepared by the command of the README, in a process without network,
+then read by the source `tfds`. The files hold few and random images;
 see tfds_offline.py for what else differs from the official ones.
 """
 
@@ -23,6 +23,7 @@ import scipy.io
 from nss_jax import data
 
 Part = tuple[np.ndarray, np.ndarray]
+OFFLINE = runs.ROOT / "tests" / "tfds_offline.py"
 COUNTS = {"train": 40, "test": 7}
 CLASSES = {
   **{"cifar10": 10, "cifar100": 100},
@@ -35,7 +36,7 @@ CIFAR10 = [
 # As many as the official files have is what TFDS reads of Fashion-MNIST.
 FEWER = (
   "import tensorflow_datasets.image_classification.mnist as mnist; "
-  "mnist._TRAIN_EXAMPLES, mnist._TEST_EXAMPLES = 40, 7; "
+  "mnist._TRAIN_EXAMPLES, mnist._TEST_EXAMPLES = 40, 7"
 )
 
 
@@ -137,23 +138,27 @@ def _recipe() -> str:
   return command
 
 
-def _prepare(name: str, folder: pathlib.Path, parts: dict[str, Part]) -> None:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> pathlib.Path:
+  """A folder of all, prepared by the recipe with each name in its place."""
+  folder = tmp_path_factory.mktemp("tfds")
   manual = folder / "downloads" / "manual"
   manual.mkdir(parents=True)
-  WRITERS[name](manual, parts)
   _, _, code = shlex.split(_recipe())
-  code = code.replace("DIR", str(folder)).replace("cifar10", name)
-  program = runs.ROOT / "tests" / "tfds_offline.py"
-  if name == "fashion_mnist":
-    code = FEWER + code
+  code = code.replace("DIR", str(folder))
+  codes = [FEWER]
+  for name, write in WRITERS.items():
+    write(manual, _parts(name))
+    codes.append(code.replace("cifar10", name))
   done = subprocess.run(
-    [sys.executable, program, manual, code],
+    [sys.executable, OFFLINE, manual, "\n".join(codes)],
     stderr=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     text=True,
     timeout=300,
   )
   assert done.returncode == 0, done.stderr[-2000:]
+  return folder
 
 
 def _pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
@@ -163,10 +168,9 @@ def _pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_data_set_is_what_its_official_files_hold(name, tmp_path):
+def test_data_set_is_what_its_official_files_hold(name, prepared):
   parts = _parts(name)
-  _prepare(name, tmp_path, parts)
-  made = data.load("tfds", name=name, path=str(tmp_path))
+  made = data.load("tfds", name=name, path=str(prepared))
   assert _pairs(made.train_images, made.train_labels) == _pairs(*parts["train"])
   assert _pairs(made.test_images, made.test_labels) == _pairs(*parts["test"])
   assert made.train_images.shape[1:] == parts["train"][0].shape[1:]
