@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent import futures
 from typing import Any, cast
 
@@ -79,15 +79,14 @@ class Feed:
     self._order(key, step // self._schedule.steps_per_epoch)
     self._read_until(step + length)
     try:
-      batches = (self._read.popleft().result() for _ in range(length))
-      window = _by_device(batches, length, len(_own_devices(self._mesh)))
+      batches = [self._read.popleft().result() for _ in range(length)]
     except BaseException:
       self.close()
       raise
     self._next = step + length
     if self._next == self._schedule.num_steps:
       self.close()
-    return shard(window, self._mesh)
+    return _shard(batches, self._mesh)
 
   def shapes(self, length: int, *, warmup: bool) -> Batch:
     """Returns the shapes of what `take` gives for so many steps; reads none."""
@@ -155,24 +154,6 @@ def _order(
   return epoch_order(rng, epoch, num_images)
 
 
-def _by_device(
-  batches: Iterator[Batch], length: int, num_devices: int
-) -> Batch:
-  """Joins the steps of each device, device after device."""
-  window = None
-  for step, batch in enumerate(batches):
-    parts = jax.tree.map(
-      lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch
-    )
-    if window is None:
-      window = jax.tree.map(
-        lambda x: np.empty((num_devices, length, *x.shape[1:]), x.dtype), parts
-      )
-    for whole, part in zip(*map(jax.tree.leaves, (window, parts)), strict=True):
-      whole[:, step] = part
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), window)
-
-
 def _own_devices(mesh: jax.sharding.Mesh) -> list[int]:
   """Returns the places in the mesh of the devices of this process."""
   own = jax.process_index()
@@ -186,13 +167,18 @@ def _own_columns(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
   return shares[_own_devices(mesh)].reshape(-1)
 
 
-def shard(window: Batch, mesh: jax.sharding.Mesh) -> Batch:
-  """Makes arrays on all devices from the share of each process."""
+def _shard(batches: Sequence[Batch], mesh: jax.sharding.Mesh) -> Batch:
+  """Makes arrays on all devices from the steps that each process has read.
+
+  The images of a device in all steps are together.
+  """
   split = NamedSharding(mesh, P(sharding.AXIS))
-  factor = mesh.size // len(_own_devices(mesh))
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(
-      split, x, (factor * len(x), *x.shape[1:])
-    ),
-    window,
-  )
+  num_own = len(_own_devices(mesh))
+
+  def join(*steps: np.ndarray) -> jax.Array:
+    parts = [step.reshape(num_own, -1, *step.shape[1:]) for step in steps]
+    own = np.concatenate(parts, axis=1).reshape(-1, *steps[0].shape[1:])
+    shape = len(own) * mesh.size // num_own, *own.shape[1:]
+    return jax.make_array_from_process_local_data(split, own, shape)
+
+  return jax.tree.map(join, *batches)

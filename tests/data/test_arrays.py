@@ -174,6 +174,8 @@ def test_fraction_of_arrays_is_for_test(tmp_path):
     assert_same(loaded[-1], loaded[0])
   assert np.bincount(loaded[0].test_labels).tolist() == [5, 5]
   assert len(loaded[0].train_images) == 40
+  message = refusal("npz", path=save(tmp_path, **made), test_fraction=0.2)
+  assert "accepted where there is x_test; accepted is 0" in message
   whole = write_idx(tmp_path)["train_images"]
   fields = {"path": str(tmp_path), "test_fraction": 0.34}
   message = refusal("idx", **fields)

@@ -109,7 +109,6 @@ def _dog(**kwargs):
 
 
 def _black(root):
-  shutil.rmtree(root)
   for part, name in (("train", "cat"), ("train", "dog"), ("test", "cat")):
     for alpha in (0, 99):
       picture(root / part / name, (0, 0, 0, alpha), mode="RGBA")
@@ -193,7 +192,11 @@ WRONG = {
     {},
     "training images are of one class",
   ),
-  "black on black": (_black, {"background": 0}, "on config.data.background"),
+  "black on black": (
+    lambda root: [shutil.rmtree(root), _black(root)],
+    {"background": 0},
+    "on config.data.background",
+  ),
   "a class of bad images": (
     _empty("train/cat"),
     SKIP,
@@ -221,6 +224,11 @@ def test_wrong_folders_are_refused(case, tmp_path):
   with pytest.raises(UserError) as caught:
     load(path, **fields, stream="always").test_images[:]
   assert words.partition("; accepted")[0] in str(caught.value)
+
+
+def test_what_is_transparent_is_seen_on_white(tmp_path):
+  _black(tmp_path)
+  assert load(tmp_path).train_images[:2, 0, 0, 0].tolist() == [255, 255 - 99]
 
 
 def test_streamed_file_is_refused_when_it_is_used(tmp_path, monkeypatch):
