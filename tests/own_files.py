@@ -3,6 +3,7 @@
 import gzip
 import io
 import pathlib
+import tarfile
 
 import numpy as np
 import pytest
@@ -80,6 +81,17 @@ def tree(root: pathlib.Path, classes=("cat", "dog"), **kwargs) -> pathlib.Path:
         value = grey if kwargs.get("mode") == "L" else (grey, 0, 255)
         picture(root / part / name, value, **kwargs)
   return root
+
+
+def tar(folder: str, members: dict[str, bytes]) -> bytes:
+  """An archive of files in a folder."""
+  content = io.BytesIO()
+  with tarfile.open(fileobj=content, mode="w:gz") as archive:
+    for name, member in members.items():
+      info = tarfile.TarInfo(f"{folder}/{name}")
+      info.size = len(member)
+      archive.addfile(info, io.BytesIO(member))
+  return content.getvalue()
 
 
 def idx(values: np.ndarray, kind: int = 8) -> bytes:

@@ -57,7 +57,9 @@ class Feed:
     self._dataset, self._rows = dataset, dict(sorted(rows.items()))
     self._schedule, self._idle = schedule, idle_in_warmup
     self._batch_size, self._mesh = batch_size, mesh
-    self._columns = _own_columns(mesh, batch_size)
+    # Places in the global batch of the images of this process.
+    shares = np.arange(batch_size).reshape(mesh.size, -1)
+    self._columns = shares[_own_devices(mesh)].reshape(-1)
     self._pool: futures.ThreadPoolExecutor | None = None
     self._key: np.ndarray | None = None
     self._next = 0
@@ -76,7 +78,7 @@ class Feed:
     if step != self._next or not follows:
       self.close()
       self._key, self._next = key, step
-    self._order(key, step // self._schedule.steps_per_epoch)
+    self._order_epochs(key, step // self._schedule.steps_per_epoch)
     self._read_until(step + length)
     try:
       batches = [self._read.popleft().result() for _ in range(length)]
@@ -107,7 +109,7 @@ class Feed:
     self._read.clear()
     self._orders.clear()
 
-  def _order(self, key: np.ndarray, epoch: int) -> None:
+  def _order_epochs(self, key: np.ndarray, epoch: int) -> None:
     """Orders this epoch and the next, beyond which no thread reads ahead.
 
     The threads do not, since on an accelerator they would wait for the steps
@@ -159,12 +161,6 @@ def _own_devices(mesh: jax.sharding.Mesh) -> list[int]:
   own = jax.process_index()
   devices = enumerate(mesh.devices.flat)
   return [place for place, device in devices if device.process_index == own]
-
-
-def _own_columns(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
-  """Returns the places in the global batch of the images of this process."""
-  shares = np.arange(batch_size).reshape(mesh.size, -1)
-  return shares[_own_devices(mesh)].reshape(-1)
 
 
 def _shard(batches: Sequence[Batch], mesh: jax.sharding.Mesh) -> Batch:

@@ -3,19 +3,17 @@
 import dataclasses
 import gzip
 import hashlib
-import io
 import os
 import pathlib
 import pickle
 import struct
-import tarfile
 
 import numpy as np
 import pytest
 import runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from own_files import refusal
+from own_files import refusal, tar
 
 from nss_jax import data
 from nss_jax.data import cifar
@@ -128,12 +126,9 @@ def pack(folder: pathlib.Path, source: str, monkeypatch) -> pathlib.Path:
   """Writes an archive, its files in another order, that is official now."""
   archive = data.ARCHIVES[source]
   members = {"readme.html": b"see the web page", **contents(source)}
-  with tarfile.open(folder / archive.filename, "w:gz") as tar:
-    for name in reversed(members):
-      member = tarfile.TarInfo(f"{archive.folder}/{name}")
-      member.size = len(members[name])
-      tar.addfile(member, io.BytesIO(members[name]))
-  sha256 = hashlib.sha256((folder / archive.filename).read_bytes()).hexdigest()
+  content = tar(archive.folder, dict(reversed(members.items())))
+  (folder / archive.filename).write_bytes(content)
+  sha256 = hashlib.sha256(content).hexdigest()
   archive = dataclasses.replace(archive, sha256=sha256)
   monkeypatch.setitem(data.ARCHIVES, source, archive)
   return folder / archive.filename

@@ -3,15 +3,13 @@
 import dataclasses
 import hashlib
 import http.server
-import io
 import socket
-import tarfile
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from own_files import refusal
+from own_files import refusal, tar
 
 from nss_jax import data
 from nss_jax.runtime import processes
@@ -19,16 +17,15 @@ from nss_jax.runtime import processes
 
 def small_archive() -> bytes:
   """CIFAR-10 of a file of 20 images and one of 10."""
-  content = io.BytesIO()
-  with tarfile.open(fileobj=content, mode="w:gz") as tar:
-    for name, count in (("data_batch_1.bin", 20), ("test_batch.bin", 10)):
-      rows = np.zeros((count, 3073), np.uint8)
-      rows[:, 0] = np.arange(count) % 10
-      rows[7, 1:] = 9
-      member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-      member.size = rows.size
-      tar.addfile(member, io.BytesIO(rows.tobytes()))
-  return content.getvalue()
+  rows = np.zeros((20, 3073), np.uint8)
+  rows[:, 0] = np.arange(20) % 10
+  rows[7, 1:] = 9
+  members = {"data_batch_1.bin": rows, "test_batch.bin": rows[:10]}
+  contents = {name: x.tobytes() for name, x in members.items()}
+  return tar("cifar-10-batches-bin", contents)
+
+
+ARCHIVE = small_archive()  # once: it holds the time at which it was made
 
 
 @dataclasses.dataclass
@@ -50,7 +47,7 @@ def official(monkeypatch):
     archive = dataclasses.replace(
       data.ARCHIVES["cifar10_binary"],
       url=f"http://127.0.0.1:{port}/cifar-10-binary.tar.gz",
-      sha256=hashlib.sha256(small_archive()).hexdigest(),
+      sha256=hashlib.sha256(ARCHIVE).hexdigest(),
       train={"data_batch_1.bin": 20},
       test={"test_batch.bin": 10},
     )
@@ -75,7 +72,7 @@ def server(official) -> Iterator[Server]:
 
   with http.server.HTTPServer(("127.0.0.1", 0), Handler) as httpd:
     official(httpd.server_port)
-    state = Server(small_archive())
+    state = Server(ARCHIVE)
     thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
     thread.start()
     yield state

@@ -96,16 +96,20 @@ def _write(name: str, content: bytes):
   return lambda root: (root / name).write_bytes(content)
 
 
-def _empty(*names: str):
-  def change(root):
-    for file in (x for name in names for x in root.glob(f"{name}/*")):
-      file.write_bytes(b"")
-
-  return change
+def _link(name: str, to: str):
+  return lambda root: (root / name).symlink_to(to)
 
 
-def _dog(**kwargs):
-  return lambda root: picture(root / "test" / "dog", **kwargs)
+def _remove(pattern: str):
+  return lambda root: [shutil.rmtree(folder) for folder in root.glob(pattern)]
+
+
+def _empty(pattern: str):
+  return lambda root: [file.write_bytes(b"") for file in root.glob(pattern)]
+
+
+def _add(folder: str, **kwargs):
+  return lambda root: picture(root / folder, **kwargs)
 
 
 def _black(root):
@@ -116,105 +120,84 @@ def _black(root):
 
 SKIP = {"skip_bad": True}
 FRACTION = {"test_fraction": 0.2}
-# What is wrong: (what is done to a good folder, fields, words of the line).
+# What is wrong: (what is done to a good folder, words of the line, fields).
 WRONG = {
   "grey among RGB": (
-    _dog(value=3, mode="L"),
-    {},
+    _add("test/dog", value=3, mode="L"),
     "'test/dog/2.png' is uint8 of shape (4, 6, 1) and the first image of (4, 6,"
     " 3); accepted is uint8 of one shape, or config.data.image_size (pixels of "
     "a side) and config.data.channels",
   ),
   # It is no bad image: config.data.image_size takes it.
-  "odd size": (_dog(size=(6, 5)), SKIP, "'test/dog/2.png' is uint8 of shape"),
+  "size": (_add("test/dog", size=(6, 5)), "'test/dog/2.png' is uint8", SKIP),
   "16 bits": (
-    _dog(value=3, mode="I;16"),
-    {},
+    _add("test/dog", value=3, mode="I;16"),
     "'test/dog/2.png' is of Pillow's mode I;16; accepted are 8 bits",
   ),
-  "not an image": (
+  "html": (
     _write("train/dog/x.png", b"<html>"),
-    {},
-    "'train/dog/x.png' is damaged or no image (UnidentifiedImageError",
+    "'train/dog/x.png' is damaged",
   ),
   # For it Pillow would run another program.
-  "eps": (_write("train/dog/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"), {}, "Unid"),
-  "heic": (_write("train/dog/x.heic", b"x"), {}, ", or config.data.skip_bad="),
-  "psd": (_write("train/dog/x.psd", b"x"), {}, "'train/dog/x.psd' is damaged"),
+  "eps": (
+    _write("train/dog/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+    "'train/dog/x.png' is damaged or no image (UnidentifiedImageError",
+  ),
+  "heic": (_write("train/dog/x.heic", b"x"), ", or config.data.skip_bad=True"),
+  "psd": (_write("train/dog/x.psd", b"x"), "'train/dog/x.psd' is damaged"),
   "a huge image": (
     _write("train/cat/x.pgm", b"P5 9000 9000 255\n"),
-    {},
     "'train/cat/x.pgm' has 9000 x 9000 pixels",
   ),
-  "a pipe": (
-    lambda root: os.mkfifo(root / "train" / "dog" / "x.png"),
-    {},
-    "'train/dog/x.png' is a pipe, a link",
+  "pipe": (
+    lambda root: os.mkfifo(root / "train/dog/x.png"),
+    "x.png' is a pipe",
   ),
-  "a link to nothing": (
-    lambda root: (root / "train" / "dog" / "x.png").symlink_to("nothing"),
-    {},
-    "'train/dog/x.png' is a pipe, a link",
+  "link to nothing": (_link("train/dog/x.png", "nothing"), "x.png' is a pipe"),
+  "link to itself": (_link("train/loop", "loop"), "'train/loop' is no folder"),
+  "a file beside classes": (
+    _write("train/x.png", b""),
+    "'train/x.png' is no f",
   ),
-  "a link to itself": (
-    lambda root: (root / "train" / "loop").symlink_to("loop"),
-    {},
-    "'train/loop' is no folder",
-  ),
-  "a file beside classes": (_write("train/x.png", b""), {}, "'train/x.png' is"),
   "a folder in a class": (
-    lambda root: picture(root / "train" / "dog" / "more.png"),
-    {},
+    _add("train/dog/more.png"),
     "'train/dog' holds the folder 'more.png'",
   ),
   "an empty class": (
     lambda root: (root / "train" / "emu").mkdir(),
-    {},
     "'train/emu' holds no image",
   ),
-  "a class of test alone": (
-    lambda root: picture(root / "test" / "emu"),
-    {},
-    "'emu' is in test/ and not in train/",
-  ),
+  "a class of test": (_add("test/emu"), "'emu' is in test/ and not in train/"),
   "no train/": (
-    lambda root: shutil.rmtree(root / "train"),
-    {},
+    _remove("train"),
     "accepted is a folder with train/<class>/<image> and test/<class>/<image>",
   ),
-  "no class": (
-    lambda root: [shutil.rmtree(x) for x in root.glob("train/*")],
-    {},
-    "train/ holds no class",
-  ),
-  "one class": (
-    lambda root: [shutil.rmtree(x) for x in root.glob("*/dog")],
-    {},
-    "training images are of one class",
-  ),
+  "no class": (_remove("train/*"), "train/ holds no class"),
+  "one class": (_remove("*/dog"), "training images are of one class"),
   "black on black": (
     lambda root: [shutil.rmtree(root), _black(root)],
-    {"background": 0},
     "on config.data.background",
+    {"background": 0},
   ),
   "a class of bad images": (
-    _empty("train/cat"),
-    SKIP,
+    _empty("train/cat/*"),
     "no image of the class 'cat' can be read; accepted is at least one in",
+    SKIP,
   ),
-  "a test of bad images": (_empty("test/*"), SKIP, "test has 0 images"),
-  "test and a fraction": (lambda root: None, FRACTION, "where there is test/;"),
-  "val and a fraction": (
+  "a bad test": (_empty("test/*/*"), "test has 0 images", SKIP),
+  "test and fraction": (str, "where there is test/; accepted is 0", FRACTION),
+  "val and fraction": (
     lambda root: (root / "test").rename(root / "val"),
-    FRACTION,
     "where there is val/; accepted is 0",
+    FRACTION,
   ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_folders_are_refused(case, tmp_path):
-  change, fields, words = WRONG[case]
+  change, words, *fields = WRONG[case]
+  fields = dict(*fields)
   change(tree(tmp_path / "images"))
   path = str(tmp_path / "images")
   message = refusal("folder", path=path, **fields)

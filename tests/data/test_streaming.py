@@ -66,6 +66,11 @@ def in_memory() -> data.Dataset:
   return make_dataset(np.stack([Counted()[i] for i in range(50)]))
 
 
+def start(seed, mesh):
+  state = program.LoopState(None, jnp.uint32(seed), {"loss": jnp.ones(())})
+  return sharding.replicate(state, mesh)  # else it is compiled for once more
+
+
 def batches(dataset, *, num_devices=1, first_step=0, seed=3, dispatch=None):
   """Images and labels of every part, of each step from one on."""
 
@@ -78,11 +83,10 @@ def batches(dataset, *, num_devices=1, first_step=0, seed=3, dispatch=None):
     found = {"positions": positions, **found}
     return state, jax.lax.all_gather(found, sharding.AXIS, tiled=True)
 
+  mesh = sharding.make_mesh(num_devices)
   if dispatch is None:
     dispatch = program.make_dispatch(
-      types.SimpleNamespace(
-        dataset=dataset, mesh=sharding.make_mesh(num_devices)
-      ),
+      types.SimpleNamespace(dataset=dataset, mesh=mesh),
       step_fn,
       ROWS,
       schedule=SCHEDULE,
@@ -90,7 +94,7 @@ def batches(dataset, *, num_devices=1, first_step=0, seed=3, dispatch=None):
       order_key=lambda state: jax.random.key(state.search),
       idle_in_warmup=("validation",),
     )
-  state = program.LoopState(None, jnp.uint32(seed), {"loss": jnp.ones(())})
+  state = start(seed, mesh)
   step, steps = first_step, []
   while step < SCHEDULE.num_steps:
     epoch, first = divmod(step, SCHEDULE.steps_per_epoch)
@@ -144,12 +148,9 @@ def test_resumed_runs_and_other_seeds_have_their_own_batches(expected):
   with pytest.raises(AssertionError):
     assert_same(again, expected)
   # A seed that is broken off leaves nothing to the next one.
-  states = [
-    program.LoopState(None, jnp.uint32(seed), {"loss": jnp.ones(())})
-    for seed in (1, 2)
-  ]
-  dispatch(states[0], 0, 0, 2, True)
-  _, found = dispatch(states[1], 0, 2, 1, True)
+  mesh = sharding.make_mesh(1)
+  dispatch(start(1, mesh), 0, 0, 2, True)
+  _, found = dispatch(start(2, mesh), 0, 2, 1, True)
   np.testing.assert_array_equal(
     jax.device_get(found["train"][0][0]), again[2]["train"][0]
   )
@@ -287,7 +288,8 @@ def test_programs_compute_the_same(build, args, num_devices):
   for mode, dataset in DIGITS.items():
     job = runs.make_job(config, num_devices=num_devices, dataset=dataset)
     built = build(job)
-    state, warmup = built.init(*args), built.schedule.warmup_epochs
+    state = sharding.replicate(built.init(*args), job.mesh)
+    warmup = built.schedule.warmup_epochs
     length = built.schedule.dispatches[0][1]
     for epoch in (0, min(warmup, built.schedule.epochs - 1)):
       state, losses = built.dispatch(state, epoch, 0, length, epoch < warmup)

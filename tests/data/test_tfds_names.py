@@ -6,19 +6,18 @@ see tfds_offline.py for what else differs from the official ones.
 """
 
 import gzip
-import io
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import runs
 import scipy.io
+from own_files import idx, tar
 
 from nss_jax import data
 
@@ -40,14 +39,6 @@ FEWER = (
 )
 
 
-def _tar(file: pathlib.Path, folder: str, members: dict[str, bytes]) -> None:
-  with tarfile.open(file, "w:gz") as archive:
-    for name, content in members.items():
-      info = tarfile.TarInfo(f"{folder}/{name}")
-      info.size = len(content)
-      archive.addfile(info, io.BytesIO(content))
-
-
 def _records(part: Part, *labels: np.ndarray) -> bytes:
   """Labels of a byte each, then the planes of red, green and blue."""
   planes = part[0].transpose(0, 3, 1, 2).reshape(len(part[0]), -1)
@@ -62,8 +53,7 @@ def _lines(names: list[str]) -> bytes:
 def _write_cifar10(folder: pathlib.Path, parts: dict[str, Part]) -> None:
   train, test = (_records(part, part[1]) for part in parts.values())
   batches = np.frombuffer(train, np.uint8).reshape(5, -1, 3073)
-  _tar(
-    folder / "cifar-10-binary.tar.gz",
+  content = tar(
     "cifar-10-batches-bin",
     {
       "batches.meta.txt": _lines([*CIFAR10, ""]),
@@ -72,13 +62,13 @@ def _write_cifar10(folder: pathlib.Path, parts: dict[str, Part]) -> None:
       "test_batch.bin": test,
     },
   )
+  (folder / "cifar-10-binary.tar.gz").write_bytes(content)
 
 
 def _write_cifar100(folder: pathlib.Path, parts: dict[str, Part]) -> None:
   # The coarse label comes first.
   coarse = {name: part[1] // 5 for name, part in parts.items()}
-  _tar(
-    folder / "cifar-100-binary.tar.gz",
+  content = tar(
     "cifar-100-binary",
     {
       "coarse_label_names.txt": _lines([f"coarse_{i}" for i in range(20)]),
@@ -89,17 +79,16 @@ def _write_cifar100(folder: pathlib.Path, parts: dict[str, Part]) -> None:
       },
     },
   )
+  (folder / "cifar-100-binary.tar.gz").write_bytes(content)
 
 
 def _write_fashion_mnist(folder: pathlib.Path, parts: dict[str, Part]) -> None:
   for name, part in parts.items():
     for array, kind in zip(part, ("images", "labels"), strict=True):
       array = array.squeeze(-1) if kind == "images" else array
-      header = bytes([0, 0, 8, array.ndim])
-      header += np.array(array.shape, ">u4").tobytes()
       prefix = "t10k" if name == "test" else "train"
       file = folder / f"{prefix}-{kind}-idx{array.ndim}-ubyte.gz"
-      file.write_bytes(gzip.compress(header + array.astype(">u1").tobytes()))
+      file.write_bytes(gzip.compress(idx(array.astype(np.uint8))))
 
 
 def _write_svhn_cropped(folder: pathlib.Path, parts: dict[str, Part]) -> None:
