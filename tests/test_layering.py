@@ -201,7 +201,7 @@ def test_import_is_light():
   code = (
     "import sys, nss_jax; "
     "print([m for m in ('tensorflow', 'tensorflow_datasets', 'orbax', 'rich',"
-    " 'matplotlib', 'sklearn', 'pooch', 'ml_collections', 'pydantic',"
+    " 'matplotlib', 'sklearn', 'pooch', 'PIL', 'ml_collections', 'pydantic',"
     " 'absl.flags')"
     " if m in sys.modules])"
   )

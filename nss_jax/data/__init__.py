@@ -1,7 +1,7 @@
 """Image data sets, whole or read while devices work, from one table of sources.
 
-Each reader raises what it raises; `load` alone makes one line of it. No step,
-network or config lives here.
+A reader raises whatever goes wrong, and `load` alone makes one line of it. No
+step, network or config lives here.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ __all__ = [
   "split_halves",
 ]
 
-# Fields of `config.data` that `load` takes as they are.
+# The fields of `config.data` that `load` takes as they are.
 _OPTIONS = (
   *("path", "name", "cache_dir", "image_size", "channels", "background"),
   *("skip_bad", "test_fraction", "test_seed", "convert_arrays", "stream"),
@@ -64,19 +64,14 @@ _MADE_UP = Synthetic()
 
 
 class Source(NamedTuple):
-  """Reads a kind of data.
-
-  Attributes:
-    load: see `register_source`.
-    accepted: what a refusal says is accepted; empty: the error says it.
-  """
+  """Reads one kind of data; `register_source` says how."""
 
   load: Callable[..., Parts | Dataset | tuple[Part, Part]]
   accepted: str = ""
 
   @property
   def options(self) -> set[str]:
-    """Names the arguments of `load` that have an effect."""
+    """Returns the fields that have an effect."""
     options = {*inspect.signature(self.load).parameters}
     return options | ({"test_seed"} if "test_fraction" in options else set())
 
@@ -102,22 +97,22 @@ def register_source(
   load: Callable[..., Parts | Dataset | tuple[Part, Part]],
   accepted: str = "",
 ) -> None:
-  """Makes data of another kind known as `config.data.source`.
+  """Makes a name known to `config.data.source` that reads data of another kind.
 
-  Do so in every process; a config file is Python and is a good place. What has
-  been registered may be again, as a file or a cell is run again.
+  Every process must do so; a config file, which is Python, is a good place. The
+  same name can be registered again, as when a cell of a notebook is run again.
 
   Args:
-    name: of the source.
-    load: takes by their names those fields of `config.data` that it has a use
-      for; others are refused where they are given. It returns images `[N, H, W,
-      C]` uint8 and integer labels `[N]` of training, and those of test: a tuple
-      of two pairs, or `Parts`, which may say more. Images can also be anything
-      of a length that gives one `[H, W, C]` for an index, and is then read when
-      it is used. With an argument `test_fraction` it may leave out the test
-      where that is not 0. It raises what it raises; a `ValueError` of one line
-      is shown as it is.
-    accepted: what it reads, for the end of what is told of an error.
+    name: the value of `config.data.source`.
+    load: takes, by name, the fields of `config.data` that it uses; giving any
+      other is refused. It returns a pair of images `[N, H, W, C]` uint8 and
+      integer labels `[N]` for training and another for test, or `Parts`, which
+      can say more. Instead of an array, images can be any object with a length
+      that gives an image `[H, W, C]` for an index, which is then read when it
+      is used. If `load` takes `test_fraction`, it may leave out the test part
+      where that is not 0. It may raise any error; a `ValueError` of one line is
+      shown as it is.
+    accepted: what it reads, to end the line about an error.
 
   Raises:
     ValueError: if the name is one of ours, or an argument is no field.
@@ -151,42 +146,41 @@ def load(
 ) -> Dataset:
   """Reads a data set into host memory, or opens it to be streamed.
 
-  Of a streamed set, `folder` and `tfds` read images as they are used; the other
-  sources hold all in host memory, and batches leave it for the devices. An
-  argument that is given and that the source has no use for is refused.
+  When streamed, `folder` and `tfds` read images as they are used; the other
+  sources hold all images in host memory and send batches to the devices. An
+  argument that the source has no use for is refused.
 
   Args:
     source: a name in `SOURCES`. `digits` and `synthetic` need no file and no
       network.
-    path: of the file or folder; empty for what a source fetches, or where it
-      looks by itself.
-    name: of a data set of TensorFlow Datasets.
+    path: file or folder; empty where the source fetches its files, or knows
+      where they lie.
+    name: name of a data set of TensorFlow Datasets.
     cache_dir: where to keep what is fetched; empty for the user's cache folder.
-    image_size: pixels of a side; 0: as the files, 32 of made-up images.
-    channels: 1 grey, 3 RGB; 0: as the files, 3 of made-up images.
-    background: grey level behind what is transparent, 255 for white.
+    image_size: pixels of a side; 0 for those of the files, or 32 if made up.
+    channels: 1 for grey, 3 for RGB; 0 for those of the files, or 3 if made up.
+    background: grey level behind transparent pixels, 255 for white.
     skip_bad: whether to leave out images that cannot be read, with a note for
       each.
-    test_fraction: share of every class for test, if there are no test images;
-      0: there are.
-    test_seed: of the draw of these.
+    test_fraction: share of every class to set aside for test, where the source
+      has no test images; 0 where it has.
+    test_seed: seed of that draw.
     convert_arrays: whether to scale float images in [0, 1] and booleans to
       0..255, and to take one-hot labels.
     synthetic: numbers and seed of made-up images.
-    stream: `always`, `never`, or `auto`: if the training images take more than
-      a quarter of the memory.
-    memory: bytes, for `auto`; None: those of the host.
+    stream: `always`, `never`, or `auto`, which streams training images that
+      take more than a quarter of the memory.
+    memory: bytes of memory for `auto`; None for those of the host.
     progress: whether to show a bar while fetching.
-    fetch: whether what would be fetched is; else the set is of its shapes and
-      classes, without content, and nothing is read or written.
+    fetch: whether to fetch what is not there; if not, the data set has the
+      right shapes and classes but no content, and nothing is read or written.
 
   Returns:
     Images `[N, H, W, C]` uint8 and labels `[N]` int32 for training and test.
     The training images of a streamed set are `StreamedImages`.
 
   Raises:
-    UserError: in one line, if the data cannot be had or are not what they
-      should be.
+    UserError: in one line, if the data cannot be read or are no data set.
   """
   given = dict(locals())
   if source not in SOURCES:
@@ -200,7 +194,7 @@ def load(
   streams = functools.partial(streams_in, stream, memory or host_memory())
   opened: list[Part] = []
   try:
-    with refusing(where, SOURCES[source].accepted):
+    with refusing(f"{where}: ", SOURCES[source].accepted):
       found = SOURCES[source].load(**options)
       if isinstance(found, Dataset):
         images = found.train_images
@@ -220,16 +214,16 @@ def load(
 
 
 def load_settings(settings: Mapping[str, Any], **more: Any) -> Dataset:
-  """Reads the data set of `config.data`; more arguments are those of `load`."""
+  """Reads the data set of `config.data`; `more` are arguments of `load`."""
   options = {name: settings[name] for name in _OPTIONS}
   made_up = Synthetic(**settings["synthetic"])
   return load(settings["source"], **options, synthetic=made_up, **more)
 
 
 def _options(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a source takes, and refuses what would have no effect.
+  """Returns the arguments of a source, and refuses those without effect.
 
-  A cache is for what may be fetched, and may be named always.
+  A folder of the cache and a way to stream may always be given.
   """
   fields = inspect.signature(load).parameters
   for field in (*_OPTIONS, "synthetic"):
@@ -248,7 +242,7 @@ def _options(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open(parts: Parts, where: str, fraction: float, seed: int) -> list[Part]:
-  """Returns both parts, of images in arrays or streamed; may draw the test."""
+  """Returns both parts, each in an array or streamed; may draw the test."""
   opened = [
     (images, labels)
     if isinstance(images, np.ndarray | StreamedImages)
@@ -267,15 +261,14 @@ def _open(parts: Parts, where: str, fraction: float, seed: int) -> list[Part]:
 
 def _hold(images: Images, is_streamed: bool, where: str) -> Images:
   """Returns images in memory, or streamed."""
-  if isinstance(images, np.ndarray) and is_streamed:
-    return StreamedImages(images, images.shape, where)
-  if isinstance(images, np.ndarray) or is_streamed:
-    return images
-  return images[:]
+  if isinstance(images, np.ndarray):
+    streamed = StreamedImages(images, images.shape, where)
+    return streamed if is_streamed else images
+  return images if is_streamed else images[:]
 
 
 def _list_bad(error: UserError, opened: list[Part]) -> UserError:
-  """Adds a line for each image that is to be mended to the error of one."""
+  """Adds to the error of one image a line for each that is to be mended."""
   faults = [fault for images, _ in opened for fault in images.faults()]
   lines = [fault for fault in faults if fault]
   text = str(error)

@@ -49,7 +49,7 @@ ACCEPTED_NPZ = (
 
 
 def load_fashion_mnist(*, path: str, test_fraction: float) -> Parts:
-  """Reads Fashion-MNIST as `load_idx` does; of no path, Debian's package."""
+  """Reads Fashion-MNIST as `load_idx` does, by default of Debian's package."""
   return load_idx(path=path or _DEBIAN_FOLDER, test_fraction=test_fraction)
 
 
@@ -104,10 +104,10 @@ def _read_idx(folder: pathlib.Path, name: str, dimensions: int) -> np.ndarray:
 def load_npz(*, path: str, convert_arrays: bool, test_fraction: float) -> Parts:
   """Reads images and labels from a .npz file; nothing in it is executed.
 
-  Images are uint8 `[N, H, W, C]` or grey `[N, H, W]`, integer labels `[N]` or
-  `[N, 1]`; `class_names` are texts `[classes]`, if they are there. Other arrays
-  are not read. Converted are booleans and floats in [0,
-  1], scaled to 0..255 and rounded, and one-hot labels `[N, classes]`.
+  Images are uint8 `[N, H, W, C]` or grey `[N, H, W]`, labels are integers `[N]`
+  or `[N, 1]`, and `class_names`, if it is there, texts `[classes]`; other arrays
+  are not read. If asked, booleans and floats in [0, 1] are scaled to 0..255 and
+  rounded, and labels may be one-hot.
   """
   file = given_path(path)
   # A pipe or a device would block or never end.
@@ -174,7 +174,7 @@ def _choose(
 
 
 def _images(name: str, array: np.ndarray, convert: bool) -> np.ndarray:
-  """Returns `[N, H, W, C]`, uint8 if it was or is converted."""
+  """Adds a missing channel axis, and converts numbers in [0, 1] if asked."""
   array = array[..., None] if array.ndim == 3 else array
   is_unit = array.dtype == bool or np.issubdtype(array.dtype, np.floating)
   if not is_unit or array.ndim != 4 or not array.size:
@@ -199,7 +199,7 @@ def _images(name: str, array: np.ndarray, convert: bool) -> np.ndarray:
 
 
 def _labels(name: str, array: np.ndarray, convert: bool) -> np.ndarray:
-  """Returns `[N]`, of a column as Keras and MedMNIST have it, or of one-hot."""
+  """Returns `[N]` of labels in a column, as in MedMNIST, or one-hot."""
   if array.ndim != 2 or array.shape[1] == 1:
     return array[:, 0] if array.ndim == 2 else array
   is_number = array.dtype.kind in "biuf"  # texts have no sum

@@ -1,4 +1,4 @@
-"""The images of a step: which ones, augmented and normalised."""
+"""Which images a step has, and how they are augmented and normalised."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ def epoch_indices(
   first: jax.Array | int,
   shape: tuple[int, int],
 ) -> jax.Array:
-  """Returns `[length, B]` of a dispatch, from the order of its epoch."""
+  """Returns the indices of a dispatch, `[length, B]`, in its epoch's order."""
   length, batch_size = shape
   order = epoch_order(rng, epoch, num_images)
   taken = jax.lax.dynamic_slice(
@@ -42,8 +42,8 @@ def augment(
 ) -> jax.Array:
   """Augments images `[B, H, W, C]` as is usual for CIFAR.
 
-  A position in the global batch `[B]`, not on the device, gives the key of an
-  image: any number of devices makes the same images. Each is padded with zeros,
+  The key of an image follows from its position in the global batch `[B]`, so
+  any number of devices makes the same images. Each is padded with zeros,
   cropped at random to its size, and mirrored with probability one half.
   """
 
@@ -71,7 +71,7 @@ def cut_out(
   """Zeros a square of each normalised image `[B, H, W, C]`.
 
   Its centre is uniform over the pixels and its parts beyond the border are
-  lost, so the mean of the data fills at most `size` squared pixels.
+  lost, so at most `size` squared pixels take the mean of the data.
 
   Source: DeVries and Taylor 2017, Improved Regularization of Convolutional
   Neural Networks with Cutout, section 3.2.
@@ -111,7 +111,7 @@ def make_batch_fn(
 ) -> Callable:
   """Returns `(half, indices, positions, stream, step) -> (images, labels)`.
 
-  Every stream and step draws its own augmentation from the key. Cutout is the
+  Every stream and step draws its own augmentation from the key. `cutout` is the
   side of the square that is cut out of each image, 0 for none.
   """
 

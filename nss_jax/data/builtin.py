@@ -38,13 +38,13 @@ def load_digits() -> Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
-  """Says what is to be made.
+  """Says how many images to make, and from which seed.
 
   Attributes:
     num_classes: number of classes.
-    num_train: training images, as many of each class, or one more.
-    num_test: test images, likewise.
-    seed: of patterns, noise and order.
+    num_train: training images, spread over the classes as evenly as possible.
+    num_test: test images, spread likewise.
+    seed: seed of patterns, noise and order.
   """
 
   num_classes: int = 10
@@ -58,9 +58,9 @@ def load_synthetic(
 ) -> Parts:
   """Makes images and labels; the same arguments give the same bytes.
 
-  They can be learned: an image is the coarse pattern of its class, the same in
-  training and test images, under noise of about the same strength. An
-  `image_size` of 0 is 32 pixels, `channels` of 0 are 3.
+  They can be learned: an image is the coarse pattern of its class, which
+  training and test images share, under noise of about the same strength. By
+  default they have 32 pixels a side and three channels.
   """
   side, channels = image_size or 32, channels or 3
   made = []

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 from their official archives, binary or for Python.
 
-An archive has to have the official sha256. It is never extracted: its members
-are read in memory. A folder that someone has unpacked is read in the same way.
+An archive must have the official sha256. It is never extracted: its members are
+read in memory. A folder that someone has unpacked is read in the same way.
 Pickles are not executed.
 """
 
@@ -27,27 +27,17 @@ _NUMBERS = {"BININT", "BININT1", "BININT2"}
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """Holds what is known of an official archive.
+  """Holds what is known of an official archive."""
 
-  Attributes:
-    url: official address; its last part is the name of the file.
-    sha256: of the file, in hex.
-    folder: the one folder in the archive.
-    train: `{name: images}` of the files of training images, in order.
-    test: `{name: images}` of the files of test images, in order.
-    num_classes: number of classes.
-    label_bytes: bytes before the pixels of a record; the last is the label.
-    label_key: of the labels in a file for Python; empty: it is binary.
-  """
-
-  url: str
+  url: str  # its last part is the name of the file
   sha256: str
-  folder: str
+  folder: str  # the one folder in the archive
+  # How many images each file has, in order.
   train: Mapping[str, int]
   test: Mapping[str, int]
   num_classes: int
-  label_bytes: int = 1
-  label_key: str = ""
+  label_bytes: int = 1  # before the pixels of a record; the last is the label
+  label_key: str = ""  # of the labels in a file for Python; empty: it is binary
 
   @property
   def filename(self) -> str:
@@ -107,11 +97,11 @@ ARCHIVES: dict[str, Archive] = {
 def load(
   source: str, *, path: str, cache_dir: str, progress: bool, fetch: bool
 ) -> Parts | Dataset:
-  """Reads the archive of `source`, fetching it first if no path is given.
+  """Reads the archive of `source`, and fetches it first if no path is given.
 
-  A path is that of the archive, of a folder that holds it under its official
-  name, or of what it was unpacked to. Of many processes the first fetches,
-  before the others. CIFAR-100 has its fine labels.
+  The path is that of the archive, of a folder that holds it under its official
+  name, or of the folder it was unpacked to. Of several processes the first one
+  fetches while the others wait. CIFAR-100 has its fine labels.
   """
   archive = ARCHIVES[source]
   if path:
@@ -125,8 +115,8 @@ def load(
   files = {**archive.train, **archive.test}
   read = {}
   for name, content in _contents(archive, place, files):
-    where = f"config.data.path={str(place)!r}: {name}"
-    with refusing(where, archive.accepted):
+    prefix = f"config.data.path={str(place)!r}: {name}: "
+    with refusing(prefix, archive.accepted):
       read[name] = _decode(archive, files[name], content)
   train, test = (
     [np.concatenate(x) for x in zip(*map(read.pop, part), strict=True)]
@@ -136,7 +126,7 @@ def load(
 
 
 def _blank(source: str, archive: Archive) -> Dataset:
-  """Makes the data set, which has as many images of each class, without it."""
+  """Makes a data set of the same shapes and classes, without its content."""
   count, num_test = (sum(x.values()) for x in (archive.train, archive.test))
   labels = np.arange(count, dtype=np.int32) % archive.num_classes
   images = np.broadcast_to(np.uint8(0), (count, 32, 32, 3))  # takes no memory
@@ -146,7 +136,7 @@ def _blank(source: str, archive: Archive) -> Dataset:
 
 
 def _find(archive: Archive, given: pathlib.Path) -> pathlib.Path:
-  """Finds the archive at a path or in a folder, or what it was unpacked to."""
+  """Finds the archive, or the folder it was unpacked to, at or in a path."""
   # A pipe or a device would block or never end.
   for file in (given, given / archive.filename):
     if file.is_file():
@@ -158,7 +148,7 @@ def _find(archive: Archive, given: pathlib.Path) -> pathlib.Path:
 
 
 def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
-  """Fetches the archive once, sha256 checked, and returns where it lies."""
+  """Fetches the archive once, checks its sha256, and returns its path."""
   # Imported here: `import nss_jax` loads no data-set library.
   import pooch
 
@@ -185,7 +175,7 @@ def _fetch(archive: Archive, cache_dir: str, progress: bool) -> pathlib.Path:
 def _contents(
   archive: Archive, place: pathlib.Path, names: Iterable[str]
 ) -> Iterator[tuple[str, bytes]]:
-  """Yields names and contents of files that are packed or unpacked there."""
+  """Yields the name and content of each file, packed or unpacked."""
   if place.is_dir():
     for name in names:
       if not (place / name).is_file():
@@ -227,15 +217,15 @@ def read_pickle(content: bytes, key: str, count: int) -> Part:
   """Finds pixels `[N, 3072]` uint8 and labels `[N]` in what Python has pickled.
 
   Such a file is a program, and Python's reader runs what it names. Here nothing
-  is run: of the instructions are read the numbers that follow the key of the
-  labels, and the one string that is as long as all pixels, before which the
-  order of the axes stands.
+  is run. Of its instructions, only two things are read: the numbers after the
+  key of the labels, and the one string that is as long as all pixels, which
+  stands after the order of its axes.
   """
   labels: list[int] = []
   pixels, order, before, is_labels = b"", "C", "", False
   for opcode, argument, _ in pickletools.genops(content):
     name = opcode.name
-    if isinstance(argument, str):  # as which the strings of Python 2 are read
+    if isinstance(argument, str):  # the strings of Python 2 are read so
       argument = argument.encode("latin-1", "replace")
     if is_labels and isinstance(argument, int) and name in _NUMBERS:
       labels.append(argument)

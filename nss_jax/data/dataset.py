@@ -26,14 +26,13 @@ _THEIR_LENGTH, _OUR_LENGTH = 160, 700
 
 
 @contextlib.contextmanager
-def refusing(
-  where: str, accepted: str = "", joint: str = ": "
-) -> Generator[None]:
+def refusing(prefix: str, accepted: str = "") -> Generator[None]:
   """Turns whatever is raised inside into a `UserError` of one line.
 
-  It begins with `where`, the field and its value, unless the error begins with
-  another field, and ends with what is accepted, unless the error says that. A
-  `ValueError` is taken to say what is wrong; of others the type is named.
+  The line begins with the prefix, a field and its value, unless the error
+  begins with another field, and ends with what is accepted, unless the error
+  says so itself. A `ValueError` is taken to say what is wrong; of other errors
+  the type is named.
   """
   try:
     yield
@@ -45,7 +44,7 @@ def refusing(
       text = f"cannot be read ({type(error).__name__}: {text[:_THEIR_LENGTH]})"
     text = "".join(x if x.isprintable() else "?" for x in text[:_OUR_LENGTH])
     if not text.startswith("config."):
-      text = f"{where}{joint}{text}"
+      text = prefix + text
     if accepted and "accepted" not in text:
       text = f"{text}; accepted is {accepted}"
     raise UserError(text) from error
@@ -58,18 +57,18 @@ Part = tuple[Any, np.ndarray]
 
 
 class Parts(NamedTuple):
-  """Holds what a source has read, not checked yet.
+  """Holds what a source has read, before it is checked.
 
-  Images are an array `[N, H, W, C]` uint8, or anything of a length that gives
-  an image `[H, W, C]` for an index, to several threads at a time.
+  Images are an array `[N, H, W, C]` uint8, or any object with a length that
+  gives an image `[H, W, C]` for an index, to several threads at a time.
 
   Attributes:
     train: images and labels.
     test: images and labels; None where they are to be drawn from `train`.
-    num_classes: number of classes, with training images or without; None: as
-      many as the training labels say, each with images.
-    class_names: of all classes; none: they have numbers only.
-    notes: what else is to be known of the data, in lines.
+    num_classes: number of classes, some of which may have no training image;
+      None to count those of the training labels, all of which must have one.
+    class_names: names of all classes; empty where they have numbers only.
+    notes: lines for the log on what else to know about the data.
   """
 
   train: Part
@@ -81,7 +80,7 @@ class Parts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """Holds a data set in memory, or of images that are read when asked for.
+  """Holds a data set, in memory or with images that are read when asked for.
 
   Attributes:
     name: name of the data set, for logs.
@@ -90,11 +89,11 @@ class Dataset:
     test_images: `[M, H, W, C]` uint8.
     test_labels: `[M]` int32.
     num_classes: number of classes.
-    mean: `[C]` mean of the training images, in units of pixel / 255; of more
-      than 2^16 images, that of 2^16 drawn from them, always the same.
+    mean: `[C]` mean of the training images, in units of pixel / 255; where
+      there are more than 2^16 images, the mean of a fixed sample of 2^16.
     std: `[C]` their standard deviation; 1 for a constant channel, never 0.
-    notes: what else is to be known of the data, in lines for the log.
-    class_names: of all classes; none: they have numbers only.
+    notes: lines for the log on what else to know about the data.
+    class_names: names of all classes; empty where they have numbers only.
   """
 
   name: str
@@ -128,7 +127,7 @@ def host_memory() -> int:
 def check_memory(claim: str, needed: int) -> None:
   """Refuses what is larger than the memory of the machine.
 
-  Linux grants more than there is, and kills who uses it.
+  Linux would grant more than there is, and kill the process that uses it.
   """
   memory = host_memory()
   if needed > memory:
@@ -147,11 +146,7 @@ def allocate(claim: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make(name: str, where: str, parts: Parts) -> Dataset:
-  """Checks images and labels, in arrays or streamed, and adds statistics.
-
-  Raises:
-    ValueError: if they are not a data set, or all training images are the same.
-  """
+  """Checks images and labels, in arrays or streamed, and adds statistics."""
   assert parts.test is not None
   (images, labels), (test_images, test_labels) = parts.train, parts.test
   check_part("train", images, labels)
@@ -183,7 +178,7 @@ def make(name: str, where: str, parts: Parts) -> Dataset:
 
 
 def check_part(part: str, images: Images, labels: np.ndarray) -> None:
-  """Refuses what are no images and their labels."""
+  """Refuses a part that does not consist of images and their labels."""
   shape = images.shape
   if images.dtype != np.uint8 or len(shape) != 4:
     raise ValueError(
@@ -210,9 +205,9 @@ def check_part(part: str, images: Images, labels: np.ndarray) -> None:
 def _other_axes(
   first: int, second: int, third: int, last: int, *, num_labels: int
 ) -> str:
-  """Returns the transpose that is meant, if the axes are in another order.
+  """Returns the transpose to apply where the axes are in another order.
 
-  PyTorch has `[N, C, H, W]`, Matlab `[H, W, C, N]`.
+  PyTorch has them as `[N, C, H, W]`, Matlab as `[H, W, C, N]`.
   """
   if first == num_labels:
     is_colour = second in (3, 4) and min(third, last) > 4
@@ -253,7 +248,7 @@ def _check_classes(
 def _describe(
   constant: Sequence[bool], test: np.ndarray, parts: Parts, num_classes: int
 ) -> Generator[str]:
-  """Yields what is not as data sets usually are."""
+  """Yields what is unusual about a data set, in lines."""
   count = len(constant)
   if count not in (1, 3):
     yield (
@@ -278,9 +273,9 @@ def _statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...], list[bool]]:
   """Returns mean and deviation of each channel, and whether it is constant.
 
-  Sums are of integers, so the result is exact and the same everywhere. Of many
-  images some are drawn, the same whether they are in memory or streamed, so
-  that a streamed run does not begin with a pass over all files.
+  Integers are summed, so the result is exact and the same everywhere. Of many
+  images a sample is drawn, the same one in memory and streamed, so that a
+  streamed run does not begin with a pass over all files.
   """
   rows = np.arange(len(images))
   if len(rows) > MAX_SAMPLED:

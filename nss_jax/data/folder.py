@@ -7,7 +7,7 @@ import numpy as np
 
 from nss_jax.data import images
 from nss_jax.data.dataset import Part, Parts, given_path
-from nss_jax.data.reading import StreamedImages
+from nss_jax.data.reading import Decoded, StreamedImages
 from nss_jax.data.split import draws_test
 from nss_jax.errors import UserError
 
@@ -32,10 +32,11 @@ def load(
 ) -> Parts:
   """Reads `train/<class>/<image>` and `test/<class>/<image>`.
 
-  `val`, `valid` or `validation` stand for `test`; for `train` the folder itself
-  can, if test images are drawn. Classes are numbered in the order of their
-  names. Names that begin with a dot are passed over, and files that are no
-  images by their suffix, which are counted in a note.
+  The test folder may also be called `val`, `valid` or `validation`. If test
+  images are drawn, the classes may lie in the folder itself instead of in
+  `train`. They are numbered in the order of their names. Passed over are names
+  that begin with a dot, and files whose suffix is not that of an image, which a
+  note counts.
   """
   root, where = given_path(path), f"config.data.path={path!r}"
   form = images.Form(image_size, channels, background)
@@ -58,7 +59,7 @@ def load(
   for found in filter(None, (train, test)):
     files = [file for listed in found.values() for file in listed]
     numbers = [names.index(n) for n, listed in found.items() for _ in listed]
-    part = StreamedImages.of(_Files(files, form), where), np.array(numbers)
+    part = _open(files, form, where), np.array(numbers)
     if skip_bad:
       # A class may be without test images, but not without training images.
       part, lines = _leave_out(*part, names if found is train else [])
@@ -77,27 +78,24 @@ def load(
   )
 
 
-class _Files:
-  """Reads image files by their index."""
+def _open(
+  files: list[pathlib.Path], form: images.Form, where: str
+) -> StreamedImages:
+  """Opens image files, which are named by their path within the folder."""
 
-  def __init__(self, files: list[pathlib.Path], form: images.Form):
-    self._files, self._form = files, form
+  def decode(file: pathlib.Path) -> np.ndarray:
+    return images.decode(file, form)
 
-  def __len__(self) -> int:
-    return len(self._files)
+  def name(index: int) -> str:
+    return repr("/".join(x[:60] for x in files[index].parts[-3:]))
 
-  def __getitem__(self, index: int) -> np.ndarray:
-    return images.decode(self._files[index], self._form)
-
-  def name(self, index: int) -> str:
-    """Returns the path of a file within the folder."""
-    return repr("/".join(x[:60] for x in self._files[index].parts[-3:]))
+  return StreamedImages.of(Decoded(files, decode, name), where)
 
 
 def _leave_out(
   read: StreamedImages, labels: np.ndarray, names: list[str]
 ) -> tuple[Part, list[str]]:
-  """Returns the images that can be read, and a line for each other one."""
+  """Returns the images that can be read, and a line for each of the others."""
   faults = read.faults(images.BadImage)
   lines = [f"  left out: {fault}" for fault in faults if fault]
   kept = np.array([not fault for fault in faults])
@@ -116,7 +114,7 @@ def _list(
   passed: list[pathlib.Path],
   may_lack: bool = False,
 ) -> _Classes:
-  """Lists the files of every class; adds to `passed` what are no images."""
+  """Lists the files of every class, and adds to `passed` those of no image."""
   found = {}
   for entry in _entries(root / part):
     name = str(entry.relative_to(root))[:90]
@@ -152,7 +150,7 @@ def _list(
 
 
 def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Lists what is in a folder by name, but for what is hidden."""
+  """Lists the entries of a folder that are not hidden, ordered by name."""
   listed = [x for x in folder.iterdir() if not x.name.startswith(".")]
   return sorted(listed, key=lambda entry: entry.name)
 

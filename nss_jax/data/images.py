@@ -31,11 +31,11 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 class ImageError(ValueError):
-  """Says that an image is not as the others are."""
+  """Says that an image differs in form from the others."""
 
 
 class BadImage(ImageError):
-  """Says that a file is no picture, or none that can be read as it is meant."""
+  """Says that a file is no picture, or none that is read without loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Form:
   """Says what every picture is brought to.
 
   Attributes:
-    size: pixels of a side, or of height and width; a picture of another form
-      is cut in its middle to that shape and resized. 0: as it is.
-    channels: 1 for grey, 3 for RGB; 0: as it is.
-    background: grey level behind what is transparent.
+    size: pixels of a side, or of height and width, to which the middle of a
+      picture is cut and resized; 0 to leave it as it is.
+    channels: 1 for grey, 3 for RGB; 0 to leave it as it is.
+    background: grey level behind transparent pixels.
   """
 
   size: int | tuple[int, int] = 0
@@ -65,20 +65,15 @@ def is_picture(suffix: str) -> bool:
 
 
 def decode(file: pathlib.Path | IO[bytes], form: Form) -> np.ndarray:
-  """Decodes the first picture in a file, `[H, W, C]` uint8, upright.
+  """Decodes the first picture in a file, `[H, W, C]` uint8.
 
-  It is turned as its EXIF orientation says, and what is transparent is
-  composited.
-
-  Raises:
-    BadImage: if it is no picture of 8 bits per channel that can be read, or
-      too large.
+  It is turned as its EXIF orientation says, and put on the background where it
+  is transparent. What has no 8 bits per channel or is too large is refused.
   """
   from PIL import Image, ImageOps
 
-  if (
-    isinstance(file, pathlib.Path) and not file.is_file()
-  ):  # a pipe would block
+  # A pipe would block.
+  if isinstance(file, pathlib.Path) and not file.is_file():
     raise BadImage(f"is a pipe, a link to nothing or the like; {ACCEPTED}")
   try:
     with Image.open(file, formats=sorted(set(FORMATS.values()))) as picture:
@@ -102,11 +97,11 @@ def decode(file: pathlib.Path | IO[bytes], form: Form) -> np.ndarray:
 
 
 def _is_deep(picture: "PIL.Image.Image") -> bool:
-  """Returns whether a file that was opened, not loaded, has 16 bits a channel.
+  """Returns whether a file that is not loaded yet has 16 bits per channel.
 
-  Pillow cuts colours to their high byte (PNG, TIFF), or scales them (PPM), and
-  says so in the layout of the raw pixels alone: `RGB;16B`, where `BGR;16` is 16
-  bits per pixel.
+  Pillow cuts colours to their high byte (PNG, TIFF), or scales them (PPM). Only
+  the layout of the raw pixels tells: `RGB;16B` is 16 bits per channel, `BGR;16`
+  is 16 bits per pixel.
   """
   for tile in getattr(picture, "tile", ()):
     words = tile[3] if isinstance(tile[3], tuple) else (tile[3],)

@@ -1,10 +1,10 @@
-"""Images that are read when they are asked for, by threads."""
+"""Images that are read when they are asked for, by several threads."""
 
 import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
 
@@ -15,8 +15,8 @@ from nss_jax.data.images import BadImage, ImageError
 from nss_jax.errors import UserError
 
 T = TypeVar("T")
-# Of memory, that images may take before `auto` streams them: the parts of a
-# phase are copies, on the host and then on the devices, and phases add up.
+# Share of memory that images may take before `auto` streams them: the parts of
+# a phase are copies, on the host and then on the devices, and phases add up.
 SHARE = 0.25
 # More than cores, since some of them wait for a disk.
 _MAX_THREADS = 16
@@ -26,10 +26,7 @@ _CHUNK_NUMBERS = 2**18
 
 
 def streams_in(mode: str, memory: int, num_bytes: int) -> bool:
-  """Returns whether images of so many bytes are read when they are asked for.
-
-  In the mode `auto` they are if they take much of the memory in bytes.
-  """
+  """Returns whether to stream images of so many bytes in that memory."""
   if mode == "auto":
     return num_bytes > SHARE * memory
   return mode == "always"
@@ -38,10 +35,9 @@ def streams_in(mode: str, memory: int, num_bytes: int) -> bool:
 def map_chunks(
   function: Callable[[range], T], count: int, size: int
 ) -> list[T]:
-  """Calls a function with the ranges of a chunk each, by several threads.
+  """Returns what a function gives for each chunk of a range, in order.
 
-  Returns:
-    What it returns, in order. The first error in that order ends all.
+  Several threads call it. The first error in that order ends all of them.
   """
   chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
   with futures.ThreadPoolExecutor(num_threads()) as pool:
@@ -49,7 +45,26 @@ def map_chunks(
 
 
 def num_threads() -> int:
+  """Returns how many threads read images."""
   return min(_MAX_THREADS, 2 * (os.cpu_count() or 1))
+
+
+class Decoded:
+  """Decodes items by their index, and names them for messages."""
+
+  def __init__(
+    self,
+    items: Sequence[Any],
+    decode: Callable[[Any], np.ndarray],
+    name: Callable[[int], str],
+  ):
+    self._items, self._decode, self.name = items, decode, name
+
+  def __len__(self) -> int:
+    return len(self._items)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    return self._decode(self._items[index])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,12 +72,12 @@ class StreamedImages:
   """Stands for an array of images `[N, H, W, C]` uint8 and reads its rows.
 
   Attributes:
-    source: gives images `[H, W, C]` uint8 by their index, to several threads at
-      a time; an array does. What a message calls an image is its `name(index)`,
-      if it has that.
+    source: an array, or any object that gives an image `[H, W, C]` uint8 for an
+      index, to several threads at a time. If it has a method `name(index)`,
+      messages call an image by that name.
     shape: `(N, H, W, C)`.
     where: the config field and value that gave them, for messages.
-    rows: of the source, that are the images, `[N]`; None: all.
+    rows: `[N]`, which images of the source these are; None for all.
   """
 
   source: Any
@@ -72,14 +87,16 @@ class StreamedImages:
 
   @classmethod
   def of(cls, source: Any, where: str) -> "StreamedImages":
-    """Returns all images of a source, in the form of the first good one.
+    """Returns all images of a source, in the shape of the first good one.
 
-    Of none: each will be refused when it is read.
+    Where none is good, each will be refused when it is read.
     """
+    images = cls(source, (len(source), 1, 1, 1), where)
     for index in range(len(source)):
-      with _naming(source, index, where), contextlib.suppress(BadImage):
-        return cls(source, (len(source), *source[index].shape), where)
-    return cls(source, (len(source), 1, 1, 1), where)
+      with images._naming(index), contextlib.suppress(BadImage):
+        shape = len(source), *source[index].shape
+        return dataclasses.replace(images, shape=shape)
+    return images
 
   @property
   def dtype(self) -> np.dtype:
@@ -93,16 +110,11 @@ class StreamedImages:
     return self.shape[0]
 
   def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-    """Reads `[n, H, W, C]` into memory, by several threads.
-
-    Raises:
-      UserError: at an image that cannot be read, or if they are larger than
-        the memory of the machine.
-    """
+    """Reads `[n, H, W, C]` into memory, by several threads, if they fit."""
     rows = np.arange(len(self))[rows]
     if isinstance(self.source, np.ndarray):
       return self.read(rows)
-    with refusing(self.where):
+    with refusing(f"{self.where}: "):
       images = allocate("in memory", (len(rows), *self.shape[1:]))
 
     def fill(chunk: range) -> None:
@@ -113,16 +125,12 @@ class StreamedImages:
     return images
 
   def take(self, rows: np.ndarray) -> "StreamedImages":
-    """Returns some of the images, `[n]` of them, still to be read."""
+    """Returns some of the images, which are still to be read."""
     shape = len(rows), *self.shape[1:]
     return dataclasses.replace(self, shape=shape, rows=self._places(rows))
 
   def read(self, rows: np.ndarray) -> np.ndarray:
-    """Reads `[n, H, W, C]` by the thread that asks, which may be one of many.
-
-    Raises:
-      UserError: at an image that cannot be read.
-    """
+    """Reads `[n, H, W, C]` in the thread that asks; many may ask at a time."""
     if isinstance(self.source, np.ndarray):
       return self.source[self._places(rows)]
     images = np.empty((len(rows), *self.shape[1:]), np.uint8)
@@ -131,7 +139,10 @@ class StreamedImages:
     return images
 
   def faults(self, kind: type[Exception] = ImageError) -> list[str]:
-    """Reads all images; returns of each what is wrong, or an empty string."""
+    """Reads all images and returns what is wrong with each, or an empty string.
+
+    Only errors of that kind count.
+    """
 
     def fault(row: int) -> str:
       try:
@@ -153,7 +164,7 @@ class StreamedImages:
     return rows if self.rows is None else self.rows[rows]
 
   def _read_one(self, place: int) -> np.ndarray:
-    """Reads an image of the source; what is wrong is told with its name."""
+    """Reads an image of the source, and names it in an error."""
     try:
       image, shape = self.source[place], self.shape[1:]
       if image.shape != shape or image.dtype != np.uint8:
@@ -163,14 +174,11 @@ class StreamedImages:
           "(pixels of a side) and config.data.channels (1 grey, 3 RGB) for all"
         )
     except Exception:
-      with _naming(self.source, place, self.where):
+      with self._naming(place):
         raise
     return image
 
-
-def _naming(
-  source: Any, index: int, where: str
-) -> contextlib.AbstractContextManager[None]:
-  """Refuses what is raised inside with the name of an image."""
-  name = getattr(source, "name", "image {}".format)(index)
-  return refusing(f"{where}: {name}", joint=" ")
+  def _naming(self, place: int) -> contextlib.AbstractContextManager[None]:
+    """Refuses what is raised inside with the name of an image."""
+    name = getattr(self.source, "name", "image {}".format)(place)
+    return refusing(f"{self.where}: {name} ")

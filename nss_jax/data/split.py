@@ -13,22 +13,10 @@ def split_halves(
   *,
   labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Splits image indices into a training and a validation part.
+  """Splits image indices into a training and a validation part, shuffled.
 
-  Args:
-    num_images: images to split, N.
-    validation_fraction: share V / N of the validation part.
-    seed: of the shuffle; the same seed gives the same split everywhere.
-    batch_size: images that either part must have at least.
-    labels: `[N]`, to split every class in that share; None to draw images
-      whatever their class.
-
-  Returns:
-    Shuffled disjoint indices, `[N - V]` for training, `[V]` for validation.
-
-  Raises:
-    UserError: if the fraction is not in (0, 1), a part is smaller than a
-      batch, or one of its classes would be left without an image.
+  The same seed gives the same split everywhere. With labels `[N]`, every class
+  is split in the same share; without, images are drawn whatever their class.
   """
   if not 0 < validation_fraction < 1:
     raise UserError(
@@ -56,13 +44,8 @@ def draw_balanced(
   """Draws images so that every class gives the same share of its own.
 
   A class of n of the N images gives `n * count / N`, rounded down or up: up
-  where the rounding takes most, until there are `count`.
-
-  Returns:
-    Shuffled disjoint indices, `[count]` drawn and `[N - count]` left.
-
-  Raises:
-    UserError: if a class would have no image among either.
+  where the rounding takes most, until there are `count`. Returns shuffled
+  indices, of those drawn and of those left.
   """
   classes, places, sizes = np.unique(
     labels, return_inverse=True, return_counts=True
@@ -79,9 +62,9 @@ def draw_balanced(
 
 
 def draws_test(fraction: float, there: str) -> bool:
-  """Returns whether test images are to be drawn; refuses it if some are there.
+  """Returns whether to draw test images, and refuses to where some are there.
 
-  What is there has a name, or there is none.
+  `there` is the name of those that are, or empty.
   """
   if fraction and there:
     raise ValueError(
@@ -94,12 +77,10 @@ def draws_test(fraction: float, there: str) -> bool:
 def draw_test(
   labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Splits off test images, of every class in the same share.
+  """Splits off the same share of every class for test.
 
-  A class that is too small has none in test; all have some left.
-
-  Returns:
-    Sorted disjoint indices that cover all, for training and for test.
+  A class that is too small gives none; all keep some. Returns sorted indices
+  for training and for test.
   """
   _, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
   count = round(len(labels) * fraction)
@@ -114,7 +95,7 @@ def draw_test(
 
 
 def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
-  """Returns how many of `count` each class gives, by its size."""
+  """Returns how many of `count` each class gives, in proportion to its size."""
   # Integers: a share must not depend on how a product is rounded.
   quotas, remainders = np.divmod(sizes * count, sizes.sum())
   lacking = count - quotas.sum()
@@ -127,7 +108,7 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Draws the quota of each class; returns shuffled indices, drawn and left.
 
-  Places are the class of each image, `[N]`, as an index of sizes and quotas.
+  `places` says of which class each image is, by an index of sizes and quotas.
   """
   order = np.random.default_rng(seed).permutation(len(places))
   # Of the shuffled images of a class, its first ones are drawn.
@@ -142,14 +123,11 @@ def _draw(
 def class_weights(
   mode: str, labels: np.ndarray, num_classes: int
 ) -> np.ndarray | None:
-  """Returns weights of classes `[num_classes]`, float32, for losses.
+  """Returns the weight of each class in losses, `[num_classes]` float32.
 
-  Args:
-    mode: `none`, which has no weights, or `balanced`, which makes all classes
-      count alike: one over the images of a class, so scaled that the mean over
-      all images is 1; 0 for a class without images.
-    labels: `[N]`.
-    num_classes: number of classes, with images or without.
+  In the mode `balanced` all classes count alike: a weight is one over the
+  images of a class, scaled so that the mean over all images is 1, and 0 for a
+  class without images. In the mode `none` there are no weights.
   """
   if mode == "none":
     return None

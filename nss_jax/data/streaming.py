@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent import futures
 from typing import Any, cast
 
@@ -21,9 +21,9 @@ Batch = dict[str, tuple[Any, Any]]
 
 
 def image_memory() -> int:
-  """Returns the bytes of the host or of a device, whichever has less.
+  """Returns the bytes of memory of the host or of a device, whichever is less.
 
-  Devices of a CPU have a copy each in the memory of the host.
+  Each CPU device keeps a copy of its own in the memory of the host.
   """
   devices = jax.local_devices()
   if devices[0].platform == "cpu":
@@ -34,20 +34,14 @@ def image_memory() -> int:
 
 
 class Feed:
-  """Gives the batches of a run, in the order that a run in memory has.
+  """Gives the batches of a run, in the order of a run in memory.
 
-  Which images a step has follows from key, epoch and step alone, so there is
-  nothing to be saved. Threads read the steps of the next call of the devices
-  while they compute this one. In memory are the batches of about three calls:
-  read ahead, put together, and on the devices.
-
-  Args:
-    dataset: its training images are `StreamedImages`.
-    rows: of the training images, in each part.
-    schedule: a `Schedule`.
-    batch_size: images of a step and part, on all devices together.
-    mesh: the devices.
-    idle_in_warmup: parts that no step of warmup takes.
+  Key, epoch and step alone decide which images a step has, so there is nothing
+  to save. While the devices compute one call, threads read the steps of the
+  next. Memory holds the batches of about three calls: one read ahead, one being
+  put together, and one on the devices. `rows` says which training images each
+  part has, `batch_size` how many images of a part a step has on all devices
+  together, and `idle_in_warmup` which parts no step of warmup takes.
   """
 
   def __init__(
@@ -63,7 +57,9 @@ class Feed:
     self._dataset, self._rows = dataset, dict(sorted(rows.items()))
     self._schedule, self._idle = schedule, idle_in_warmup
     self._batch_size, self._mesh = batch_size, mesh
-    self._columns = _own_columns(mesh, batch_size)
+    # Places in the global batch of the images of this process.
+    shares = np.arange(batch_size).reshape(mesh.size, -1)
+    self._columns = shares[_own_devices(mesh)].reshape(-1)
     self._pool: futures.ThreadPoolExecutor | None = None
     self._key: np.ndarray | None = None
     self._next = 0
@@ -72,37 +68,30 @@ class Feed:
     self._orders: dict[tuple[str, int], np.ndarray] = {}
 
   def take(self, key: np.ndarray, step: int, length: int) -> Batch:
-    """Reads the images of some steps of an epoch, from one on.
+    """Reads images `[length * B, H, W, C]` and labels of steps of an epoch.
 
-    Where the last call ended, what was read ahead is used; elsewhere, or with
-    another key, reading begins anew.
-
-    Returns:
-      Images `[length * B, H, W, C]` and labels of each part, sharded: those of
-      a device are together, step after step.
-
-    Raises:
-      UserError: at an image that cannot be read.
+    They are sharded: those of a device are together, step after step. Where the
+    last call ended, what was read ahead is used; elsewhere, or with another
+    key, reading begins anew.
     """
     follows = self._key is not None and np.array_equal(key, self._key)
     if step != self._next or not follows:
       self.close()
       self._key, self._next = key, step
-    self._order(key, step // self._schedule.steps_per_epoch)
+    self._order_epochs(key, step // self._schedule.steps_per_epoch)
     self._read_until(step + length)
     try:
-      batches = (self._read.popleft().result() for _ in range(length))
-      window = _by_device(batches, length, len(_own_devices(self._mesh)))
+      batches = [self._read.popleft().result() for _ in range(length)]
     except BaseException:
       self.close()
       raise
     self._next = step + length
     if self._next == self._schedule.num_steps:
       self.close()
-    return shard(window, self._mesh)
+    return _shard(batches, self._mesh)
 
   def shapes(self, length: int, *, warmup: bool) -> Batch:
-    """Returns the shapes of what `take` gives of so many steps, unread."""
+    """Returns the shapes of what `take` gives for so many steps; reads none."""
     count, images = length * self._batch_size, self._dataset.train_images
     window = (
       np.broadcast_to(np.uint8(0), (count, *images.shape[1:])),
@@ -120,11 +109,11 @@ class Feed:
     self._read.clear()
     self._orders.clear()
 
-  def _order(self, key: np.ndarray, epoch: int) -> None:
+  def _order_epochs(self, key: np.ndarray, epoch: int) -> None:
     """Orders this epoch and the next, beyond which no thread reads ahead.
 
-    Not by the threads: on an accelerator they would wait for the steps that
-    are running there.
+    The threads do not, since on an accelerator they would wait for the steps
+    that run there.
     """
     orders = {}
     for stream, (name, rows) in enumerate(self._rows.items()):
@@ -136,7 +125,7 @@ class Feed:
     self._orders = orders
 
   def _read_until(self, step: int) -> None:
-    """Lets threads read the steps before this one, and those of a call more."""
+    """Lets threads read all steps before this one, and one more call ahead."""
     ahead = max(length for _, length in self._schedule.dispatches)
     if not self._pool:
       threads = min(num_threads(), ahead)
@@ -167,24 +156,6 @@ def _order(
   return epoch_order(rng, epoch, num_images)
 
 
-def _by_device(
-  batches: Iterator[Batch], length: int, num_devices: int
-) -> Batch:
-  """Puts the images of a device in all steps together, device after device."""
-  window = None
-  for step, batch in enumerate(batches):
-    parts = jax.tree.map(
-      lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch
-    )
-    if window is None:
-      window = jax.tree.map(
-        lambda x: np.empty((num_devices, length, *x.shape[1:]), x.dtype), parts
-      )
-    for whole, part in zip(*map(jax.tree.leaves, (window, parts)), strict=True):
-      whole[:, step] = part
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), window)
-
-
 def _own_devices(mesh: jax.sharding.Mesh) -> list[int]:
   """Returns the places in the mesh of the devices of this process."""
   own = jax.process_index()
@@ -192,19 +163,18 @@ def _own_devices(mesh: jax.sharding.Mesh) -> list[int]:
   return [place for place, device in devices if device.process_index == own]
 
 
-def _own_columns(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
-  """Returns the places in the global batch of the images of this process."""
-  shares = np.arange(batch_size).reshape(mesh.size, -1)
-  return shares[_own_devices(mesh)].reshape(-1)
+def _shard(batches: Sequence[Batch], mesh: jax.sharding.Mesh) -> Batch:
+  """Makes arrays on all devices from the steps that each process has read.
 
-
-def shard(window: Batch, mesh: jax.sharding.Mesh) -> Batch:
-  """Makes arrays on all devices of what each process has of its own."""
+  The images of a device in all steps are together.
+  """
   split = NamedSharding(mesh, P(sharding.AXIS))
-  factor = mesh.size // len(_own_devices(mesh))
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(
-      split, x, (factor * len(x), *x.shape[1:])
-    ),
-    window,
-  )
+  num_own = len(_own_devices(mesh))
+
+  def join(*steps: np.ndarray) -> jax.Array:
+    parts = [step.reshape(num_own, -1, *step.shape[1:]) for step in steps]
+    own = np.concatenate(parts, axis=1).reshape(-1, *steps[0].shape[1:])
+    shape = len(own) * mesh.size // num_own, *own.shape[1:]
+    return jax.make_array_from_process_local_data(split, own, shape)
+
+  return jax.tree.map(join, *batches)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nss_jax.data import images
 from nss_jax.data.dataset import Part, Parts, refusing
-from nss_jax.data.reading import StreamedImages, map_chunks
+from nss_jax.data.reading import Decoded, StreamedImages, map_chunks
 from nss_jax.data.split import draws_test
 from nss_jax.errors import UserError
 
@@ -34,7 +34,7 @@ def load(
 
   Images and labels are what the data set declares as its supervised keys, or
   else `image` and `label`. Encoded images are decoded as those of a folder are.
-  Labels are read at the start, by a pass over the files that decodes no image.
+  Labels are read first, in a pass over the files that decodes no image.
   """
   if not _NAME.fullmatch(name):
     raise ValueError(
@@ -49,7 +49,7 @@ def load(
   try:
     builder = tfds.builder(name, data_dir=folder)
     info, found = builder.info, [*builder.info.splits]
-    with refusing(where):
+    with refusing(f"{where}: "):
       splits = choose_splits(found, test_fraction)
       (image_key, label_key), num_classes = _keys(info)
     feature = info.features[image_key]
@@ -73,16 +73,23 @@ def load(
     channels = 1 if feature.shape[-1] == 1 else 3
   form = images.Form(image_size, channels, background)
 
+  def decode(example: dict[str, Any]) -> np.ndarray:
+    image = example[image_key]
+    if isinstance(image, bytes):
+      return images.decode(io.BytesIO(image), form)
+    return image
+
   def part(source: Sequence[Any]) -> Part:
-    examples = _Examples(source, image_key, form)
-    return StreamedImages.of(examples, where), _read_labels(source, label_key)
+    name = f"example {{}} of {len(source)}".format
+    read = StreamedImages.of(Decoded(source, decode, name), where)
+    return read, _read_labels(source, label_key)
 
   # The classes are those that the data set declares, seen or not.
   return Parts(*map(part, sources), num_classes=num_classes)
 
 
 def choose_splits(found: list[str], test_fraction: float) -> list[str]:
-  """Chooses the splits to be read, of those that there are, if it is known."""
+  """Chooses which splits to read; none are found where it is not known."""
   # Where labels of the test images are secret, there is no split of them.
   tests = [name for name in ("test", "validation") if name in found]
   if draws_test(test_fraction, f"a split {tests[0]}" if tests else ""):
@@ -96,7 +103,7 @@ def choose_splits(found: list[str], test_fraction: float) -> list[str]:
 
 
 def _keys(info: Any) -> tuple[tuple[str, str], int]:
-  """Returns keys of image and label in an example, and how many classes."""
+  """Returns the keys of image and label, and the number of classes."""
   features = dict(info.features)
   for keys in (info.supervised_keys, ("image", "label")):
     if not (isinstance(keys, tuple) and len(keys) == 2):
@@ -112,28 +119,8 @@ def _keys(info: Any) -> tuple[tuple[str, str], int]:
   )
 
 
-class _Examples:
-  """Reads images of a split by their index."""
-
-  def __init__(self, source: Sequence[Any], key: str, form: images.Form):
-    self._source, self._key, self._form = source, key, form
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int) -> np.ndarray:
-    image = self._source[index][self._key]
-    if isinstance(image, bytes):
-      return images.decode(io.BytesIO(image), self._form)
-    return image
-
-  def name(self, index: int) -> str:
-    """Returns the place of an example among all."""
-    return f"example {index} of {len(self)}"
-
-
 def _read_labels(source: Sequence[Any], key: str) -> np.ndarray:
-  """Reads `[N]` int64 of a split."""
+  """Reads the labels of a split, `[N]` int64."""
 
   def read(rows: range) -> list[int]:
     return [int(source[row][key]) for row in rows]

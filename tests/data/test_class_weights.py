@@ -89,20 +89,6 @@ def test_scores_weigh_losses_and_count_images():
   )
 
 
-def test_balanced_loss_is_that_of_classes_made_equal():
-  """The mean of each class's own mean, whatever their sizes."""
-  labels = jnp.array([0] * 6 + [1] * 2)
-  images = jax.random.normal(jax.random.key(3), (8, 5))
-  weights = data.class_weights("balanced", np.asarray(labels), 3)
-  loss_fn = losses.single_loss(apply_fn, weights)
-  loss, _ = loss_fn(PARAMS, 1.0, (images, labels))
-  means = [
-    losses.single_loss(apply_fn)(PARAMS, 1.0, (images[part], labels[part]))[0]
-    for part in (slice(0, 6), slice(6, 8))
-  ]
-  np.testing.assert_allclose(loss, np.mean(means), rtol=1e-5)
-
-
 SETTINGS = {
   **runs.TINY,
   "space.max_depth": 1,
@@ -132,9 +118,12 @@ def _build(kind, **fields):
   "kind, fields",
   [
     ("search", {}),
-    ("evaluator", {}),
     ("evaluator", {"evaluate.archs_per_batch": 2}),
-    ("evaluator", {"evaluate.archs_per_batch": 3, "evaluate.sandwich": True}),
+    pytest.param(
+      "evaluator",
+      {"evaluate.archs_per_batch": 3, "evaluate.sandwich": True},
+      marks=pytest.mark.slow,
+    ),
     ("alone", {}),
     ("train", {}),
     ("scores", {}),

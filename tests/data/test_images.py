@@ -1,15 +1,12 @@
 """Image files against Pillow's own conversions, one after the other."""
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from own_files import in_any_order, write_tfds
 from PIL import Image, ImageOps
 
-from nss_jax import data
 from nss_jax.data import images
 
 WIDTH, HEIGHT = 7, 4
@@ -132,24 +129,6 @@ def test_photo_is_upright(orientation, suffix, tmp_path):
   np.testing.assert_allclose(found.astype(int), pixels, atol=6)
 
 
-def test_black_shape_on_nothing_is_seen(tmp_path):
-  """Of alpha and of tRNS: its colour is black throughout."""
-  alpha = np.zeros((4, 4), np.uint8)
-  alpha[1:3, 1:3] = 255
-  layer = np.zeros((4, 4, 4), np.uint8)
-  layer[..., 3] = alpha
-  Image.fromarray(layer).save(tmp_path / "a.png")
-  index = Image.fromarray(alpha // 255).convert("P")
-  index.putpalette([0, 0, 0] * 256)
-  index.save(tmp_path / "b.png", transparency=0)
-  for name in ("a.png", "b.png"):
-    for background in (255, 100):
-      form = images.Form(background=background)
-      found = images.decode(tmp_path / name, form)
-      expected = np.where(alpha, 0, background)[..., None]
-      np.testing.assert_array_equal(found, np.repeat(expected, 3, -1))
-
-
 def png(colour: int, bits: int, channels: int) -> bytes:
   """A PNG of the size of the others, by hand: Pillow writes no 16 bits."""
 
@@ -230,33 +209,3 @@ def test_16_bits_per_pixel_are_read(tmp_path):
   (tmp_path / "x.bmp").write_bytes(header + struct.pack("<4H", *range(0, 4)))
   found = images.decode(tmp_path / "x.bmp", images.Form())
   np.testing.assert_array_equal(found, by_pillow(tmp_path / "x.bmp"))
-
-
-def test_encoded_images_of_tfds_are_decoded_as_those_of_a_folder(tmp_path):
-  """Palettes were taken for grey, transparency and orientation ignored."""
-  files = []
-  for mode, options in (
-    ("RGB", {}),
-    ("L", {}),
-    ("P", {"transparency": 3}),
-    ("RGBA", {}),
-  ):
-    exif = Image.Exif()
-    exif[ORIENTATION] = 3
-    content = io.BytesIO()
-    draw(mode).save(content, "PNG", exif=exif, **options)
-    files.append(content.getvalue())
-  examples = [(files[index % 4], index // 4) for index in range(8)]
-  write_tfds(tmp_path, {"train": examples}, classes=2)
-  fields = {"name": "tiny_set", "path": str(tmp_path), "test_fraction": 0.25}
-  expected = []
-  for content in files:
-    (tmp_path / "x.png").write_bytes(content)
-    form = images.Form(0, 3, 30)
-    expected.append(images.decode(tmp_path / "x.png", form))
-  for stream in ("never", "always"):
-    made = data.load("tfds", **fields, background=30, stream=stream)
-    assert made.train_images.shape == (6, HEIGHT, WIDTH, 3)
-    found = np.concatenate([made.train_images[:], made.test_images[:]])
-    assert in_any_order(found) == in_any_order(2 * expected)
-    assert np.bincount(made.test_labels).tolist() == [1, 1]

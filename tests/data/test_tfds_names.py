@@ -1,28 +1,28 @@
 """Data sets of TensorFlow Datasets by name, from files of the official format.
 
-Each is prepared by the command of the README, in a process of its own without
-network, then read by the source `tfds`. The files hold few and random images;
+They are prepared by the command of the README, in a process without network,
+then read by the source `tfds`. The files hold few and random images;
 see tfds_offline.py for what else differs from the official ones.
 """
 
 import gzip
-import io
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import runs
 import scipy.io
+from own_files import idx, tar
 
 from nss_jax import data
 
 Part = tuple[np.ndarray, np.ndarray]
+OFFLINE = runs.ROOT / "tests" / "tfds_offline.py"
 COUNTS = {"train": 40, "test": 7}
 CLASSES = {
   **{"cifar10": 10, "cifar100": 100},
@@ -35,16 +35,8 @@ CIFAR10 = [
 # As many as the official files have is what TFDS reads of Fashion-MNIST.
 FEWER = (
   "import tensorflow_datasets.image_classification.mnist as mnist; "
-  "mnist._TRAIN_EXAMPLES, mnist._TEST_EXAMPLES = 40, 7; "
+  "mnist._TRAIN_EXAMPLES, mnist._TEST_EXAMPLES = 40, 7"
 )
-
-
-def _tar(file: pathlib.Path, folder: str, members: dict[str, bytes]) -> None:
-  with tarfile.open(file, "w:gz") as archive:
-    for name, content in members.items():
-      info = tarfile.TarInfo(f"{folder}/{name}")
-      info.size = len(content)
-      archive.addfile(info, io.BytesIO(content))
 
 
 def _records(part: Part, *labels: np.ndarray) -> bytes:
@@ -61,8 +53,7 @@ def _lines(names: list[str]) -> bytes:
 def _write_cifar10(folder: pathlib.Path, parts: dict[str, Part]) -> None:
   train, test = (_records(part, part[1]) for part in parts.values())
   batches = np.frombuffer(train, np.uint8).reshape(5, -1, 3073)
-  _tar(
-    folder / "cifar-10-binary.tar.gz",
+  content = tar(
     "cifar-10-batches-bin",
     {
       "batches.meta.txt": _lines([*CIFAR10, ""]),
@@ -71,13 +62,13 @@ def _write_cifar10(folder: pathlib.Path, parts: dict[str, Part]) -> None:
       "test_batch.bin": test,
     },
   )
+  (folder / "cifar-10-binary.tar.gz").write_bytes(content)
 
 
 def _write_cifar100(folder: pathlib.Path, parts: dict[str, Part]) -> None:
   # The coarse label comes first.
   coarse = {name: part[1] // 5 for name, part in parts.items()}
-  _tar(
-    folder / "cifar-100-binary.tar.gz",
+  content = tar(
     "cifar-100-binary",
     {
       "coarse_label_names.txt": _lines([f"coarse_{i}" for i in range(20)]),
@@ -88,17 +79,16 @@ def _write_cifar100(folder: pathlib.Path, parts: dict[str, Part]) -> None:
       },
     },
   )
+  (folder / "cifar-100-binary.tar.gz").write_bytes(content)
 
 
 def _write_fashion_mnist(folder: pathlib.Path, parts: dict[str, Part]) -> None:
   for name, part in parts.items():
     for array, kind in zip(part, ("images", "labels"), strict=True):
       array = array.squeeze(-1) if kind == "images" else array
-      header = bytes([0, 0, 8, array.ndim])
-      header += np.array(array.shape, ">u4").tobytes()
       prefix = "t10k" if name == "test" else "train"
       file = folder / f"{prefix}-{kind}-idx{array.ndim}-ubyte.gz"
-      file.write_bytes(gzip.compress(header + array.astype(">u1").tobytes()))
+      file.write_bytes(gzip.compress(idx(array.astype(np.uint8))))
 
 
 def _write_svhn_cropped(folder: pathlib.Path, parts: dict[str, Part]) -> None:
@@ -137,23 +127,27 @@ def _recipe() -> str:
   return command
 
 
-def _prepare(name: str, folder: pathlib.Path, parts: dict[str, Part]) -> None:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> pathlib.Path:
+  """A folder of all, prepared by the recipe with each name in its place."""
+  folder = tmp_path_factory.mktemp("tfds")
   manual = folder / "downloads" / "manual"
   manual.mkdir(parents=True)
-  WRITERS[name](manual, parts)
   _, _, code = shlex.split(_recipe())
-  code = code.replace("DIR", str(folder)).replace("cifar10", name)
-  program = runs.ROOT / "tests" / "tfds_offline.py"
-  if name == "fashion_mnist":
-    code = FEWER + code
+  code = code.replace("DIR", str(folder))
+  codes = [FEWER]
+  for name, write in WRITERS.items():
+    write(manual, _parts(name))
+    codes.append(code.replace("cifar10", name))
   done = subprocess.run(
-    [sys.executable, program, manual, code],
+    [sys.executable, OFFLINE, manual, "\n".join(codes)],
     stderr=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     text=True,
     timeout=300,
   )
   assert done.returncode == 0, done.stderr[-2000:]
+  return folder
 
 
 def _pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
@@ -163,10 +157,9 @@ def _pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_data_set_is_what_its_official_files_hold(name, tmp_path):
+def test_data_set_is_what_its_official_files_hold(name, prepared):
   parts = _parts(name)
-  _prepare(name, tmp_path, parts)
-  made = data.load("tfds", name=name, path=str(tmp_path))
+  made = data.load("tfds", name=name, path=str(prepared))
   assert _pairs(made.train_images, made.train_labels) == _pairs(*parts["train"])
   assert _pairs(made.test_images, made.test_labels) == _pairs(*parts["test"])
   assert made.train_images.shape[1:] == parts["train"][0].shape[1:]
