@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import chex
 import jax
@@ -118,15 +117,13 @@ def test_round_trip_is_bit_exact(tmp_path):
 
 
 def test_restore_takes_arrays_and_shapes_without_sharding(two):
-  plain = abstract(placed=False)
-  for template in (make_state(), plain):
+  expected = make_state(2)["params"]["stem"]["w"]
+  for template in (make_state(), abstract(placed=False)):
     step, state = Checkpoints(two).restore(template)
     assert step == 2
-    assert np.array_equal(state["params"]["stem"]["w"], W2)
-  assert np.array_equal(Checkpoints(two).read()["params"]["stem"]["w"], W2)
-
-
-W2 = np.random.default_rng(2).normal(size=(3, 3, 4)).astype(np.float32)
+    assert np.array_equal(state["params"]["stem"]["w"], expected)
+  read = Checkpoints(two).read()
+  assert np.array_equal(read["params"]["stem"]["w"], expected)
 
 
 def test_keep_leaves_the_newest(tmp_path):
@@ -135,10 +132,6 @@ def test_keep_leaves_the_newest(tmp_path):
     checkpoints.save(step, make_state(step))
   checkpoints.wait()
   assert names(tmp_path) == saved_names(5, 30)
-  with pytest.raises(ValueError, match="keep must be at least 1; got 0"):
-    Checkpoints(tmp_path, keep=0)
-  with pytest.raises(ValueError, match="negative; got -1"):
-    checkpoints.save(-1, make_state())
 
 
 def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
@@ -354,7 +347,7 @@ def test_donation_right_after_save(tmp_path):
   update = jax.jit(
     lambda x: jax.tree.map(lambda a: a * 1.5 + 1, x), donate_argnums=0
   )
-  checkpoints = Checkpoints(tmp_path, keep=50)
+  checkpoints = Checkpoints(tmp_path, keep=8)
   leaf = np.ones((256, 256), np.float32)
   state = {
     "a": jnp.ones((256, 256)),
@@ -362,13 +355,13 @@ def test_donation_right_after_save(tmp_path):
     "zero": np.float32(3),
   }
   saved = []
-  for step in range(15):
+  for step in range(6):
     saved.append(jax.tree.map(lambda x: np.array(x, copy=True), state))
     checkpoints.save(step, state)
     before, state = state, update(state)
     assert before["b"].is_deleted()
   # What the caller owns is read before `save` returns.
-  checkpoints.save(15, leaf)
+  checkpoints.save(6, leaf)
   leaf[:] = 0
   checkpoints.wait()
   assert np.array_equal(checkpoints.read(), np.ones((256, 256)))
@@ -399,12 +392,12 @@ CHILD = textwrap.dedent(
       files.os.replace = die
     elif moment == "delete":
       checkpoint.shutil.rmtree = die
-    elif moment == "orbax":
+    else:
       save_async = checkpoint.ocp.save_async
       checkpoint.ocp.save_async = lambda *a: (save_async(*a), die())
 
   mesh = jax.make_mesh((2,), ("data",))
-  for step in range(1, 2000):
+  for step in range(1, 9):
     if step == 4:
       arm()
     state = {"w": jnp.full((400, 400), step, jnp.float32)}
@@ -412,7 +405,6 @@ CHILD = textwrap.dedent(
     checkpoints.save(step, state)
     if step == 3:
       checkpoints.wait()
-      print("ready", flush=True)
   """
 )
 
@@ -425,36 +417,27 @@ def start_child(folder, moment):
     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
   }
   return subprocess.Popen(
-    [sys.executable, "-c", CHILD, str(folder), moment],
-    stdout=subprocess.PIPE,
-    env=env,
+    [sys.executable, "-c", CHILD, str(folder), moment], env=env
   )
 
 
 def test_sigkill_during_save_leaves_a_restorable_folder(tmp_path):
-  """Killed inside each part of a save, and at moments nobody chose."""
-  moments = ["orbax", "rename", "delete", "0.03"]
-  children = {m: start_child(tmp_path / m, m) for m in moments}
-  try:
-    for moment, child in children.items():
-      assert child.stdout.readline() == b"ready\n"
-      if moment[0] == "0":
-        time.sleep(float(moment))
-        child.kill()
-    for child in children.values():
-      assert child.wait(30) == -signal.SIGKILL
-  finally:
-    for child in children.values():
-      child.kill()
-      child.communicate()
+  """Killed inside each part of a save; `tests/faults` kills at any moment."""
   newest = {"orbax": 3, "rename": 3, "delete": 4}
+  children = [start_child(tmp_path / moment, moment) for moment in newest]
+  try:
+    for child in children:
+      assert child.wait(100) == -signal.SIGKILL
+  finally:
+    for child in children:
+      child.kill()
+      child.wait()
   template = {"w": jnp.zeros((400, 400))}
-  for moment in moments:
+  for moment, expected in newest.items():
     warned = []
     checkpoints = Checkpoints(tmp_path / moment, keep=2, warn=warned.append)
     step, state = checkpoints.restore(template)
-    assert not warned
-    assert step == newest.get(moment, step) and step >= 3
+    assert not warned and step == expected
     assert np.all(np.asarray(state["w"]) == step)
     # The next save clears up and uses the name that the killed one took.
     for later in (step + 1, step + 2):

@@ -271,7 +271,9 @@ def _free_job(start):
   raise AssertionError("no port is free")
 
 
-@pytest.mark.parametrize("scheduler", ["slurm", "open_mpi"])
+@pytest.mark.parametrize(
+  "scheduler", ["slurm", pytest.param("open_mpi", marks=pytest.mark.slow)]
+)
 def test_two_processes_come_together(scheduler):
   job = _free_job(os.getpid())
   started = []
