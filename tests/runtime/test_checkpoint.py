@@ -24,7 +24,7 @@ from nss_jax.runtime.checkpoint import Checkpoints
 
 @functools.cache
 def make_state(seed=0):
-  """All kinds of leaves, a copy of each array on all devices."""
+  """Makes all kinds of leaves, with a copy of each array on all devices."""
   rng = np.random.default_rng(seed)
   params = {
     "stem": {"w": jnp.asarray(rng.normal(size=(3, 3, 4)), jnp.float32)},
@@ -45,7 +45,7 @@ def make_state(seed=0):
 
 
 def abstract(placed=True):
-  """Shapes and types of a state, without its numbers."""
+  """Returns shapes and types of a state, without its numbers."""
 
   def describe(x):
     if not hasattr(x, "dtype"):
@@ -74,7 +74,7 @@ def saved_names(*steps):
 
 
 def restore(folder):
-  """A restart: everything is read from the folder; (restored, warnings)."""
+  """Reads everything from the folder again; `(restored, warnings)`."""
   warned = []
   checkpoints = Checkpoints(folder, warn=warned.append)
   return checkpoints.restore(abstract()), warned
@@ -92,12 +92,12 @@ def two_saved(tmp_path_factory):
 
 @pytest.fixture
 def two(two_saved, tmp_path):
-  """A folder with the checkpoints of steps 1 and 2."""
+  """Copies a folder with the checkpoints of steps 1 and 2."""
   return shutil.copytree(two_saved, tmp_path / "checkpoints")
 
 
 def files_of(folder, step):
-  """All the files of a checkpoint, with its digest."""
+  """Returns all the files of a checkpoint, and its digest."""
   found = [p for p in (folder / f"{step:08d}").rglob("*") if p.is_file()]
   return sorted([*found, folder / f"{step:08d}.sha256.json"])
 
@@ -156,7 +156,7 @@ def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
 
 
 def damages(path):
-  """What can happen to a file: (name, new content or None)."""
+  """Yields what can happen to a file: `(name, new content or None)`."""
   data = path.read_bytes()
   yield "removed", None
   for size in sorted({0, len(data) // 2, max(len(data) - 1, 0)}):
@@ -273,7 +273,7 @@ def test_leftovers_of_killed_saves_are_ignored_then_removed(two):
 
 
 class _Response:
-  """Of a save that orbax can not end."""
+  """Stands for a save that orbax can not end."""
 
   def result(self):
     raise OSError(28, "No space left on device")
@@ -293,7 +293,7 @@ def _no_space(*_):
   ],
 )
 def test_a_failed_save_is_told_once(two, monkeypatch, where, name, fault):
-  """By who waits or saves next, and older checkpoints stay."""
+  """Whoever waits or saves next is told, and older checkpoints stay."""
   checkpoints = Checkpoints(two)
   for surface in (checkpoints.wait, lambda: checkpoints.save(4, make_state(4))):
     with (

@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def holder(folder):
-  """A process that has the folder."""
+  """Starts a process that holds the folder."""
   process = subprocess.Popen(
     [sys.executable, "-c", _HOLD, str(folder)],
     stdout=subprocess.PIPE,
@@ -52,7 +52,7 @@ def holder(folder):
 
 @pytest.fixture
 def systems(monkeypatch):
-  """File systems that have locks, or none, and say so in one of two ways."""
+  """Yields file systems with locks, and without, which say so in two ways."""
 
   def each():
     for code in (None, errno.ENOLCK, errno.EOPNOTSUPP):
@@ -77,8 +77,10 @@ def _assert_refused(folder, owner, **kwargs):
 
 
 def _assert_taken(folder, **kwargs):
-  """And let go in the file too, however the block ends; a host that cannot
-  see the lock reads the file."""
+  """Takes the folder and lets it go, however the block ends.
+
+  The file says so too, for a host that cannot see the lock.
+  """
   with pytest.raises(KeyError), lock.exclusive(folder, **kwargs):
     assert (folder / ".lock").read_text() == OURS
     raise KeyError
@@ -112,7 +114,7 @@ def test_the_second_is_told_who_is_there_until_it_dies(systems, holder, folder):
 
 @pytest.fixture
 def foreign(folder):
-  """The lock file of the folder, with an owner on another host."""
+  """Writes the lock file of the folder, with an owner on another host."""
   folder.mkdir()
   (folder / ".lock").write_text("process 1 on another-host\n")
   return folder / ".lock"

@@ -118,7 +118,7 @@ def test_a_locale_that_is_not_utf8(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_name_that_is_not_ascii(monkeypatch, tmp_path):
-  """As it is in a shell without any locale, where Python has UTF-8."""
+  """In a shell without any locale Python has UTF-8."""
   monkeypatch.setenv("LC_ALL", "C")
   code, out, err = runs.run(f"--workdir={tmp_path / 'wörk'}")
   assert (code, err) == (0, "")
