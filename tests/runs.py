@@ -69,7 +69,7 @@ SHORT_PHASES = {
 
 
 def load_config(name="quickstart", /, **overrides):
-  """The config of a file in `configs/`, with fields replaced."""
+  """Loads the config of a file in `configs/`, with fields replaced."""
   spec = importlib.util.spec_from_file_location(
     name, ROOT / "configs" / f"{name}.py"
   )
@@ -90,7 +90,7 @@ def no_scores(archs):
 
 
 def saved_flags():
-  """A context after which flags are as before.
+  """Returns a context after which flags are as before.
 
   It takes away those that are new, also of libraries that are imported within
   it for good, and ask for their own when they are used next.
@@ -100,7 +100,7 @@ def saved_flags():
 
 
 def make_job(config, workdir=pathlib.Path("unused"), num_devices=1, **more):
-  """What a phase is given, to be run in this process, on digits."""
+  """Makes what a phase is given, to be run in this process, on digits."""
   return Job.open(
     config,
     workdir,
@@ -130,7 +130,7 @@ QUICKSTART = ROOT / "configs" / "quickstart.py"
 
 
 def command(*flags, tiny=True, config=QUICKSTART):
-  """The command line, of the tiny search or of another config."""
+  """Returns the command line of the tiny search, or of another config."""
   fields = TINY if tiny and config == QUICKSTART else {}
   return [
     sys.executable,
@@ -168,7 +168,7 @@ def start(*flags, script=None, xla_flags=quick.FLAGS, **kwargs):
 
 
 def run(*flags, **kwargs):
-  """Runs the command to its end: `(exit code, stdout, stderr)`."""
+  """Runs the command to its end; returns `(exit code, stdout, stderr)`."""
   process = start(*flags, **kwargs)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err

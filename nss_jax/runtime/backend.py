@@ -55,12 +55,8 @@ def check_numbers(convolve: Convolve) -> None:
     ones wrong and 0.12.0.1 none (openxla issue 48713); so 0.10.1 is not refused
     for it.
 
-  Args:
-    convolve: `(images [B, H, W, Cin], kernel [k, k, Cin, Cout], stride) ->
-      [B, ceil(H / stride), ceil(W / stride), Cout]`.
-
-  Raises:
-    UserError: naming the version and what to install.
+  `convolve` takes images `[B, H, W, Cin]`, a kernel `[k, k, Cin, Cout]` and a
+  stride. UserError names the version and what to install.
   """
   got, expected = last_square(), float((_NUM_ROWS - 1) ** 2)
   if got != expected:
@@ -134,12 +130,9 @@ def _broken(what: str) -> UserError:
 def set_up_cache(folder: str) -> str:
   """Sets where compiled programs are kept, before anything is compiled.
 
-  Args:
-    folder: a folder of its own below it is used, for this jaxlib and platform;
-      empty: as the environment has it.
-
-  Returns:
-    What to tell the user, in one line; empty if all is as was asked for.
+  Below the folder one of its own is used, for this jaxlib and platform; an
+  empty name means what the environment says. Returns what to tell the user, in
+  one line, which is empty if all is as was asked for.
   """
   if folder:
     return _set_up_own(pathlib.Path(folder))

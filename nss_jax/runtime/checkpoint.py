@@ -36,16 +36,11 @@ _NEEDED_BYTES = 2**16
 
 
 class Checkpoints:
-  """The checkpoints of one run, in one folder.
+  """The checkpoints of one run, in one folder, which the first save makes.
 
-  Args:
-    directory: the folder; made by the first save.
-    keep: how many verified checkpoints stay; the one before the newest is
-      what a damaged newest falls back to, so 2 at least is wise.
-    warn: receives one line for each damaged checkpoint that is passed over.
-
-  Raises:
-    ValueError: if `keep` is not at least 1.
+  So many verified checkpoints stay as `keep` says, 1 or more; 2 at least is
+  wise, as a damaged newest falls back to the one before. `warn` receives one
+  line for each damaged checkpoint that is passed over.
   """
 
   def __init__(
@@ -55,8 +50,6 @@ class Checkpoints:
     *,
     warn: Callable[[str], None] = warnings.warn,
   ):
-    if keep < 1:
-      raise ValueError(f"keep must be at least 1; got {keep}")
     # orbax takes absolute paths only.
     self._directory = pathlib.Path(directory).absolute()
     self._keep = keep
@@ -75,25 +68,15 @@ class Checkpoints:
     return self._directory / f"{step:08d}"
 
   def save(self, step: int, state: Any, *, block: bool = False) -> None:
-    """Starts to save a pytree; `wait` ends it.
+    """Starts to save a pytree; `wait` ends it, which `block` asks for at once.
 
-    The state is copied before this returns, so it may be donated at once. A
-    save still under way is waited for. The step that was saved or restored last
-    is not written again: the same step has the same state.
-
-    Args:
-      step: names the checkpoint; not negative.
-      state: a pytree of Python numbers and arrays, which are whole on this
-        process and not of size 0, which orbax cannot save.
-      block: return when all is on disk, as `wait` does.
-
-    Raises:
-      ValueError: if the step is negative.
-      NotWritten: if this save cannot start, or the one before (with
-        `block`, this one) has failed. Older checkpoints are as they were.
+    The state is copied before this returns, so it may be donated at once. Its
+    leaves are Python numbers and arrays that are whole on this process and not
+    of size 0, which orbax cannot save. A save still under way is waited for.
+    The step that was saved or restored last is not written again: the same step
+    has the same state. NotWritten says that this save cannot start, or that the
+    one before has failed; older checkpoints are as they were.
     """
-    if step < 0:
-      raise ValueError(f"a step can not be negative; got {step}")
     self.wait()
     if step == self._current:
       return
@@ -114,11 +97,8 @@ class Checkpoints:
     """Returns when the last save and its digest are on disk.
 
     A checkpoint does not count before. orbax writes meanwhile, but the digest
-    is computed here: call it while the devices have something to do.
-
-    Raises:
-      NotWritten: if that save has failed; once, so that a caller may
-        try another.
+    is computed here: call it while the devices have something to do. Raises
+    NotWritten if that save has failed, once, so that a caller may try another.
     """
     if self._under_way is None:
       return
@@ -130,19 +110,13 @@ class Checkpoints:
     self._current = step
 
   def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
-    """Loads the newest checkpoint whose files all agree with their digests.
+    """Loads step and state of the newest checkpoint that is not damaged.
 
-    Args:
-      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings, to
-        which the arrays go (without, to the first local device); arrays do
-        too, and Python numbers stand for themselves.
-
-    Returns:
-      The step and the state, or None if there is no checkpoint.
-
-    Raises:
-      UserError: if every checkpoint is damaged, if the state is not of
-        the saved structure, shapes and types, or if a save has failed.
+    Returns None if there is no checkpoint. The leaves of `abstract_state` are
+    arrays or `jax.ShapeDtypeStruct`, to whose shardings the arrays go (without
+    one, to the first local device), and Python numbers. Raises UserError if
+    every checkpoint is damaged, or if the state is not of the saved structure,
+    shapes and types.
     """
     self.wait()
     step = processes.broadcast(processes.run_once(self._find_newest))
@@ -161,11 +135,7 @@ class Checkpoints:
     return step, state
 
   def read(self) -> Any | None:
-    """Loads what `restore` would, as dicts, lists and numpy arrays.
-
-    Raises:
-      UserError: if every checkpoint is damaged, or orbax cannot read it.
-    """
+    """Loads what `restore` would, as dicts, lists and numpy arrays."""
     step = processes.broadcast(processes.run_once(self._find_newest))
     if step is None:
       return None
@@ -211,9 +181,9 @@ class Checkpoints:
       ) from error
 
   def _prepare(self, step: int) -> None:
-    """Makes place for a step.
+    """Makes room for a step.
 
-    Within orbax other processes wait for the first, and die if it fails. So
+    Within orbax the other processes wait for the first, and die if it fails. So
     what it cannot even begin to write fails here, where they hear of it.
     """
     self._remove(step)
@@ -326,7 +296,7 @@ def _copy_to_host(tree: Any) -> Any:
 
 
 def _place(leaf: Any) -> Any:
-  """Tells orbax where an array goes."""
+  """Returns what tells orbax where an array goes."""
   if not isinstance(leaf, (jax.ShapeDtypeStruct, jax.Array)):
     return leaf
   sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(

@@ -41,8 +41,8 @@ class Chips(NamedTuple):
 _GIB = 2**30
 # jax takes three quarters of a GPU for itself: XLA_PYTHON_CLIENT_MEM_FRACTION.
 _GPU_SHARE = 0.75
-# Of Google's pages and the compiler's own answers; memory is what libtpu leaves
-# of 16, 32 and 95 GiB.
+# From Google's pages and the compiler's own answers; memory is what libtpu
+# leaves of 16, 32 and 95 GiB.
 _TPUS = {
   "v5e": (197e12, 15.75 * _GIB, 819e9, 1.5e9),
   "v6e": (918e12, 31.25 * _GIB, 1640e9, 1.75e9),
@@ -78,14 +78,15 @@ _GPUS = {
   ),
 }
 NAMES = (*_SLICES, *_GPUS)
+# What pip installs to compile for them.
+_PACKAGES = {
+  "tpu": "libtpu",
+  "cuda": "jax-cuda13-plugin jax-cuda13-pjrt",
+}
 
 
 def find(name: str) -> Chips:
-  """Returns the chips of a name.
-
-  Raises:
-    UserError: if there are none.
-  """
+  """Returns the chips of a name, or raises UserError if there are none."""
   if name in _SLICES:
     topology, count = _SLICES[name]
     peak, memory, bandwidth, clock = _TPUS[topology.partition(":")[0]]
@@ -102,14 +103,8 @@ def find(name: str) -> Chips:
 def make_mesh(chips: Chips) -> jax.sharding.Mesh:
   """Returns a mesh of chips that programs are compiled for.
 
-  Raises:
-    UserError: if their compiler is not installed.
+  Raises UserError if their compiler is not installed.
   """
-  devices = np.array(_devices(chips)[: chips.count])
-  return jax.sharding.Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
-
-
-def _devices(chips: Chips) -> list:
   # No chip is looked for, which would take minutes, or be another's.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
@@ -122,7 +117,7 @@ def _devices(chips: Chips) -> list:
   if chips.platform == "cuda":
     options = {"target_config": _describe(chips.name), "topology": "1x1x1"}
   try:
-    return topologies.get_topology_desc(
+    devices = topologies.get_topology_desc(
       platform=chips.platform, topology_name=chips.topology, **options
     ).devices
   except Exception as error:  # of whatever type a plug-in that lacks has
@@ -132,12 +127,8 @@ def _devices(chips: Chips) -> list:
       f"--topology: {chips.name} needs the compiler of its maker, "
       f"`pip install {needed}` ({type(error).__name__}: {reason})"
     ) from error
-
-
-_PACKAGES = {
-  "tpu": "libtpu",
-  "cuda": "jax-cuda13-plugin jax-cuda13-pjrt",
-}
+  found = np.array(devices[: chips.count])
+  return jax.sharding.Mesh(found, (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def _describe(name: str) -> str:

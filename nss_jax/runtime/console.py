@@ -13,9 +13,10 @@ LAST_LINES: collections.deque[str] = collections.deque(maxlen=8)
 
 
 class _Console(rich.console.Console):
-  """rich's own console ends the process with the code of a divergence."""
+  """Leaves it to `main` what happens when nobody reads the output."""
 
   def on_broken_pipe(self) -> None:
+    # rich would exit with 1, which is the code of a divergence.
     raise BrokenPipeError("standard output")
 
 
@@ -30,7 +31,7 @@ def make_console() -> rich.console.Console:
 
 
 def say(console: rich.console.Console, text: str) -> None:
-  """Prints a line as it is: no markup and no commands are read from it."""
+  """Prints a line as it is: it is not searched for markup or commands."""
   text = "".join(c if c.isprintable() else " " for c in text)
   if text:
     LAST_LINES.append(text)

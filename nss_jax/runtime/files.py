@@ -30,16 +30,9 @@ Path = str | os.PathLike[str]
 def atomic_path(path: Path) -> Generator[pathlib.Path]:
   """Gives libraries that write files themselves a temporary path.
 
-  Args:
-    path: the file to be written; its folder must exist.
-
-  Yields:
-    A path in the same folder, with the same suffix. It is renamed to `path`
-    when the block ends, or removed when the block raises. In all processes
-    but the first it is thrown away.
-
-  Raises:
-    OSError: if the file cannot be written; `path` is as it was.
+  It is in the same folder, which must exist, and has the same suffix. It is
+  renamed to `path` when the block ends, or removed when the block raises. In
+  all processes but the first it is thrown away.
   """
   path = pathlib.Path(path)
   if processes.are_many() and not processes.is_first():
@@ -78,16 +71,12 @@ def fsync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-  """Makes a folder and those above it, if need be; OSError if it cannot."""
+  """Makes a folder and those above it, where they are missing."""
   processes.run_once(lambda: os.makedirs(path, exist_ok=True))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-  """Replaces a file at once: a crash leaves the old content or the new.
-
-  Raises:
-    OSError: if the file cannot be written; the old content stays.
-  """
+  """Replaces a file at once: a crash leaves the old content or the new."""
 
   def write():
     with atomic_path(path) as temporary:
@@ -97,11 +86,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def append_bytes(path: Path, data: bytes, header: bytes = b"") -> None:
-  """Replaces a file by what it holds and more; a new one begins with a header.
-
-  Raises:
-    OSError: if the file cannot be written; the old content stays.
-  """
+  """Adds to a file, which is replaced; a new one begins with the header."""
 
   def append():
     file = pathlib.Path(path)
@@ -111,36 +96,26 @@ def append_bytes(path: Path, data: bytes, header: bytes = b"") -> None:
 
 
 def write_json(path: Path, obj: Any) -> None:
-  """Writes JSON; equal objects give equal bytes.
+  """Writes JSON, of numpy and jax values too; equal objects give equal bytes.
 
-  Args:
-    path: the file.
-    obj: what `json` takes, and numpy or jax numbers and arrays.
-
-  Raises:
-    ValueError: if there is a NaN or an infinity, which JSON does not have.
-    TypeError: if there is anything that is no JSON.
-    OSError: if the file cannot be written; the old content stays.
+  It raises ValueError for a NaN or an infinity, which JSON does not have, and
+  TypeError for anything else that is no JSON.
   """
   write_bytes(path, _encode(obj, indent=2))
 
 
 def write_lines(path: Path, objects: list[dict[str, Any]]) -> None:
-  """Writes JSON objects, one a line; raises as `write_json`."""
+  """Writes JSON objects, one a line, as `write_json` does."""
   write_bytes(path, b"".join(map(_encode, objects)))
 
 
 def append_line(path: Path, obj: dict[str, Any]) -> None:
-  """Adds a JSON object to a file of lines; raises as `write_json`."""
+  """Adds a JSON object to a file of lines."""
   append_bytes(path, _encode(obj))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """Reads a JSON object.
-
-  Raises:
-    UserError: if the file is missing, is not JSON or is not an object.
-  """
+  """Reads a JSON object, or raises UserError if the file does not hold one."""
   return _decode(_read(path), _object, str(path))
 
 
@@ -149,20 +124,11 @@ def read_lines(
   decode: Callable[[bytes], Any] | None = None,
   header: bytes = b"",
 ) -> list[Any]:
-  """Reads a file of lines.
+  """Reads a file of lines, or raises UserError that names the wrong line.
 
-  Args:
-    path: the file.
-    decode: makes something of a line, and raises ValueError or RecursionError
-      if it cannot; None: of a JSON object.
-    header: the first line, with its end, if there has to be one.
-
-  Returns:
-    What was made of each line but the header.
-
-  Raises:
-    UserError: if the file is missing, a line cannot be decoded, the header is
-      another, or the last line has no end; names the line.
+  The file has to begin with the header, if one is given. `decode` makes
+  something of each line after it, and raises ValueError or RecursionError if it
+  cannot; without it, lines are JSON objects.
   """
   data = _read(path)
   if not data.startswith(header):

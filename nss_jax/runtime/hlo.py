@@ -21,9 +21,9 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _WIDTHS = {"bf16": 2, "f16": 2, "f64": 8, "s8": 1, "u8": 1, "pred": 1}
-# What a device waits for its host with.
+# Instructions by which a device waits for its host.
 _HOST = ("infeed", "outfeed", "send", "recv")
-# What others run inside of.
+# Instructions that others run inside of.
 _CONTROL = ("while", "conditional", "call")
 
 
@@ -60,11 +60,7 @@ Own = Callable[[Instruction, float], Cycles]
 
 
 class Module:
-  """A compiled program.
-
-  Args:
-    text: as `compiled.as_text()` gives it.
-  """
+  """A compiled program, from the text that `compiled.as_text()` gives."""
 
   def __init__(self, text: str):
     self._computations: dict[str, list[Instruction]] = {}
@@ -104,9 +100,9 @@ class Module:
   def num_host_reads(self, trips: Trips = lambda _: 1) -> float:
     """Counts how often the host waits to be told where a program goes on.
 
-    As GPUs do: for each iteration of a loop whose length is not known, once
-    more at its end, and once for each conditional. Of branches the one counts
-    that waits most often.
+    The host of a GPU waits for each iteration of a loop whose length is not
+    known, once more at its end, and once for each conditional. Of branches the
+    one counts that waits most often.
     """
 
     def own(one, times):
@@ -130,7 +126,7 @@ class Module:
   def sums(self, dtype: str) -> list[str]:
     """Returns the instructions that sum numbers of a type, such as `bf16`.
 
-    One that only drops axes of length 1 is none of them.
+    One that only drops axes of length 1 does not count.
     """
     found = []
     for computation in self._computations.values():

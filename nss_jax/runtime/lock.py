@@ -37,19 +37,12 @@ def exclusive(
   *,
   take_over: bool = False,
 ) -> Generator[None]:
-  """Holds a folder for as long as the block runs.
+  """Holds a folder for as long as the block runs; makes it if it is missing.
 
-  Of the processes of a run, the first holds it for all.
-
-  Args:
-    folder: made if need be.
-    wait: called with the owner's name again and again while another process
-      has the folder, and raises something to give up; None gives up at once.
-    take_over: whether an owner on another host is known to have ended.
-
-  Raises:
-    UserError: naming the owner, if there is one and `wait` is None.
-    OSError: if the folder cannot be written.
+  Of the processes of a run, the first holds it for all. While another process
+  has it, `wait` is called with the owner's name again and again, and raises
+  something to give up; without `wait` there is a UserError that names the
+  owner. `take_over` says that an owner on another host is known to have ended.
   """
   with contextlib.ExitStack() as held:
     processes.run_once(lambda: _hold(folder, wait, take_over, held))

@@ -13,6 +13,8 @@ from jax.experimental import multihost_utils
 
 # EX_TEMPFAIL. Schedulers read 0 as "done" and never start the job again.
 EXIT_SAVED = 75
+# From the signal to the end of the process.
+_GRACE_SECONDS = 9
 # Every process counts the same; one count for the whole run.
 _DISPATCHES = itertools.count()
 
@@ -25,7 +27,7 @@ def sigterm_line(saved: str) -> str:
 def end_at_once() -> None:
   """Lets SIGTERM end the process from now on, with a line and `EXIT_SAVED`.
 
-  For the time before a `Preemption`, when there is nothing to be saved.
+  It serves until there is a `Preemption`, while nothing is to be saved.
   """
   _listen(
     lambda: None, lambda: _end("nothing was under way that is to be saved")
@@ -40,22 +42,19 @@ class Preemption:
   code. What was saved before then stays whole, since every file is renamed into
   place.
 
-  A context manager; outside the main thread (notebooks' workers) it does
-  nothing, and `requested()` stays False. Inside another it is that one: what
-  came too late for the last question of a phase is there before the next.
+  It is a context manager. Outside the main thread (in notebooks' workers) it
+  does nothing, and `requested()` stays False. Within another one it stands for
+  that one: a signal that came too late for the last question of a phase is
+  noticed before the next.
 
   Where a run has many processes the signal belongs to jax: it tells all of
   them, and they settle after which dispatch they stop.
 
-  Attributes:
-    grace_seconds: time from the signal to the end of the process.
-    came: whether SIGTERM has come, as far as this process alone knows.
   """
 
   _outermost: ClassVar["Preemption | None"] = None
 
-  def __init__(self, grace_seconds: float = 9.0):
-    self.grace_seconds = grace_seconds
+  def __init__(self):
     self._event = threading.Event()
     self._finished = threading.Event()
     self._saved: Callable[[], str] = lambda: "nothing is saved"
@@ -63,6 +62,7 @@ class Preemption:
 
   @property
   def came(self) -> bool:
+    """Whether SIGTERM has come, as far as this process alone knows."""
     return self._event.is_set()
 
   def tell(self, saved: Callable[[], str]) -> None:
@@ -70,10 +70,7 @@ class Preemption:
     (Preemption._outermost or self)._saved = saved
 
   def requested(self) -> bool:
-    """Returns whether to save and stop now.
-
-    All processes ask, once a dispatch.
-    """
+    """Returns whether to save and stop now; all ask once a dispatch."""
     if jax.process_count() == 1:
       return self.came
     return multihost_utils.reached_preemption_sync_point(next(_DISPATCHES))
@@ -96,11 +93,11 @@ class Preemption:
 
   def _give_grace(self) -> None:
     self._event.set()
-    if not self._finished.wait(self.grace_seconds):
+    if not self._finished.wait(_GRACE_SECONDS):
       saved = "what is on disk stays"
       with contextlib.suppress(OSError):
         saved = self._saved()
-      _end(f"no place to stop came within {self.grace_seconds:g} s; {saved}")
+      _end(f"no place to stop came within {_GRACE_SECONDS} s; {saved}")
 
 
 def _listen(
@@ -110,11 +107,8 @@ def _listen(
 
   Python runs signal handlers only between its own instructions, and a process
   that compiles or waits for others is outside of it for long. So the signal
-  goes through a pipe to a thread as well.
-
-  Args:
-    handler: called in the main thread, as soon as Python can.
-    act: called in the other thread, at once.
+  goes through a pipe to a thread as well: `act` is called there at once, and
+  `handler` in the main thread, as soon as Python can.
   """
   read, write = os.pipe()
   os.set_blocking(write, False)

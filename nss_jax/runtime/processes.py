@@ -37,20 +37,12 @@ def join(
   *,
   heartbeat_seconds: int = 100,
 ) -> None:
-  """Joins the other processes; before anything else of jax.
+  """Joins the other processes, which must come before any other use of jax.
 
   Where nothing says where this process stands, jax asks Slurm (inside `srun`),
-  Open MPI, TPU pods, GKE or Kubernetes.
-
-  Args:
-    coordinator: `host:port` of process 0.
-    num_processes: how many there are.
-    process_id: the number of this process, from 0.
-    heartbeat_seconds: after which a process that is silent is dead, and with it
-      the run.
-
-  Raises:
-    UserError: if they do not come together.
+  Open MPI, TPU pods, GKE or Kubernetes. The coordinator is `host:port` of
+  process 0. A process that is silent for `heartbeat_seconds` is taken for dead,
+  and the run ends with it. Raises UserError if they do not come together.
   """
   if coordinator is not None and not _ADDRESS.fullmatch(coordinator):
     raise UserError(
@@ -123,13 +115,8 @@ def run_once(work: Callable[[], T]) -> T | None:
   what they have looked at before, such as whether a file exists, was as it is
   for the first. What the function calls in turn is called there alone.
 
-  Returns:
-    What the function returns, in the first process; None in the others.
-
-  Raises:
-    NotWritten: in the others, if the function raises OSError or NotWritten
-      in the first.
-    UserError: in the others, if it raises something else there.
+  The others get None. If the function raises OSError or NotWritten in the
+  first, the others raise NotWritten; if it raises something else, UserError.
   """
   global _is_alone
   if not are_many():

@@ -50,16 +50,9 @@ class Progress:
   """Shows one loop, from a context manager around it.
 
   On a terminal it is a bar; elsewhere (files, CI, schedulers) there are lines.
-  Both say the time left.
-
-  Args:
-    console: for lines and the bar.
-    work: of every step, `[N]`, in any unit; see `TimeLeft`.
-    step: where the loop begins.
-    options: what is wanted.
-    folder: of the loop's files; None: no TensorBoard and no trace.
-    kinds: of the calls to come; the first call of each kind compiles.
-    clock: seconds, from any start.
+  Both say the time left, by the work of every step; see `TimeLeft`. The loop
+  begins at `step`. `kinds` are those of the calls to come: the first of each
+  compiles. Without a folder there is no TensorBoard and no trace.
   """
 
   def __init__(
@@ -135,13 +128,10 @@ class Progress:
     self._write_line(text)
 
   def move_to(self, step: int, text: str, *, compiled: bool = False) -> None:
-    """Moves on to a step that is done.
+    """Moves on to where so many steps are done, with words for it.
 
-    Args:
-      step: the number of steps that are done.
-      text: says where the loop is.
-      compiled: whether something was compiled since the step before, so that
-        the time is not that of steps alone.
+    `compiled` says that something was compiled since the move before, so that
+    the time is not that of steps alone.
     """
     now = self._clock()
     if step > self._step:
@@ -177,10 +167,8 @@ class TimeLeft:
 
   A call of the device is taken to last `a * steps + b * work`, with a and b not
   negative and fitted by least squares. So steps to come may cost more or less
-  than those so far, as they do where a warmup ends.
-
-  Args:
-    work: of every step of the loop, `[N]`, in any unit.
+  than those so far, as they do where a warmup ends. `work` is that of every
+  step of the loop, `[N]`, in any unit.
   """
 
   def __init__(self, work: np.ndarray):
@@ -198,11 +186,9 @@ class TimeLeft:
     rows.append((*self._columns(first, end), seconds))
 
   def seconds(self, step: int, compilations: int = 0) -> float | None:
-    """Returns the seconds from a step to the end; None if nothing is known.
+    """Returns the seconds that remain after a step; None if nothing is known.
 
-    Args:
-      step: the number of steps that are done.
-      compilations: still to come, each taken to be as long as those seen.
+    Compilations still to come are taken to be as long as those seen.
     """
     if not self._timed:
       return None

@@ -31,7 +31,7 @@ def platform(mesh: jax.sharding.Mesh) -> str:
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   """Puts a copy of every array of a pytree on every device.
 
-  Of devices that are not there it returns the shapes of the copies.
+  For devices that are not there it returns the shapes of the copies.
   """
   if not is_there(mesh):
     return abstract(tree, mesh)
@@ -44,7 +44,7 @@ def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 def split(tree: Any, mesh: jax.sharding.Mesh) -> Any:
   """Gives every device its share of the first axis of each array.
 
-  Of devices that are not there it returns the shapes of all of it.
+  For devices that are not there it returns the shapes of the whole arrays.
   """
   if not is_there(mesh):
     return abstract(tree, mesh, P(AXIS))
@@ -54,8 +54,7 @@ def split(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 def put(x: Any, place: jax.sharding.Sharding) -> jax.Array:
   """Spreads an array that every process has over the devices of all.
 
-  Nothing checks that all have the same, which `device_put` would, by sending
-  it around.
+  `device_put` would also check that all have the same, by sending it around.
   """
   if isinstance(x, jax.Array) and x.sharding == place:
     return x
@@ -66,7 +65,7 @@ def put(x: Any, place: jax.sharding.Sharding) -> jax.Array:
 def abstract(tree: Any, mesh: jax.sharding.Mesh, spec: P | None = None) -> Any:
   """Describes a pytree on a mesh to a restore or a compiler.
 
-  There is a copy on each device, or what `spec` says.
+  Each device has a copy of it, or what `spec` says.
   """
   place = NamedSharding(mesh, P() if spec is None else spec)
 

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 
-# Of which Python says nothing, unless it is asked to.
+# Those of which Python says nothing, unless it is asked to.
 _SILENT = (
   DeprecationWarning,
   PendingDeprecationWarning,
@@ -17,12 +17,12 @@ _SILENT = (
 def prepare() -> None:
   """Makes streams that take any text, and warnings that end nothing.
 
-  A stream that is closed (`>&-`) is one of the null device: or its number would
-  be that of the next file, and what libraries print would go there. What a
-  locale cannot write is written as `\\xf6`. Filters that make errors of
-  warnings, such as PYTHONWARNINGS=error, are meant for the program that is
-  under test, and here would end every run at what some library deprecates; with
-  one of them all are as Python has them.
+  A stream that was closed (`>&-`) becomes one of the null device: its number
+  would else be that of the next file, where all that libraries print would go.
+  What a locale cannot write is written as `\\xf6`. Filters that make errors of
+  warnings, such as PYTHONWARNINGS=error, are meant for a program under test.
+  Here they would end every run at what some library deprecates, so if there is
+  one, all filters become those that Python begins with.
   """
   sys.unraisablehook = _print_unraisable
   for name in ("stdout", "stderr"):
@@ -38,6 +38,6 @@ def prepare() -> None:
 
 
 def _print_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-  # What tensorstore's threads tell of each array of a save that has failed.
+  # tensorstore's threads say this for each array of a save that has failed.
   if str(unraisable.exc_value) != "Event loop is closed":
     sys.__unraisablehook__(unraisable)

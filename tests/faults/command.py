@@ -6,10 +6,11 @@ once, and a phase that begins to train has accepted all that it read.
 """
 
 import contextlib
-import functools
 import io
 import types
 from unittest import mock
+
+from hypothesis import HealthCheck, settings
 
 from nss_jax import command as flags_lib
 from nss_jax import data, main
@@ -18,8 +19,17 @@ from nss_jax.phases import loop, pipeline, principles
 ACCEPTED = "accepted"
 
 
+def fuzzed(cases):
+  """Runs so many cases, however long each takes."""
+  return settings(
+    max_examples=cases,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+  )
+
+
 class _Trains(BaseException):
-  """The phase has begun to compute."""
+  """Says that the phase has begun to compute."""
 
 
 def _trains(job, program, folder, *_, **__):
@@ -27,30 +37,24 @@ def _trains(job, program, folder, *_, **__):
   raise _Trains
 
 
-_load_settings = data.load_settings
+_load_settings, _loaded = data.load_settings, {}
 
 
-@functools.lru_cache(maxsize=4)
-def _load_once(settings):
-  return _load_settings(settings.value)
-
-
-class _Settings:
-  """`config.data`, equal to others by its values."""
-
-  def __init__(self, value):
-    self.value, self._text = value, repr(value)
-
-  def __eq__(self, other):
-    return self._text == other._text
-
-  def __hash__(self):
-    return hash(self._text)
+def _load_once(settings, **_):
+  """Reads the data of a config, or remembers that of the config before."""
+  text = repr(settings)
+  if text not in _loaded:
+    loaded = _load_settings(settings)
+    _loaded.clear()
+    _loaded[text] = loaded
+  return _loaded[text]
 
 
 def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
-  """`(exit code, what it says on standard error)`; `ACCEPTED` for a code, if a
-  phase has begun to train."""
+  """Returns exit code and standard error of the command.
+
+  The code is `ACCEPTED` if a phase has begun to train.
+  """
 
   def flag(value):
     return types.SimpleNamespace(value=value)
@@ -77,7 +81,7 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
         given_config=list,
       ),
       patch(main, join_processes=lambda: None),
-      patch(data, load_settings=lambda x, **_: _load_once(_Settings(x))),
+      patch(data, load_settings=_load_once),
       patch(pipeline.backend, check_numbers=lambda convolve: None),
       patch(principles, MAX_DRAWS=2**12),
       patch(loop, run=_trains, run_shared=_trains),
@@ -93,7 +97,7 @@ def call(config, workdir, phases, *, archs=(), dry_run=False, take_over=False):
 
 
 def assert_answered(answer) -> None:
-  """It went on, or said in one line of plain text what is wrong."""
+  """Expects that it went on, or said what is wrong in one plain line."""
   code, err = answer
   if code in (0, ACCEPTED):
     assert not err

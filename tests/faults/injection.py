@@ -78,7 +78,7 @@ class Watch:
 
 
 def _fails(error, event, arguments):
-  """Whether an operation meets the error."""
+  """Returns whether an operation meets the error."""
   if event == "open":
     return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
   return event in (_NEEDS_SPACE if error == "ENOSPC" else _WRITES)
@@ -106,7 +106,7 @@ def inject(*, limit=0, offset=0.0, zone="", **watched) -> Watch:
 
 
 def _set_clock(offset):
-  """The time of day jumps by an offset, again at each look."""
+  """Lets the time of day jump by an offset, again at each look."""
   looks, now, now_ns = [], time.time, time.time_ns
 
   def jump():

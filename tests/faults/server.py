@@ -43,7 +43,7 @@ def serve() -> dict | None:
 
 
 def run(request: dict) -> None:
-  """The command, with a fault."""
+  """Runs the command, with a fault."""
   signal.alarm(_TIMEOUT_SECONDS)
   for number, name in enumerate((os.devnull, request["out"], request["err"])):
     file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -60,12 +60,12 @@ def run(request: dict) -> None:
 
 
 def _count_calls(faults: injection.Watch) -> None:
-  """Of the device, from the signal on."""
+  """Counts calls of the device, from the signal on."""
   before_call = Progress.before_call
 
   def counted(self, *arguments):
     faults.calls_after += faults.signalled is not None
-    before_call(self, *arguments)
+    return before_call(self, *arguments)
 
   Progress.before_call = counted
 

@@ -4,11 +4,11 @@ import re
 import shutil
 
 import pytest
-from harness import SAVING, assert_same, phases
+from harness import SAVING, phases
 
 
 def _newest_files(folder):
-  """Files of the checkpoint that was saved last, of all loops, by size."""
+  """Returns the files of the last checkpoint of all loops, by size."""
   steps = [
     step
     for checkpoints in folder.rglob("checkpoints")
@@ -22,9 +22,8 @@ def _newest_files(folder):
 
 @pytest.mark.parametrize("phase", phases(fast=(), of=SAVING))
 def test_damaged_checkpoint_of_a_phase(phase, harness, tmp_path):
-  """As `test_search.py` of the search, by the command."""
-  whole = harness.finished(phase)
-  folder = harness.copy(whole.before, tmp_path / phase)
+  """The command does what `test_search.py` sees of the search."""
+  folder = harness.begin(phase, tmp_path / phase)
   stopped = harness.run(
     phase, folder, do="SIGTERM", part="orbax-checkpoint-tmp", at=(3,)
   )
@@ -38,9 +37,7 @@ def test_damaged_checkpoint_of_a_phase(phase, harness, tmp_path):
     assert f"every checkpoint is damaged (the oldest: {victim}" in again.err
     (checkpoints,) = [x for x in victim.parents if x.name == "checkpoints"]
     shutil.rmtree(checkpoints)
-    again = harness.run(phase, folder)
-    assert again.code == 0, again.err
-    assert_same(folder / "run", whole.workdir)
+    harness.end(phase, folder)
     return
   assert again.code == 0, again.err
   warnings = re.findall(r"^warning: .*", again.out, re.M)
@@ -48,4 +45,4 @@ def test_damaged_checkpoint_of_a_phase(phase, harness, tmp_path):
   if warnings or phase != "rank_check":
     (warning,) = warnings
     assert str(victim) in warning
-  assert_same(folder / "run", whole.workdir)
+  harness.assert_ended(phase, folder)

@@ -8,7 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 import runs
-from hypothesis import HealthCheck, given, settings
+from command import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nss_jax import data
@@ -16,22 +17,17 @@ from nss_jax.data import dataset
 from nss_jax.errors import UserError
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
-fuzzed = settings(
-  max_examples=runs.CASES,
-  deadline=None,
-  suppress_health_check=list(HealthCheck),
-)
 
 
 class Harmful:
-  """Unpickled, it writes a file."""
+  """Writes a file when it is unpickled."""
 
   def __reduce__(self):
     return pathlib.Path.write_text, (pathlib.Path("executed"), "")
 
 
 def _read_or_refused(source, file):
-  """Whether it was read; if not, in one line. Nothing is written."""
+  """Returns whether it was read; if not, one line says so."""
   before = sorted(file.parent.iterdir())
   try:
     data.load(source, path=str(file))
@@ -78,7 +74,7 @@ MEMBERS = (
 )
 
 
-@fuzzed
+@fuzzed(runs.CASES)
 @given(
   members=st.dictionaries(
     st.sampled_from([*NAMES, *(f"{n}.npy" for n in NAMES), "../x", "/x"]),
@@ -109,7 +105,7 @@ def test_pickle_in_place_of_an_array(hidden, tmp_path, monkeypatch):
 
 
 def test_zip_bomb(tmp_path, monkeypatch):
-  """A thousandth of what it unpacks to; refused before it is."""
+  """It is a thousandth of what it unpacks to, and refused before it is."""
   file = tmp_path / "set.npz"
   np.savez_compressed(
     file,

@@ -5,8 +5,8 @@ import contextlib
 import ml_collections
 import pytest
 import runs
-from command import assert_answered, call
-from hypothesis import HealthCheck, event, given, settings
+from command import assert_answered, call, fuzzed
+from hypothesis import event, given
 from hypothesis import strategies as st
 from strategies import change, places
 
@@ -44,7 +44,7 @@ PLACES = places(KNOWN)
 
 
 def _typed(path):
-  """Values of the type that the field has, if it has one of these."""
+  """Returns values of the type that the field has, if it has one of these."""
   value = KNOWN
   for name in path:
     value = value[name]
@@ -55,14 +55,14 @@ def _typed(path):
 
 @st.composite
 def _changes(draw):
-  """A place and a value; mostly of the right type, or little is tried."""
+  """Draws a place and a value, mostly of the type that is right there."""
   path = draw(st.sampled_from(PLACES))
   typed = draw(st.integers(0, 3))
   return path, draw(_typed(path) if typed else VALUES | st.just(...))
 
 
 def changed(changes):
-  """The config with values replaced; where there is no place, none."""
+  """Replaces values of the config; where there is no place, none."""
   content = KNOWN
   for path, value in changes:
     with contextlib.suppress(LookupError, TypeError):
@@ -75,11 +75,7 @@ def folder(tmp_path_factory):
   return tmp_path_factory.mktemp("config")
 
 
-@settings(
-  max_examples=runs.CASES,
-  deadline=None,
-  suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@fuzzed(runs.CASES)
 @given(
   changes=st.lists(_changes(), min_size=1, max_size=2),
   phases=st.sampled_from(PHASES),

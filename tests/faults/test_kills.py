@@ -8,27 +8,22 @@ import signal
 
 import numpy as np
 import pytest
-from harness import PHASES, assert_same, saved_steps, search_lines
+from harness import PHASES, phases, saved_steps, search_lines
 
 _STEPS_PER_EPOCH = 9  # of the search, whose checkpoints are an epoch apart
 _LONGEST_DELAY = 0.5  # seconds
-# They write as one of the others does.
-_LIKE_OTHERS = {
-  *("rank_check", "principles", "nas", "complexity", "train"),
-  *("sweep", "report", "latency_table", "race"),
-}
 _MOST_TRIES = 5  # for each kill: it may come when all is done
 
 
 def _moment(phase, number, attempt, count):
-  """A file operation and, every second time, some seconds after it."""
+  """Draws a file operation and, every second time, some seconds after it."""
   rng = np.random.default_rng((PHASES.index(phase), number, attempt))
   delay = rng.uniform(0, _LONGEST_DELAY) if number % 2 else 0.0
   return {"at": (int(rng.integers(1, count + 1)),), "delay": delay}
 
 
 def _finished_parts(workdir):
-  """Results of parts of a phase, with the time of their last change."""
+  """Returns results of parts of a phase, with when they were last changed."""
   names = ("result.json", "logits.json", "lr_0.01/architecture.json")
   return {
     path: path.stat().st_mtime_ns
@@ -37,24 +32,15 @@ def _finished_parts(workdir):
   }
 
 
-@pytest.mark.parametrize(
-  "phase",
-  [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in _LIKE_OTHERS))
-    for name in PHASES
-  ],
-)
+@pytest.mark.parametrize("phase", phases())
 def test_killed_phase_ends_as_if_it_were_not(phase, harness, tmp_path, request):
-  whole = harness.finished(phase)
   kills = request.config.getoption("kills")
   for number in range(kills):
-    folder, moment = _killed(phase, number, harness, whole, tmp_path)
+    folder, moment = _killed(phase, number, harness, tmp_path)
     parts = _finished_parts(folder)
     saved = max(saved_steps(folder / "run"), default=0)
     done = [line["step"] for line in search_lines(folder / "run")]
-    again = harness.run(phase, folder)
-    assert again.code == 0, (moment, again.err)
-    assert_same(folder / "run", whole.workdir)
+    again = harness.end(phase, folder)
     assert parts == {p: p.stat().st_mtime_ns for p in parts}, moment
     assert max(done, default=0) - saved <= _STEPS_PER_EPOCH, moment
     if phase == "search" and 0 < saved < 3 * _STEPS_PER_EPOCH:
@@ -62,12 +48,12 @@ def test_killed_phase_ends_as_if_it_were_not(phase, harness, tmp_path, request):
   print(f"{phase}: {kills} kills")  # shown by -rP
 
 
-def _killed(phase, number, harness, whole, folders):
-  """The folder of a phase that was killed before its end, and when."""
-  count = whole.counts[""]
+def _killed(phase, number, harness, folders):
+  """Returns the folder of a phase that was killed before its end, and when."""
+  count = harness.finished(phase).counts[""]
   for attempt in range(_MOST_TRIES):
     moment = _moment(phase, number, attempt, count)
-    folder = harness.copy(whole.before, folders / f"{number}_{attempt}")
+    folder = harness.begin(phase, folders / f"{number}_{attempt}")
     killed = harness.run(phase, folder, do="SIGKILL", **moment)
     if killed.code:
       assert killed.code == -signal.SIGKILL, (moment, killed.err)

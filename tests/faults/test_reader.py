@@ -13,7 +13,7 @@ _READS_PER_CASE = 4
 
 
 def _sizes(results):
-  """How much of each growing thing there is."""
+  """Counts how much there is of each thing that grows."""
   scores, ranks = results.scores.get("evaluate"), results.rank_scores
   return (
     len(results.epochs),

@@ -8,16 +8,15 @@ import time
 import pytest
 import runs
 from command import ACCEPTED, call
-from harness import SETTINGS, assert_same, phases
+from harness import SETTINGS, phases
 
 from nss_jax.runtime import lock
 
 
-@pytest.mark.parametrize("phase", phases(fast=("search", "report")))
+@pytest.mark.parametrize("phase", phases(fast=("report",)))
 def test_the_second_is_refused(phase, harness, tmp_path):
   """It names the first, which ends as if it had been alone."""
-  whole = harness.finished(phase)
-  folder = harness.copy(whole.before, tmp_path / phase)
+  folder = harness.begin(phase, tmp_path / phase)
   # At its second file of the folder; the first is the lock. A race is of nas.
   part = f"/run/{'nas' if phase == 'race' else phase}/"
   first = harness.start(phase, folder, do="SIGSTOP", part=part, at=[2])
@@ -29,7 +28,7 @@ def test_the_second_is_refused(phase, harness, tmp_path):
   os.kill(first["wait"], signal.SIGCONT)
   ended = harness.wait(first)
   assert ended.code == 0, ended.err
-  assert_same(folder / "run", whole.workdir)
+  harness.assert_ended(phase, folder)
 
 
 def _wait_until_stopped(process):
@@ -83,10 +82,3 @@ def test_what_another_host_has_left_needs_the_flag(tmp_path):
   assert (code, err) == (ACCEPTED, "")
   # It has ended, and says so: another host goes on without the flag.
   assert file.read_text() == ""
-
-
-def test_the_flag_does_not_take_what_is_held(tmp_path):
-  config = runs.load_config(**SETTINGS)
-  with lock.exclusive(tmp_path / "search"):
-    code, err = call(config, tmp_path, ["search"], take_over=True)
-  assert code == 2 and f"in use by process {os.getpid()} on " in err

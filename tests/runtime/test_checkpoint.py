@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import chex
 import jax
@@ -25,7 +24,7 @@ from nss_jax.runtime.checkpoint import Checkpoints
 
 @functools.cache
 def make_state(seed=0):
-  """All kinds of leaves, a copy of each array on all devices."""
+  """Makes all kinds of leaves, with a copy of each array on all devices."""
   rng = np.random.default_rng(seed)
   params = {
     "stem": {"w": jnp.asarray(rng.normal(size=(3, 3, 4)), jnp.float32)},
@@ -46,7 +45,7 @@ def make_state(seed=0):
 
 
 def abstract(placed=True):
-  """Shapes and types of a state, without its numbers."""
+  """Returns shapes and types of a state, without its numbers."""
 
   def describe(x):
     if not hasattr(x, "dtype"):
@@ -75,7 +74,7 @@ def saved_names(*steps):
 
 
 def restore(folder):
-  """A restart: everything is read from the folder; (restored, warnings)."""
+  """Reads everything from the folder again; `(restored, warnings)`."""
   warned = []
   checkpoints = Checkpoints(folder, warn=warned.append)
   return checkpoints.restore(abstract()), warned
@@ -93,12 +92,12 @@ def two_saved(tmp_path_factory):
 
 @pytest.fixture
 def two(two_saved, tmp_path):
-  """A folder with the checkpoints of steps 1 and 2."""
+  """Copies a folder with the checkpoints of steps 1 and 2."""
   return shutil.copytree(two_saved, tmp_path / "checkpoints")
 
 
 def files_of(folder, step):
-  """All the files of a checkpoint, with its digest."""
+  """Returns all the files of a checkpoint, and its digest."""
   found = [p for p in (folder / f"{step:08d}").rglob("*") if p.is_file()]
   return sorted([*found, folder / f"{step:08d}.sha256.json"])
 
@@ -118,15 +117,13 @@ def test_round_trip_is_bit_exact(tmp_path):
 
 
 def test_restore_takes_arrays_and_shapes_without_sharding(two):
-  plain = abstract(placed=False)
-  for template in (make_state(), plain):
+  expected = make_state(2)["params"]["stem"]["w"]
+  for template in (make_state(), abstract(placed=False)):
     step, state = Checkpoints(two).restore(template)
     assert step == 2
-    assert np.array_equal(state["params"]["stem"]["w"], W2)
-  assert np.array_equal(Checkpoints(two).read()["params"]["stem"]["w"], W2)
-
-
-W2 = np.random.default_rng(2).normal(size=(3, 3, 4)).astype(np.float32)
+    assert np.array_equal(state["params"]["stem"]["w"], expected)
+  read = Checkpoints(two).read()
+  assert np.array_equal(read["params"]["stem"]["w"], expected)
 
 
 def test_keep_leaves_the_newest(tmp_path):
@@ -135,10 +132,6 @@ def test_keep_leaves_the_newest(tmp_path):
     checkpoints.save(step, make_state(step))
   checkpoints.wait()
   assert names(tmp_path) == saved_names(5, 30)
-  with pytest.raises(ValueError, match="keep must be at least 1; got 0"):
-    Checkpoints(tmp_path, keep=0)
-  with pytest.raises(ValueError, match="negative; got -1"):
-    checkpoints.save(-1, make_state())
 
 
 def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
@@ -163,7 +156,7 @@ def test_oldest_is_deleted_after_the_newest_is_verified(tmp_path, monkeypatch):
 
 
 def damages(path):
-  """What can happen to a file: (name, new content or None)."""
+  """Yields what can happen to a file: `(name, new content or None)`."""
   data = path.read_bytes()
   yield "removed", None
   for size in sorted({0, len(data) // 2, max(len(data) - 1, 0)}):
@@ -280,7 +273,7 @@ def test_leftovers_of_killed_saves_are_ignored_then_removed(two):
 
 
 class _Response:
-  """Of a save that orbax can not end."""
+  """Stands for a save that orbax can not end."""
 
   def result(self):
     raise OSError(28, "No space left on device")
@@ -300,7 +293,7 @@ def _no_space(*_):
   ],
 )
 def test_a_failed_save_is_told_once(two, monkeypatch, where, name, fault):
-  """By who waits or saves next, and older checkpoints stay."""
+  """Whoever waits or saves next is told, and older checkpoints stay."""
   checkpoints = Checkpoints(two)
   for surface in (checkpoints.wait, lambda: checkpoints.save(4, make_state(4))):
     with (
@@ -354,7 +347,7 @@ def test_donation_right_after_save(tmp_path):
   update = jax.jit(
     lambda x: jax.tree.map(lambda a: a * 1.5 + 1, x), donate_argnums=0
   )
-  checkpoints = Checkpoints(tmp_path, keep=50)
+  checkpoints = Checkpoints(tmp_path, keep=8)
   leaf = np.ones((256, 256), np.float32)
   state = {
     "a": jnp.ones((256, 256)),
@@ -362,13 +355,13 @@ def test_donation_right_after_save(tmp_path):
     "zero": np.float32(3),
   }
   saved = []
-  for step in range(15):
+  for step in range(6):
     saved.append(jax.tree.map(lambda x: np.array(x, copy=True), state))
     checkpoints.save(step, state)
     before, state = state, update(state)
     assert before["b"].is_deleted()
   # What the caller owns is read before `save` returns.
-  checkpoints.save(15, leaf)
+  checkpoints.save(6, leaf)
   leaf[:] = 0
   checkpoints.wait()
   assert np.array_equal(checkpoints.read(), np.ones((256, 256)))
@@ -399,12 +392,12 @@ CHILD = textwrap.dedent(
       files.os.replace = die
     elif moment == "delete":
       checkpoint.shutil.rmtree = die
-    elif moment == "orbax":
+    else:
       save_async = checkpoint.ocp.save_async
       checkpoint.ocp.save_async = lambda *a: (save_async(*a), die())
 
   mesh = jax.make_mesh((2,), ("data",))
-  for step in range(1, 2000):
+  for step in range(1, 9):
     if step == 4:
       arm()
     state = {"w": jnp.full((400, 400), step, jnp.float32)}
@@ -412,7 +405,6 @@ CHILD = textwrap.dedent(
     checkpoints.save(step, state)
     if step == 3:
       checkpoints.wait()
-      print("ready", flush=True)
   """
 )
 
@@ -425,36 +417,27 @@ def start_child(folder, moment):
     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
   }
   return subprocess.Popen(
-    [sys.executable, "-c", CHILD, str(folder), moment],
-    stdout=subprocess.PIPE,
-    env=env,
+    [sys.executable, "-c", CHILD, str(folder), moment], env=env
   )
 
 
 def test_sigkill_during_save_leaves_a_restorable_folder(tmp_path):
-  """Killed inside each part of a save, and at moments nobody chose."""
-  moments = ["orbax", "rename", "delete", "0.03"]
-  children = {m: start_child(tmp_path / m, m) for m in moments}
-  try:
-    for moment, child in children.items():
-      assert child.stdout.readline() == b"ready\n"
-      if moment[0] == "0":
-        time.sleep(float(moment))
-        child.kill()
-    for child in children.values():
-      assert child.wait(30) == -signal.SIGKILL
-  finally:
-    for child in children.values():
-      child.kill()
-      child.communicate()
+  """Killed inside each part of a save; `tests/faults` kills at any moment."""
   newest = {"orbax": 3, "rename": 3, "delete": 4}
+  children = [start_child(tmp_path / moment, moment) for moment in newest]
+  try:
+    for child in children:
+      assert child.wait(100) == -signal.SIGKILL
+  finally:
+    for child in children:
+      child.kill()
+      child.wait()
   template = {"w": jnp.zeros((400, 400))}
-  for moment in moments:
+  for moment, expected in newest.items():
     warned = []
     checkpoints = Checkpoints(tmp_path / moment, keep=2, warn=warned.append)
     step, state = checkpoints.restore(template)
-    assert not warned
-    assert step == newest.get(moment, step) and step >= 3
+    assert not warned and step == expected
     assert np.all(np.asarray(state["w"]) == step)
     # The next save clears up and uses the name that the killed one took.
     for later in (step + 1, step + 2):

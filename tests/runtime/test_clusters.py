@@ -31,7 +31,7 @@ NAMES = re.compile(
 
 @pytest.fixture
 def found(monkeypatch):
-  """What jax would start with, of a call of `processes.join`."""
+  """Calls `processes.join`; returns what jax would start with."""
   for name in filter(NAMES.match, list(os.environ)):
     monkeypatch.delenv(name)
   calls = {}
@@ -147,7 +147,7 @@ def test_open_mpi_5_does_not_say_where_the_first_is(found):
 
 @pytest.fixture
 def tpu(monkeypatch):
-  """As on a TPU VM, whose metadata are the returned dict."""
+  """Stands for a TPU VM, whose metadata are the returned dict."""
   metadata = {}
   for module in (cluster, cloud_tpu_cluster):
     monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
@@ -197,7 +197,7 @@ def _object(**fields):
 
 @pytest.fixture
 def pod(monkeypatch):
-  """The pod of our JobSet, as its controller names and labels things."""
+  """Makes the pod of our JobSet, named and labelled as by its controller."""
   text = (runs.ROOT / "launch" / "kubernetes_search.yaml").read_text()
   *_, jobset = yaml.safe_load_all(text)
   (part,) = jobset["spec"]["replicatedJobs"]
@@ -260,7 +260,7 @@ print(jax.process_index(), jax.process_count())
 
 
 def _free_job(start):
-  """A number whose port is free."""
+  """Finds the number of a job whose port is free."""
   for job in range(start, start + 4000):
     with socket.socket() as free:
       try:
@@ -271,7 +271,9 @@ def _free_job(start):
   raise AssertionError("no port is free")
 
 
-@pytest.mark.parametrize("scheduler", ["slurm", "open_mpi"])
+@pytest.mark.parametrize(
+  "scheduler", ["slurm", pytest.param("open_mpi", marks=pytest.mark.slow)]
+)
 def test_two_processes_come_together(scheduler):
   job = _free_job(os.getpid())
   started = []

@@ -21,7 +21,8 @@ from nss_jax.supernet import engine as engine_lib
 DIGITS = data.load("digits")
 
 
-def _two_dispatches(num_devices, **overrides):
+def _after_two_steps(num_devices, **overrides):
+  """Returns the state after two steps, of the logits too if all is masked."""
   config = runs.load_config(
     **{
       **runs.TINY,
@@ -33,42 +34,40 @@ def _two_dispatches(num_devices, **overrides):
     }
   )
   built = search.build(runs.make_job(config, num_devices=num_devices))
-  state = built.init()
-  state, _ = built.dispatch(state, 0, 0, 2, True)
-  if config.supernet.engine == "masked":
-    state, _ = built.dispatch(state, 2, 0, 2, False)
+  is_warmup = config.supernet.engine == "sliced"
+  state, _ = built.dispatch(built.init(), 0, 0, 2, is_warmup)
   return jax.device_get(state)
 
 
 def test_eight_devices_equal_one():
-  one = _two_dispatches(1, **{"search.sync_batch_norm": True})
-  eight = _two_dispatches(8, **{"search.sync_batch_norm": True})
+  one = _after_two_steps(1, **{"search.sync_batch_norm": True})
+  eight = _after_two_steps(8, **{"search.sync_batch_norm": True})
   chex.assert_trees_all_close(one, eight, rtol=2e-3, atol=2e-4)
   assert np.abs(one.search.logits.width).max() > 0.01
-  apart = _two_dispatches(8, **{"search.sync_batch_norm": False})
+  apart = _after_two_steps(8, **{"search.sync_batch_norm": False})
   with pytest.raises(AssertionError):
     chex.assert_trees_all_close(one, apart, rtol=2e-3, atol=2e-4)
 
 
 def test_sliced_engine_shares_statistics():
-  """Also inside its loops, whose lengths the arch decides."""
+  """It does so inside its loops too, whose lengths the arch decides."""
   fields = {
     "search.sync_batch_norm": True,
     "supernet.engine": "sliced",
     "supernet.bucket_shares": (1.0,),  # each takes long to compile
   }
-  one, eight = (_two_dispatches(count, **fields) for count in (1, 8))
+  one, eight = (_after_two_steps(count, **fields) for count in (1, 8))
   chex.assert_trees_all_close(one, eight, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.slow
 def test_microbatches_equal_devices():
-  """Two parts of a batch on one device, and a part on each of two devices.
+  """Two parts of a batch on one device are a part on each of two devices.
 
   Statistics of the batch are of a part in both.
   """
-  one = _two_dispatches(1, **{"supernet.microbatches": 2})
-  two = _two_dispatches(2)
+  one = _after_two_steps(1, **{"supernet.microbatches": 2})
+  two = _after_two_steps(2)
   chex.assert_trees_all_close(one, two, rtol=2e-3, atol=2e-4)
 
 
@@ -98,7 +97,7 @@ def test_batches_of_other_phases_must_divide(group, tmp_path):
 
 
 def test_microbatches_accumulate():
-  """Without batch statistics: the loss and gradient of the whole batch."""
+  """Without batch statistics, loss and gradient are of the whole batch."""
   rng = np.random.default_rng(0)
   weights, batch = rng.normal(size=3), rng.normal(size=(12, 3))
 
@@ -132,7 +131,7 @@ def _weight_step(batch, axis_name=None):
 
 
 def test_each_device_draws_its_own():
-  """The mean over devices, each with the draw of its own key."""
+  """The result is the mean over devices, each with the draw of its own key."""
   optimizer, rng = optax.sgd(1.0), jax.random.key(3)
   fields = {
     "loss_fn": lambda w, choice, b: ((b @ w).mean() * choice, {"seen": choice}),
@@ -178,7 +177,7 @@ def test_each_device_draws_its_own():
 
 
 def _search_step(batch, axis_name=None):
-  """Loss and cost both move the logits; the draw is the logits."""
+  """Moves the logits by loss and cost; the draw is the logits."""
   optimizer = optax.sgd(1.0)
   return nss.search_step(
     nss.init_search_state(jnp.array([0.1, 0.2, 0.3]), optimizer),
@@ -198,7 +197,7 @@ def _search_step(batch, axis_name=None):
 @pytest.mark.parametrize("step", [_weight_step, _search_step])
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_steps_average_in_any_shard_map(step, check_vma):
-  """The mean of the devices' gradients, not their sum."""
+  """They take the mean of the devices' gradients, not their sum."""
   batch = jnp.arange(24.0).reshape(8, 3) / 10
   sharded = jax.jit(
     jax.shard_map(
@@ -217,7 +216,7 @@ def test_steps_average_in_any_shard_map(step, check_vma):
 @pytest.mark.parametrize("step", [_weight_step, _search_step])
 @pytest.mark.parametrize("mapped", [True, False])
 def test_steps_run_under_an_explicit_mesh(step, mapped):
-  """That of an importer whose arrays carry their sharding in their type."""
+  """An importer may have one: arrays then have their sharding in their type."""
   mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
   batch = jnp.arange(24.0).reshape(8, 3) / 10
   expected = jax.device_get(step(batch))
@@ -235,7 +234,7 @@ def test_steps_run_under_an_explicit_mesh(step, mapped):
 
 @pytest.mark.slow
 def test_supernet_runs_under_an_explicit_mesh():
-  """Loss and gradient of both engines, each device with its images."""
+  """Both engines have the gradient of one device; each has its own images."""
   mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,))
   space = nss.SearchSpace.expanded(
     max_depth=2,

@@ -15,7 +15,7 @@ LINES = [{"step": i, "loss": i / 7, "text": "Θ\n"} for i in range(4)]
 
 @pytest.fixture
 def lines(tmp_path):
-  """A file of lines, as a run writes it."""
+  """Writes a file of lines, as a run does."""
   path = tmp_path / "metrics.jsonl"
   for obj in LINES:
     files.append_line(path, obj)
@@ -23,7 +23,7 @@ def lines(tmp_path):
 
 
 def check_refused(read, path, match=None):
-  """One line that names the file, which stays as it is."""
+  """Expects one printable line that begins with the name of the file."""
   with pytest.raises(UserError, match=match) as error:
     read(path)
   text = str(error.value)
@@ -58,7 +58,7 @@ def test_write_json_takes_arrays_and_no_nan(tmp_path):
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_failed_write_leaves_the_old_content(lines, monkeypatch, function):
-  """And says which file it was, not its temporary name."""
+  """It says which file it was, and not its temporary name."""
 
   def fail(*_):
     raise OSError(28, "No space left on device")

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import runs
 
 from nss_jax.errors import Interrupted, UserError
-from nss_jax.phases import loop, pipeline, search
+from nss_jax.phases import loop, search
 from nss_jax.runtime import lock, preemption
 
 HERE = socket.gethostname()
@@ -35,7 +36,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def holder(folder):
-  """A process that has the folder."""
+  """Starts a process that holds the folder."""
   process = subprocess.Popen(
     [sys.executable, "-c", _HOLD, str(folder)],
     stdout=subprocess.PIPE,
@@ -49,15 +50,22 @@ def holder(folder):
   process.stdout.close()
 
 
-@pytest.fixture(params=[None, errno.ENOLCK, errno.EOPNOTSUPP])
-def system(request, monkeypatch):
-  """The file system has locks, or none, and says so in one of two ways."""
+@pytest.fixture
+def systems(monkeypatch):
+  """Yields file systems with locks, and without, which say so in two ways."""
 
-  def flock(*_):
-    raise OSError(request.param, os.strerror(request.param))
+  def each():
+    for code in (None, errno.ENOLCK, errno.EOPNOTSUPP):
 
-  if request.param:
-    monkeypatch.setattr(fcntl, "flock", flock)
+      def flock(*_, code=code):
+        raise OSError(code, os.strerror(code))
+
+      with monkeypatch.context() as patch:
+        if code:
+          patch.setattr(fcntl, "flock", flock)
+        yield
+
+  return each
 
 
 def _assert_refused(folder, owner, **kwargs):
@@ -69,26 +77,22 @@ def _assert_refused(folder, owner, **kwargs):
 
 
 def _assert_taken(folder, **kwargs):
-  """And let go in the file too, however the block ends; a host that cannot
-  see the lock reads the file."""
+  """Takes the folder and lets it go, however the block ends.
+
+  The file says so too, for a host that cannot see the lock.
+  """
   with pytest.raises(KeyError), lock.exclusive(folder, **kwargs):
     assert (folder / ".lock").read_text() == OURS
     raise KeyError
   assert (folder / ".lock").read_text() == ""
 
 
-def test_the_second_is_told_who_is_there_until_it_dies(system, holder, folder):
-  for take_over in (False, True):
-    owner = f"process {holder.pid} on {HERE}"
-    _assert_refused(folder, owner, take_over=take_over)
-  _assert_taken(folder.with_name("other"))
-  holder.send_signal(signal.SIGKILL)
-  holder.wait()
-  _assert_taken(folder)
-
-
-def test_it_waits_until_the_other_has_ended_or_gives_up(holder, folder):
-  asked = []
+def test_the_second_is_told_who_is_there_until_it_dies(systems, holder, folder):
+  owner, asked = f"process {holder.pid} on {HERE}", []
+  for _ in systems():
+    for take_over in (False, True):
+      _assert_refused(folder, owner, take_over=take_over)
+    _assert_taken(folder.with_name("other"))
 
   def wait(owner):
     asked.append(owner)
@@ -96,29 +100,36 @@ def test_it_waits_until_the_other_has_ended_or_gives_up(holder, folder):
       raise Interrupted
     holder.kill()
     holder.wait()
+    shutil.copytree(folder, folder.with_name("left"))
 
   with pytest.raises(Interrupted), lock.exclusive(folder, wait):
     raise AssertionError("both have it")
   _assert_taken(folder, wait=wait)
-  assert asked == [f"process {holder.pid} on {HERE}"] * 2
+  assert asked == [owner] * 2
+  for _ in systems():
+    left = folder.with_name("left")
+    assert (left / ".lock").read_text() == f"{owner}\n"
+    _assert_taken(shutil.copytree(left, folder, dirs_exist_ok=True))
 
 
 @pytest.fixture
 def foreign(folder):
-  """The lock file of the folder, with an owner on another host."""
+  """Writes the lock file of the folder, with an owner on another host."""
   folder.mkdir()
   (folder / ".lock").write_text("process 1 on another-host\n")
   return folder / ".lock"
 
 
-def test_another_host_may_still_run(system, foreign, folder):
+def test_another_host_may_still_run(systems, foreign, folder):
   named = (
     f"process 1 on another-host .not to be seen from {HERE}; --take_over if it "
     "has ended"
   )
-  _assert_refused(folder, named)
-  assert foreign.read_text() == "process 1 on another-host\n"
-  _assert_taken(folder, take_over=True)
+  for _ in systems():
+    foreign.write_text("process 1 on another-host\n")
+    _assert_refused(folder, named)
+    assert foreign.read_text() == "process 1 on another-host\n"
+    _assert_taken(folder, take_over=True)
 
 
 def test_another_host_is_waited_for_and_can_take_its_own(foreign, folder):
@@ -132,21 +143,12 @@ def test_another_host_is_waited_for_and_can_take_its_own(foreign, folder):
   _assert_taken(folder, wait=wait)
 
 
-def test_a_container_that_is_started_again_goes_on(system, folder):
+def test_a_container_that_is_started_again_goes_on(systems, folder):
   """It has the name and the number of the one that was killed."""
   folder.mkdir()
-  (folder / ".lock").write_text(OURS)
-  _assert_taken(folder)
-
-
-def test_a_phase_that_another_process_runs_is_refused(tmp_path):
-  config = runs.load_config(**runs.TINY)
-  with (
-    lock.exclusive(tmp_path / "run" / "search"),
-    pytest.raises(UserError, match=f"by process {os.getpid()} on"),
-  ):
-    pipeline.run(config, tmp_path / "run", ["search"])
-  assert not (tmp_path / "run" / "search" / "metrics.jsonl").exists()
+  for _ in systems():
+    (folder / ".lock").write_text(OURS)
+    _assert_taken(folder)
 
 
 def test_the_shared_supernet_is_waited_for(tmp_path):

@@ -55,7 +55,7 @@ def _start(workdir, count, *flags, scripts=None):
 
 
 def _end(started, timeout=300):
-  """`(exit code, stdout, stderr)` of each."""
+  """Waits for all; returns `(exit code, stdout, stderr)` of each."""
   ends = []
   for process in started:
     out, err = process.communicate(timeout=timeout)
@@ -70,7 +70,7 @@ def _run(*args, **kwargs):
 
 
 def _results(workdir):
-  """What the search has written, without seconds."""
+  """Reads what the search has written, without seconds."""
   found = {}
   for path in sorted((workdir / "search").iterdir()):
     if path.suffix in (".json", ".png"):
@@ -85,9 +85,17 @@ def _results(workdir):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-  """The search of two processes, and what they said."""
+  """Runs the search of two processes; keeps what they said."""
   workdir = tmp_path_factory.mktemp("two") / "run"
   return workdir, _run(workdir, 2)
+
+
+def _assert_goes_on(workdir, two):
+  """Returns what the first says of the rest of a run, which ends as `two`."""
+  ends = _run(workdir, 2)
+  assert "resuming at step" in ends[0][1]
+  assert _results(workdir) == _results(two[0])
+  return ends[0][1]
 
 
 def _one_process(workdir, num_devices, *flags):
@@ -104,7 +112,7 @@ def _one_process(workdir, num_devices, *flags):
 
 
 def _assert_close(found, expected):
-  """The same numbers up to the order of sums."""
+  """Compares the numbers of two runs, up to the order of sums."""
   assert found.keys() == expected.keys()
   for line, other in zip(
     found["metrics.jsonl"], expected["metrics.jsonl"], strict=True
@@ -152,13 +160,13 @@ _WAIT_SECONDS = 2  # at a line, the longest that a call takes
 
 
 def _waits(epoch, name="", more=""):
-  """A script that waits from an epoch on, where it gets a signal by name."""
+  """Writes a script that waits from an epoch on, where it gets a signal."""
   return _WAITS.format(epoch=epoch, name=name, seconds=_WAIT_SECONDS, more=more)
 
 
 @pytest.mark.slow
 def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
-  """SIGTERM to one process and then to the other, and a damaged checkpoint."""
+  """One gets SIGTERM, then the other, and then a checkpoint is damaged."""
   workdir, saved = tmp_path / "run", preemption.EXIT_SAVED
   for told, epoch in ((1, 1), (0, 4)):
     scripts = {told: _waits(epoch, "SIGTERM")}
@@ -170,10 +178,7 @@ def test_stopped_runs_go_on_to_the_same_end(two, tmp_path):
   folder = max((workdir / "search" / "checkpoints").glob("*[0-9]"))
   largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size)
   largest.write_bytes(largest.read_bytes()[:-1])
-  ends = _run(workdir, 2)
-  assert "damaged" in ends[0][1]
-  assert "resuming at step" in ends[0][1]
-  assert _results(workdir) == _results(two[0])
+  assert "damaged" in _assert_goes_on(workdir, two)
 
 
 # Files of a save, of which the first process hears from within it.
@@ -194,7 +199,7 @@ def _await_line(workdir, epoch, started):
 
 @pytest.mark.slow
 def test_all_are_told_at_once(two, tmp_path):
-  """As schedulers do; they end soon, and go on to the same end."""
+  """Schedulers do that; they end soon, and go on to the same end."""
   workdir = tmp_path / "run"
   started = _start(workdir, 2, scripts={0: _waits(2), 1: _waits(2)})
   _await_line(workdir, 2, started)
@@ -205,9 +210,7 @@ def test_all_are_told_at_once(two, tmp_path):
   assert time.monotonic() - told < 10 + _WAIT_SECONDS
   assert [end[0] for end in ends] == [preemption.EXIT_SAVED] * 2, ends
   assert "run the same command to go on" in ends[0][1]
-  ends = _run(workdir, 2)
-  assert "resuming at step" in ends[0][1]
-  assert _results(workdir) == _results(two[0])
+  _assert_goes_on(workdir, two)
 
 
 @pytest.mark.slow
@@ -223,9 +226,7 @@ def test_the_first_is_told_during_a_save(two, tmp_path):
   assert time.monotonic() - began < 10 + _WAIT_SECONDS
   assert [end[0] for end in ends] == [preemption.EXIT_SAVED] * 2, ends
   assert (saves / "00000036.sha256.json").exists()
-  ends = _run(workdir, 2)
-  assert "resuming at step" in ends[0][1]
-  assert _results(workdir) == _results(two[0])
+  _assert_goes_on(workdir, two)
 
 
 @pytest.mark.slow
@@ -239,9 +240,7 @@ def test_the_first_is_killed(two, tmp_path):
   codes = [end[0] for end in _end(started)]
   assert time.monotonic() - died < 3 * HEARTBEAT_SECONDS
   assert codes[0] == -signal.SIGKILL and codes[1] != 0
-  ends = _run(workdir, 2)
-  assert "resuming at step" in ends[0][1]
-  assert _results(workdir) == _results(two[0])
+  _assert_goes_on(workdir, two)
 
 
 @pytest.mark.slow
@@ -270,6 +269,43 @@ def test_a_second_run_is_refused_by_all(tmp_path):
   assert [end[0] for end in ends] == [2, 2], ends
   for _, _, err in ends:
     assert f"in use by process {os.getpid()}" in err
+
+
+_SPEAKS = """
+import time
+from nss_jax import main
+from nss_jax.phases import pipeline
+from nss_jax.runtime import console
+
+def run(*_, **__):
+  console.say(console.make_console(), "a line of the loop")
+  if {dies}:
+    raise KeyError("lost")
+  time.sleep(300)
+
+pipeline.run = run
+main.run()
+"""
+
+
+def test_the_quiet_one_says_why_it_dies(tmp_path):
+  """It does not wait for the other, which is in the middle of something."""
+  scripts = {index: _SPEAKS.format(dies=index == 1) for index in range(2)}
+  started = _start(tmp_path / "run", 2, scripts=scripts)
+  try:
+    ((code, out, err),) = _end(started[1:], timeout=100)
+    assert started[0].poll() is None
+  finally:
+    started[0].kill()
+    first, _ = started[0].communicate()
+  assert code == 70
+  told, _, trace = err.partition("Traceback (most recent call last):\n")
+  assert told.endswith(
+    f"error: process 1 of 2 on {socket.gethostname()} dies:\n"
+    "  a line of the loop\n"
+  )
+  assert trace.endswith("KeyError: 'lost'\n") and trace.count("KeyError") == 1
+  assert "a line of the loop" not in out and "a line of the loop" in first
 
 
 # A search that only saves, on a disk that becomes full for the first process.

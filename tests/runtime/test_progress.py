@@ -60,7 +60,7 @@ def test_time_left_takes_work_for_the_cause_where_nothing_tells():
 
 
 class Clock:
-  """Seconds that a test moves on."""
+  """Counts seconds that a test moves on."""
 
   def __init__(self):
     self.now = 100.0
@@ -98,7 +98,7 @@ def test_lines_come_after_some_seconds_and_say_what_is_left(capsys):
 def test_time_left_counts_the_program_that_is_compiled_after_warmup(
   capsys, tmp_path
 ):
-  """Within a fifth from the first tenth on; without it a third is missing."""
+  """It is right within a fifth, from the first tenth on; else by a third."""
   clock = Clock()
   schedule = schedules.Schedule(10, 6, 2, dispatches=((0, 4), (4, 3), (7, 3)))
   # An arch step beside the weight step, of twice its work.
@@ -137,7 +137,7 @@ def test_time_left_counts_the_program_that_is_compiled_after_warmup(
 
 
 def _seconds(line):
-  """Of `left 6 min 10 s`."""
+  """Reads `left 6 min 10 s`."""
   words = line.partition(" left ")[2].split()
   sizes = {"s": 1, "min": 60, "h": 3600}
   numbers, units = words[::2], words[1::2]
@@ -187,7 +187,7 @@ def test_work_of_a_search_falls_in_warmup_and_is_dense_after():
 
 @pytest.mark.slow
 def test_what_is_shown_changes_no_result(tmp_path):
-  """With TensorBoard, a trace and lines at every step, and without."""
+  """There may be TensorBoard, a trace and lines at every step, or none."""
   flags = ("--config.search.epochs=2", "--config.search.warmup_epochs=0")
   flags += (
     "--config.space.strides=(1,)",
@@ -216,7 +216,7 @@ def test_what_is_shown_changes_no_result(tmp_path):
 
 
 def _events(folder):
-  """`{(tag, step): scalar or None}` of all event files of a folder."""
+  """Reads all event files of a folder: `{(tag, step): scalar or None}`."""
   from tensorboardX import proto
 
   found = {}
