@@ -11,7 +11,7 @@ import optax
 from nss_jax.spaces.search_space import Array
 
 Metrics = dict[str, Array]
-# (weights, choice, batch) -> (scalar loss, metrics). `choice` is whatever the
+# (weights, choice, batch) -> (scalar loss, metrics). The choice is what the
 # sampler of the same loop returns as such: an arch, or mixed masks.
 LossFn = Callable[[Any, Any, Any], tuple[jax.Array, Metrics]]
 # (rng, logits, step) -> a draw with `.weights`, like the logits, and `.choice`.
@@ -126,8 +126,8 @@ def single_loss(
 def mean_loss(apply_fn: ApplyFn, class_weights: Array | None = None) -> LossFn:
   """Makes the mean over choices, a pytree of `[A, ...]`, on the same batch.
 
-  They are taken one after the other; each is computed again for its gradient,
-  so the memory is that of one.
+  Choices run one after the other, and each is computed again for its gradient:
+  the memory is that of one.
   """
   single = single_loss(apply_fn, class_weights)
 
@@ -174,8 +174,8 @@ def microbatched(loss_fn: LossFn, count: int) -> LossFn:
 
   Gradients accumulate. Each part is computed again for its gradient, so the
   memory of the activations is that of one part, for a third more time. What
-  examples of a batch share, such as batch statistics, is then of a part: as
-  on so many devices that share none.
+  examples of a batch share, such as batch statistics, is shared by a part then,
+  as on so many devices that share none.
   """
   if count == 1:
     return loss_fn
@@ -210,11 +210,6 @@ def step_rng(
   return jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
 
 
-def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
-  """Averages over a device axis; returns the tree itself if there is none."""
-  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
-
-
 def vary_over_devices(tree: Any, axis_name: str | None) -> Any:
   """Marks replicated values as different per device, for a local gradient.
 
@@ -243,14 +238,14 @@ def descend(
 ) -> tuple[Any, Any, jax.Array, Any]:
   """Takes one step down a loss: the end of every step here.
 
-  The loss and what comes with it, `loss_fn(params) -> (loss, rest)`, and the
-  gradients are averaged over the devices of an axis, if there is one.
-
-  Returns:
-    The next params, the optimizer's state, the loss, and the rest.
+  Returns the next params, the next state of the optimizer, and what comes of
+  `loss_fn(params) -> (loss, rest)`: averaged, as the gradients are, over the
+  devices of an axis, if there is one.
   """
   varying = vary_over_devices(params, axis_name)
-  both, gradients = jax.value_and_grad(loss_fn, has_aux=True)(varying)
-  (loss, rest), gradients = mean_over_devices((both, gradients), axis_name)
+  found = jax.value_and_grad(loss_fn, has_aux=True)(varying)
+  if axis_name is not None:
+    found = jax.lax.pmean(found, axis_name)
+  (loss, rest), gradients = found
   updates, opt_state = optimizer.update(gradients, opt_state, params)
   return optax.apply_updates(params, updates), opt_state, loss, rest
