@@ -11,7 +11,7 @@ import nss_jax as nss
 
 
 def normal(seed, shapes, dtype=jnp.float32):
-  """Normal numbers of the shapes of a pytree."""
+  """Draws normal numbers of the shapes of a pytree."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda x: jnp.asarray(rng.standard_normal(x.shape), dtype), shapes
@@ -19,12 +19,12 @@ def normal(seed, shapes, dtype=jnp.float32):
 
 
 def shapes_of(space):
-  """Shapes of the weights of a search space."""
+  """Returns shapes of the weights of a search space."""
   return jax.eval_shape(lambda: nss.init_weights(jax.random.key(0), space))
 
 
 def arguments(space, count, dtype=jnp.float32):
-  """Weights, images, and a gradient of their logits.
+  """Draws weights, images, and a gradient of their logits.
 
   Scales of one and offsets of zero, as they begin, would hide much.
   """
@@ -42,7 +42,7 @@ def arguments(space, count, dtype=jnp.float32):
 
 
 def with_gradient(apply):
-  """`(weights, images, upstream, *choice) -> (logits, gradients of both)`."""
+  """Makes `(weights, images, upstream, *choice) -> (logits, gradients)`."""
 
   def fn(weights, images, upstream, *choice):
     logits, vjp = jax.vjp(lambda w, x: apply(w, x, *choice), weights, images)
@@ -52,6 +52,6 @@ def with_gradient(apply):
 
 
 def as_arrays(text):
-  """An arch that jit takes for an argument."""
+  """Returns an arch that jit takes for an argument."""
   arch = nss.parse_arch(text)
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), arch)

@@ -1,8 +1,8 @@
 """Gradients of an expected objective in the logits of what is drawn.
 
-`E[objective(sample)]` under the distribution of the logits. An estimator
-returns a scalar whose gradient in the logits is an estimate of that of the
-expectation, and metrics.
+The expectation is `E[objective(sample)]`, under the distribution of the logits.
+An estimator returns a scalar, whose gradient in the logits estimates that of
+the expectation, and metrics.
 """
 
 import functools
@@ -76,8 +76,8 @@ def score_function(num_samples: int) -> Estimator:
 def leave_one_out(values: jax.Array, log_probabilities: jax.Array) -> jax.Array:
   """Returns the mean of draws' values `[N, ...]`, with an unbiased gradient.
 
-  It is that of `mean_i (f_i - b_i) log p_i` with `b_i`, the mean of the others,
-  in what the log-probabilities `[N]` are differentiable in.
+  The gradient is that of `mean_i (f_i - b_i) log p_i`, where `b_i` is the mean
+  of the others, in what the log-probabilities `[N]` are differentiable in.
   """
   total, count = values.sum(0), len(values)
   advantages = values - (total[None] - values) / (count - 1)

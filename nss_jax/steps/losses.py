@@ -11,7 +11,7 @@ import optax
 from nss_jax.spaces.search_space import Array
 
 Metrics = dict[str, Array]
-# (weights, choice, batch) -> (scalar loss, metrics). `choice` is whatever the
+# (weights, choice, batch) -> (scalar loss, metrics). The choice is what the
 # sampler of the same loop returns as such: an arch, or mixed masks.
 LossFn = Callable[[Any, Any, Any], tuple[jax.Array, Metrics]]
 # Of a model with a state, such as batch statistics, or with dropout:
@@ -160,8 +160,8 @@ def single_loss(
 def mean_loss(apply_fn: ApplyFn, class_weights: Array | None = None) -> LossFn:
   """Makes the mean over choices, a pytree of `[A, ...]`, on the same batch.
 
-  They are taken one after the other; each is computed again for its gradient,
-  so the memory is that of one.
+  Choices run one after the other, and each is computed again for its gradient:
+  the memory is that of one.
   """
   single = single_loss(apply_fn, class_weights)
 
@@ -208,8 +208,8 @@ def microbatched(loss_fn: LossFn, count: int) -> LossFn:
 
   Gradients accumulate. Each part is computed again for its gradient, so the
   memory of the activations is that of one part, for a third more time. What
-  examples of a batch share, such as batch statistics, is then of a part: as
-  on so many devices that share none.
+  examples of a batch share, such as batch statistics, is shared by a part then,
+  as on so many devices that share none.
   """
   if count == 1:
     return loss_fn
@@ -252,12 +252,16 @@ def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
   """
   if axis_name is None:
     return tree
-
-  def mean(x):
-    real = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-    return (jax.lax.pmean if real else jax.lax.pmax)(x, axis_name)
-
-  return jax.tree.map(mean, tree)
+  leaves, structure = jax.tree.flatten(tree)
+  is_real = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
+  real = [x for x, yes in zip(leaves, is_real, strict=True) if yes]
+  # All in one call, which is one message.
+  means = iter(jax.lax.pmean(real, axis_name))
+  found = [
+    next(means) if yes else jax.lax.pmax(x, axis_name)
+    for x, yes in zip(leaves, is_real, strict=True)
+  ]
+  return jax.tree.unflatten(structure, found)
 
 
 def vary_over_devices(tree: Any, axis_name: str | None) -> Any:
@@ -288,14 +292,12 @@ def descend(
 ) -> tuple[Any, Any, jax.Array, Any]:
   """Takes one step down a loss: the end of every step here.
 
-  The loss and what comes with it, `loss_fn(params) -> (loss, rest)`, and the
-  gradients are averaged over the devices of an axis, if there is one.
-
-  Returns:
-    The next params, the optimizer's state, the loss, and the rest.
+  Returns the next params, the next state of the optimizer, and what comes of
+  `loss_fn(params) -> (loss, rest)`: averaged, as the gradients are, over the
+  devices of an axis, if there is one.
   """
   varying = vary_over_devices(params, axis_name)
-  both, gradients = jax.value_and_grad(loss_fn, has_aux=True)(varying)
-  (loss, rest), gradients = mean_over_devices((both, gradients), axis_name)
+  found = jax.value_and_grad(loss_fn, has_aux=True)(varying)
+  (loss, rest), gradients = mean_over_devices(found, axis_name)
   updates, opt_state = optimizer.update(gradients, opt_state, params)
   return optax.apply_updates(params, updates), opt_state, loss, rest

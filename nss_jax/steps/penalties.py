@@ -1,8 +1,8 @@
 """The expectation of the penalty over the spaces that logits can draw.
 
 `E[penalty(cost(A))]` for spaces `A` of probability softmax(logits) (Eq. 3-5).
-It is not the penalty of the expected cost: that is zero for a mixture of
-spaces that all miss the target, and a search ends in such a mixture. The
+It is not the penalty of the expected cost, which is zero for a mixture of
+spaces that all miss the target: a search would end in such a mixture. The
 expectation is linear in the probabilities, so its minimum is a single space on
 target.
 """
@@ -119,14 +119,6 @@ def drawn_penalty(
   return estimate
 
 
-def penalty_table(
-  search_space: SearchSpace, constraints: Sequence[Constraint]
-) -> np.ndarray:
-  """Returns the penalties of every space, `[*table_shape, C]` float64."""
-  costs = [all_space_costs(search_space, one.metric) for one in constraints]
-  return np.asarray(penalties(constraints, np.stack(costs, -1)))
-
-
 def _listed(
   search_space: SearchSpace, constraints: Sequence[Constraint]
 ) -> PenaltyFn:
@@ -137,10 +129,9 @@ def _listed(
   """
   shape, num_stages = table_shape(search_space), search_space.num_stages
   counts = shape[:num_stages], shape[num_stages:]
-  table = penalty_table(search_space, constraints).reshape(
-    *map(math.prod, counts), len(constraints)
-  )
-  table = table.astype(np.float32)
+  costs = [all_space_costs(search_space, one.metric) for one in constraints]
+  table = np.asarray(penalties(constraints, np.stack(costs, -1)), np.float32)
+  table = table.reshape(*map(math.prod, counts), len(constraints))
 
   def expectation(rng, logits):
     del rng
@@ -197,7 +188,7 @@ def _drawn(
 def draw_indices(rng: jax.Array, logits: jax.Array, count: int) -> jax.Array:
   """Draws indices `[N, ...]` from logits `[..., K]`.
 
-  By the inverse of the cumulative distribution: one random number each, not K.
+  It inverts the cumulative distribution: one random number each, not K.
   """
   ends = jnp.cumsum(jax.nn.softmax(jax.lax.stop_gradient(logits)), -1)
   rows = ends.reshape(-1, ends.shape[-1])

@@ -49,17 +49,13 @@ def evaluate_archs(
 ) -> Counts:
   """Runs every arch on every batch (paper 4.2).
 
-  One arch after the other, in one program: with the sliced engine each costs
-  what it is, and a `vmap` would make all of them cost the largest.
+  Archs run one after the other, in one program: with the sliced engine each
+  costs what it is, where a `vmap` would make all of them cost the largest.
 
-  Args:
-    params: weights of the supernet.
-    archs: a pytree whose leaves are `[N, ...]`.
-    batches: images `[K, B, H, W, channels]` and labels `[K, B]`; a label below
-      zero says that its image counts nothing.
-    apply_fn: `(params, images, arch) -> logits [B, C]`.
-    class_weights: `[C]`, by which the loss of an image of a class counts; None:
-      1. What is correct is counted without.
+  `archs` is a pytree whose leaves are `[N, ...]`. `batches` are images `[K, B,
+  H, W, channels]` and labels `[K, B]`; an image whose label is below zero does
+  not count. By `class_weights`, `[C]`, the loss of an image of a class counts;
+  what is correct is counted without.
   """
   images, labels = batches
 
@@ -89,11 +85,10 @@ def evaluate_images(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns what each image gets in the mean of the archs.
 
-  Two groups of archs see the same images, so how sure their difference is
-  depends on how it varies from image to image.
-
-  That is the share of the archs that are wrong and their mean loss in nats,
-  each `[K * B]` float32; of an image that counts nothing both are NaN.
+  It is the share of the archs that are wrong and their mean loss in nats, each
+  `[K * B]` float32; for an image that does not count both are NaN. Two groups
+  of archs see the same images, so how sure their difference is depends on how
+  it varies from image to image.
   """
   images, labels = batches
 

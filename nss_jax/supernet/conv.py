@@ -1,24 +1,21 @@
 """Channels-last convolution whose gradients stay fast inside loops on CPU.
 
-XLA on CPU rewrites convolutions into the form its fast kernel takes in the
-entry computation only, so the filter gradient that autodiff writes, which is
-not channels-last, runs 20 to 100 times slower inside `scan`, `cond` or `switch`
-(jax issue 12868). Here both gradients are written channels-last by hand. They
-are the same sums. Other platforms choose their own layouts, so they keep the
-gradient of autodiff; `tests/benchmarks/conv_in_scan.py` measures when CPU no
+XLA on CPU rewrites convolutions into the form that its fast kernel takes in the
+entry computation only. The filter gradient that autodiff writes is not
+channels-last, so inside `scan`, `cond` or `switch` it runs 20 to 100 times
+slower (jax issue 12868). Here both gradients are written channels-last by hand;
+they are the same sums. Other platforms choose their own layouts, and keep the
+gradient of autodiff. `tests/benchmarks/conv_in_scan.py` measures when CPU no
 longer needs this file.
 
-What is differentiated once more is plain: the forward rules call no function of
-a custom gradient, so second derivatives, forward over reverse too, are those of
-autodiff. And no padding is negative, at any order: XLA computes it wrongly on
-CPU for few channels (openxla issue 48713).
+Second derivatives, forward over reverse too, are those of autodiff: the rules
+below are made of plain operations. At no order is a padding negative, which XLA
+computes wrongly on CPU for few channels (openxla issue 48713).
 
-Nor has it a fast kernel for depthwise convolutions: on CPU they are written as
-what they are, a product and a sum for each place in the window.
-
-Its kernel for one or four output pixels runs at a twentieth of the speed of
-larger images, so there a convolution is written as the one matrix product that
-it is.
+Two kinds of convolution have no fast kernel on CPU at all. A depthwise one is
+written as a product and a sum for each place in the window. One with one or
+four output pixels, which runs at a twentieth of the speed of larger images, is
+written as the one matrix product that it is.
 """
 
 import functools
@@ -171,9 +168,9 @@ def _conv(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _seen(images: jax.Array, size: int, stride: int) -> jax.Array:
-  """Drops last rows of images that are out of every window's reach.
+  """Drops the last rows of images, which no window reaches.
 
-  They would be padding by a negative amount in a gradient.
+  In a gradient they would be padding by a negative amount.
   """
   rows, columns = (
     full + min(_high(full, size, stride), 0) for full in images.shape[1:3]
@@ -182,7 +179,7 @@ def _seen(images: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _high(full: int, size: int, stride: int) -> int:
-  """Returns how far the last window reaches over so many rows."""
+  """Returns how far the last window reaches beyond so many rows."""
   last = (-(-full // stride) - 1) * stride
   return last + size - (size - 1) // 2 - full
 
@@ -190,7 +187,7 @@ def _high(full: int, size: int, stride: int) -> int:
 def _channels_last_gradients(
   stride: int, images: jax.Array, kernel: jax.Array, upstream: jax.Array
 ) -> Pair:
-  # What came before is not computed anew inside the transpositions.
+  # Or XLA would compute what came before anew inside the transpositions.
   images, upstream = lax.optimization_barrier((images, upstream))
   return (
     _image_gradient(stride, images, kernel, upstream),

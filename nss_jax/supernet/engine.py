@@ -1,4 +1,4 @@
-"""One place that chooses how the supernet is computed."""
+"""The one place that chooses how the supernet is computed."""
 
 import functools
 from collections.abc import Callable
@@ -11,12 +11,10 @@ from nss_jax.supernet.masks import Masks, arch_masks
 from nss_jax.supernet.network import apply_masked
 from nss_jax.supernet.sliced import Buckets, apply_sliced
 
-Engine = Literal["sliced", "masked"]
-
 
 def make_apply(
   search_space: SearchSpace,
-  engine: Engine = "sliced",
+  engine: Literal["sliced", "masked"] = "sliced",
   *,
   buckets: Buckets | None = None,
   axis_name: str | None = None,
@@ -32,16 +30,17 @@ def make_apply(
 
   Args:
     search_space: the static description.
-    engine: for archs.
-    buckets: of the sliced engine.
+    engine: how archs run.
+    buckets: of the sliced engine, see `apply_sliced`.
     axis_name: device axis over which batch statistics are shared.
-    num_calibration: batch statistics of the first so many images only.
-    remat: of masks, see `apply_masked`; the sliced engine always does so.
-    autodiff: of masks, see `apply_masked`; the sliced engine refuses second
+    num_calibration: how many images, the first ones, batch statistics are of;
+      all by default.
+    remat: for masks, see `apply_masked`; the sliced engine always does so.
+    autodiff: for masks, see `apply_masked`; the sliced engine refuses second
       derivatives.
-    platform: that it is to run on, as jax names them (cpu, gpu, tpu), where it
-      is not jax's default one: it decides what is kept for the gradient, and
-      how, and no number.
+    platform: what it is to run on, as jax names it (cpu, gpu, tpu); jax's
+      default one by default. It decides what is kept for the gradient, and how;
+      it changes no number.
   """
   options: dict[str, Any] = {
     "axis_name": axis_name,

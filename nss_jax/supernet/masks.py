@@ -58,7 +58,7 @@ def arch_masks(search_space: SearchSpace, arch: Arch) -> Masks:
 
   Raises:
     ValueError: if the arch is not of the search space. Inside `jit` its values
-      are not seen; do not trust the masks of another.
+      are not seen; the masks of an arch of another space mean nothing.
 
   Example:
     >>> import nss_jax as nss
@@ -109,7 +109,8 @@ def mix_masks(
     weights: weights of the bins, `[S, Kd]` and `[S, Kw]`.
 
   Raises:
-    ValueError: as `arch_masks` does, of the candidates.
+    ValueError: if a candidate is not of the search space. Inside `jit` the
+      values are not seen, as those of `arch_masks`.
   """
   check_archs(search_space, jax.tree.map(lambda x: x.T, offers))
   depth = jax.nn.one_hot(
@@ -161,8 +162,8 @@ def gumbel_sampler(
 def arch_sampler(search_space: SearchSpace) -> SampleFn:
   """Draws archs: a space from `softmax(logits)`, an arch uniformly inside it.
 
-  The draw of `gumbel_sampler(..., hard=True)` for the same key, as an `Arch`:
-  whatever the temperature, the largest of logits + Gumbel noise wins.
+  For the same key it is the draw of `gumbel_sampler(..., hard=True)`, as an
+  `Arch`: whatever the temperature, the largest of logits + Gumbel noise wins.
   """
 
   def sample(rng, logits, step):
@@ -183,9 +184,9 @@ def warmup_sampler(
 ) -> SampleFn:
   """Draws archs uniformly, with coins that turn whole stages on (paper 6.3.2).
 
-  Per stage, one coin for width and one for depth: with the step's probability
-  all the channels, or all the blocks, replace what was drawn. With probability
-  zero it is uniform single-path sampling.
+  Each stage has one coin for width and one for depth: with the probability of
+  the step all the channels, or all the blocks, replace what was drawn. With
+  probability zero it is uniform single-path sampling.
 
   Args:
     search_space: the bins.
@@ -236,12 +237,13 @@ def coin_sampler(
 def fair_sampler(search_space: SearchSpace, num_draws: int) -> SampleFn:
   """Draws archs `[A, S]` that are spread over all depths and widths.
 
-  Each is uniform, as by `arch_sampler` from even logits, and of the A of one
-  step each has another A-th of the distribution, in every stage by itself: with
-  as many draws as a stage has widths, each width once.
+  Each draw is uniform, as those of `arch_sampler` from even logits. But the A
+  draws of a step share the distribution out: in every stage, by itself, each
+  has another A-th of it. With as many draws as a stage has widths, each width
+  is drawn once.
 
-  Source: strict fairness of Chu et al. 2021, FairNAS, section 3.1, for choices
-  that need not divide the draws.
+  Source: strict fairness of Chu et al. 2021, FairNAS, section 3.1, here for
+  numbers of choices that need not divide the draws.
   """
   kinds = search_space.depth_bins, search_space.width_bins
 

@@ -1,8 +1,8 @@
 """The weight-sharing supernet with masks: the reference forward pass.
 
 It always computes the largest network and multiplies by masks, whatever was
-drawn. Simple and differentiable in the masks; the cost does not follow the
-arch.
+drawn. It is simple, and differentiable in the masks; its cost does not follow
+the arch.
 """
 
 import functools
@@ -72,7 +72,7 @@ class Stage(nn.Module):
   ) -> jax.Array:
     """Runs `[B, H, W, Cin]` with `[D]` weights of depth and a `[W]` mask.
 
-    `before` is the `[Cin]` mask of what comes in; all of it by default.
+    What comes in has the mask `before`, `[Cin]`; all of it is on by default.
     """
 
     def make(name, stride=1, project=False, *, looped):
@@ -224,7 +224,8 @@ def apply_masked(
       activations.
     masks: hard or mixed masks.
     axis_name: device axis over which batch statistics are shared.
-    num_calibration: batch statistics of the first so many images only.
+    num_calibration: how many images, the first ones, batch statistics are of;
+      all by default.
     remat: keep only what goes in and out of each block, and compute the rest
       again for the gradient: less memory for one more forward pass, and the
       same numbers.
@@ -234,7 +235,7 @@ def apply_masked(
 
   Raises:
     TypeError: if the images are not of a floating type.
-    ValueError: if the masks have not the shapes of the search space.
+    ValueError: if the masks do not have the shapes of the search space.
   """
   check_images(images)
   check_masks(search_space, masks)
@@ -267,15 +268,15 @@ def apply_alone(
   """Returns logits `[B, C]` and next running averages of a network alone.
 
   It is the largest one of the search space, usually `SearchSpace.only(arch)`.
-  Trained by itself it can have running averages, which a supernet cannot.
+  Trained by itself it can have running averages, which a supernet cannot have.
 
   Args:
     search_space: the static description.
     weights: parameters from `init_weights` or `extract_subnet`.
     averages: from `init_averages`.
     images: `[B, H, W, channels]`, normalised.
-    train: normalise by the batch and move the averages, which no gradient
-      goes through; else normalise by the averages, which stay.
+    train: whether to normalise by the batch and move the averages, which no
+      gradient goes through; else it normalises by the averages, which stay.
     axis_name: device axis over which batch statistics are shared.
 
   Raises:

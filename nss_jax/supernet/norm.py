@@ -9,8 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 EPSILON = 1e-5
-# What a gradient has to have, or else convolve again: outputs of convolutions,
-# and statistics.
+# Names what a gradient needs, or else has to convolve again for: outputs of
+# convolutions, and statistics.
 KEPT = "kept"
 
 
@@ -20,12 +20,12 @@ class NormScope(NamedTuple):
   Attributes:
     axis_name: device axis over which they are shared; None keeps them per
       device.
-    num_calibration: only the first so many images of the batch count; None for
-      all. Statistics that are estimated anew, without running averages.
+    num_calibration: how many images of the batch, the first ones, count; None
+      for all. So statistics are estimated anew, without running averages.
     averages: of a network trained alone: "update" running averages with those
       of the batch, or "use" them instead. A supernet has none: every arch has
       statistics of its own.
-    one_pass: variances are the mean square less the squared mean, see
+    one_pass: whether variances are the mean square less the squared mean, see
       `batch_statistics`.
   """
 
@@ -35,7 +35,7 @@ class NormScope(NamedTuple):
   one_pass: bool = False
 
 
-# Of this device's whole batch.
+# The statistics of this device's whole batch.
 OWN_BATCH = NormScope()
 
 
@@ -48,12 +48,12 @@ def batch_norm(
 ) -> jax.Array:
   """Normalises `[B, H, W, C]` by the statistics of the batch (Ioffe, Szegedy).
 
-  No running averages: in a supernet every arch has statistics of its own.
-  They are in the precision of `scale`, the result in that of `x`.
+  It has no running averages: in a supernet every arch has statistics of its
+  own. They are in the precision of `scale`, the result in that of `x`.
 
   The gradient is the closed form of the source's section 3, two sums and one
-  elementwise pass: autodiff writes four passes over the activations. It is
-  plain itself, and so are its derivatives.
+  elementwise pass, where autodiff writes four passes over the activations. It
+  is made of plain operations, so it can be differentiated again.
   """
   return plain_batch_norm(x, scale, offset, scope)
 
@@ -75,9 +75,9 @@ def batch_statistics(
   """Returns mean and inverse deviation of each channel, `[2, C]`.
 
   In one pass, accelerators take both sums while they write what is normalised,
-  and devices share them at once. It costs digits where a mean is far from zero:
-  in float32 the deviation is off by about 1e-7 times one plus the squared ratio
-  of mean and deviation (jax 0.12 on CPU; 3e-6 by the sums of jax 0.10).
+  and devices share them at once. That costs digits where a mean is far from
+  zero: in float32 the deviation is off by about 1e-7 times one plus the squared
+  ratio of mean and deviation (jax 0.12 on CPU; 3e-6 by the sums of jax 0.10).
   """
   seen = x[: scope.num_calibration].astype(dtype)
   if scope.one_pass:

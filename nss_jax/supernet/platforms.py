@@ -1,8 +1,8 @@
 """The one place that chooses by platform how the supernet is computed.
 
-No choice changes a number but by rounding.
+No choice changes a number by more than rounding.
 
-Buffers have three layouts, each the faster one where it is chosen here:
+Buffers have three layouts, each the fastest one where it is chosen here:
 
 * `flat`, for CPUs: a buffer is `[N]`, what is stored is contiguous, nothing is
   padded channel by channel, and loops update the buffers in place.
@@ -32,10 +32,11 @@ class Ways(NamedTuple):
   """How programs are written for a platform.
 
   Attributes:
-    keep: what a masked block keeps for its gradient: `all` that autodiff asks
-      for; the `outputs` of convolutions, with the statistics, so that only
-      elementwise arithmetic is done again: less to write and to read, where a
-      convolution takes no longer than that; or the `ends` of the block.
+    keep: what a masked block keeps for its gradient. `all`: what autodiff asks
+      for. `outputs`: those of convolutions, and the statistics, so that only
+      elementwise arithmetic is done again; it is less to write and to read,
+      where that takes as long as a convolution. `ends`: what goes into the
+      block and comes out.
     layout: of the sliced engine's activations.
     switched: whether the sliced engine chooses a bucket by a conditional, or
       by loops of which all but one are empty. On CPU a conditional copies the
@@ -56,7 +57,7 @@ _GPU = Ways("outputs", "nhwc", switched=True, one_pass=True)
 
 
 def ways(platform: str | None = None) -> Ways:
-  """Returns those of a platform: cpu, gpu or tpu; jax's default one if None."""
+  """Returns how to compute on a platform: cpu, gpu, tpu; None: the default."""
   platform = jax.default_backend() if platform is None else platform
   return {"cpu": _CPU, "tpu": _TPU}.get(platform, _GPU)
 
@@ -64,7 +65,7 @@ def ways(platform: str | None = None) -> Ways:
 def empty(layout: Layout, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
   """Makes a buffer for tensors of a shape, or of fewer channels.
 
-  Zeros are in it on CPU; elsewhere the compiler writes nothing.
+  On CPU it is filled with zeros; elsewhere the compiler writes nothing.
   """
   shape = (math.prod(shape),) if layout == "flat" else tuple(shape)
   return lax.empty(shape, dtype)
@@ -89,7 +90,7 @@ def store(layout: Layout, buffer: jax.Array, x: jax.Array) -> jax.Array:
 def ordered(layout: Layout, buffer: jax.Array) -> jax.Array:
   """Orders the axes of a buffer in memory as the layout has them.
 
-  Or else XLA copies whole buffers from one loop to the next: convolutions of
+  Else XLA would copy whole buffers from one loop to the next: convolutions of
   few channels want another order of the axes than those of many.
   """
   if layout != "hwnc":

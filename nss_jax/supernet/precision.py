@@ -1,9 +1,9 @@
 """Sums in float32 over activations that are stored in bfloat16.
 
 bfloat16 has eight bits: a sum of ones stops at 256, and one of millions of
-products, such as the gradient of a mask, is off by half. So what is summed over
-images and pixels is summed in float32, and what is kept for the gradient stays
-as it was stored: the conversion is a part of whatever reads it.
+products, such as the gradient of a mask, is off by half. So all sums over
+images and pixels are in float32. What is kept for the gradient stays as it was
+stored: whatever reads it converts it.
 """
 
 import functools

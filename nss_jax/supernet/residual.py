@@ -27,7 +27,7 @@ from nss_jax.supernet.precision import multiply, widen
 
 
 def check_images(images: Any) -> None:
-  """Refuses integers, as files have them: all that follows would be zero."""
+  """Refuses integers, as files have them: weights would be rounded to such."""
   dtype = jnp.result_type(images)
   if not jnp.issubdtype(dtype, jnp.floating):
     raise TypeError(
@@ -99,7 +99,7 @@ class ConvNorm(nn.Module):
 
 
 class Excitation(nn.Module):
-  """The squeeze-excite of channels (Hu et al. 2018): factors `[B, 1, 1, C]`.
+  """Squeeze-excite (Hu et al. 2018): factors of channels, `[B, 1, 1, C]`.
 
   Attributes:
     hidden: channels between its two layers.
@@ -109,8 +109,8 @@ class Excitation(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Scales masked `[B, H, W, C]`; `mask` `[hidden]` after the first layer."""
-    # The means of many pixels, and all that follows, in the weights' type.
+    """Returns factors of `[B, H, W, C]`; the mask is of the hidden channels."""
+    # The means of many pixels, and all that follows, are in the weights' type.
     y = widen(x).mean((1, 2))
     # Its bias would switch a hidden channel on that no one owns.
     dense = functools.partial(nn.Dense, kernel_init=he_normal)
@@ -220,9 +220,9 @@ def he_normal(
 
   Each of the groups of channels has a fan-out of its own.
 
-  It is flax's `variance_scaling(2.0, "fan_out", "normal")`, of which XLA on CPU
-  compiles the random bits of every dimension by themselves: flat, these numbers
-  take a fifth of the time.
+  The numbers are those of flax's `variance_scaling(2.0, "fan_out", "normal")`,
+  of which XLA on CPU compiles the random bits of every dimension by themselves.
+  Drawn flat, they take a fifth of the time.
   """
   size = math.prod(shape)
   normal = nn.initializers.normal(math.sqrt(2 * shape[-2] * groups / size))

@@ -1,7 +1,7 @@
 """A loop over blocks that puts what their gradients need where it finds room.
 
-`lax.scan` fills with zeros what it stacks, before it writes every number of it:
-on a v5e an eighth of the soft steps, by the compiler's estimates.
+`lax.scan` fills with zeros what it stacks, before it writes every number of it.
+On a v5e that is an eighth of a step by soft masks, by the compiler's estimates.
 """
 
 import functools
@@ -24,9 +24,9 @@ def scan_in_place(
 ) -> _Carry:
   """Returns the carry after `carry = body(shared, carry, x)` for all of `xs`.
 
-  It is `lax.scan` without outputs, and the same numbers. Nothing is filled, and
-  neither what is `shared` nor `xs` is stacked again. It can be differentiated
-  again and again, in reverse mode.
+  The numbers are those of `lax.scan` without outputs. But nothing is filled,
+  and neither what is `shared` nor `xs` is stacked again. It can be
+  differentiated again and again, in reverse mode.
 
   Args:
     body: a pure function, which closes over no arrays.

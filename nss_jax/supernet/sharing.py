@@ -1,9 +1,9 @@
 """How far the archs of a supernet share its weights.
 
-All do by default: an arch has the front corner of every parameter. Here the
-widths of a stage can be parted into groups, each with a deviation of its own
-from what all share, for scales and offsets alone or for kernels too. What an
-engine is given is the sum for one arch, so that engines know nothing of it.
+By default they share all: an arch has the front corner of every parameter.
+Here the widths of a stage can be parted into groups, each with a deviation of
+its own from what all share, for scales and offsets alone or for kernels too. An
+engine is given the sum for one arch, so that engines know nothing of groups.
 """
 
 from typing import Any
@@ -21,17 +21,14 @@ _NORMS = ("scale", "offset")
 def add_groups(weights: Any, *, norms: int = 1, kernels: int = 1) -> Any:
   """Gives widths deviations of their own, which are zero at first.
 
-  Scales and offsets for each width: Yu et al. 2019, Slimmable Neural Networks,
-  section 3.3. Kernels for groups: Zhao et al. 2021, Few-Shot NAS, as
-  deviations from the shared ones.
+  `norms` is the number of groups of a stage's widths that have scales and
+  offsets of their own, `kernels` that of groups that have all else of the
+  stage. With one of each it returns the weights themselves, as `init_weights`
+  makes them; else a pytree that `weights_of` reads.
 
-  Args:
-    weights: from `init_weights`.
-    norms: groups of a stage's widths that have scales and offsets; 1: none.
-    kernels: groups that have all else of the stage; 1: none.
-
-  Returns:
-    The weights themselves for one group; else a pytree that `weights_of` reads.
+  Sources: scales and offsets for each width, Yu et al. 2019, Slimmable Neural
+  Networks, section 3.3; kernels for groups, here as deviations from the shared
+  ones, Zhao et al. 2021, Few-Shot NAS.
   """
   own: dict[str, Any] = {}
   for name, stage in weights.items():
@@ -88,7 +85,7 @@ def weights_of(search_space: SearchSpace, weights: Any, arch: Arch) -> Any:
 
 
 def label_kernels(weights: Any) -> Any:
-  """Says by a pytree of bool which leaves are deviations of kernels."""
+  """Returns a pytree of bool: which leaves are deviations of kernels."""
 
   def is_kernel(path, leaf):
     return path[0].key == _OWN and path[-1].key not in _NORMS

@@ -7,8 +7,8 @@ are static and a mask cuts the rest. One traced program serves every arch:
 * The blocks of a bucket run in a loop of dynamic length, zero for all buckets
   but one. XLA updates the carry of a loop in place, where a `switch` copies the
   results of its branches and fills the residuals of the others with zeros.
-* Activations go from loop to loop at the front of a buffer, flat on CPUs, so
-  that nothing is padded channel by channel; see `platforms.py`.
+* Activations go from loop to loop at the front of a buffer, which is flat on
+  CPUs so that nothing is padded channel by channel; see `platforms.py`.
 * The outputs of convolutions are kept for the backward pass in one such buffer
   (the tape); the rest is cheap and computed again, see `tape.py`.
 """
@@ -53,9 +53,9 @@ def apply_sliced(
 ) -> jax.Array:
   """Returns the logits `[B, C]` of one arch of the supernet.
 
-  Differentiable in weights and images, once, in reverse mode; `apply_masked` is
-  so again and again. Never `vmap` it over archs, which would run every bucket:
-  use `lax.scan` or `lax.map`.
+  It is differentiable in weights and images once, in reverse mode;
+  `apply_masked` is so again and again. Never `vmap` it over archs, which would
+  run every bucket: use `lax.scan` or `lax.map`.
 
   Args:
     search_space: the static description.
@@ -63,11 +63,12 @@ def apply_sliced(
     images: `[B, H, W, channels]`, normalised; their type is that of the
       activations.
     arch: depths and widths `[S]`, of the search space. Inside `jit` its values
-      are not seen; do not trust what comes of another.
+      are not seen; what comes of an arch of another space means nothing.
     buckets: widths to round up to, ascending to the largest, for each stage;
       `default_buckets` by default.
     axis_name: device axis over which batch statistics are shared.
-    num_calibration: batch statistics of the first so many images only.
+    num_calibration: how many images, the first ones, batch statistics are of;
+      all by default.
     platform: see `make_apply`; it decides the layout of buffers.
 
   Raises:
@@ -161,8 +162,8 @@ def loop_counts(
 ) -> dict[str, np.ndarray]:
   """Counts how often archs `[N, S]` run each loop: `{name: [N]}`.
 
-  Their length is not known to the compiler, which names each
-  `stage_1/rest_128`, say, in its program.
+  The compiler does not know the length of a loop. In its program the loops have
+  these names, such as `stage_1/rest_128`.
   """
   found, entries = {}, (search_space.stem_width,)
   before = np.full(len(archs.depth), search_space.stem_width)
@@ -196,7 +197,7 @@ def _shares(
 
 
 def _exits(buckets: tuple[int, ...], last: bool) -> tuple[int, ...]:
-  """Returns widths in which a stage hands over: few, each is a program more."""
+  """Returns widths in which a stage hands over: few, as each is a loop more."""
   if last:
     return buckets[-1:]
   wanted = _shares(buckets[-1], (0.25, 0.5, 1.0))

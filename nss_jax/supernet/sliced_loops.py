@@ -54,15 +54,13 @@ class Plan(NamedTuple):
 
   def first(self, features: int, *parts: Callable) -> ResidualBlock:
     """Makes the first block, with so many channels."""
-    block = find_block(self.block)
-    return ResidualBlock(
-      block, features, self.stride, self.project, self.scope, *parts
-    )
+    fixed = features, self.stride, self.project, self.scope
+    return ResidualBlock(find_block(self.block), *fixed, *parts)
 
   def rest(self, features: int, *parts: Callable) -> ResidualBlock:
     """Makes any further block."""
-    block = find_block(self.block)
-    return ResidualBlock(block, features, 1, False, self.scope, *parts)
+    fixed = features, 1, False, self.scope
+    return ResidualBlock(find_block(self.block), *fixed, *parts)
 
   def exit(self, bucket: int) -> int:
     """Returns the width in which a bucket hands over."""
@@ -94,7 +92,7 @@ def run_first(
 ) -> _Carry:
   """Runs `body(entry, bucket, operands, carry)` of the widths that are drawn.
 
-  The barrier ties the operands to the loop: XLA moves what is the same in all
+  A barrier ties the operands to the loop: XLA moves what is the same in all
   iterations out of a loop, and would run it for every bucket.
   """
 
@@ -121,10 +119,10 @@ def run_rest(
 ) -> Any:
   """Runs `body(bucket, i, (x, state))` for each further block.
 
-  The carry is a buffer, whose front `x` is, and the state. Flat, each block
-  works in the buffer. Else it is taken from there once, and put back at the
-  end: XLA would copy the whole buffer for every block, and once more where the
-  loops of two buckets want another order of its axes.
+  The carry is a buffer, with `x` at its front, and the state. In a flat buffer
+  each block works in place. From another `x` is taken once, and put back at the
+  end: else XLA would copy the whole buffer for every block, and once more where
+  the loops of two buckets want another order of its axes.
   """
   if plan.layout == "flat":
 
@@ -157,7 +155,7 @@ def run_rest(
 
 
 def _exits(plan: Plan, change: Callable) -> dict[str, Callable | None]:
-  """Makes bodies for buckets that do not hand over as they are."""
+  """Makes the bodies of buckets that do not hand over as they are."""
   return {
     exit_loop(bucket): functools.partial(change, plan, bucket)
     if plan.exit(bucket) != bucket

@@ -2,7 +2,7 @@
 
 Forward, the outputs of a block's convolutions and the statistics of its
 normalisations are kept beside its result, in buffers that serve every width.
-For the gradient the block is traced anew with convolutions and normalisations
+For the gradient the block is traced anew, with convolutions and normalisations
 that answer from what was kept: only elementwise arithmetic is done twice.
 """
 
@@ -37,7 +37,7 @@ class Kept(NamedTuple):
 
   Attributes:
     outputs: of its convolutions, in their order.
-    statistics: of its normalisations, `[2, C]` each.
+    statistics: those of its normalisations, `[2, C]` each.
   """
 
   outputs: list
@@ -183,9 +183,9 @@ def make_tape(
 ) -> Tape:
   """Makes room for the blocks of a stage, D of them, at their largest.
 
-  It takes shapes of what the first block keeps and of what any `rest` one does,
-  and that of the input `x` of these, which is kept too; that of the first is at
-  hand anyway. Statistics have the wide type.
+  `first` and `rest` are shapes of what the first block keeps and of what each
+  further one does. The input of these, of the shape of `x`, is kept too; that
+  of the first is at hand anyway. Statistics have the wide type.
   """
 
   def row(*tensors):

@@ -28,13 +28,13 @@ LOGITS = nss.SpaceLogits(
 
 
 def _value(weights):
-  """Not linear in the weights, and different for each of the 16 spaces."""
+  """Returns what is not linear, and differs for each of the 16 spaces."""
   cost = nss.mean_macs(SPACE, weights) / 1e3
   return jnp.sin(cost) + weights.depth[0, 0] * weights.width[1, 1]
 
 
 def _exact(logits):
-  """The expectation by enumeration."""
+  """Computes the expectation by enumeration."""
   total = 0.0
   chances = nss.probabilities(logits)
   for space in nss.enumerate_spaces(SPACE):
@@ -48,9 +48,8 @@ def _exact(logits):
   return total
 
 
-@pytest.mark.parametrize("num_samples", [2, 5])
-def test_score_function_is_unbiased(num_samples):
-  estimator = nss.score_function(num_samples)
+def test_score_function_is_unbiased():
+  estimator = nss.score_function(3)
 
   def surrogate(logits, key):
     return estimator(
@@ -89,8 +88,7 @@ def test_score_function_needs_two():
     nss.score_function(1)
 
 
-@pytest.mark.parametrize("expected", [False, True])
-def test_search_step_with_the_score_function(expected):
+def test_search_step_with_the_score_function():
   """It reaches the target by forward passes alone."""
   one = nss.Space(depth=np.array([1, 0]), width=np.array([0, 1]))
   target = nss.space_macs(SPACE, one)
@@ -116,9 +114,6 @@ def test_search_step_with_the_score_function(expected):
       optimizer=optimizer,
       target=target,
       cost_weight=1.0,
-      expected_penalty_fn=(
-        nss.expected_penalty(SPACE, target) if expected else None
-      ),
       estimator=nss.score_function(8),
     )
 

@@ -72,7 +72,7 @@ def _search_step(batch, rng, loss_fn=_one_loss, **fields):
 
 
 def _telling_loss(weights, choice, batch):
-  """Also the choice of each device, in the row of its number."""
+  """Tells the choice of each device too, in the row of its number."""
   loss, metrics = _one_loss(weights, choice, batch)
   place = jax.lax.axis_index(sharding.AXIS)
 
@@ -98,7 +98,7 @@ def _over_devices(step, **fields):
 
 
 def _alone(step, sample_fn):
-  """Each device's own draw and gradient, one after the other on one device."""
+  """Draws for each device, and takes its gradient, all on one device."""
   step_rng = jax.random.fold_in(RNG, 0)
   parts = jax.tree.map(lambda x: x.reshape(DEVICES, -1, *x.shape[1:]), BATCH)
 
@@ -135,15 +135,10 @@ def test_gradient_is_the_mean_over_each_devices_arch(step, sample_fn):
   assert scale > 1e-3
   chex.assert_trees_all_close(gradient, expected, rtol=1e-4, atol=1e-6 * scale)
   chex.assert_trees_all_close(metrics, metrics_alone, rtol=1e-5)
-  # By default they have one arch, and another gradient.
-  shared, choices, _ = _over_devices(step)
-  assert len(np.unique(_rows(choices), axis=0)) == 1
-  with pytest.raises(AssertionError):
-    chex.assert_trees_all_close(shared, expected, rtol=0.1, atol=0.1 * scale)
 
 
 def _apart(one, other):
-  """The distance of two pytrees over the length of the second."""
+  """Returns the distance of two pytrees over the length of the second."""
   one, other = (
     np.concatenate(
       [x.ravel() for x in jax.tree.leaves(tree) if x.dtype == np.float32]
@@ -154,7 +149,7 @@ def _apart(one, other):
 
 
 def test_the_search_has_it_by_its_field():
-  """Both steps of a pair have other gradients than by shared draws."""
+  """Both steps have other gradients than by shared draws."""
   found = []
   fields = {
     **runs.TINY,

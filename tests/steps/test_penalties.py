@@ -28,7 +28,7 @@ KEY = jax.random.key(0)
 
 
 def limits(search_space, share=0.5):
-  """Two constraints at a share of what is the mean of all spaces."""
+  """Makes two constraints, at a share of the mean of all spaces."""
   weights = softmax(nss.init_logits(search_space))
   both = [
     Constraint("flops", METRICS["flops"], 1.0),
@@ -42,7 +42,7 @@ def limits(search_space, share=0.5):
 
 
 def by_enumeration(search_space, constraints, logits):
-  """`[C]`: probability times penalty, space by space."""
+  """Sums probability times penalty, space by space: `[C]`."""
   chances, total = softmax(logits), 0.0
   stages = np.arange(search_space.num_stages)
   for space in enumerate_spaces(search_space):
@@ -70,29 +70,9 @@ def test_listed_is_enumeration(case):
   np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
-def test_it_is_not_the_penalty_of_the_expected_cost():
-  """Half of the probability below the target, half above: all of it misses."""
-  space = nss.SearchSpace(
-    depth_bins=(((1, 1),),), width_bins=(((4, 4), (8, 8)),), strides=(1,)
-  )
-  target = float(nss.all_space_macs(space).mean())
-  logits = nss.init_logits(space)
-  cost = nss.mean_macs(space, nss.probabilities(logits))
-  assert abs(float(cost) / target - 1) < 1e-6
-  expected = abs(nss.all_space_macs(space) / target - 1).mean()
-  assert expected > 0.3
-  for found in (
-    nss.expected_penalty(space, target)(KEY, logits)[0],
-    nss.drawn_penalty(functools.partial(nss.mean_macs, space), target)(
-      KEY, logits
-    ),
-  ):
-    assert float(found) == pytest.approx(expected, rel=1e-2)
-
-
 @pytest.mark.parametrize("generic", [False, True])
 def test_draws_are_unbiased(generic, monkeypatch):
-  """Value and gradient, within five of their deviations."""
+  """Value and gradient are within five of their deviations."""
   both = limits(RAGGED)
   logits = jax.tree.map(jnp.float32, random_logits(RAGGED, 3))
   exact = nss.expected_penalty(RAGGED, both)
@@ -108,6 +88,7 @@ def test_draws_are_unbiased(generic, monkeypatch):
     else nss.expected_penalty(RAGGED, both, num_draws=2048)
   )
 
+  @functools.partial(jax.jit, static_argnums=0)
   def with_gradient(penalty_fn, key):
     def total(x):
       each = penalty_fn(key, x)
@@ -137,8 +118,8 @@ def test_bins_that_a_stage_lacks_are_never_drawn():
 
 
 def test_search_commits_to_one_space_on_target():
-  """Without a task, from indifference: a space near the target, not a mixture
-  of which none is."""
+  """Without a task, it goes from indifference to a space near the target, not
+  to a mixture of which none is near."""
   search_space = nss.SearchSpace.expanded(max_depth=4, max_width=16)
   target, optimizer = 4e6, optax.adam(0.1)
   step = jax.jit(
@@ -167,27 +148,34 @@ def test_search_commits_to_one_space_on_target():
 
 
 def test_search_step_adds_the_weighted_expectations():
-  """To the gradient of the loss, each constraint with its own weight."""
+  """Each constraint has its own weight, which grows over the arch steps."""
   both = limits(RAGGED)
   logits = jax.tree.map(jnp.float32, random_logits(RAGGED, 5))
   optimizer = optax.sgd(1.0)
   expected_fn = nss.expected_penalty(RAGGED, both)
   weights = np.asarray([one.weight for one in both])
-  state, metrics = nss.search_step(
-    nss.init_search_state(logits, optimizer),
-    None,
-    None,
-    KEY,
+  growing = schedules.penalty_weight(weights, 3.0, 10, 31)
+  for step, times in ((0, 1), (10, 1), (20, 2), (30, 3), (40, 3)):
+    np.testing.assert_allclose(growing(step), times * weights, rtol=1e-6)
+  state = nss.init_search_state(logits, optimizer)
+  step_fn = functools.partial(
+    nss.search_step,
     loss_fn=lambda w, choice, batch: (jnp.zeros(()), {}),
     cost_fn=functools.partial(mean_costs, RAGGED, both),
     sample_fn=lambda rng, x, step: nss.Sample(nss.probabilities(x), None),
     optimizer=optimizer,
     target=np.asarray([one.target for one in both]),
-    cost_weight=weights,
+    cost_weight=growing,
     penalty_fn=lambda costs, _: 1e9 * costs,  # of the draw: does not count
     expected_penalty_fn=expected_fn,
   )
-  gradient = jax.grad(lambda x: (weights * expected_fn(KEY, x)).sum())(logits)
+  state = state.replace(step=jnp.int32(30))
+  state, metrics = jax.jit(step_fn)(state, None, None, KEY)
+
+  def weighted(x):
+    return (3 * weights * expected_fn(KEY, x)).sum()
+
+  gradient = jax.jit(jax.grad(weighted))(logits)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
     jax.tree.map(jnp.subtract, logits, state.logits),
@@ -197,7 +185,7 @@ def test_search_step_adds_the_weighted_expectations():
 
 
 def test_entropy_keeps_the_distribution_of_gibbs():
-  """Of independent choices at weight t: p ~ exp(-loss / t)."""
+  """At weight t independent choices have p ~ exp(-loss / t)."""
   losses = jnp.asarray([[0.0, 0.1, 0.3, 1.0]])
   optimizer, weight = optax.sgd(5.0), 0.2
   step = jax.jit(
@@ -220,43 +208,13 @@ def test_entropy_keeps_the_distribution_of_gibbs():
   )
 
 
-def test_weight_of_the_entropy_falls():
+def test_weights_fall_or_stay():
   falls = schedules.entropy_weight(0.3, 0.003, 10, 30)
   found = [float(falls(step)) for step in (0, 10, 18.5, 27, 29)]
   np.testing.assert_allclose(found, [0.3, 0.3, 0.03, 0.003, 0.003], rtol=1e-5)
   assert schedules.entropy_weight(0.0, 0.005, 10, 30) is None
-
-
-def test_weight_of_the_penalty_grows_over_the_arch_steps():
-  """In the schedule, and in what the step descends: with no loss the gradient
-  of the logits is that of the penalty times its weight."""
-  weight = schedules.penalty_weight(np.array([1.0, 0.5]), 3.0, 10, 31)
-  for step, times in ((0, 1), (10, 1), (20, 2), (30, 3), (40, 3)):
-    np.testing.assert_allclose(weight(step), [times, times / 2], rtol=1e-6)
   constant = schedules.penalty_weight(2.0, 1.0, 10, 31)
   assert {float(constant(step)) for step in (0, 15, 30)} == {2.0}
-
-  search_space = nss.SearchSpace.expanded(max_depth=4, max_width=16)
-  optimizer = optax.sgd(1.0)
-  moved = []
-  for step in (0, 30):
-    state = nss.init_search_state(nss.init_logits(search_space), optimizer)
-    after, _ = nss.search_step(
-      state.replace(step=jnp.int32(step)),
-      None,
-      None,
-      jax.random.key(0),
-      loss_fn=lambda *_: (0.0, {}),
-      cost_fn=functools.partial(nss.mean_macs, search_space),
-      sample_fn=nss.arch_sampler(search_space),
-      optimizer=optimizer,
-      target=5e6,
-      cost_weight=schedules.penalty_weight(1.0, 3.0, 10, 31),
-      expected_penalty_fn=nss.expected_penalty(search_space, 5e6),
-    )
-    moved.append(np.asarray(after.logits.width))
-  assert np.abs(moved[0]).max() > 0.01
-  np.testing.assert_allclose(moved[1], 3 * moved[0], atol=1e-6)
 
 
 def test_a_search_lets_its_penalties_grow_as_the_config_says(monkeypatch):

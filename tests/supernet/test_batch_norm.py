@@ -13,14 +13,14 @@ ONE_PASS = NormScope(one_pass=True)
 
 
 def _images(ratio, dtype):
-  """Of channels whose mean is so many times their deviation of 1."""
+  """Draws channels whose mean is so many times their deviation of 1."""
   x = jax.random.normal(jax.random.key(0), (32, 16, 16, 8), jnp.float64)
   return (x + ratio).astype(dtype)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 10.0, 100.0])
 def test_how_accurate_one_pass_is(ratio):
-  """Beside float64, of two passes; a deviation is never imaginary."""
+  """It is held against two passes in float64; no deviation is imaginary."""
   with jax.enable_x64(True):
     x = _images(ratio, jnp.float32)
     want = norm.batch_statistics(x, jnp.float64)
@@ -39,7 +39,7 @@ def test_how_accurate_one_pass_is(ratio):
 
 @pytest.mark.parametrize("calibration", [None, 2])
 def test_normalised_in_one_pass(calibration):
-  """Outputs and gradients, with the statistics of some images too."""
+  """Outputs and gradients agree, with statistics of some images too."""
   with jax.enable_x64(True):
     x = _images(1.0, jnp.float64)
     scale, offset = jnp.arange(1.0, 9.0), jnp.arange(8.0)

@@ -18,13 +18,17 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
-  ("stride", "size"), [(1, 3), (2, 3), (1, 1), (2, 1), (3, 3), (1, 5), (2, 5)]
+  ("shape", "depthwise"),
+  [*((shape, False) for shape in SHAPES), ((2, 7, 8, 4, 4), True)],
 )
-def test_gradients_are_those_of_the_definition(shape, stride, size):
-  """Inside `scan` and `cond`, as the loop runs them."""
-  kernel = np.zeros((size, size, *shape[3:]))
+@pytest.mark.parametrize(
+  ("stride", "size"), [(1, 3), (2, 3), (2, 1), (3, 3), (2, 5)]
+)
+def test_gradients_are_those_of_the_definition(shape, depthwise, stride, size):
+  """They run inside `scan` and `cond`, as in the loop of a training."""
+  *shape, outputs = shape
+  kernel = np.zeros((size, size, 1 if depthwise else shape[-1], outputs))
 
   @jax.jit
   def run(x, k, upstream):
@@ -40,17 +44,21 @@ def test_gradients_are_those_of_the_definition(shape, stride, size):
     return jax.tree.map(lambda x: x[1], stacked)
 
   with jax.enable_x64(True):
-    x, k = normal(0, (np.zeros(shape[:4]), kernel), float)
+    x, k = normal(0, (np.zeros(shape), kernel), float)
     out = jax.eval_shape(lambda: conv.conv2d(x, k, stride))
     upstream = normal(1, out, float)
     found = run(x, k, upstream)
-  expected = backend.in_float64(x, k, upstream, stride)
+  # A depthwise kernel is the diagonal of one over all pairs of channels.
+  whole = np.asarray(k) * np.eye(outputs) if depthwise else k
+  expected = [*backend.in_float64(x, whole, upstream, stride)]
+  if depthwise:
+    expected[2] = np.diagonal(expected[2], axis1=2, axis2=3)[:, :, None]
   for got, want in zip(found, expected, strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-11)
 
 
 def test_same_bits_every_time():
-  """Of the kernels that take the time, and they are the sums of float64."""
+  """The kernels that take the most time give them, near those of float64."""
   keys = jax.random.split(jax.random.key(0), 5)
   x = jax.random.normal(keys[0], (32, 8, 8, 16))
   kernel = jax.random.normal(keys[1], (3, 3, 16, 16))
@@ -77,7 +85,7 @@ def test_same_bits_every_time():
 
 
 def _layer_in_float64(*inputs):
-  """Convolution and batch normalisation, and their gradients, by definition."""
+  """Computes a layer and its gradients by their definition."""
   x, kernel, scale, offset, upstream = (np.asarray(x, float) for x in inputs)
   y, *_ = backend.in_float64(x, kernel, upstream, 1)
   axes = (0, 1, 2)

@@ -1,9 +1,12 @@
 """What masked blocks keep for their gradients changes no number."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from networks import arguments
 
 import nss_jax as nss
 
@@ -16,7 +19,8 @@ BLOCKS = (
 )
 
 
-def _loss(block, platform, **fields):
+@functools.cache
+def _space_and_arguments(block):
   space = nss.SearchSpace.expanded(
     max_depth=3,
     max_width=4,
@@ -27,56 +31,52 @@ def _loss(block, platform, **fields):
     num_classes=3,
     block=block,
   )
-
-  def loss(weights, masks, images):
-    logits = nss.apply_masked(
-      space, weights, images, masks, platform=platform, **fields
-    )
-    return jnp.square(logits).sum()
-
-  weights = nss.init_weights(jax.random.key(0), space)
+  weights, images, _ = arguments(space, 4)
   draw = nss.gumbel_sampler(space, lambda step: 5.0)
   masks = draw(jax.random.key(1), nss.init_logits(space), 0).choice
-  images = jax.random.normal(jax.random.key(2), (4, *space.image_shape))
-  return loss, (weights, masks, images)
+  return space, (weights, masks, images)
+
+
+def _loss(space, **options):
+  def loss(weights, masks, images):
+    logits = nss.apply_masked(space, weights, images, masks, **options)
+    return jnp.square(logits).sum()
+
+  return loss
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_gradients_are_those_of_autodiff(block, monkeypatch):
-  """Of weights, masks and images, in float64, and a second derivative.
+  """Those of weights, masks and images, in float64.
 
   Buffers begin with anything, as the compilers for accelerators leave them.
   """
-  found = {}
+  space, given = _space_and_arguments(block)
   monkeypatch.setattr(
     jax.lax, "empty", lambda shape, dtype: jnp.full(shape, jnp.nan, dtype)
   )
   with jax.enable_x64(True):
-    for platform in ("cpu", "tpu"):
-      loss, arguments = _loss(block, platform)
-      arguments = jax.tree.map(lambda x: x.astype(jnp.float64), arguments)
-
-      @jax.jit
-      def run(weights, masks, images, loss=loss):
-        gradient = jax.grad(loss, argnums=(0, 1, 2))
-        along = jax.grad(
-          lambda masks: jnp.square(
-            jax.grad(loss)(weights, masks, images)["head"]["kernel"]
-          ).sum()
-        )
-        return gradient(weights, masks, images), along(masks)
-
-      found[platform] = run(*arguments)
-  chex.assert_trees_all_close(found["tpu"], found["cpu"], rtol=1e-9, atol=1e-11)
+    given = jax.tree.map(lambda x: x.astype(jnp.float64), given)
+    whole, outputs, ends = (
+      jax.jit(jax.grad(_loss(space, **options), argnums=(0, 1, 2)))(*given)
+      for options in (
+        {"platform": "cpu"},
+        {"platform": "tpu"},
+        {"platform": "tpu", "remat": True},
+      )
+    )
+  chex.assert_trees_all_close(outputs, whole, rtol=1e-9, atol=1e-11)
+  chex.assert_trees_all_close(ends, whole, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_accelerators_keep_less(block):
-  """Outputs of convolutions and statistics, beside what goes in and out."""
+  """They keep outputs of convolutions, beside what goes in and out."""
+  space, given = _space_and_arguments(block)
 
-  def kept(platform, **fields):
-    loss, arguments = _loss(block, platform, **fields)
-    gradient = jax.eval_shape(lambda *x: jax.vjp(loss, *x)[1], *arguments)
+  def kept(platform, remat=False):
+    loss = _loss(space, platform=platform, remat=remat)
+    gradient = jax.eval_shape(lambda *x: jax.vjp(loss, *x)[1], *given)
     leaves = [x for x in jax.tree.leaves(gradient) if x.ndim >= 4]
     return sum(x.size for x in leaves if x.shape[-4] == 4)  # of images
 

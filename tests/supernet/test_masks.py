@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import strategies
 
 import nss_jax as nss
 
@@ -14,6 +15,8 @@ SPACE = nss.SearchSpace.expanded(
   num_width_bins=4,
   image_shape=(8, 8, 1),
 )
+LOGITS = nss.init_logits(SPACE)
+COUNT = 4000
 
 
 @pytest.mark.parametrize("text", ["d1-2-4_w1-5-8", "d4-4-4_w8-8-8"])
@@ -32,9 +35,7 @@ def test_mixed_masks_are_the_weighted_sum():
   offers = jax.tree.map(
     lambda x: x[0], nss.sample_bin_archs(jax.random.key(0), SPACE, 1)
   )
-  weights = nss.gumbel_softmax(
-    jax.random.key(1), nss.init_logits(SPACE), temperature=2.0
-  )
+  weights = nss.gumbel_softmax(jax.random.key(1), LOGITS, temperature=2.0)
   masks = nss.mix_masks(SPACE, offers, weights)
   for stage in range(3):
     width = sum(
@@ -54,66 +55,56 @@ def test_gumbel_sampler(hard):
     sample = sampler(jax.random.key(3), logits, 0)
     return sample.choice.width.sum() + sample.choice.depth[:, 0].sum(), sample
 
-  gradient, sample = jax.grad(total, has_aux=True)(nss.init_logits(SPACE))
+  gradient, sample = jax.grad(total, has_aux=True)(LOGITS)
   assert all(float(jnp.abs(g).sum()) > 0 for g in jax.tree.leaves(gradient))
   values = set(np.unique(sample.choice.width))
   assert (values <= {0.0, 1.0}) == hard
 
 
 def test_arch_sampler_draws_what_straight_through_draws():
-  """Whatever the temperature; its weights and masks are those of the arch."""
-  logits = nss.init_logits(SPACE)
-  logits = logits.replace(width=logits.width + jnp.arange(4.0)[None])
+  """It does at any temperature, and the weights are the same too."""
+  logits = LOGITS.replace(width=LOGITS.width + jnp.arange(4.0)[None])
   archs = nss.arch_sampler(SPACE)
   mixed = nss.gumbel_sampler(SPACE, lambda step: 0.3, hard=True)
   for key in jax.random.split(jax.random.key(7), 20):
     drawn, masked = archs(key, logits, 0), mixed(key, logits, 0)
-    for got, want in (
-      (nss.arch_masks(SPACE, drawn.choice), masked.choice),
-      (drawn.weights, masked.weights),
-    ):
-      for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    archs_masks = nss.arch_masks(SPACE, drawn.choice)
+    strategies.assert_same(
+      (archs_masks, drawn.weights), (masked.choice, masked.weights)
+    )
 
 
-def _warmup(p, count, logits=None):
-  sampler = nss.warmup_sampler(SPACE, lambda step: p)
-  logits = nss.init_logits(SPACE) if logits is None else logits
-  keys = jax.random.split(jax.random.key(5), count)
-  return jax.jit(jax.vmap(lambda key: sampler(key, logits, 0).choice))(keys)
+@jax.jit
+def _warmup(p, logits):
+  """Draws archs; the step stands for the probability of the coins."""
+  sampler = nss.warmup_sampler(SPACE, lambda step: step)
+  keys = jax.random.split(jax.random.key(5), COUNT)
+  return jax.vmap(lambda key: sampler(key, logits, p).choice)(keys)
 
 
 def test_warmup_coins():
-  """All on by the coin, or by a uniform draw of the largest: independent."""
-  p, count = 0.3, 4000
-  archs = _warmup(p, count)
+  """A stage is whole by its coin or by a uniform draw, each by itself."""
+  p = 0.3
+  archs = _warmup(p, LOGITS)
   width_on = np.asarray(archs.width == 8)  # [N, S]
   depth_on = np.asarray(archs.depth == 4)
   for on, chance in ((width_on, 1 / 8), (depth_on, 1 / 4)):
     expected = p + (1 - p) * chance
-    sigma = np.sqrt(expected * (1 - expected) / count)
+    sigma = np.sqrt(expected * (1 - expected) / COUNT)
     np.testing.assert_allclose(on.mean(0), expected, atol=4 * sigma)
   correlation = np.corrcoef(np.concatenate([width_on, depth_on], -1).T)
   off = correlation[~np.eye(6, dtype=bool)]
-  assert np.abs(off).max() < 4 / np.sqrt(count)
+  assert np.abs(off).max() < 4 / np.sqrt(COUNT)
 
 
 def test_warmup_ends_uniform_and_begins_whole():
-  whole = _warmup(1.0, 10)
+  whole = _warmup(1.0, LOGITS)
   assert int(whole.width.min()) == 8
   assert int(whole.depth.min()) == 4
-  widths = np.asarray(_warmup(0.0, 4000).width)[:, 0]
-  counts = np.bincount(widths, minlength=9)[1:]
-  chi_square = ((counts - 500) ** 2 / 500).sum()
-  assert chi_square < 24.3  # 7 degrees of freedom, p = 0.001
+  widths = np.asarray(_warmup(0.0, LOGITS).width)[:, 0]
+  strategies.assert_frequencies(np.bincount(widths)[1:], np.full(8, 1 / 8))
 
 
 def test_warmup_never_looks_at_the_logits():
-  logits = nss.init_logits(SPACE)
-  other = logits.replace(width=logits.width.at[:, 0].set(50.0))
-  for a, b in zip(
-    jax.tree.leaves(_warmup(0.2, 50)),
-    jax.tree.leaves(_warmup(0.2, 50, other)),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(a, b)
+  other = LOGITS.replace(width=LOGITS.width.at[:, 0].set(50.0))
+  strategies.assert_same(_warmup(0.2, LOGITS), _warmup(0.2, other))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import rounded
+import written_out
 from networks import arguments, shapes_of
 
 import nss_jax as nss
@@ -22,7 +22,7 @@ BLOCKS = ("basic", "bottleneck", "inverted_residual", "mobilenet_v2")
 
 
 def test_the_gradient_of_a_factor_is_summed_in_float32():
-  """Of ones, where bfloat16 would stop at 256 of them, or at blocks of 256."""
+  """bfloat16 would stop at 256 of these ones, or at blocks of 256."""
   x = jnp.ones((2, 64, 64, 3), jnp.bfloat16)
   for factors in (jnp.ones((1, 1, 1, 3)), jnp.ones((2, 1, 1, 1)), jnp.ones(())):
     run = jax.jit(jax.grad(lambda f: multiply(x, f).astype(jnp.float32).sum()))
@@ -32,7 +32,7 @@ def test_the_gradient_of_a_factor_is_summed_in_float32():
 
 
 def test_a_product_has_all_derivatives():
-  """Forward, reverse and one over the other, as of any product."""
+  """It has them forward, in reverse, and one over the other."""
   x = jnp.asarray([[0.5, 2.0, -3.0]], jnp.bfloat16)
   factors = jnp.asarray([[1.5, 0.25, 1.0]])
 
@@ -60,7 +60,7 @@ def test_a_product_has_all_derivatives():
 
 
 def test_depthwise_sums_in_float32():
-  """Nine products in a window, and the kernel's gradient over all pixels."""
+  """It sums nine products in a window, and a gradient over all pixels."""
   images = jnp.ones((4, 32, 32, 2), jnp.bfloat16)
   kernel = jnp.full((3, 3, 1, 2), 1.0, jnp.bfloat16).at[0, 0].set(256.0)
 
@@ -75,8 +75,9 @@ def test_depthwise_sums_in_float32():
   np.testing.assert_array_equal(gradient[1, 1, 0].astype(float), 4 * 32 * 32)
 
 
-def _space(block, depth, width, side, bins=4):
+def _space(block, depth, width, side, bins=4, strides=(1, 2, 2)):
   return nss.SearchSpace.expanded(
+    strides=strides,
     max_depth=depth,
     max_width=width,
     num_depth_bins=bins,
@@ -106,21 +107,33 @@ def _masks(space, hard=False):
 _CHANNELS, _PIXELS, _ALL = "0, 1, 2", "1, 2", "0, 1, 2, 3"
 
 
+def _small(block):
+  """Returns a space, shapes of its weights, and of images in bfloat16."""
+  space = _space(block, 2, 8, 8, bins=2, strides=(1, 2))
+  images = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.bfloat16)
+  return space, shapes_of(space), images
+
+
 # The others differ in a few convolutions.
 PLATFORMS = (
   pytest.param("cpu", marks=pytest.mark.slow),
   pytest.param("cuda", marks=pytest.mark.slow),
   "tpu",
 )
+# One of each kind: with squeeze-excite and depthwise, and without.
+KINDS = (
+  "basic",
+  pytest.param("bottleneck", marks=pytest.mark.slow),
+  "inverted_residual",
+  pytest.param("mobilenet_v2", marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", KINDS)
 def test_no_sum_over_pixels_is_in_bfloat16(block, platform):
-  """In what the compiler of each platform is given, of soft masks."""
-  space = _space(block, 2, 8, 8, bins=2)
-  weights = shapes_of(space)
-  images = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.bfloat16)
+  """Looks at what each platform's compiler is given, for soft masks."""
+  space, weights, images = _small(block)
   loss = _loss(space, jnp.zeros(4, jnp.int32))
   found = _sums(
     jax.grad(loss, argnums=(0, 1)), platform, _masks(space), weights, images
@@ -137,26 +150,26 @@ def test_no_sum_over_pixels_is_in_bfloat16(block, platform):
     for layer in blocks.find_block(block).layers
     if not isinstance(layer, blocks.SqueezeExcite)
   ]
-  shortcuts = 3 * blocks.find_block(block).projects
-  assert found["f32", _CHANNELS] >= 4 + 5 * (6 * len(layers) + shortcuts)
+  shortcuts = blocks.find_block(block).projects
+  normalisations = space.num_stages * (2 * len(layers) + shortcuts)
+  assert found["f32", _CHANNELS] >= 4 + 5 * normalisations
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_no_sum_of_the_sliced_engine_is_in_bfloat16(platform):
-  space = _space("inverted_residual", 2, 8, 8, bins=2)
-  weights = shapes_of(space)
-  images = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.bfloat16)
-  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-2-1_w3-4-8"))
-  loss = _loss(space, jnp.zeros(4, jnp.int32), nss.apply_sliced)
+  space, weights, images = _small("inverted_residual")
+  arch = jax.tree.map(jnp.asarray, nss.parse_arch("d1-2_w3-4"))
+  apply = functools.partial(nss.apply_sliced, buckets=((4, 8), (8,)))
+  loss = _loss(space, jnp.zeros(4, jnp.int32), apply)
   gradient = jax.grad(lambda *args: loss(arch, *args))
   found = _sums(gradient, platform, weights, images)
   assert {kind for kind, _ in found} == {"f32"}
-  assert found["f32", _CHANNELS] > 100
-  assert found["f32", _PIXELS] > 10
+  assert found["f32", _CHANNELS] > 60
+  assert found["f32", _PIXELS] > 5
 
 
 def _sums(function, platform, *arguments):
-  """`{(type, axes): count}` of the sums over more than one axis."""
+  """Counts sums over more than one axis: `{(type, axes): count}`."""
   lowered = jax.jit(function).trace(*arguments)
   text = lowered.lower(lowering_platforms=(platform,)).as_text()
   sums = re.findall(
@@ -168,16 +181,17 @@ def _sums(function, platform, *arguments):
   return collections.Counter((kind, axes) for axes, kind in sums if "," in axes)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", KINDS)
 def test_what_is_kept_for_the_gradient_stays_in_bfloat16(block):
-  space = _space(block, 2, 8, 8, bins=2)
-  weights = shapes_of(space)
+  space, weights, images = _small(block)
 
   def kept(dtype):
-    images = jax.ShapeDtypeStruct((4, 8, 8, 3), dtype)
     loss = _loss(space, jnp.zeros(4, jnp.int32))
     gradient = jax.eval_shape(
-      lambda *args: jax.vjp(loss, *args)[1], _masks(space), weights, images
+      lambda *args: jax.vjp(loss, *args)[1],
+      _masks(space),
+      weights,
+      jax.ShapeDtypeStruct(images.shape, dtype),
     )
     found = collections.Counter()
     for leaf in jax.tree.leaves(gradient):
@@ -192,7 +206,7 @@ def test_what_is_kept_for_the_gradient_stays_in_bfloat16(block):
 
 
 def _batches(space, count):
-  """Images and labels, in float32 whatever jax's default is."""
+  """Draws images and labels, in float32 whatever jax's default is."""
   for seed in range(count):
     keys = jax.random.split(jax.random.key(seed))
     images = jax.random.normal(keys[0], (64, *space.image_shape), jnp.float32)
@@ -200,9 +214,9 @@ def _batches(space, count):
     yield images, labels
 
 
-def _gradients(block, count, hard=False):
-  """Of masks, with images in float32 and bfloat16."""
-  space = _space(block, 4, 32, 32)
+def _gradients(block, count, side, hard=False):
+  """Returns gradients of masks, with images in float32 and bfloat16."""
+  space = _space(block, 4, side, side)
   weights = nss.init_weights(jax.random.key(0), space)
   masks = _masks(space, hard)
 
@@ -218,10 +232,11 @@ def _gradients(block, count, hard=False):
 
 
 def _allowed(block, count):
-  """As rounded activations allow, summed in float64."""
+  """Returns gradients by rounded activations, summed in float64."""
   space = _space(block, 4, 32, 32)
   masks = _masks(space)
   weights = nss.init_weights(jax.random.key(0), space)
+  apply = functools.partial(written_out.apply, store=written_out.to_bfloat16)
   with jax.enable_x64(True):
     masks, weights = jax.tree.map(
       lambda x: x.astype(jnp.float64), (masks, weights)
@@ -229,7 +244,7 @@ def _allowed(block, count):
 
     @jax.jit
     def run(images, labels):
-      loss = _loss(space, labels, rounded.apply)
+      loss = _loss(space, labels, apply)
       return jax.grad(loss)(masks, weights, images.astype(jnp.float64))
 
     return [run(*batch) for batch in _batches(space, count)]
@@ -240,27 +255,34 @@ def _rows(gradients, field):
 
 
 def _rms(rows):
-  """Root of the mean squared length of vectors `[N, n]`."""
+  """Returns the root of the mean squared length of vectors `[N, n]`."""
   return np.sqrt(np.square(rows).sum(1).mean())
 
 
 # Mixed masks, and the hard ones of the straight-through estimator.
 @pytest.mark.parametrize(
-  "hard", [False, pytest.param(True, marks=pytest.mark.slow)]
+  ("hard", "side", "most"),
+  [
+    (False, 16, {"depth": 0.05, "width": 0.25}),
+    *(
+      pytest.param(
+        hard, 32, {"depth": 0.05, "width": 0.14}, marks=pytest.mark.slow
+      )
+      for hard in (False, True)
+    ),
+  ],
 )
-def test_gradients_of_masks_are_near_those_of_float32(hard):
-  exact, half = _gradients("basic", 1, hard)
-  for field, most in (("depth", 0.05), ("width", 0.14)):
+def test_gradients_of_masks_are_near_those_of_float32(hard, side, most):
+  exact, half = _gradients("basic", 1, side, hard)
+  for field, share in most.items():
     (want,), (got,) = _rows(exact, field), _rows(half, field)
-    sizes = np.linalg.norm(want), np.linalg.norm(got)
-    assert np.linalg.norm(got - want) < most * sizes[0]
-    assert got @ want / np.prod(sizes) > 0.99
+    # So the cosine is above 0.99 where at most 0.14 is off.
+    assert np.linalg.norm(got - want) < share * np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("hard", [False, True])
-def test_the_gradient_of_the_cost_does_not_see_the_activations(hard):
+def test_the_gradient_of_the_cost_does_not_see_the_activations():
   """The logits move alike where the loss says nothing."""
-  space = _space("basic", 2, 8, 8, bins=2)
+  space = _space("basic", 2, 4, 4, bins=2, strides=(1,))
   weights, images, _ = arguments(space, 4)
   optimizer = optax.sgd(1.0)
 
@@ -278,9 +300,9 @@ def test_the_gradient_of_the_cost_does_not_see_the_activations(hard):
       jax.random.key(1),
       loss_fn=loss_fn,
       cost_fn=functools.partial(nss.mean_macs, space),
-      sample_fn=nss.gumbel_sampler(space, lambda step: 5.0, hard=hard),
+      sample_fn=nss.gumbel_sampler(space, lambda step: 5.0),
       optimizer=optimizer,
-      target=2e5,
+      target=2e3,
       cost_weight=1.0,
     )
     return state.logits
@@ -300,7 +322,7 @@ def test_gradients_of_masks_are_as_good_as_rounding_allows(block):
   beside their parts, so errors are held against what batches differ by.
   """
   count = 3
-  exact, half = _gradients(block, count)
+  exact, half = _gradients(block, count, 32)
   allowed = _allowed(block, count)
   for field in ("depth", "width"):
     want = _rows(exact, field)

@@ -1,7 +1,7 @@
 """The masked supernet written out plainly, with a hook where it stores.
 
-What rounded activations allow: in float64 all sums are as good as exact, and
-`store` rounds each activation as a program does that keeps it in bfloat16.
+With one that stores bfloat16 it says what rounded activations allow: in float64
+all sums are as good as exact.
 """
 
 import jax
@@ -11,20 +11,25 @@ from nss_jax.spaces.blocks import SqueezeExcite, find_block
 from nss_jax.supernet.conv import conv2d
 from nss_jax.supernet.norm import plain_batch_norm
 
-_ACTIVATIONS = {"none": lambda x: x, "relu": jax.nn.relu, "relu6": jax.nn.relu6}
+_ACTIVATIONS = {
+  "none": lambda x: x,
+  "relu": jax.nn.relu,
+  "relu6": jax.nn.relu6,
+  "silu": jax.nn.silu,
+}
 
 
 @jax.custom_vjp
 def to_bfloat16(x):
-  """Rounded, with the gradient of what is not."""
+  """Rounds, with the gradient of what is not rounded."""
   return x.astype(jnp.bfloat16).astype(x.dtype)
 
 
 to_bfloat16.defvjp(lambda x: (to_bfloat16(x), None), lambda _, g: (g,))
 
 
-def apply(space, weights, images, masks, store=to_bfloat16):
-  """Logits of the supernet under masks, in the type of the weights."""
+def apply(space, weights, images, masks, store=lambda x: x):
+  """Returns logits of the supernet under masks, in the weights' type."""
   block = find_block(space.block)
 
   def conv_norm(p, x, stride):
@@ -57,7 +62,8 @@ def apply(space, weights, images, masks, store=to_bfloat16):
   x = jax.nn.relu(conv_norm(weights["stem"], store(images), 1))
   before = jnp.ones(space.stem_width)
   for stage, stride in enumerate(space.strides):
-    p, depth = weights[f"stage_{stage + 1}"], masks.depth[stage]
+    p = weights[f"stage_{stage + 1}"]
+    depth = masks.depth[stage, : space.max_depths[stage]]
     mask = masks.width[stage, : space.max_widths[stage]]
     project = space.projects(stage)
     x = run_block(p["block_1"], x, mask, before, stride, project)
