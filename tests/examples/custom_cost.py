@@ -26,8 +26,8 @@ DEPTHS, WIDTHS = (np.mean(bins, axis=-1) for bins in BINS)  # of each bin
 
 
 def energy(macs, depth, width):
-  """Returns microjoules: 4.6 pJ a MAC, 640 pJ a number written and read by a
-  convolution (45 nm; Han et al. 2015, Learning both Weights and Connections)."""
+  """Returns microjoules: 4.6 pJ a MAC, 640 pJ a number written and read again
+  (45 nm; Han et al. 2015, Learning both Weights and Connections)."""
   numbers = 2 * 2 * (np.array([64, 16]) * depth * width).sum(-1)
   return 4.6e-6 * macs + 640e-6 * numbers
 
