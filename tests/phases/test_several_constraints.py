@@ -65,7 +65,7 @@ def test_constraints_of_a_config():
       ({**PARAMS, "target": 0},),
       "[0].target: 0 is not accepted; expected a nu",
     ),
-    (({**PARAMS, "target": "2e3"},), "[0].target: '2e3' is a str; expected"),
+    (({**PARAMS, "target": "2e3"},), "[0].target: '2e3' has the type str"),
     (({**PARAMS, "target": 10**400},), "[0].target: 1000"),
     (({**PARAMS, "weight": -1.0},), "[0].weight: -1.0 is not accepted"),
     (({**PARAMS, "weight": float("nan")},), "[0].weight: nan is not accepted"),
