@@ -14,17 +14,14 @@ import launch_schemas
 import pytest
 import runs
 import yaml
-from absl import flags
 
+from nss_jax import command
 from nss_jax import config as config_lib
-from nss_jax import main
 from nss_jax.runtime.preemption import EXIT_SAVED
 
 LAUNCH = runs.ROOT / "launch"
 SCRIPTS = sorted(p for p in LAUNCH.iterdir() if p.suffix in (".sh", ".sbatch"))
 KUBERNETES = sorted(LAUNCH.glob("kubernetes_*.yaml"))
-# Of running as one of several processes.
-DISTRIBUTED = {"distributed", "coordinator", "num_processes", "process_id"}
 EXPECTED = {
   "slurm_sweep.sbatch": {
     *("config", "config.seed", "workdir", "phases", "sweep_index"),
@@ -197,11 +194,9 @@ def test_script_of_skypilot_parses():
 
 def _flags(text: str) -> set[str]:
   """Names of the flags after each `nss_jax.main` of a script or a page."""
-  commands = re.findall(r"nss_jax\.main(.*)", text.replace("\\\n", " "))
+  lines = re.findall(r"nss_jax\.main(.*)", text.replace("\\\n", " "))
   return {
-    name
-    for command in commands
-    for name in re.findall(r"(?<!\S)--([\w.]+)", command)
+    name for line in lines for name in re.findall(r"(?<!\S)--([\w.]+)", line)
   }
 
 
@@ -216,18 +211,10 @@ def _flags_of(path: pathlib.Path) -> set[str]:
 
 
 def _check_flags(names: set[str]) -> None:
-  fields = _flat(config_lib.base().to_dict(), "config.")
-  defined = {*fields, *DISTRIBUTED, *flags.FLAGS}
-  assert names - defined == set()
-
-
-def _flat(fields: dict, path: str) -> set[str]:
-  """Paths of fields: `config.data.cache_dir`."""
-  found = set()
-  for name, value in fields.items():
-    is_group = isinstance(value, dict)
-    found |= _flat(value, f"{path}{name}.") if is_group else {path + name}
-  return found
+  fields = config_lib.base().to_dict()
+  for name in names - {*command.flags.FLAGS}:
+    assert name.startswith("config.")
+    assert not config_lib.missing_field(fields, name)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -239,7 +226,6 @@ def test_flags_of_the_files_exist(name):
 
 def test_flags_and_files_of_the_page_exist():
   page = (LAUNCH / "README.md").read_text()
-  assert main.flags.FLAGS is flags.FLAGS
   found = _flags(page)
   assert {"dry_run", "phases", "workdir"} <= found
   _check_flags(found)

@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import sys
-import tarfile
 import tomllib
 from importlib import metadata
 
@@ -14,10 +13,9 @@ import runs
 from absl import flags
 
 import nss_jax
-from nss_jax import command, data, main, version
+from nss_jax import command, main, version
 from nss_jax.phases import registry
 
-CIFAR = data.load("cifar10_binary", fetch=False)
 CONFIGS = runs.ROOT / "configs"
 FIELD = "--config."
 # flag -> words of the line: the field, the value and what is accepted
@@ -44,15 +42,6 @@ WRONG = {
     "config.objective.target_flops: 1e+12",
     "47441 to 4.27881e+07 multiply-adds",
   ),
-  f"{FIELD}objective.target_flops=9": ("target_flops: 9 ", "47441 to"),
-  f"{FIELD}objective.constraints=({{'metric':'flop','target':1}},)": (
-    "config.objective.constraints[0].metric: 'flop'",
-    "expected one of flops, params, activations, latency",
-  ),
-  f"{FIELD}objective.constraints=({{'metric':'params','target':1}},)": (
-    "config.objective.constraints[0].target: 1 is not accepted",
-    "parameters, the mean costs that a space",
-  ),
   f"{FIELD}objective.constraints=({{'metric':'latency','target':1}},)": (
     "w/latency_table/summary.json: no latency table",
     "--phases=latency_table",
@@ -66,31 +55,16 @@ WRONG = {
     "1423 and 14",
     "one batch of 32",
   ),
-  f"{FIELD}search.batch_size=100000": ("718", "one batch of 100000"),
   f"{FIELD}data.source=nowhere": (
     "config.data.source='nowhere'",
     "digits, cifar10",
   ),
-  f"{FIELD}data.source=npz": ("config.data.path=''", "x_train, y_train"),
   f"{FIELD}data.source=folder": ("config.data.path=''", "train/<class>"),
-  f"{FIELD}data.source=idx": ("config.data.path=''", "IDX files"),
-  f"{FIELD}data.source=tfds": ("config.data.name=''", "names like cifar10"),
   f"{FIELD}data.crop_padding=8": (
     "config.data.crop_padding: 8 is not accepted",
     "less than the 8 pixels",
   ),
-  f"{FIELD}data.image_size=4": (
-    "config.data.image_size=4 is not accepted with config.data.source='digits'",
-    "accepted is 0, or a source of folder, tfds, synthetic",
-  ),
-  f"{FIELD}data.path=x": ("config.data.path='x' is not accepted with",),
-  f"{FIELD}space.num_classes=5": (
-    "config.space.num_classes: 5",
-    "at least the 10 classes of the data, or 0",
-  ),
   f"{FIELD}space.num_width_bins=7": ("7 bins for 64", "must divide"),
-  f"{FIELD}space.max_width=-4": ("config.space", "-4"),
-  f"{FIELD}space.strides=()": ("config.space", "at least one"),
   "--phases=search,dance": ("--phases: 'dance'", "list of search"),
   "--phases=": ("--phases: ''", "list of search"),
   "--sweep_index=few": ("--sweep_index: 'few'", "expected int"),
@@ -226,62 +200,6 @@ def test_wrong_place_among_processes(place, words, call, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("source", "path", "words"),
-  [
-    ("cifar10_binary", "nothing", ("'nothing'", "cifar-10-binary.tar.gz")),
-    ("cifar100_binary", "file", ("'file'", "cifar-100-binary.tar.gz")),
-    ("npz", "file", ("config.data.path='file'", ".npz")),
-    ("folder", "file", ("config.data.path='file'", "train/<class>")),
-    ("idx", "file", ("config.data.path='file'", "IDX")),
-    ("tfds", "", ("data.name=''", "accepted are names like cifar10")),
-  ],
-)
-def test_data_that_cannot_be_had(source, path, words, call, tmp_path):
-  (tmp_path / "file").write_text("no archive")
-  result = call(
-    "--workdir=w",
-    f"{FIELD}data.source={source}",
-    f"{FIELD}data.path={path}",
-    tiny=False,
-  )
-  _assert_refused(result, *words)
-  assert _everything(tmp_path) == [tmp_path / "file"]
-
-
-def test_hostile_data(call, tmp_path):
-  """An archive whose data is a link, and an array that is to be unpickled."""
-  archive = tmp_path / "cifar-10-binary.tar.gz"
-  with tarfile.open(archive, "w:gz") as tar:
-    member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
-    member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    tar.addfile(member)
-
-  class Runs:
-    def __reduce__(self):
-      return os.mkdir, (str(tmp_path / "ran"),)
-
-  images, labels = np.zeros((2, 4, 4), np.uint8), np.arange(2)
-  objects = np.empty(2, object)
-  objects[:] = [Runs(), Runs()]
-  array = tmp_path / "x.npz"
-  np.savez(
-    array,
-    x_train=images,
-    y_train=objects,
-    x_test=images,
-    y_test=labels,
-  )
-  before = _everything(tmp_path)
-  for source, path, word in (
-    ("cifar10_binary", archive, "sha256"),
-    ("npz", array, "Object arrays"),
-  ):
-    source, path = f"{FIELD}data.source={source}", f"{FIELD}data.path={path}"
-    _assert_refused(call("--workdir=w", source, path, tiny=False), word)
-    assert _everything(tmp_path) == before
-
-
-@pytest.mark.parametrize(
   ("text", "words"),
   [
     (None, ("'config.py': no such file", "one that comes", "quickstart")),
@@ -322,7 +240,6 @@ def test_wrong_config_file(text, words, call, tmp_path):
 @pytest.mark.parametrize(
   ("config", "meant"),
   [
-    ("configs/cifar100_60mf.py", "configs/cifar100_600mf.py"),
     ("cifar100_600.py", "configs/cifar100_600mf.py"),
     ("config/mine.yaml", "configs/mine.py"),
     ("configs/cifr.py:cifar10_200mf", "cifar:cifar10_200mf"),
@@ -353,11 +270,9 @@ def test_config_by_name(call, tmp_path):
   ("argument", "words"),
   [
     ("fast", "'fast' is not accepted; expected a data set and a target"),
-    ("", "'' is not accepted"),
     ("cifar10_nanmf", "like cifar10_600mf or cifar100_600mf"),
     ("cifar100_-5mf", "the paper's targets are 200, 400, 600, 1600, 3200"),
     ("cifar100_0mf", "'cifar100_0mf' is not accepted"),
-    ("cifar20_600mf", "'cifar20_600mf' is not accepted"),
   ],
 )
 def test_wrong_argument_of_a_config_file(argument, words, call):
@@ -374,9 +289,8 @@ def test_compile_cache_is_said_to_be_off_on_cpu(call, tmp_path):
   assert "cache" not in out
 
 
-@pytest.mark.parametrize("flags", [(), (f"{FIELD}seed=1",)])
-def test_missing_config(flags, call):
-  _assert_refused(call(*flags, config=None), "--config is missing")
+def test_missing_config(call):
+  _assert_refused(call(f"{FIELD}seed=1", config=None), "--config is missing")
 
 
 @pytest.mark.parametrize(
@@ -415,36 +329,14 @@ def test_workdir_without_permission(workdir, call, tmp_path, monkeypatch):
   assert not _everything(folder)
 
 
-def test_another_config_names_every_field(call, tmp_path):
-  config = runs.load_config(**runs.TINY)
-  config.seed = 3
-  config.search.epochs = 7
-  log = tmp_path / "w" / "search" / "metrics.jsonl"
-  log.parent.mkdir(parents=True)
-  log.write_text("")
-  path = tmp_path / "w" / "config.json"
-  path.write_text(config.to_json())
-  before = path.stat().st_mtime_ns
-  _assert_refused(
-    call("--workdir=w"),
-    "config.seed: 3 is now 0",
-    "config.search.epochs: 7 is now 5",
-    "another workdir",
-    "config.search.keep_checkpoints",
-  )
-  assert path.stat().st_mtime_ns == before
-  assert _everything(tmp_path) == [tmp_path / "w", path, log.parent, log]
-
-
 def test_wrong_input_of_the_true_command(tmp_path):
   _assert_refused(runs.run(f"--workdir={tmp_path}/w", "stray"))
   assert not (tmp_path / "w").exists()
 
 
-def test_dry_run(call, tmp_path):
-  code, out, err = call("--workdir=w", "--dry_run", tiny=False)
-  assert code == 0
-  assert not err
+def test_dry_run_of_all_phases(call, tmp_path):
+  code, out, err = call("--workdir=w", "--dry_run", "--phases=all", tiny=False)
+  assert (code, err) == (0, "")
   for words in (
     "1437 training images of 8x8x1, 10 classes",
     "262144 spaces, 1.34e+08 archs",
@@ -455,6 +347,11 @@ def test_dry_run(call, tmp_path):
     "devices    8 x cpu",
   ):
     assert words in out
+  planned = [line.split()[0] for line in out.splitlines()]
+  expected = [
+    n for n in registry.of_a_target() if n not in ("search", "report")
+  ]
+  assert [n for n in planned if n in expected] == expected
   assert not _everything(tmp_path)
 
 
@@ -481,13 +378,6 @@ def test_dry_run_fetches_nothing(source, classes, call, tmp_path, monkeypatch):
   assert f"{source}: 50000 training images of 32x32x3, {classes} classes" in out
   assert "of 390 steps" in out
   assert not _everything(tmp_path)
-
-
-def test_all_phases_are_planned_in_order(call):
-  _, out, _ = call("--workdir=w", "--dry_run", "--phases=all", tiny=False)
-  planned = [line.split()[0] for line in out.splitlines()]
-  expected = [n for n in registry.of_a_target() if n != "report"]
-  assert [n for n in planned if n in expected] == expected[1:]
 
 
 def test_dry_run_counts_the_passes_of_the_search(call):

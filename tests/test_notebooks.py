@@ -118,14 +118,6 @@ def first_cell(tmp_path, monkeypatch):
   return run
 
 
-def test_there_are_three():
-  assert [path.stem for path in NOTEBOOKS] == [
-    "own_model",
-    "quickstart",
-    "tpu_search",
-  ]
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_whole(path):
   notebook = _read(path)

@@ -193,7 +193,7 @@ def _line(error: Any, config: Any) -> str:
     return missing_field(base().to_dict(), f"{path}.{last}")
   if kind in _TYPES and isinstance(keys[-1], str):
     given, expected = type(value).__name__, _TYPES[kind]
-    return f"{path}: {value!r} is a {given}; expected {expected}"
+    return f"{path}: {value!r} has the type {given}; expected {expected}"
   return _refusal(path, value, words or _words(field) or error["msg"])
 
 

@@ -3,18 +3,19 @@ r"""What compilers say of the paper's programs on chips that are not there.
   JAX_PLATFORMS=cpu python tests/benchmarks/accelerators.py \
     --csv=configs/results/accelerators.csv
 
-Needs libtpu, and for GPUs jax-cuda13-plugin and jax-cuda13-pjrt. Five to
-fifteen minutes a program on two cores; rows that the CSV has are not compiled
-again, and `--rows` names those to compile. Of the sliced
-engine there is a row for the largest arch and one for an arch of the target,
-from the lengths that their loops have.
+It needs libtpu, and for GPUs jax-cuda13-plugin and jax-cuda13-pjrt, and takes
+five to fifteen minutes for each program on two cores. Rows that the CSV has are
+not compiled again; `--rows` names those to compile. The sliced engine has a row
+for the largest arch and one for an arch of the target, by the lengths of their
+loops.
 
-Columns: GiB of a chip (arguments, temporaries, outputs); millions of cycles of
-a step, of which convolutions and fills with a constant are these shares;
-seconds; the share of the chip's peak; the bytes that chips sum among each other
-in a step, and the bytes of the gradients. Cycles are the compiler's estimates.
-Of GPUs, for which there are none: how often the host waits in a step to be told
-where the program goes on, and how many of the convolutions cuDNN has.
+The columns are the GiB of a chip (arguments, temporaries, outputs); the
+millions of cycles of a step, and the shares of convolutions and of fills with a
+constant; the seconds; the share of the chip's peak; the bytes that chips sum
+among each other in a step, and those of the gradients. Cycles are the
+compiler's estimates. For GPUs there are none; their columns are how often the
+host waits in a step to learn where the program continues, and how many
+convolutions cuDNN computes.
 """
 
 import argparse
@@ -63,7 +64,7 @@ COLUMNS = (
 
 
 def compile_row(name):
-  """`Compiled`, and the job."""
+  """Returns what the compiler says of a row's program, and its job."""
   chip, phase, part, fields = ROWS[name]
   config = config_lib.paper("cifar100_600mf")
   config.update_from_flattened_dict(fields)

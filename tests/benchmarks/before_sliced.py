@@ -1,7 +1,7 @@
 """The sliced engine of another checkout, for `sliced_steps.py --before`.
 
-A process of its own, whose `PYTHONPATH` is that checkout: it answers as
-`torch_sliced.py` does.
+It runs in a process whose `PYTHONPATH` is that checkout, and answers requests
+like `torch_sliced.py`.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What `sliced_steps.py` compares: the same step, computed in four ways.
 
-Sliced and masked are ours; the floor is one arch compiled alone, with static
-shapes and blocks unrolled; PyTorch, and ours of another checkout, run in
+Sliced and masked are ours. The floor is one arch compiled alone, with static
+shapes and unrolled blocks. PyTorch, and our engine of another checkout, run in
 processes of their own. All start from the same weights and batch, so their
 first losses must agree.
 """
@@ -31,7 +31,7 @@ OPTIMIZER = optax.sgd(1e-3, momentum=0.9)
 
 
 def make_batch():
-  """Images and labels of noise."""
+  """Makes images and labels of noise."""
   keys = jax.random.split(jax.random.key(1))
   images = jax.random.normal(keys[0], (BATCH, *SPACE.image_shape))
   return images, jax.random.randint(keys[1], (BATCH,), 0, SPACE.num_classes)
@@ -50,7 +50,7 @@ def masked(weights, images, arch):
 
 
 def alone(weights, images, arch):
-  """A network of that size and no other; `arch` is static."""
+  """Applies a network of just that size; `arch` is static."""
   x = ConvNorm(SPACE.stem_width).apply({"params": weights["stem"]}, images)
   x = nn.relu(x)
   described = nss.find_block(SPACE.block)
@@ -65,7 +65,7 @@ def alone(weights, images, arch):
 
 
 def own_weights(weights, arch):
-  """The parameters of one arch, cut out of the supernet's."""
+  """Cuts the parameters of one arch out of the supernet's."""
 
   def cut(block, before, width, row=None):
     def leaf(path, x):
@@ -93,7 +93,7 @@ def own_weights(weights, arch):
 
 
 def train_fn(apply):
-  """`(weights, momentum, images, labels, archs [K, S]) -> ..., losses [K]`."""
+  """Returns `(state, images, labels, archs [K, S]) -> state, losses [K]`."""
 
   def step(images, labels, state, arch):
     def loss_fn(weights):
@@ -114,7 +114,7 @@ def train_fn(apply):
 
 
 def score_fn(apply):
-  """`(weights, images, labels, archs [K, S]) -> losses [K]`."""
+  """Returns `(weights, images, labels, archs [K, S]) -> losses [K]`."""
 
   def run(weights, images, labels, archs):
     def score(arch):
@@ -127,7 +127,7 @@ def score_fn(apply):
 
 @dataclasses.dataclass
 class Jax:
-  """A program of this process; calls say seconds a step, and the loss."""
+  """A program of this process, whose calls return seconds a step and a loss."""
 
   fn: object
   weights: object
@@ -151,15 +151,10 @@ class Jax:
 
 
 class Other:
-  """Another process; see `torch_sliced.py` and `before_sliced.py`.
+  """Another process, which runs `torch_sliced.py` or `before_sliced.py`.
 
-  Args:
-    python: that runs it.
-    script: beside this file.
-    weights: of the supernet.
-    batch: images and labels.
-    folder: for a file of these.
-    package: the checkout whose nss_jax it imports; None: as this one.
+  It reads weights and batch from a file in `folder`, and imports the nss_jax of
+  `package`, another checkout, if there is one.
   """
 
   def __init__(self, python, script, weights, batch, folder, package=None):
@@ -198,7 +193,7 @@ class Other:
 
 
 def torch_version(python):
-  """None where that Python has no torch."""
+  """Returns the version of torch that a Python has, or None."""
   code = "import torch; print(torch.__version__)"
   found = subprocess.run(
     [python, "-c", code], capture_output=True, text=True, check=False

@@ -1,31 +1,25 @@
 """Is `supernet/conv.py` still needed? Gradients of convolutions in a loop.
 
-Run `python tests/benchmarks/conv_in_scan.py` on a CPU. It times the gradient,
-in images and kernels, of four 3x3 convolutions (16x16 images, batch 64), of all
-channels and depthwise:
+Run `python tests/benchmarks/conv_in_scan.py` on a CPU; it takes about a minute.
+It times the gradient, with respect to images and kernels, of four 3x3
+convolutions (16x16 images, batch 64), over all channels and depthwise:
 
 * plain: `lax.conv_general_dilated` and autodiff inside `scan` and `cond`;
 * ours: `conv2d` in the same loop;
-* unrolled: the plain ones without any loop, the floor.
+* unrolled: the plain ones without any loop, which is the floor.
 
-Quiet machine, 2 cores, Python 3.12, jax 0.12.0.1, one run: plain/ours 106 (32
-channels) and 103 (64 channels); ours/unrolled 1.07 and 0.96. A run takes about
-a minute. Python 3.11, jax 0.10.1, as quiet, one run: plain/ours 58 and 66;
-ours/unrolled 1.46 and 1.20.
-
-Depthwise, 32 channels, beside other work, Python 3.12, jax 0.12.0.1, one run:
-plain/ours 106, ours/unrolled 0.17 (in that run 65 and 73, 1.30 and 1.23 of all
-channels).
-
-When plain/ours falls under 2, supernet/conv.py can go.
+tests/README.md has what was measured, with 32 and 64 channels in this order. In
+the run of the depthwise numbers, the ratios over all channels were 65 and 73
+(plain/ours) and 1.30 and 1.23 (ours/unrolled). When plain/ours falls under 2,
+supernet/conv.py can go.
 """
 
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from timing import in_turns
 
 from nss_jax.supernet.conv import conv2d
 
@@ -45,7 +39,7 @@ def plain_conv(images, kernel):
 
 
 def gradient_fn(conv, *, loop):
-  """The jitted gradient of the stack; `flags` `[LAYERS]` says which run."""
+  """Returns the jitted gradient of the stack; `flags` `[L]` say which run."""
 
   def loss(operands, flags):
     images, kernels = operands
@@ -69,14 +63,8 @@ def gradient_fn(conv, *, loop):
   return jax.jit(jax.grad(loss))
 
 
-def seconds(fn, *args):
-  start = time.perf_counter()
-  jax.block_until_ready(fn(*args))
-  return time.perf_counter() - start
-
-
 def measure(channels, inputs):
-  """Median seconds of each variant, taken in turns: the load is shared."""
+  """Returns the median seconds of each variant."""
   keys = jax.random.split(jax.random.key(0))
   images = jax.random.normal(keys[0], (BATCH, SIDE, SIDE, channels))
   shape = (LAYERS, SIZE, SIZE, inputs, channels)
@@ -88,13 +76,9 @@ def measure(channels, inputs):
     "ours": gradient_fn(conv2d, loop=True),
     "unrolled": gradient_fn(plain_conv, loop=False),
   }
-  for fn in variants.values():
-    jax.block_until_ready(fn(*args))
-  times = {name: [] for name in variants}
-  for _ in range(REPEATS):
-    for name, fn in variants.items():
-      times[name].append(seconds(fn, *args))
-  return {name: statistics.median(values) for name, values in times.items()}
+  calls = {name: lambda fn=fn: fn(*args) for name, fn in variants.items()}
+  times = in_turns(calls, REPEATS)
+  return {name: statistics.median(found) for name, found in times.items()}
 
 
 def main():

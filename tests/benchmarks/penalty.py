@@ -2,19 +2,19 @@
 
   python tests/benchmarks/penalty.py
 
-The quickstart's arch step (soft masks, batch 32) with the penalty of the draw
-(`sample`, the paper's) and with the expectation over all 2^18 spaces
-(`expected`), in turns; then the expectation by itself, listed and by draws.
-Prints the smallest times in milliseconds and the ratio.
+Times the quickstart's arch step (soft masks, batch 32) with the penalty of the
+draw (`sample`, the paper's) and with the expectation over all 2^18 spaces
+(`expected`), then the expectation by itself, listed and by draws. It prints the
+smallest times in milliseconds, and the ratio.
 """
 
 import functools
-import time
 
 import jax
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
+from timing import in_turns
 
 import nss_jax as nss
 from nss_jax.steps import penalties
@@ -49,16 +49,9 @@ def arch_step(expected):
 
 
 def smallest(calls):
-  """Milliseconds of each of some functions, called in turns."""
-  for call in calls.values():
-    jax.block_until_ready(call())
-  times = {name: [] for name in calls}
-  for _ in range(REPEATS):
-    for name, call in calls.items():
-      began = time.perf_counter()
-      jax.block_until_ready(call())
-      times[name].append(1e3 * (time.perf_counter() - began))
-  return {name: min(found) for name, found in times.items()}
+  """Returns the smallest milliseconds of each call."""
+  times = in_turns(calls, REPEATS)
+  return {name: 1e3 * min(found) for name, found in times.items()}
 
 
 def main():

@@ -1,27 +1,26 @@
 """Should the seeds of one network train in one program? `vmap` against turns.
 
-Run `python tests/benchmarks/seeds_together.py`; some minutes, most of them to
-compile. A step is that of the phase train: forward, backward, running averages
-and the update of SGD with momentum, batch 64, 16x16x3 images; four of them run
-in one `scan`.
+Run `python tests/benchmarks/seeds_together.py`; it takes some minutes, most of
+them to compile. A step is that of the phase train (forward, backward, running
+averages and the update of SGD with momentum), with batches of 64 images of
+16x16x3. Four of them run in one `scan`.
 
 * together: `vmap` of the step over three seeds;
 * in turns: the same program for one seed, three times.
 
-The ratio, together over in turns, is above one where turns are faster.
-
-One core (AMD EPYC) beside other jobs, Python 3.12, jax 0.12.0.1, one run: 2.53,
-2.54 and 2.12, so the phase train takes turns: under `vmap` the convolutions
-become grouped ones, which XLA runs slowly on CPU.
+The ratio, together over in turns, is above one where turns are faster. One run
+on a core (AMD EPYC) beside other jobs, Python 3.12, jax 0.12.0.1, printed 2.53,
+2.54 and 2.12. Under `vmap` the convolutions become grouped ones, which XLA runs
+slowly on CPU, so the phase train takes turns.
 """
 
 import argparse
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import in_turns
 
 import nss_jax as nss
 from nss_jax.steps import losses, optimizers, train_step
@@ -32,7 +31,8 @@ SEEDS, STEPS, BATCH, REPEATS = 3, 4, 64, 5
 
 
 def make_run(search_space):
-  """`(state, images [T, B, H, W, C], labels [T, B]) -> state`; its start."""
+  """Returns the steps, `(state, images [T, B, ...], labels [T, B]) -> state`,
+  and the function that makes the first state from a seed."""
   optimizer = optimizers.train_optimizer(
     learning_rate=0.1,
     decay_factor=0.2,
@@ -65,7 +65,7 @@ def make_run(search_space):
 
 
 def measure(text):
-  """Median milliseconds of a step of all seeds, `(together, in turns)`."""
+  """Returns median milliseconds of a step of all seeds: together, in turns."""
   space = nss.SearchSpace.expanded(
     max_depth=4, max_width=64, image_shape=(16, 16, 3), num_classes=10
   ).only(nss.parse_arch(text))
@@ -78,17 +78,15 @@ def measure(text):
   together = jax.jit(jax.vmap(run)).lower(states, images, labels).compile()
   one = [jax.tree.map(lambda x, k=k: x[k], states) for k in range(SEEDS)]
   alone = jax.jit(run).lower(one[0], images[0], labels[0]).compile()
-  times = {"together": [], "turns": []}
-  for _ in range(REPEATS + 1):
-    began = time.perf_counter()
-    jax.block_until_ready(together(states, images, labels))
-    times["together"].append(time.perf_counter() - began)
-    began = time.perf_counter()
-    for state, x, y in zip(one, images, labels, strict=True):
-      jax.block_until_ready(alone(state, x, y))
-    times["turns"].append(time.perf_counter() - began)
-  # The first of each is not counted.
-  return [1e3 / STEPS * statistics.median(t[1:]) for t in times.values()]
+  calls = {
+    "together": lambda: together(states, images, labels),
+    "turns": lambda: [
+      jax.block_until_ready(alone(*seed))
+      for seed in zip(one, images, labels, strict=True)
+    ],
+  }
+  times = in_turns(calls, REPEATS)
+  return [1e3 / STEPS * statistics.median(found) for found in times.values()]
 
 
 def main():

@@ -1,43 +1,15 @@
 """How fast is the sliced engine? Against masked, XLA's floor, and PyTorch.
 
-Run `python tests/benchmarks/sliced_steps.py` on a CPU, all of it in about 40
-minutes, or parts: `--only=floor,torch --draws=8`. Any Python that has torch and
-numpy can run the PyTorch side: `--torch_python=PATH`. `--before=CHECKOUT` times
-the sliced engine of another commit in turn, in a process of its own.
+Run `python tests/benchmarks/sliced_steps.py` on a CPU. All of it takes about 40
+minutes; `--only=floor,torch --draws=8` runs parts. Any Python that has torch
+and numpy can run the PyTorch side: `--torch_python=PATH`. `--before=CHECKOUT`
+also times the sliced engine of another commit, in a process of its own.
 
-W 64, D 8, 16x16x3 images, batch 64. A step is forward, backward and the update
-of SGD with momentum; jax runs 4 of them in one `scan` with donated state. The
-contenders (see `contenders.py`) take turns and medians are printed; ratios
-above one say that sliced is faster.
-
-Measured on 2 cores (AMD EPYC), Python 3.12, jax 0.12.0.1, PyTorch 2.13.0 on
-Python 3.11, a quiet machine, one run of the steps and one of the scoring:
-
-                 sliced ms  masked/sliced  torch/sliced   floor/sliced
-  w 8, d 1            32.9           18.0          0.46           0.33
-  w 32, d 4          105.3            5.2          0.67           0.94
-  w 64, d 8          570.2           1.05          0.75           0.95
-  64 uniform draws   201.0           3.25          0.67           0.89
-  scoring             12.7           10.5          0.90   0.90-1.22 (5 archs)
-
-Python 3.11, jax 0.10.1, the same machine and PyTorch, one run with --draws=8:
-
-  w 8, d 1            26.3           25.6          0.37           0.46
-  w 32, d 4          143.7           4.86          0.48           0.91
-  w 64, d 8          660.4           1.11          0.61           1.20
-  8 uniform draws    222.6           3.44          0.51           0.95
-  scoring             13.1           10.7          0.85
-  trace 6.2 s, compile 15.2 s; the quickstart's in warmup 8.5 and 16.9 s
-
-On Python 3.12:
-
-Sliced step: trace 5.1 s, compile 11.1 s, 167 MB of temporaries; masked 0.9 s,
-2.6 s, 240 MB. The quickstart's step: trace 4.3 s, compile 7.9 s in warmup, 2.5
-and 6.9 s after it. A scanned loop takes 0.83 of its steps' time (16 draws). Of
-the smallest arch's 26.4 ms the update is 0.9; to fill as much memory as the
-step's temporaries with zeros takes 25.2 ms in a program of its own.
-Paper size, batch 8: trace 6.6 s, compile 9.7 s, 2.1 GB of temporaries, a step
-0.81 s (314 MF) and 38 s (99 GF), 5.3 GiB in all.
+The sizes are W 64, D 8, 16x16x3 images and batches of 64. A step is forward,
+backward and the update of SGD with momentum; jax runs 4 of them in one `scan`
+with donated state. The contenders (see `contenders.py`) take turns, and medians
+are printed. Ratios above one say that sliced is faster. Results are in
+tests/README.md.
 """
 
 import argparse
@@ -88,7 +60,7 @@ PARTS = (
   "host",
   "paper",
 )
-STEPS = 4  # of one call
+STEPS = 4  # in one call
 ROUNDS = 5
 NAMED = {
   "smallest": "d1-1-1_w8-8-8",
@@ -99,7 +71,7 @@ SCORED_SHARE, SCORED = 0.006, 64
 
 
 def draw_archs(count):
-  """Uniform over all archs, `[N, S]`."""
+  """Draws uniform archs, `[N, S]`."""
   rng = np.random.default_rng(0)
   size = (count, SPACE.num_stages)
   return nss.Arch(
@@ -117,7 +89,7 @@ def repeat(arch, times):
 
 
 def in_turns(calls, rounds):
-  """Median seconds of each, taken in turns so that all share the load."""
+  """Returns median seconds of calls that take turns and time themselves."""
   times = {name: [] for name in calls}
   for _ in range(rounds):
     for name, call in calls.items():
@@ -126,7 +98,7 @@ def in_turns(calls, rounds):
 
 
 def time_arch(engines, arch, rounds):
-  """Seconds a step of each engine, and how far first losses are apart."""
+  """Returns seconds a step of each engine, and how far apart losses start."""
   archs = repeat(arch, STEPS)
   if "floor" in engines:
     floor = engines["floor"]
@@ -148,8 +120,8 @@ def time_arch(engines, arch, rounds):
 
 
 def steps(engines, draws):
-  """Named archs, then the mean over uniform draws."""
-  print_row("ms a step", list(engines), "")
+  """Times named archs, then uniform draws."""
+  print_row("ms a step", list(engines))
   spreads = []
   for name, text in NAMED.items():
     seconds, spread = time_arch(engines, nss.parse_arch(text), ROUNDS)
@@ -182,7 +154,7 @@ def steps(engines, draws):
 
 
 def scoring(weights, batch, torch):
-  """Forward passes of archs of a cheap space."""
+  """Times forward passes of archs of a cheap space."""
   target = SCORED_SHARE * largest_macs(SPACE)
   space = find_space(target)
   archs = nss.sample_archs(jax.random.key(1), SPACE, space, SCORED)
@@ -204,12 +176,12 @@ def scoring(weights, batch, torch):
     calls.pop("torch")
   for call in calls.values():
     call()
-  print_row("ms an arch", list(calls), "")
+  print_row("ms an arch", list(calls))
   print_seconds("forward", in_turns(calls, ROUNDS))
 
 
 def find_space(target):
-  """A space within 10 % of a mean cost, by uniform draws."""
+  """Draws spaces until one is within 10 % of a mean cost."""
   logits = nss.init_logits(SPACE)
   spaces = nss.sample_space(jax.random.key(0), logits, (20_000,))
   spaces = jax.tree.map(np.asarray, spaces)
@@ -221,7 +193,7 @@ def find_space(target):
 
 
 def host(engine, draws):
-  """A scanned loop over the sum of its steps, each one a call."""
+  """Times a scanned loop against its steps, each of them a call."""
   archs = draw_archs(max(draws, STEPS))
   archs = pick(archs, slice(len(archs.depth) // STEPS * STEPS))
   single = dataclasses.replace(engine, fn=train_fn(sliced), state=None)
@@ -247,7 +219,7 @@ def host(engine, draws):
 
 
 def profile(engine):
-  """What the smallest arch pays for the supernet, beside its own network."""
+  """Times what the smallest arch pays for the supernet around it."""
   archs = repeat(nss.parse_arch(NAMED["smallest"]), STEPS)
   state = engine.weights, OPTIMIZER.init(engine.weights)
   lowered = engine.fn.lower(state, *engine.batch, archs)
@@ -287,20 +259,20 @@ def profile(engine):
   }
   for call in calls.values():
     call()
-  print_row("ms a step", list(calls), "")
+  print_row("ms a step", list(calls))
   print_seconds(f"smallest, {size / 1e6:.0f} MB", in_turns(calls, 4 * ROUNDS))
 
 
 def seconds_of(call):
-  """Of one step of a call of several, as a tuple for `in_turns`."""
+  """Returns the seconds of a step, in a tuple as `in_turns` takes it."""
   start = time.perf_counter()
   jax.block_until_ready(call())
   return ((time.perf_counter() - start) / STEPS,)
 
 
 def compile_times(weights, batch):
-  """Trace and compile, cold, and the memory of the compiled step."""
-  print_row("cold", ["trace s", "compile s", "temp MB"], "")
+  """Times tracing and compilation, and prints the memory of a step."""
+  print_row("cold", ["trace s", "compile s", "temp MB"])
   arch = repeat(nss.parse_arch(NAMED["half"]), STEPS)
   state = weights, OPTIMIZER.init(weights)
   for name, apply in (("sliced", sliced), ("masked", masked)):
@@ -313,7 +285,7 @@ def compile_times(weights, batch):
 
 
 def quickstart(warmup):
-  """The jitted loop of the quickstart's search, lowered."""
+  """Lowers the jitted loop of the quickstart's search."""
   file = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
   config = runpy.run_path(str(file))["get_config"]()
   built = search.build(Job.open(config, pathlib.Path()))
@@ -325,7 +297,7 @@ def quickstart(warmup):
 
 
 def paper_size():
-  """A sliced step of the paper's search space, batch 8: time and memory."""
+  """Prints time and memory of a step at the paper's size, batch 8."""
   space = nss.SearchSpace.expanded(
     max_depth=16, max_width=512, image_shape=(32, 32, 3), num_classes=100
   )
@@ -335,16 +307,11 @@ def paper_size():
   weights = nss.init_weights(jax.random.key(0), space)
   state = weights, OPTIMIZER.init(weights)
   step = train_fn(lambda w, x, arch: nss.apply_sliced(space, w, x, arch))
-  print_row("paper size, batch 8", ["trace s", "compile s", "temp MB"], "")
+  print_row("paper size, batch 8", ["trace s", "compile s", "temp MB"])
   one = repeat(nss.parse_arch("d1-4-2_w32-128-96"), 1)
-  start = time.perf_counter()
-  lowered = step.lower(state, images, labels, one)
-  traced = time.perf_counter()
-  compiled = lowered.compile()
-  done = time.perf_counter()
-  used = compiled.memory_analysis().temp_size_in_bytes
-  cells = [f"{traced - start:.1f}", f"{done - traced:.1f}", f"{used / 1e6:.0f}"]
-  print_row("sliced step", cells, "")
+  compiled = print_compiled(
+    "sliced step", lambda: step.lower(state, images, labels, one)
+  )
   for text in ("d1-4-2_w32-128-96", "d16-16-16_w512-512-512"):
     arch = nss.parse_arch(text)
     times = []
@@ -366,12 +333,12 @@ def paper_size():
 # The words.
 
 
-def print_row(name, cells, unit):
-  print(f"{name:32}" + "".join(f"{cell:>14}" for cell in cells) + unit)
+def print_row(name, cells, rest=""):
+  print(f"{name:32}" + "".join(f"{cell:>14}" for cell in cells) + rest)
 
 
 def ratio(seconds, name):
-  """Above one where sliced is faster."""
+  """Returns a ratio that is above one where sliced is faster."""
   return seconds[name] / seconds["sliced"]
 
 
@@ -394,8 +361,9 @@ def print_compiled(name, lower):
   done = time.perf_counter()
   size = compiled.memory_analysis().temp_size_in_bytes
   cells = (traced - start, done - traced, size / 1e6)
-  print_row(name, [f"{cell:.1f}" for cell in cells], "")
+  print_row(name, [f"{cell:.1f}" for cell in cells])
   sys.stdout.flush()
+  return compiled
 
 
 def main():

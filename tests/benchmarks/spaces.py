@@ -3,23 +3,26 @@ r"""Are the spaces that the search ends with good, on target, and sure?
   python tests/benchmarks/spaces.py --workdir=DIR \
     --csv=configs/results/spaces.csv
 
-One search and one evaluation by the command for each data set, target and seed,
-and for two budgets by each mode; on digits about four minutes each on a core,
-on Fashion-MNIST fifteen. It goes on where it was stopped, and rows that the CSV
-has are not run again: by another Python, or with another `--variants`, it adds
-to it. `--configs=notebook --seeds=0,1,2,3,4` are the runs of the notebook.
-`--summary` prints the table of what the CSV has and runs nothing.
+It runs the command for one search and one evaluation for each data set, target
+and seed, and for two constraints in each mode. Each takes about four minutes on
+a core on digits, and fifteen on Fashion-MNIST. It continues where it was
+stopped, and does not run rows again that the CSV has; another Python, or other
+`--variants`, add rows. `--configs=notebook --seeds=0,1,2,3,4` are the runs of
+the notebook. `--summary` prints the table of what the CSV has, and runs
+nothing.
 
-`--agree=OTHER_DIR` says how far two evaluators, those of two Pythons say, agree
-about the random spaces that both have scored: percentiles are as sure as that.
+`--agree=OTHER_DIR` says how far two evaluators, such as those of two Pythons,
+agree about the random spaces that both have scored. Percentiles are as sure as
+that.
 
-Columns: the deviation of the mean cost from the target (of two budgets, the
-binding one), of the chosen space and of the paper's choice (the closest of five
-draws of the same search); the probability of the chosen space, and that over
-the mode's; its percentiles by mean loss on the stand-alone evaluator among
-random spaces whose mean cost is within 10 % of the target, and among those
-without the lowest width bin (0: none is better); its mean error and theirs; the
-loss of the hand-made space minus its own, with the standard error; warnings.
+The columns are the deviation of the mean cost from the target (with two
+constraints, that of the binding one), for the chosen space and for the paper's
+choice (the closest of five draws of the same search); the probability of the
+chosen space, and its ratio to the mode's; its percentiles by mean loss on the
+stand-alone evaluator, among random spaces whose mean cost is within 10 % of the
+target and among those without the lowest width bin (0 means that none is
+better); its mean error and theirs; the loss of the hand-made space minus its
+own, with the standard error; and warnings.
 """
 
 import argparse
@@ -38,16 +41,20 @@ import numpy as np
 import scipy.stats
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Of digits 0.6, 4 and 16 % of the largest network; of Fashion-MNIST 1.1, 4 and
-# 16: at 0.6 % it has 59 spaces within 2 %, all with two channels in stage 1.
+# On digits 0.6, 4 and 16 % of the largest network; on Fashion-MNIST 1.1, 4 and
+# 16 %, since at 0.6 % 59 spaces are within 2 %, all with two channels in stage
+# 1.
 TARGETS = {
   "quickstart": (0.288e6, 1.917e6, 7.669e6),
   "fashion_mnist": (0.4e6, 1.5e6, 6e6),
   "notebook": (0.5e6,),  # that of colab/quickstart.ipynb
 }
-# Multiply-adds and parameters; about half of the parameters that the first
-# alone is met with.
-BUDGETS = {"quickstart": (1.917e6, 94_000), "fashion_mnist": (1.5e6, 15_000)}
+# Multiply-adds and parameters, which are about half of those of a space that is
+# found for the first alone.
+CONSTRAINTS = {
+  "quickstart": (1.917e6, 94_000),
+  "fashion_mnist": (1.5e6, 15_000),
+}
 VARIANTS = {
   "default": (),
   # The paper's: the penalty of each draw, no entropy.
@@ -87,7 +94,7 @@ KEY = ("python", "config", "variant", "goal", "seed")
 
 
 class Run(NamedTuple):
-  """A search: `goal` is a target, or `equal` or `at_most` of two budgets."""
+  """A search, whose goal is a target, or the mode of two constraints."""
 
   config: str
   variant: str
@@ -105,16 +112,16 @@ class Run(NamedTuple):
       flags = [*notebook_fields(), *flags]
     if self.goal not in ("equal", "at_most"):
       return [*flags, f"objective.target_flops={self.goal}"]
-    budgets = [
+    constraints = [
       {"metric": metric, "target": target, "mode": self.goal}
       for metric, target in zip(
-        ("flops", "params"), BUDGETS[self.config], strict=True
+        ("flops", "params"), CONSTRAINTS[self.config], strict=True
       )
     ]
     return [
       *flags,
       "objective.cost_weight=0.0",
-      f"objective.constraints={tuple(budgets)!r}",
+      f"objective.constraints={tuple(constraints)!r}",
     ]
 
   @property
@@ -123,7 +130,7 @@ class Run(NamedTuple):
 
 
 def notebook_fields():
-  """What `colab/quickstart.ipynb` sets, as it is run by hand."""
+  """Lists the fields that `colab/quickstart.ipynb` sets for a full run."""
   cells = json.loads((ROOT / "colab" / "quickstart.ipynb").read_text())["cells"]
   sources = ("".join(cell["source"]) for cell in cells)
   (flags,) = (x for x in sources if "FLAGS = (" in x)
@@ -131,7 +138,7 @@ def notebook_fields():
 
 
 def run(one, flags):
-  """Searches and evaluates, and returns the numbers of a row."""
+  """Searches and evaluates; returns the numbers of a row."""
   workdir = flags.workdir / one.name
   command = [
     *(sys.executable, "-m", "nss_jax.main"),
@@ -153,15 +160,14 @@ def run(one, flags):
 def share_scores(one, folder):
   """Gives a run the scores that do not depend on the search.
 
-  The same archs on the same supernet, in another run's table: they are served
-  from there, by the rows that have to agree.
+  They are of the same archs on the same supernet, in the table of another run.
   """
   own = folder / one.name / "evaluate" / "scores.csv"
   done = [
     path
     for path in folder.glob(f"{one.config}_{one.goal}_*/evaluate/summary.json")
     if path.parent != own.parent
-    # Of bfloat16 the evaluator is another.
+    # bfloat16 has an evaluator of its own.
     and ("_bfloat16_" in str(path)) == (one.variant == "bfloat16")
   ]
   if own.exists() or not done:
@@ -172,7 +178,7 @@ def share_scores(one, folder):
 
 
 def numbers(one, workdir):
-  """The row of a run that has ended."""
+  """Reads the numbers of a run that has ended."""
   elite = json.loads((workdir / "search" / "elite_space.json").read_text())
   summary = json.loads((workdir / "evaluate" / "summary.json").read_text())
   against = summary["elite_against"]
@@ -210,7 +216,7 @@ def costs_of(elite, entry):
 
 
 def deviation(elite, costs):
-  """Of what may be at most, the budget that is used most; else the worst."""
+  """Returns that of the most used upper limit, else the largest."""
   if all(one["mode"] == "at_most" for one in elite["constraints"]):
     return max(one["deviation"] for one in costs)
   return max((one["deviation"] for one in costs), key=abs)
@@ -224,13 +230,13 @@ def text(ranges):
 
 
 def seconds_of(workdir):
-  """Of a search, by its log, compilation included."""
+  """Returns the seconds of a search by its log, with compilation."""
   settings = json.loads((workdir / "config.json").read_text())["search"]
   seconds, before = 0.0, 0
   for line in map(
     json.loads, (workdir / "search" / "metrics.jsonl").read_text().splitlines()
   ):
-    # After warmup a step is one on each half.
+    # After warmup a step takes a batch of each half.
     halves = 1 if line["epoch"] <= settings["warmup_epochs"] else 2
     images = halves * (line["step"] - before) * settings["batch_size"]
     seconds += images / line["images_per_second"]
@@ -239,7 +245,7 @@ def seconds_of(workdir):
 
 
 def versions():
-  """Where a row is from."""
+  """Returns the versions that a row comes from."""
   jax = subprocess.check_output(
     [sys.executable, "-c", "import jax; print(jax.__version__)"], text=True
   )
@@ -270,7 +276,7 @@ def append(path, row, columns=COLUMNS):
 
 
 def print_summary(rows):
-  """A line for each Python, config, variant and goal; then what all say."""
+  """Prints a line for each Python, config, variant and goal, and the goals."""
   groups = collections.defaultdict(list)
   for row in rows:
     groups[tuple(row[k] for k in KEY[:-1])].append(row)
@@ -304,7 +310,7 @@ def print_summary(rows):
 
 
 def print_goals(rows, variant):
-  """The figures that issue "A space that the search stands behind" asks for."""
+  """Prints what the issue "A space that the search stands behind" asks for."""
   single = [r for r in rows if r["goal"] not in ("equal", "at_most")]
   if not single:
     return
@@ -341,12 +347,12 @@ def print_goals(rows, variant):
     if row["goal"] == "at_most":
       print(
         f"  at most, Python {row['python']}, {row['config']}: "
-        f"{100 * (1 + float(row['deviation'])):.0f} % of the binding budget"
+        f"{100 * (1 + float(row['deviation'])):.0f} % of the binding constraint"
       )
 
 
 def losses(path):
-  """Mean losses by source and space, and the archs they are of."""
+  """Returns mean losses by source and space, and the archs they are of."""
   found = collections.defaultdict(list)
   for row in read(path):
     if row["source"] in ("random_spaces", "hard_random_spaces"):
@@ -361,7 +367,7 @@ def losses(path):
 
 
 def print_agreement(folders):
-  """Kendall's tau, and where the best four by one are by the other."""
+  """Prints Kendall's tau, and where the best four of one are by the other."""
   name = "*_default_0/evaluate/scores.csv"
   for path in sorted(folders[0].glob(name)):
     other = folders[1] / path.relative_to(folders[0])
@@ -406,7 +412,7 @@ def main():
     print_summary(read(flags.csv))
     return
   flags.workdir, origin = flags.workdir.resolve(), versions()
-  # A seed of each target first: what has been run says most, however little.
+  # One seed of each target first, so that few runs say as much as they can.
   for seed in flags.seeds.split(","):
     for config in flags.configs.split(","):
       for variant in flags.variants.split(","):
@@ -416,7 +422,7 @@ def main():
             goals += [f"{target!r}" for target in TARGETS[config]]
           elif goal not in ("equal", "at_most"):
             goals.append(f"{float(goal)!r}")
-          elif seed == "0" and config in BUDGETS:
+          elif seed == "0" and config in CONSTRAINTS:
             goals.append(goal)
         for goal in goals:
           one = Run(config, variant, goal, seed)

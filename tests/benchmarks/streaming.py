@@ -1,17 +1,18 @@
 """What does it cost to read the images of each step from their files?
 
-Run `python tests/benchmarks/streaming.py`; some minutes. Synthetic images are
-written as files; a step is that of the phase train (batch 128, 32x32x3), eight
-of them a call. Blocks of calls with all images on the device and with images
-read by threads take turns; the first calls of a block, which compile or
-find a call read ahead, are not counted.
+Run `python tests/benchmarks/streaming.py`; it takes some minutes. Synthetic
+images are written as files. A step is that of the phase train (batch 128,
+32x32x3), eight of them in a call. Blocks of calls take turns, with all images
+on the device and with images that threads read. The first calls of a block,
+which compile or find a call read ahead, do not count.
 
-* read: images that the threads read a second, when nothing else runs;
-* ratio: time of a step, streamed over resident; one is no cost;
-* of CPU: the same of the CPU time of all threads, which other jobs change less.
+* read: the images that the threads read in a second, when nothing else runs;
+* ratio: the time of a step, streamed over resident, where one means no cost;
+* of CPU: the same for the CPU time of all threads, which depends less on other
+  jobs.
 
 On a CPU the threads take their time from the step. On an accelerator the step
-leaves them the cores: streaming costs nothing up to `read` images a second.
+leaves them the cores, so streaming costs nothing up to `read` images a second.
 """
 
 import argparse
@@ -39,7 +40,7 @@ BATCH, STEPS, SKIPPED, COUNTED, BLOCKS = 128, 8, 2, 3, 3
 
 
 def write_folder(root, suffix, size, count):
-  """Files of made-up images, `count` for training."""
+  """Writes files of made-up images, `count` of them for training."""
   numbers = data.Synthetic(num_train=count, num_test=10)
   made = data.load(
     "synthetic", image_size=size, synthetic=numbers, stream="never"
@@ -55,17 +56,15 @@ def write_folder(root, suffix, size, count):
 
 
 def images_read_per_second(dataset):
-  """Of the whole set, by the threads alone."""
+  """Reads the whole set, by the threads alone."""
   began = time.perf_counter()
   dataset.train_images[:]
   return len(dataset.train_images) / (time.perf_counter() - began)
 
 
 def make_block(config, text, dataset):
-  """A function that runs some calls and returns the seconds of each.
-
-  They are those of the clock and those of the CPU.
-  """
+  """Returns a function that runs some calls, and returns the seconds of each by
+  the clock and by the CPU."""
   space = SearchSpace.expanded(
     max_depth=4, max_width=64, image_shape=(32, 32, 3), num_classes=10
   ).only(parse_arch(text))
@@ -96,7 +95,7 @@ def make_block(config, text, dataset):
 
 
 def measure(config, text, sets):
-  """Median milliseconds of a step, by clock and CPU `[2]`, of either way."""
+  """Returns median milliseconds of a step, by clock and CPU, of either way."""
   blocks = {way: make_block(config, text, one) for way, one in sets.items()}
   times = {way: [] for way in sets}
   for _ in range(BLOCKS):

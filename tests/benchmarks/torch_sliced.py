@@ -1,22 +1,22 @@
 """The PyTorch side of `sliced_steps.py`: a supernet in eager mode.
 
-Started by that file, with any Python that has torch and numpy; it imports
-nothing of ours. As once-for-all does, the parameters are those of the largest
-network, every layer uses the front corner of its own, autograd fills the rest
-with zeros, and blocks that did not run have no gradient, so that SGD with
-momentum passes them by. Channels-last, two threads.
+That file starts it, with any Python that has torch and numpy; it imports
+nothing of ours. As in once-for-all, the parameters are those of the largest
+network. Every layer uses the front corner of its own, and autograd fills the
+rest with zeros. Blocks that did not run have no gradient, so SGD with momentum
+passes them by. It runs channels-last, with two threads.
 
   python torch_sliced.py ARRAYS.npz
 
 The file holds images, labels, strides and the weights under their paths
-(`stage_1/block_1/first/kernel`). Every line on standard input is one JSON
-request, every line on standard output its answer:
+(`stage_1/block_1/first/kernel`). Every line on standard input is a JSON
+request, and every line on standard output its answer:
 
   {"archs": [[depths, widths], ...], "train": true, "fresh": true}
   {"seconds": 0.5, "loss": 2.3}
 
-It runs one step for each arch, or only the forward pass when `train` is false,
-and says how long all of them took together and the loss of the first.
+It runs one step for each arch, or only the forward pass if `train` is false. It
+answers how long all of them took together, and the loss of the first.
 """
 
 import json
@@ -31,7 +31,7 @@ LEARNING_RATE, MOMENTUM, EPSILON = 1e-3, 0.9, 1e-5
 
 
 class Supernet:
-  """Parameters in a dict by path; the depths 2..D of a stage one by one."""
+  """Holds parameters by path, those of blocks 2 to D of a stage one by one."""
 
   def __init__(self, arrays, strides):
     self.strides = strides

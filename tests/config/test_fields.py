@@ -73,9 +73,15 @@ def test_what_a_field_accepts(path, value, accepted):
 @pytest.mark.parametrize(
   ("fields", "line"),
   [
-    ({"search.epochs": 2.5}, "config.search.epochs: 2.5 is a float; expected"),
-    ({"data.flip": 1}, "config.data.flip: 1 is a int; expected bool"),
-    ({"sweep.targets": 3}, "config.sweep.targets: 3 is a int; expected tuple"),
+    (
+      {"search.epochs": 2.5},
+      "config.search.epochs: 2.5 has the type float; expected int",
+    ),
+    ({"data.flip": 1}, "config.data.flip: 1 has the type int; expected bool"),
+    (
+      {"sweep.targets": 3},
+      "config.sweep.targets: 3 has the type int; expected tuple",
+    ),
     ({"search": 3}, "config.search: 3 is not a group of fields"),
     (
       {"evaluate.fair": True},

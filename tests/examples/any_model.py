@@ -2,8 +2,8 @@
 
   python tests/examples/any_model.py
 
-A perceptron reads digits; sought are the units of its two layers. Logits are
-any pytree whose last axes are the choices.
+A perceptron reads digits, and the search finds how many units its two layers
+have. Logits may be any pytree whose last axes are the choices.
 """
 
 import jax

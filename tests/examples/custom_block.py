@@ -1,8 +1,8 @@
-"""A block of your own: described once, then counted, trained and cut.
+"""A block of your own: described once, then counted, trained and cut out.
 
   python tests/examples/custom_block.py
 
-Network, masks, slices and cost come from the description, so they agree.
+Network, masks, slices and cost all follow from the description, so they agree.
 """
 
 import functools
@@ -23,7 +23,7 @@ NARROW = nss.Block(
     nss.Conv("expand", 1, WIDTH, activation="none"),
   )
 )
-nss.register_block("narrow", NARROW)  # again in every process
+nss.register_block("narrow", NARROW)  # in every process anew
 FIXED = {"strides": (1, 2), "stem_width": 8, "image_shape": (8, 8, 1)}
 SPACE = nss.SearchSpace.expanded(
   block="narrow",

@@ -1,9 +1,9 @@
-"""Search under a budget of energy instead of multiply-adds.
+"""Search under a constraint on energy instead of multiply-adds.
 
   python tests/examples/custom_cost.py
 
-A cost is a function of the bins' weights: one-hot for a space, probabilities
-for a distribution. Bins are independent: means of products are exact.
+A cost takes the weights of the bins: one-hot for a space, probabilities for a
+distribution. Bins are drawn independently, so means of products are exact.
 """
 
 import functools
@@ -20,14 +20,14 @@ FIXED = {"strides": (1, 2), "stem_width": 8, "image_shape": (8, 8, 1)}
 SPACE = nss.SearchSpace.expanded(
   max_depth=4, max_width=16, num_depth_bins=2, num_width_bins=4, **FIXED
 )
-BUDGET, rng = {"target": 3.0, "cost_weight": 1.0}, jax.random.key(0)
+LIMIT, rng = {"target": 3.0, "cost_weight": 1.0}, jax.random.key(0)
 BINS = SPACE.depth_bins, SPACE.width_bins
 DEPTHS, WIDTHS = (np.mean(bins, axis=-1) for bins in BINS)  # of each bin
 
 
 def energy(macs, depth, width):
-  """Microjoules: 4.6 pJ a MAC, 640 pJ a number that the convolutions write
-  and read (45 nm; Han et al. 2015, Learning both Weights and Connections)."""
+  """Returns microjoules: 4.6 pJ a MAC, 640 pJ a number written and read again
+  (45 nm; Han et al. 2015, Learning both Weights and Connections)."""
   numbers = 2 * 2 * (np.array([64, 16]) * depth * width).sum(-1)
   return 4.6e-6 * macs + 640e-6 * numbers
 
@@ -43,7 +43,7 @@ def loss(params, masks, batch):
 
 
 draw = nss.gumbel_sampler(SPACE, lambda step: 1.0)
-given = {"loss_fn": loss, "cost_fn": mean_energy, "sample_fn": draw, **BUDGET}
+given = {"loss_fn": loss, "cost_fn": mean_energy, "sample_fn": draw, **LIMIT}
 given["expected_penalty_fn"] = nss.drawn_penalty(mean_energy, 3.0)
 given["optimizer"], digits = optax.adam(0.1), load_digits()
 step = jax.jit(functools.partial(nss.search_step, **given))

@@ -2,8 +2,8 @@
 
   python tests/examples/export.py
 
-Reads the quickstart's run, or that of the folder given: an arch of its Elite
-Space, its weights cut out of the supernet, tuned, saved, exported as StableHLO.
+An arch is drawn from the Elite Space of the quickstart's run, or of the folder
+given. Its weights are cut out of the supernet, tuned, saved and exported.
 """
 
 import pathlib

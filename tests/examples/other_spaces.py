@@ -2,9 +2,9 @@
 
   python tests/examples/other_spaces.py
 
-`SearchSpace.expanded` makes equal bins; the fields themselves take any. Four
-stages here, each with bins of its own: unequal, with a gap, a single one.
-Strides may be any, images need not be square.
+`SearchSpace.expanded` makes equal bins, and the fields themselves accept any.
+The four stages here have bins of their own: unequal ones, some with a gap, and
+a single one. Strides may be any, and images need not be square.
 """
 
 import jax
@@ -33,8 +33,8 @@ TARGET = 1.0e6  # multiply-adds
 
 
 keys = jax.random.split(jax.random.key(0), 3)
-# All logits zero: the space nearest to the target. After a search, the most
-# probable of those within 5 % of it.
+# With all logits zero this is the space nearest to the target; after a search
+# it is the most probable one of those within 5 % of it.
 found = nss.elite_candidates(SPACE, nss.init_logits(SPACE), TARGET, 0.05)
 elite = jax.tree.map(lambda x: x[0], found.spaces)
 archs = nss.sample_archs(keys[0], SPACE, elite, 3)

@@ -59,7 +59,7 @@ def test_constraints_of_a_config():
       ({**PARAMS, "metric": "energy"},),
       "constraints[0].metric: 'energy' is not accepted; expected one of flops",
     ),
-    (({**PARAMS, "target": "2e3"},), "[0].target: '2e3' is a str; expected"),
+    (({**PARAMS, "target": "2e3"},), "[0].target: '2e3' has the type str"),
     (({**PARAMS, "target": 10**400},), "[0].target: 1000"),
     (({**PARAMS, "weight": float("nan")},), "[0].weight: nan is not accepted"),
     (

@@ -67,6 +67,12 @@ ACCEPTED = [
 ]
 REFUSED = [
   ((SEARCH,), {"seed": 3}, {}, "seed: 0 is now 3"),
+  (
+    (SEARCH,),
+    {"seed": 3, "logits.b1": 0.6},
+    {},
+    "config.logits.b1: 0.5 is now 0.6; config.seed: 0 is now 3)",
+  ),
   ((SEARCH,), {"search.epochs": 9}, {}, "but the learning rate depends on it"),
   (
     (SEARCH,),

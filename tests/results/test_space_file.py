@@ -1,7 +1,6 @@
 """`load_space` trusts nothing that it reads in `elite_space.json`."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -98,15 +97,3 @@ def test_load_space_fuzzed(tmp_path, where, value, whole):
   hash(search_space)
   assert search_space.num_archs_in(space) >= 1
   assert SearchSpace.from_dict(search_space.to_dict()) == search_space
-
-
-def test_load_space_survives_cuts(tmp_path):
-  path = tmp_path / "elite_space.json"
-  files.write_json(path, ELITE)
-  data = path.read_bytes()
-  for end in range(0, len(data) - 2, 5):
-    path.write_bytes(data[:end])
-    with pytest.raises(UserError):
-      load_space(path)
-  path.write_bytes(data)
-  check_elite(load_space(pathlib.Path(path)))
