@@ -174,7 +174,7 @@ def test_the_folder_is_all_that_it_takes(tmp_path):
   """For all blocks, by numpy and the words of the card."""
   for name, network in trained_networks.make_all().items():
     network.save(tmp_path / name)
-    images = trained_networks.images_of(network, 5)
+    images = trained_networks.images_of(network)
     found = _numpy_network(tmp_path / name, images)
     logits = np.asarray(network.logits(images))
     scale = np.abs(logits).max()
