@@ -1,6 +1,7 @@
 """What a network says of images of all kinds, and what it refuses."""
 
 import dataclasses
+import io
 import pathlib
 import subprocess
 import sys
@@ -115,8 +116,9 @@ def test_any_channels_of_the_exact_shape(tmp_path):
     (image,) = trained_networks.images_of(network, 1)
     check(network, image, image)
     path = tmp_path / "a.png"
-    Image.fromarray(np.zeros((4, 3, 3), np.uint8)).save(path)
-    for given in (path, Image.open(path), image[:2], image[..., :1]):
+    drawn = Image.fromarray(np.zeros((4, 3, 3), np.uint8))
+    drawn.save(path)
+    for given in (path, drawn, image[:2], image[..., :1]):
       with pytest.raises(UserError, match=rf"accepted are .*{channels} chann"):
         network.predict(given)
 
@@ -192,7 +194,7 @@ def test_no_image_is_one_line(network, tmp_path):
   Image.fromarray(noise).save(cut)
   cut.write_bytes(cut.read_bytes()[:900])
   deep = Image.fromarray(np.zeros((8, 6), np.uint16))
-  closed = Image.open(text.parent / "cut.png")
+  late = Image.open(io.BytesIO(cut.read_bytes()))
   wrong = [
     (text, "notes.txt: is damaged or no image"),
     (tmp_path, "is a folder"),
@@ -201,7 +203,7 @@ def test_no_image_is_one_line(network, tmp_path):
     ("x" * 5000, "too long"),
     ("", "No such file"),
     (cut, "cut.png: is damaged"),
-    (closed, "PngImageFile: cannot be read"),
+    (late, "PngImageFile: cannot be read"),
     (deep, "mode I;16"),
     (noise.astype(np.float32), "float32"),
     (noise[:0], "shape"),
