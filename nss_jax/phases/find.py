@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
   from nss_jax.runtime.progress import ProgressOptions
 
-_PHASES = ("search", "nas", "train")
+_PHASES = ("search", "evaluate", "nas", "train", "report")
+_LEAST = ("search", "nas", "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ def find(
   latency: float | None = None,
   effort: str = "quick",
   image_size: int | None = None,
+  evaluate: bool = False,
   seed: int = 0,
   workdir: str | os.PathLike[str] | None = None,
   settings: Mapping[str, Any] | None = None,
@@ -83,6 +85,8 @@ def find(
       thorough, with three and ten times as many steps.
     image_size: pixels of a side that pictures of a folder are resized to; 32,
       64 or 96 by the effort if None.
+    evaluate: whether to compare the Elite Space with random spaces of its cost
+      as well, and to draw the report, `report/index.html` of the workdir.
     seed: of the run.
     workdir: folder of the run; by the images and the constraints if None.
     settings: fields of the config that are to be others, such as
@@ -122,12 +126,14 @@ def find(
     config = find_settings.make_config(source, limits, effort=effort, seed=seed)
     config.name = folder.name
   find_settings.change(config, settings or {})
-  return _run(config, folder, progress)
+  phases = _PHASES if evaluate else _LEAST
+  return _run(config, folder, phases, progress)
 
 
 def _run(
   config: "ml_collections.ConfigDict",
   folder: pathlib.Path,
+  phases: tuple[str, ...],
   progress: "ProgressOptions | None",
 ) -> Found:
   """Runs the phases and reads what they have written."""
@@ -138,9 +144,8 @@ def _run(
   from nss_jax.runtime.preemption import EXIT_SAVED
   from nss_jax.runtime.progress import DEFAULT_OPTIONS
 
-  phases = _PHASES
   if job.wants_latency(config_lib.validate(config)):
-    phases = ("latency_table", *_PHASES)
+    phases = ("latency_table", *phases)
   code = pipeline.run(
     config, folder, phases, progress=progress or DEFAULT_OPTIONS
   )

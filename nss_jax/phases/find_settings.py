@@ -208,6 +208,10 @@ def make_config(
     "evaluate", left, config.evaluate.batch_size
   )
   config.evaluate.coin_epochs = config.evaluate.epochs // 4
+  config.evaluate.num_archs = 60 * more
+  config.evaluate.num_spaces = 16 * more
+  config.evaluate.archs_per_space = 8
+  config.evaluate.oracle_spaces = 0 if more == 1 else 200
   # Below the limits by up to a tenth: an Elite Space may have few archs.
   config.nas.tolerance = 0.1
   config.nas.num_scored = 300 * more

@@ -14,16 +14,50 @@ Metrics = dict[str, Array]
 # (weights, choice, batch) -> (scalar loss, metrics). `choice` is whatever the
 # sampler of the same loop returns as such: an arch, or mixed masks.
 LossFn = Callable[[Any, Any, Any], tuple[jax.Array, Metrics]]
+# Of a model with a state, such as batch statistics, or with dropout:
+# (weights, choice, batch, model_state, rng) -> (loss, (model_state, metrics)).
+StatefulLossFn = Callable[
+  [Any, Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]
+]
 # (rng, logits, step) -> a draw with `.weights`, like the logits, and `.choice`.
 SampleFn = Callable[[jax.Array, Any, jax.Array], Any]
 # (weights, images, choice) -> logits [B, C]
 ApplyFn = Callable[[Any, jax.Array, Any], jax.Array]
 
 
+def with_state(
+  loss_fn: LossFn | StatefulLossFn,
+  model_state: Any,
+  rng: jax.Array,
+  axis_name: str | None,
+) -> Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]]:
+  """Returns `(weights, choice, batch) -> (loss, (model_state, metrics))`.
+
+  A model without a state, None, has a loss of three arguments. One that has a
+  state is given it, and a key of its own on each device: their images differ.
+  """
+  if model_state is None:
+    plain = checked_loss(loss_fn)
+
+    def without(weights, choice, batch):
+      loss, metrics = plain(weights, choice, batch)
+      return loss, (None, metrics)
+
+    return without
+  # A key of its own: the draws of the step stay what they are.
+  key = jax.random.fold_in(rng, 2)
+  if axis_name is not None:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+  # A copy: equinox's states can be used once.
+  state = jax.tree.map(lambda x: x, vary_over_devices(model_state, axis_name))
+  full = checked_loss(loss_fn, of="(model_state, metrics)")
+  return lambda weights, choice, batch: full(weights, choice, batch, state, key)
+
+
 def checked_loss(loss_fn: Callable, of: str = "metrics") -> Callable:
   """Holds a loss function to its contract: `(scalar loss, the rest)`.
 
-  The rest is "metrics", a dict, or "(averages, metrics)".
+  The rest is "metrics", a dict, or a pair such as "(averages, metrics)".
   """
 
   def checked(*args):
@@ -211,8 +245,19 @@ def step_rng(
 
 
 def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
-  """Averages over a device axis; returns the tree itself if there is none."""
-  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+  """Averages over a device axis; returns the tree itself if there is none.
+
+  Integers, such as counts of steps in the state of a model, are the same on all
+  devices, and stay integers.
+  """
+  if axis_name is None:
+    return tree
+
+  def mean(x):
+    real = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    return (jax.lax.pmean if real else jax.lax.pmax)(x, axis_name)
+
+  return jax.tree.map(mean, tree)
 
 
 def vary_over_devices(tree: Any, axis_name: str | None) -> Any:

@@ -15,11 +15,12 @@ from nss_jax.steps.losses import (
   LossFn,
   Metrics,
   SampleFn,
+  StatefulLossFn,
   as_number,
-  checked_loss,
   checked_sample,
   descend,
   step_rng,
+  with_state,
 )
 from nss_jax.steps.penalties import PenaltyFn
 
@@ -50,7 +51,7 @@ def search_step(
   batch: Any,
   rng: jax.Array,
   *,
-  loss_fn: LossFn,
+  loss_fn: LossFn | StatefulLossFn,
   cost_fn: Callable[[Any], Any],
   sample_fn: SampleFn,
   optimizer: optax.GradientTransformation,
@@ -60,6 +61,7 @@ def search_step(
   expected_penalty_fn: PenaltyFn | None = None,
   entropy_fn: Callable[[jax.Array], Any] | None = None,
   estimator: Estimator = pathwise,
+  model_state: Any = None,
   axis_name: str | None = None,
   own_draws: bool = False,
 ) -> tuple[SearchState, Metrics]:
@@ -76,7 +78,8 @@ def search_step(
     batch: passed to `loss_fn`; held-out images.
     rng: base key, the same for every step; the draw uses
       `fold_in(rng, state.step)`.
-    loss_fn: `(weights, choice, batch) -> (loss, metrics)`.
+    loss_fn: `(weights, choice, batch) -> (loss, metrics)`, or as `weight_step`
+      has it with a `model_state`.
     cost_fn: cost of a space from its bins' weights, shaped as the logits: a
       scalar, or `[C]`.
     sample_fn: `(rng, logits, step) -> Sample`; differentiable in the logits if
@@ -94,6 +97,8 @@ def search_step(
       a weight that falls to zero the distribution commits slowly: at weight t
       it is near that of least objective, `p(A) ~ exp(-objective(A) / t)`.
     estimator: of the gradient of the expected objective.
+    model_state: of the supernet's `WeightState`, read only: what the loss makes
+      of it is dropped. None: it has none.
     axis_name: device axis over which gradients and metrics are averaged.
     own_draws: whether each device of the axis draws for itself.
 
@@ -136,14 +141,14 @@ def search_step(
   if callable(cost_weight):
     cost_weight = cost_weight(state.step)
   cost_weight = as_number("cost_weight", cost_weight)
-  loss_fn = checked_loss(loss_fn)
+  full_loss = with_state(loss_fn, model_state, rng, axis_name)
 
   def draw(key, logits):
     sample = sample_fn(key, logits, state.step)
     return checked_sample(sample, "weights", "choice")
 
   def objective(sample):
-    loss, metrics = loss_fn(weights, sample.choice, batch)
+    loss, (_, metrics) = full_loss(weights, sample.choice, batch)
     cost = cost_fn(sample.weights)
     penalty = penalty_fn(cost, target)
     value = loss

@@ -12,6 +12,7 @@ from nss_jax.steps.losses import (
   Metrics,
   checked_loss,
   descend,
+  step_rng,
   vary_over_devices,
 )
 
@@ -20,7 +21,8 @@ from nss_jax.steps.losses import (
 class TrainState:
   """Attributes: step (int32 scalar); params, averages and opt_state (pytrees).
 
-  `averages` are those of the normalisations, which no gradient moves.
+  `averages` are those of the normalisations, or any other state of the model
+  that no gradient moves.
   """
 
   step: jax.Array
@@ -45,8 +47,9 @@ def train_step(
   state: TrainState,
   batch: Any,
   *,
-  loss_fn: Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]],
+  loss_fn: Callable[..., tuple[jax.Array, tuple[Any, Metrics]]],
   optimizer: optax.GradientTransformation,
+  rng: jax.Array | None = None,
   axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Descends the loss of a batch and moves the running averages.
@@ -54,8 +57,11 @@ def train_step(
   Args:
     state: weights, averages and optimizer state.
     batch: passed to `loss_fn`.
-    loss_fn: `(params, averages, batch) -> (loss, (averages, metrics))`.
+    loss_fn: `(params, averages, batch) -> (loss, (averages, metrics))`; with a
+      `rng` it is given the key of this step as well, after the batch.
     optimizer: of the params.
+    rng: base key, the same for every step, for dropout and the like; None for
+      a loss that draws nothing.
     axis_name: device axis over which gradients, averages and metrics are
       averaged.
 
@@ -67,8 +73,11 @@ def train_step(
   """
   averages = vary_over_devices(state.averages, axis_name)
   loss_fn = checked_loss(loss_fn, of="(averages, metrics)")
+  keys = ()
+  if rng is not None:
+    keys = (step_rng(rng, state.step, axis_name, axis_name is not None),)
   params, opt_state, loss, (averages, metrics) = descend(
-    lambda params: loss_fn(params, averages, batch),
+    lambda params: loss_fn(params, averages, batch, *keys),
     state.params,
     state.opt_state,
     optimizer,

@@ -10,30 +10,37 @@ from nss_jax.steps.losses import (
   LossFn,
   Metrics,
   SampleFn,
-  checked_loss,
+  StatefulLossFn,
   checked_sample,
   descend,
   step_rng,
+  with_state,
 )
 
 
 @struct.dataclass
 class WeightState:
-  """Attributes: step (int32 scalar), params and opt_state (pytrees)."""
+  """Attributes: step (int32 scalar), params and opt_state (pytrees).
+
+  And model_state, a pytree that no gradient moves, such as batch statistics;
+  None for a model that has none.
+  """
 
   step: jax.Array
   params: Any
   opt_state: Any
+  model_state: Any = None
 
 
 def init_weight_state(
-  params: Any, optimizer: optax.GradientTransformation
+  params: Any, optimizer: optax.GradientTransformation, model_state: Any = None
 ) -> WeightState:
   """Begins at step 0."""
   return WeightState(
     step=jax.numpy.zeros((), jax.numpy.int32),
     params=params,
     opt_state=optimizer.init(params),
+    model_state=model_state,
   )
 
 
@@ -43,7 +50,7 @@ def weight_step(
   batch: Any,
   rng: jax.Array,
   *,
-  loss_fn: LossFn,
+  loss_fn: LossFn | StatefulLossFn,
   sample_fn: SampleFn,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
@@ -57,10 +64,14 @@ def weight_step(
     batch: passed to `loss_fn`.
     rng: base key, the same for every step; the draw uses
       `fold_in(rng, state.step)`, so a restart repeats it.
-    loss_fn: `(weights, choice, batch) -> (loss, metrics)`.
+    loss_fn: `(weights, choice, batch) -> (loss, metrics)`; where the state has
+      a `model_state`, if only an empty one, `(weights, choice, batch,
+      model_state, rng) -> (loss, (model_state, metrics))`, with a key of this
+      step, for dropout and the like.
     sample_fn: `(rng, logits, step) -> Sample`.
     optimizer: of the weights.
-    axis_name: device axis over which gradients and metrics are averaged.
+    axis_name: device axis over which gradients, `model_state` and metrics are
+      averaged.
     own_draws: whether each device of the axis draws for itself.
 
   Returns:
@@ -93,12 +104,13 @@ def weight_step(
   rng = step_rng(rng, state.step, axis_name, own_draws)
   sample = sample_fn(rng, logits, state.step)
   choice = checked_sample(sample, "choice").choice
-  params, opt_state, loss, metrics = descend(
-    lambda params: checked_loss(loss_fn)(params, choice, batch),
+  full_loss = with_state(loss_fn, state.model_state, rng, axis_name)
+  params, opt_state, loss, (model_state, metrics) = descend(
+    lambda params: full_loss(params, choice, batch),
     state.params,
     state.opt_state,
     optimizer,
     axis_name,
   )
-  state = WeightState(state.step + 1, params, opt_state)
+  state = WeightState(state.step + 1, params, opt_state, model_state)
   return state, {"loss": loss, **metrics}
