@@ -5,7 +5,7 @@ over spaces, the supernet, and the pure steps. See `README.md` for the program.
 """
 
 from nss_jax.data import register_source
-from nss_jax.deploy.network import Prediction, TrainedNetwork
+from nss_jax.deploy.trained_network import Prediction, TrainedNetwork
 from nss_jax.phases.compile_for import compile_for
 from nss_jax.phases.find import find
 from nss_jax.results.load import load_network, load_space, load_supernet

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from nss_jax import command
 from nss_jax.deploy import exports, runtimes
-from nss_jax.deploy.network import Prediction, TrainedNetwork
+from nss_jax.deploy.trained_network import Prediction, TrainedNetwork
 from nss_jax.errors import Diverged, Interrupted, UserError
 from nss_jax.results import load
 from nss_jax.runtime.preemption import EXIT_SAVED

@@ -12,7 +12,7 @@ from nss_jax.errors import UserError
 from nss_jax.runtime import files
 
 if TYPE_CHECKING:
-  from nss_jax.deploy.network import TrainedNetwork
+  from nss_jax.deploy.trained_network import TrainedNetwork
 
 
 class Format(NamedTuple):

@@ -24,7 +24,7 @@ from nss_jax.spaces.search_space import SearchSpace
 from nss_jax.spaces.text import format_arch
 
 if TYPE_CHECKING:
-  from nss_jax.deploy.network import TrainedNetwork
+  from nss_jax.deploy.trained_network import TrainedNetwork
 
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "network.json", "README.md"
 _FORMAT = "nss_jax network 1"
@@ -106,7 +106,7 @@ def read(folder: pathlib.Path) -> "TrainedNetwork":
   """
   import safetensors.numpy
 
-  from nss_jax.deploy.network import TrainedNetwork
+  from nss_jax.deploy.trained_network import TrainedNetwork
 
   path, weights = folder / DESCRIPTION, folder / WEIGHTS
   content = files.read_json(path)

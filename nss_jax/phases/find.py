@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nss_jax.deploy.network import TrainedNetwork
+from nss_jax.deploy.trained_network import TrainedNetwork
 from nss_jax.errors import Diverged, Interrupted, UserError
 from nss_jax.spaces.search_space import Arch, SearchSpace, Space
 from nss_jax.spaces.text import format_arch, format_space

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from nss_jax.deploy import saved
-from nss_jax.deploy.network import TrainedNetwork
+from nss_jax.deploy.trained_network import TrainedNetwork
 from nss_jax.errors import UserError
 from nss_jax.runtime.files import Path, read_json, reason
 from nss_jax.spaces.search_space import (
