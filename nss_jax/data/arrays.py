@@ -105,7 +105,7 @@ def load_npz(*, path: str, convert_arrays: bool, test_fraction: float) -> Parts:
   """Reads images and labels from a .npz file; nothing in it is executed.
 
   Images are uint8 `[N, H, W, C]` or grey `[N, H, W]`, labels are integers `[N]`
-  or `[N, 1]`, and `class_names`, if it is there, texts `[classes]`; other arrays
+  or `[N, 1]`, and `class_names`, if there, texts `[classes]`; other arrays
   are not read. If asked, booleans and floats in [0, 1] are scaled to 0..255 and
   rounded, and labels may be one-hot.
   """

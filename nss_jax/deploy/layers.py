@@ -12,6 +12,7 @@ with (size - 1) / 2 zeros on all sides. A squeeze-excite multiplies each channel
 by sigmoid(relu(mean over pixels @ squeeze + bias) @ excite + bias).
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -170,18 +171,24 @@ def from_tensors(
     ]
     return jax.numpy.asarray(np.stack(rows))
 
-  shapes = jax.eval_shape(
-    lambda: (
-      network.init_weights(jax.random.key(0), search_space),
-      network.init_averages(search_space),
-    )
-  )
+  shapes = _shapes(search_space)
   params, averages = (
     jax.tree_util.tree_map_with_path(fill, tree) for tree in shapes
   )
   if left:
     raise ValueError(f"the network has no tensor {min(left)}")
   return params, averages
+
+
+@functools.lru_cache(8)
+def _shapes(search_space: SearchSpace) -> tuple[Any, Any]:
+  """Returns the shapes of parameters and averages."""
+  return jax.eval_shape(
+    lambda: (
+      network.init_weights(jax.random.key(0), search_space),
+      network.init_averages(search_space),
+    )
+  )
 
 
 def _named(tree: Any) -> Iterator[tuple[str, np.ndarray]]:

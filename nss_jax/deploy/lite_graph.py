@@ -9,10 +9,12 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert import schema_py_generated
 
 from nss_jax.deploy import walk
 
+# Its classes are generated: all fields begin as None, of no type.
+schema: Any = schema_py_generated
 _KINDS = {
   np.dtype(np.float32): schema.TensorType.FLOAT32,
   np.dtype(np.int32): schema.TensorType.INT32,
@@ -94,7 +96,7 @@ class _Graph:
     shape = self.shape(images)
     x = self.operator("CAST", [images], shape)
     for kind, options, number in (
-      ("DIV", "DivOptions", np.float32([255])),
+      ("DIV", "DivOptions", np.array([255], np.float32)),
       ("SUB", "SubOptions", mean),
       ("DIV", "DivOptions", std),
     ):

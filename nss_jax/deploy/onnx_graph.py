@@ -34,13 +34,12 @@ class _Graph:
   def constant(self, value: np.ndarray) -> str:
     """Adds a constant; returns its name."""
     name = f"constant_{len(self.constants)}"
-    value = np.ascontiguousarray(value)
-    self.constants.append(numpy_helper.from_array(value, name))
+    self.constants.append(numpy_helper.from_array(value.copy(), name))
     return name
 
   def normal(self, images: str, mean: np.ndarray, std: np.ndarray) -> str:
     x = self.node("Cast", images, to=TensorProto.FLOAT)
-    x = self.node("Div", x, self.constant(np.float32(255)))
+    x = self.node("Div", x, self.constant(np.array(255, np.float32)))
     x = self.node("Sub", x, self.constant(mean))
     x = self.node("Div", x, self.constant(std))
     return self.node("Transpose", x, perm=[0, 3, 1, 2])
@@ -68,7 +67,7 @@ class _Graph:
     if name == "silu":
       return self.node("Mul", x, self.node("Sigmoid", x))
     if name == "relu6":
-      ends = (self.constant(np.float32(end)) for end in (0, 6))
+      ends = (self.constant(np.array(end, np.float32)) for end in (0, 6))
       return self.node("Clip", x, *ends)
     return self.node({"relu": "Relu", "sigmoid": "Sigmoid"}[name], x)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from nss_jax.data import images as image_lib
 from nss_jax.data.batches import normalize
-from nss_jax.errors import UserError
+from nss_jax.errors import UserError, one_line
 from nss_jax.runtime import files
 from nss_jax.spaces.search_space import Arch, Array, SearchSpace
 from nss_jax.supernet import network
@@ -127,7 +127,7 @@ class TrainedNetwork:
   def _prepare(self, image: Any, where: str) -> np.ndarray:
     height, width, channels = self.search_space.image_shape
     if isinstance(image, str | os.PathLike):
-      where = str(image)
+      where = one_line(str(image), 300)
       try:
         is_folder = stat.S_ISDIR(os.stat(image).st_mode)
       except (OSError, ValueError) as error:  # a path can hold a null byte
@@ -160,10 +160,11 @@ class TrainedNetwork:
       given = list(images)
     found = []
     for start in range(0, len(given), _BATCH):
-      part = [
-        self._prepare(image, f"image {number} ({type(image).__name__})")
-        for number, image in enumerate(given[start : start + _BATCH], start)
-      ]
+      part = []
+      for number, image in enumerate(given[start : start + _BATCH], start):
+        kind = type(image).__name__
+        where = f"image {number} ({kind})" if several else kind
+        part.append(self._prepare(image, where))
       found += map(self._tell, jax.nn.softmax(self.logits(np.stack(part))))
     return found if several else found[0]
 
@@ -211,8 +212,8 @@ class TrainedNetwork:
 
 def _are_several(images: Any) -> bool:
   """Returns whether it is no single image; arrays of one are iterable too."""
-  if hasattr(images, "__array_interface__") or hasattr(images, "__array__"):
-    return getattr(images, "ndim", 0) == 4
+  if hasattr(images, "ndim"):
+    return images.ndim == 4
   single = str | bytes | os.PathLike
   return isinstance(images, Iterable) and not isinstance(images, single)
 
