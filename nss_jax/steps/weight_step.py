@@ -19,7 +19,7 @@ from nss_jax.steps.losses import (
 
 @struct.dataclass
 class WeightState:
-  """Attributes: step (int32 scalar), params and opt_state (pytrees)."""
+  """Holds step (int32 scalar), params and opt_state (pytrees)."""
 
   step: jax.Array
   params: Any
