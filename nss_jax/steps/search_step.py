@@ -27,7 +27,7 @@ from nss_jax.steps.penalties import PenaltyFn
 
 @struct.dataclass
 class SearchState:
-  """Attributes: step (int32 scalar), logits and opt_state (pytrees)."""
+  """Holds step (int32 scalar), logits and opt_state (pytrees)."""
 
   step: jax.Array
   logits: Any

@@ -19,7 +19,7 @@ from nss_jax.steps.losses import (
 
 @struct.dataclass
 class TrainState:
-  """Attributes: step (int32 scalar); params, averages and opt_state (pytrees).
+  """Holds step (int32 scalar); params, averages and opt_state (pytrees).
 
   `averages` are those of the normalisations, or any other state of the model
   that no gradient moves.

@@ -20,7 +20,7 @@ from nss_jax.steps.losses import (
 
 @struct.dataclass
 class WeightState:
-  """Attributes: step (int32 scalar), params and opt_state (pytrees).
+  """Holds step (int32 scalar), params and opt_state (pytrees).
 
   And model_state, a pytree that no gradient moves, such as batch statistics;
   None for a model that has none.

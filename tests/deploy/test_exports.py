@@ -206,7 +206,7 @@ def test_the_module_of_torch_is_short_and_stands_alone():
   for command in (["check"], ["format", "--check"]):
     name = ["--stdin-filename", str(TEMPLATE.with_suffix(".py"))]
     subprocess.run(
-      ["ruff", *command, *name, "-"], input=text.encode(), check=True
+      [sys.executable, "-m", "ruff", *command, *name, "-"], input=text.encode(), check=True
     )
 
 
