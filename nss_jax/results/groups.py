@@ -147,17 +147,25 @@ def summarize(
   """Computes all the numbers; rows of other sources are left out."""
   known = scores.group(*GROUPS)
   on_front = pareto_front(known)
-  reference = Reference(flops=largest_flops, error=_WORST_ERROR)
-  groups = {
-    name: _describe_group(
-      known.group(name),
-      target_flops,
-      reference,
-      float((known.source[on_front] == name).mean()),
+  groups = {}
+  for name in GROUPS:
+    group = known.group(name)
+    if not len(group):
+      continue
+    numbers = group.numbers()
+    if spaces := len(np.unique(group.space[group.space != NO_SPACE])):
+      numbers["num_spaces"] = spaces
+    deviation = None
+    if target_flops is not None:
+      deviation = numbers["mean_flops"] / target_flops - 1
+    groups[name] = Group(
+      **numbers,
+      deviation=deviation,
+      pareto_share=float((known.source[on_front] == name).mean()),
+      hypervolume=statistics.hypervolume(
+        group.error, group.flops, (_WORST_ERROR, largest_flops)
+      ),
     )
-    for name in GROUPS
-    if name in known.source
-  }
   elite = known.group(scores_lib.ELITE)
   against = {
     name: compare_spaces(
@@ -172,7 +180,7 @@ def summarize(
   }
   return Evaluation(
     target_flops=target_flops,
-    reference_point=reference,
+    reference_point=Reference(flops=largest_flops, error=_WORST_ERROR),
     bootstrap=Bootstrap(
       num_resamples=num_resamples,
       confidence=statistics.CONFIDENCE,
@@ -181,29 +189,6 @@ def summarize(
     pareto_front=int(on_front.sum()),
     groups=groups,
     elite_against=against,
-  )
-
-
-def _describe_group(
-  group: Scores,
-  target_flops: float | None,
-  reference: Reference,
-  pareto_share: float,
-) -> Group:
-  numbers = group.numbers()
-  spaces = np.unique(group.space[group.space != NO_SPACE])
-  if len(spaces):
-    numbers["num_spaces"] = len(spaces)
-  deviation = None
-  if target_flops is not None:
-    deviation = numbers["mean_flops"] / target_flops - 1
-  return Group(
-    **numbers,
-    deviation=deviation,
-    pareto_share=pareto_share,
-    hypervolume=statistics.hypervolume(
-      group.error, group.flops, (reference.error, reference.flops)
-    ),
   )
 
 
@@ -280,12 +265,10 @@ def _by_space(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
 
   A is the largest number of archs of a space; NaN where a space has less.
   """
-  numbers, inverse, counts = np.unique(
-    scores.space, return_inverse=True, return_counts=True
-  )
-  table = np.full((len(numbers), counts.max(), len(_MEASURES)), np.nan)
-  order = np.argsort(inverse, kind="stable")
-  starts = np.cumsum(counts) - counts
-  place = np.arange(len(order)) - np.repeat(starts, counts)
-  table[inverse[order], place] = _measures(scores)[order]
+  numbers = np.unique(scores.space)
+  spaces = [_measures(scores.select(scores.space == n)) for n in numbers]
+  most = max(map(len, spaces))
+  table = np.full((len(spaces), most, len(_MEASURES)), np.nan)
+  for row, measures in zip(table, spaces, strict=True):
+    row[: len(measures)] = measures
   return numbers, table

@@ -67,11 +67,6 @@ class Facts(NamedTuple):
   settings: Sequence[tuple[str, str, str]]
   highlights: Sequence[str]
 
-  @property
-  def commands(self) -> dict[str, str]:
-    """What makes the results of each phase."""
-    return {phase: self.command(phase) for phase in self.phases}
-
 
 def make_tables(facts: Facts, contents: Contents) -> dict[str, Table]:
   """Returns those that have rows, by name."""

@@ -38,10 +38,6 @@ class Tau(Artifact):
   tau: fields.MaybeTau
   interval: Annotated[list[float] | None, fields.TAU.pair().or_null()]
 
-  def words(self) -> str:
-    """Returns `+0.50`."""
-    return "undefined" if self.tau is None else f"{self.tau:+.2f}"
-
 
 class Predictor(Tau):
   """The tau of a predictor with the mean over the seeds.
@@ -266,9 +262,10 @@ def picture(scores: RankScores, result: RankCheck | None) -> Picture | None:
       mean = np.nanmean(errors, -1)
       bars = [mean - np.nanmin(errors, -1), np.nanmax(errors, -1) - mean]
       label = f"{truths.GROUPS[name]}: {len(mean)} archs"
-      found = None if result is None else result.groups.get(name)
-      if found is not None and found.predictors["error"].tau is not None:
-        label += f", Kendall's tau {found.predictors['error'].words()}"
+      group = result.groups.get(name) if result else None
+      tau = group.predictors["error"].tau if group else None
+      if tau is not None:
+        label += f", Kendall's tau {tau:+.2f}"
       axes.errorbar(
         100 * scored.error[: len(mean)],
         mean,

@@ -98,15 +98,14 @@ def changed(job, finished, tmp_path_factory):
   fields = {
     "data.source": "cifar10_binary",
     "objective.target_flops": 600e6,
-    "data.path": HOSTILE,
-    "data.name": HOSTILE,
+    "data.path": f"</td>{HOSTILE}",
     "name": HOSTILE,
   }
   done = job.vary(
     fields,
     workdir=workdir,
     search_space=job.search_space,
-    config_flags=(f"--config.data.path={HOSTILE}",),
+    config_flags=(f"--config.data.path=</td>{HOSTILE}",),
   )
   without(done, "search/metrics.jsonl", "evaluate/scores.csv")
   without(done, "nas/expanded", "train/elite")
@@ -116,7 +115,7 @@ def changed(job, finished, tmp_path_factory):
   for name, text in (("elite", EXPANDED), (HOSTILE, ELITE)):
     one = written.trained(job.search_space, text, name, 0, test_error=0.5)
     one.write(written.made(workdir / "train" / name / "seed_0" / "result.json"))
-  path = workdir / "nas" / "elite" / "architecture.json"
+  path = workdir / NAS
   fields = Network.read(path).to_json()
   del fields["runs"], fields["learning_rate"]
   Network(**fields, method="evaluator").write(path)
@@ -498,11 +497,13 @@ WRONG = [
   (RANKED, ["spread", "ceiling", "tau"], 2, "from -1 to 1"),
   (RANKED, ["spread", "predictors", "x"], {}, "one of err"),
   (RANKED, ["spread", "predictors"], {}, "error: this fi"),
+  (RANKED, ["extra"], {}, "expected one of spread"),
   *(
     (EVALUATED, ["elite_against", "random_spaces", "loss", x], ..., "loss." + x)
     for x in ("percentile", "bootstrap_interval", "exact_interval")
   ),
   (NAS, ["flops"], 7, "flops: 7 is not that of the arch"),
+  (NAS, ["arch"], "d1_w1", "arch: "),
   (NAS, ["arch"], "resnet", "not an arch"),
   (NAS, ["depth"], [1, 2], "depth: "),
   (NAS, ["num_samples"], True, "num_samples: expected"),
@@ -519,6 +520,7 @@ WRONG = [
   (ORDERED, ["groups", "elite_trend_any_cost", "count"], 0, "count: exp"),
   (ORDERED, ["groups", "<b>"], {}, "expected one of design_principles"),
   (ORDERED, ["matched", "own_trend", "pairs_won"], 2, "from 0 to 1"),
+  (ORDERED, ["missing"], [], "missing: expected an object"),
   (ORDERED, ["window"], [3, 1], "window: expected"),
   (LARGER, ["spaces", "w4_d2", "near_share"], None, "near_share: exp"),
   (LARGER, ["spaces", "large"], {}, "a name like w128_d4"),
