@@ -113,7 +113,8 @@ def load_npz(*, path: str, convert_arrays: bool, test_fraction: float) -> Parts:
   # A pipe or a device would block or never end.
   if not file.is_file() or not zipfile.is_zipfile(file):
     raise ValueError("is no file in the format .npz")
-  with np.load(file, allow_pickle=False) as arrays:
+  # Opened here, since numpy leaves a damaged file open.
+  with file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
     parts, notes = _choose(arrays, test_fraction)
     names = [name for part in parts for name in part]
     sizes = {x.filename: x.file_size for x in arrays.zip.infolist()}

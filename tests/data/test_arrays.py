@@ -1,5 +1,6 @@
 """Arrays in files, .npz and IDX: what is read and what is refused."""
 
+import gc
 import gzip
 import io
 import pathlib
@@ -145,6 +146,14 @@ def test_npz_member_that_claims_a_huge_array_is_refused(tmp_path):
     for name in made:
       file.writestr(f"{name}.npy", header.getvalue())
   assert "cannot be read (" in refusal("npz", path=str(path))
+
+
+def test_damaged_npz_is_not_left_open(tmp_path):
+  """As numpy leaves it; that would be a warning, which is an error here."""
+  path = pathlib.Path(save(tmp_path, **arrays()))
+  path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x00\x00"))
+  assert "BadZipFile" in refusal("npz", path=str(path))
+  gc.collect()
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64])

@@ -118,33 +118,22 @@ def test_altered_cached_archive_is_fetched_again(
   assert "100%" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("who", ["the first", "sees its file", "does not"])
 def test_of_many_processes_the_first_fetches(
-  archive, server, tmp_path, monkeypatch
+  who, archive, server, tmp_path, monkeypatch
 ):
-  called = []
+  """The others wait, and fetch too where its file is not to be seen."""
 
-  def first(work):
-    called.append(work())
-    return called[-1]
-
-  monkeypatch.setattr(processes, "run_once", first)
-  fetch(tmp_path)
-  assert called == [tmp_path / archive.filename]
-  assert server.requests == 1
-
-
-@pytest.mark.parametrize("disk", ["shared", "its own"])
-def test_the_others_wait_and_read(disk, archive, server, tmp_path, monkeypatch):
-  """Or fetch too, where what the first has fetched is not to be seen."""
-
-  def first(work):
+  def run_once(work):
     assert server.requests == 0
-    if disk == "shared":
+    if who == "the first":
+      return work()
+    if who == "sees its file":
       (tmp_path / archive.filename).write_bytes(server.content)
 
-  monkeypatch.setattr(processes, "run_once", first)
+  monkeypatch.setattr(processes, "run_once", run_once)
   fetch(tmp_path)
-  assert server.requests == (disk == "its own")
+  assert server.requests == (who != "sees its file")
 
 
 def test_what_cannot_be_fetched_is_refused(archive, server, tmp_path):
