@@ -205,9 +205,8 @@ def test_the_module_of_torch_is_short_and_stands_alone():
   assert roots - set(sys.stdlib_module_names) == {"torch", "safetensors"}
   for command in (["check"], ["format", "--check"]):
     name = ["--stdin-filename", str(TEMPLATE.with_suffix(".py"))]
-    subprocess.run(
-      [sys.executable, "-m", "ruff", *command, *name, "-"], input=text.encode(), check=True
-    )
+    ruff = [sys.executable, "-m", "ruff", *command, *name, "-"]
+    subprocess.run(ruff, input=text.encode(), check=True)
 
 
 def test_wrong_formats_are_refused_in_one_line(tmp_path, monkeypatch):
