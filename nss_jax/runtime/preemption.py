@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 # EX_TEMPFAIL. Schedulers read 0 as "done" and never start the job again.
 EXIT_SAVED = 75
 # From the signal to the end of the process.
-_GRACE_SECONDS = 9
+GRACE_SECONDS = 9
 # Every process counts the same; one count for the whole run.
 _DISPATCHES = itertools.count()
 
@@ -93,11 +93,11 @@ class Preemption:
 
   def _give_grace(self) -> None:
     self._event.set()
-    if not self._finished.wait(_GRACE_SECONDS):
+    if not self._finished.wait(GRACE_SECONDS):
       saved = "what is on disk stays"
       with contextlib.suppress(OSError):
         saved = self._saved()
-      _end(f"no place to stop came within {_GRACE_SECONDS} s; {saved}")
+      _end(f"no place to stop came within {GRACE_SECONDS} s; {saved}")
 
 
 def _listen(

@@ -352,7 +352,7 @@ def test_dictionary_round_trip(search_space):
   [
     ({"strides": None}, "strides must be a list; got None"),
     ({"depth_bins": [[1, 4]] * 3}, "not a list of pairs"),
-    ({"num_classes": "10"}, "got 4 and 10"),
+    ({"num_classes": "10"}, "got 4, 10, 1"),
     ({"speed": 1}, r"unknown \['speed'\]"),
   ],
 )
