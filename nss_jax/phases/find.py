@@ -127,7 +127,14 @@ def find(
     config.name = folder.name
   find_settings.change(config, settings or {})
   phases = _PHASES if evaluate else _LEAST
-  return _run(config, folder, phases, progress)
+  try:
+    return _run(config, folder, phases, progress)
+  except UserError as error:
+    text = str(error)
+    for index, name in enumerate(limits):
+      field = f"config.objective.constraints[{index}].target: "
+      text = text.replace(field, f"find: {name}=")
+    raise UserError(text, error.details) from error
 
 
 def _run(

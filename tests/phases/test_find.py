@@ -22,7 +22,7 @@ TINY = {
   "space.num_width_bins": 4,
   "space.stem_width": 4,
   "space.strides": (1, 2),
-  "supernet.bucket_shares": (1.0,),
+  "supernet.engine": "masked",
   "search.epochs": 4,
   "search.warmup_epochs": 2,
   "search.elite_tolerance": 0.3,
@@ -176,7 +176,10 @@ def test_a_data_set_and_a_folder_with_tests_are_taken_as_they_are(tmp_path):
       {"flops": 1e4, "settings": {"data.flipp": True}},
       "config.data.flipp: .* did you mean config.data.flip",
     ),
-    ({"flops": 1.0}, r"expected .* the mean costs that a space"),
+    (
+      {"params": 9e9, "flops": 1.0},
+      r"find: flops=1 is not accepted; expected .* mean costs that a space",
+    ),
   ],
 )
 def test_bad_input_is_one_line(tmp_path, call, words):

@@ -119,22 +119,35 @@ def _masked(space, **options):
   return apply
 
 
-WAYS = {
-  "mobilenet_v2": {},
-  "basic": {"platform": "tpu", "num_calibration": 1},
-}
-
-
-@pytest.mark.parametrize("block", WAYS)
-def test_derivatives_of_every_way_to_run(block):
+@pytest.mark.parametrize(
+  ("block", "options"),
+  [
+    ("mobilenet_v2", {}),
+    ("basic", {"platform": "tpu", "num_calibration": 1}),
+    pytest.param("basic", {"remat": True}, marks=pytest.mark.slow),
+  ],
+)
+def test_derivatives_of_every_way_to_run(block, options):
   """The basic block runs through parts of a batch, computed again."""
   space, weights, batch = _setup(block)
-  apply = _masked(space, **WAYS[block])
+  apply = _masked(space, **options)
   loss_fn = losses.single_loss(
     lambda weights, images, _: apply(weights, images)
   )
   loss_fn = losses.microbatched(loss_fn, 2 if block == "basic" else 1)
   _assert_derivatives(lambda weights: loss_fn(weights, None, batch)[0], weights)
+
+
+@pytest.mark.slow
+def test_derivatives_by_running_averages():
+  space, weights, (images, labels) = _setup("basic")
+  averages = jax.tree.map(lambda x: x + 0.1, nss.init_averages(space))
+
+  def loss(weights):
+    logits, _ = nss.apply_alone(space, weights, averages, images, train=False)
+    return nss.cross_entropy(logits, labels)[0]
+
+  _assert_derivatives(loss, weights)
 
 
 def test_forward_mode_of_autodiff():
