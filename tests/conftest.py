@@ -52,8 +52,9 @@ def pytest_collection_modifyitems(config, items):
 
 # Minutes of one worker, these alone.
 _LONGEST = (
-  *("faults", "test_search", "test_blocks", "test_nas", "test_evaluate"),
-  *("test_processes", "test_examples", "test_network", "test_sliced"),
+  *("faults", "test_search", "test_nas", "test_evaluate", "test_examples"),
+  *("test_blocks", "test_find", "test_exports", "test_model_state"),
+  *("test_processes", "test_network", "test_sliced", "test_saved"),
   "test_devices",
 )
 
@@ -69,6 +70,11 @@ class _Files(xdist.scheduler.LoadScopeScheduling):
 
   def _split_scope(self, nodeid):
     return _group(nodeid)
+
+
+def pytest_xdist_auto_num_workers(config):
+  # One more than cores: some tests wait, for a signal or another process.
+  return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -30,7 +30,7 @@ TINY = {
   "evaluate.coin_epochs": 1,
   "nas.tolerance": 0.5,
   "nas.num_scored": 4,
-  "nas.num_finalists": 2,
+  "nas.num_finalists": 1,
   "nas.race_epochs": 1,
   "train.epochs": 30,
   "train.learning_rate": 0.1,
