@@ -85,6 +85,13 @@ def find_source(
       )
     content = {"x_train": np.asarray(images)}
     numbers = np.asarray(labels)
+    if numbers.dtype.kind == "O" and all(isinstance(x, str) for x in numbers):
+      numbers = numbers.astype(str)  # as pandas has names
+    if numbers.dtype.kind == "O" or content["x_train"].dtype.kind == "O":
+      raise UserError(
+        "find: arrays of Python objects are not accepted; expected images of "
+        "one shape, and labels that are integers or names"
+      )
     if numbers.dtype.kind in "US":
       names, numbers = np.unique(numbers, return_inverse=True)
       content["class_names"] = names
@@ -111,13 +118,22 @@ def find_source(
 
 
 def _keep(content: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-  """Writes arrays beside the run, so that it can be gone on with."""
+  """Writes arrays beside the run, so that it can be gone on with.
+
+  What a call has left that was refused before it began is replaced.
+  """
   path = folder / "images.npz"
-  if path.exists():
-    with np.load(path) as kept:
-      same = set(kept) == set(content) and all(
-        np.array_equal(kept[name], value) for name, value in content.items()
-      )
+  if path.exists() and (folder / "config.json").exists():
+    try:
+      with np.load(path) as kept:
+        same = set(kept) == set(content) and all(
+          np.array_equal(kept[name], value) for name, value in content.items()
+        )
+    except Exception as error:  # a damaged archive raises many types
+      raise UserError(
+        f"find: {path} is damaged ({type(error).__name__}); expected the file "
+        "untouched, or another workdir="
+      ) from error
     if not same:
       raise UserError(
         f"find: {path} holds other images; expected another workdir="

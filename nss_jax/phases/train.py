@@ -3,6 +3,7 @@
 The recipe is that of Cutout (DeVries and Taylor, 2017).
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -62,8 +63,6 @@ def run(job: Job) -> dict[str, list[Trained]]:
 def _save_best(job: Job, results: dict[str, list[Trained]]) -> None:
   """Saves the network that the run stands behind, unless it is there."""
   folder, seeds = job.workdir / load.BEST, results[FOUND]
-  if (folder / saved.DESCRIPTION).exists():
-    return
   best = min(seeds, key=lambda one: one.train_loss)
   network = load.load_network(
     job.workdir / "train" / FOUND / f"seed_{best.seed}"
@@ -80,6 +79,11 @@ def _save_best(job: Job, results: dict[str, list[Trained]]) -> None:
       if name != FOUND
     },
   }
+  # One of folders that were removed since may be another, or be damaged.
+  with contextlib.suppress(UserError):
+    kept = saved.read(folder)
+    if kept.search_space == network.search_space and kept.about == about:
+      return
   dataclasses.replace(network, about=about).save(folder)
 
 
@@ -90,6 +94,11 @@ def archs_to_train(job: Job) -> dict[str, Arch]:
   if not texts and summary.exists():
     networks = NasSummary.read(summary, job.search_space).networks
     chosen = job.config.train.networks or tuple(networks)
+    if not {*chosen} <= {*networks}:
+      raise UserError(
+        f"config.train.networks: {chosen} is not accepted; expected names of "
+        f"{', '.join(networks)}, which the nas phase has found"
+      )
     texts = {name: networks[name].arch for name in networks if name in chosen}
   return {name: parse_arch(text) for name, text in texts.items()}
 

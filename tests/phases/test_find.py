@@ -101,6 +101,29 @@ def test_called_again_it_reads_what_it_has_found(found, capsys):
     nss.find(images, NAMES[labels], **call)
 
 
+def test_what_a_refused_call_has_left_is_replaced(found, tmp_path):
+  images, labels = photos(30)
+  with pytest.raises(UserError, match="float64"):
+    nss.find(images / 255, labels, flops=2e4, workdir=tmp_path)
+  source = find_settings.find_source(images, labels, tmp_path, None, "quick")
+  np.testing.assert_array_equal(np.load(source["path"])["x_train"], images)
+  named = np.array([str(NAMES[x]) for x in labels], object)
+  source = find_settings.find_source(images, named, tmp_path, None, "quick")
+  assert data.load(**source).class_names == tuple(NAMES)
+  with pytest.raises(UserError, match="arrays of Python objects"):
+    nss.find(images, [None] * 30, flops=2e4, workdir=tmp_path)
+
+
+def test_the_best_folder_is_mended_and_never_that_of_another_run(found):
+  _, call = found
+  file = call["workdir"] / "best" / "network.json"
+  good = file.read_bytes()
+  file.write_bytes(good.replace(b'"num_seeds": 2', b'"num_seeds": 3'))
+  images, labels = photos()
+  nss.find(images, NAMES[labels], **call)
+  assert file.read_bytes() == good
+
+
 def test_settings_follow_images_and_limits(tmp_path):
   for part, count in (("a", 12), ("b", 9)):
     (tmp_path / part).mkdir()
