@@ -295,6 +295,12 @@ def test_evaluator_resumes_and_its_networks_are_trained(evaluated):
   assert running.run_phase(nas.PHASE, job).to_json() == result
   names = ["elite", *result["controls"]]
   assert list(train.archs_to_train(job)) == sorted(names, key=[*SOURCES].index)
+  some = job.vary({"train.networks": ("handmade", "elite")})
+  assert list(train.archs_to_train(some)) == ["elite", "handmade"]
+  lacking = job.vary({"train.networks": ("elite", "expanded")})
+  words = r"networks: \('elite', 'expanded'\) is not .* of elite, "
+  with pytest.raises(UserError, match=words):
+    train.archs_to_train(lacking)
 
 
 @pytest.fixture
